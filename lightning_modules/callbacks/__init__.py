@@ -1,0 +1,1 @@
+"""Callbacks: pictures, throughput, writing predictions."""

@@ -1,0 +1,79 @@
+"""Where the values of a feature map lie in the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_PROBE_SIZE = 64
+
+
+@dataclass(frozen=True)
+class FeatureGrid:
+    """The geometry of an encoder's feature maps: pads images to fit it and upsamples features without a shift.
+
+    Encoders come in two kinds. Where strided layers pad symmetrically (ResNet, MobileNet, ...), feature k of a row is
+    centred on pixel ``stride * k``: the grid begins on the image's first pixel, and it ends on the last one if the
+    size is a multiple of the stride plus one, such as the papers' 513. There bilinear interpolation with
+    ``align_corners=True`` puts every value exactly where it was computed. At other sizes it would stretch the grid, by
+    up to ``stride - 1`` pixels at the far border and by another amount for each crop size. So images are padded right
+    and below to the next size that fits, with zeros, which in normalised images is the mean colour (with which the
+    papers pad, too).
+
+    Where images are cut into patches (ConvNeXt), feature k covers pixels ``stride * k`` to ``stride * (k + 1) - 1``;
+    sizes that the stride divides fit, and ``align_corners=False`` is exact.
+
+    Args:
+        stride: pixels between two values of the last feature map.
+        on_pixels: True for the first kind, False for patches.
+
+    Example:
+        >>> grid = FeatureGrid(stride=16, on_pixels=True)
+        >>> grid.padded_size((360, 480)), grid.padded_size((513, 513))
+        ((369, 481), (513, 513))
+    """
+
+    stride: int
+    on_pixels: bool
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest fitting (height, width) that holds ``size``."""
+        extra = 1 if self.on_pixels else 0
+        height, width = (max(-(-(length - extra) // self.stride), 1) * self.stride + extra for length in size)
+        return height, width
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Pad (N, C, H, W) images right and below with zeros to a size that fits."""
+        height, width = images.shape[-2:]
+        padded_height, padded_width = self.padded_size((height, width))
+        return F.pad(images, (0, padded_width - width, 0, padded_height - height))
+
+    def upsample(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Bilinear upsampling of (N, C, h, w) to a finer map of the same padded image; (N, C, *size)."""
+        return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=self.on_pixels)
+
+
+def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
+    """Find an encoder's grid by running it on two tiny images; its BatchNorm statistics stay as they are.
+
+    Args:
+        encoder: from (N, 3, H, W) to feature maps from fine to coarse; index 2 is the one at stride 4.
+        stride: that of the last map, asked of the encoder.
+
+    Raises:
+        ValueError: if the encoder's maps are not at strides 4 and ``stride``.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
+        one_larger = encoder(torch.zeros(1, 3, _PROBE_SIZE + 1, _PROBE_SIZE + 1))
+    encoder.train(was_training)
+    strides = [_PROBE_SIZE // feature.shape[-1] for feature in features]
+    if len(strides) < 3 or strides[2] != 4 or strides[-1] != stride:
+        raise ValueError(
+            f"its feature maps have the strides {strides}; needed are 4 at index 2 and {stride} at the end"
+        )
+    return FeatureGrid(stride=stride, on_pixels=one_larger[-1].shape[-1] == _PROBE_SIZE // stride + 1)

@@ -1,0 +1,97 @@
+"""Encoders by name, from segmentation-models-pytorch (SMP) and timm, dilated to output stride 8 or 16."""
+
+import difflib
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+
+from beyondpixel.lightning_modules.networks.alignment import FeatureGrid, probe_grid
+from beyondpixel.lightning_modules.networks.pretrained import load_pretrained
+
+# Named in errors: one of each family that can be dilated. What else can is found out by trying.
+DILATABLE = (
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "resnet101s",
+    "resnext50_32x4d",
+    "mobilenet_v2",
+    "efficientnet-b0",
+    "tu-regnety_016",
+    "tu-convnext_tiny",
+)
+
+
+def encoder_names() -> list[str]:
+    """Every name that SMP and timm know; not all of them can be dilated.
+
+    Example:
+        >>> {"resnet50", "mobilenet_v2", "resnet101s"} <= set(encoder_names())
+        True
+    """
+    return sorted({*smp.encoders.get_encoder_names(), *timm.list_models()})
+
+
+def resolve_encoder_name(name: str) -> str:
+    """The name by which SMP builds the encoder: its own first, timm's with the prefix ``tu-``.
+
+    Raises:
+        ValueError: if neither library knows it; the message holds the closest names.
+
+    Example:
+        >>> resolve_encoder_name("resnet50"), resolve_encoder_name("tu-resnet50"), resolve_encoder_name("resnet101s")
+        ('resnet50', 'tu-resnet50', 'tu-resnet101s')
+    """
+    if name in smp.encoders.get_encoder_names():
+        return name
+    bare = name.removeprefix("tu-")
+    if timm.is_model(bare) and ("." not in bare or timm.is_model_pretrained(bare)):
+        return f"tu-{bare}"
+    known = [*encoder_names(), *timm.list_pretrained()]
+    close = difflib.get_close_matches(bare, known, n=5, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"for example {', '.join(DILATABLE)}"
+    raise ValueError(f"unknown encoder {name!r}: neither segmentation-models-pytorch nor timm offers it; {hint}")
+
+
+def build_encoder(name: str, *, output_stride: int, weights: str | None = None) -> tuple[Any, FeatureGrid]:
+    """Build an encoder whose last stages are dilated instead of strided.
+
+    The papers' backbone, the ResNet-101 whose first convolution is three 3x3 ones (64, 64 and 128 channels), is
+    ``resnet101s``, from timm. SMP's ``resnet101`` and torchvision's have the one 7x7 convolution.
+
+    Two differences to the RMI authors' ResNet: at output stride 16 they take the stride out of the last stage but do
+    not dilate it, whereas SMP and timm dilate it by 2; and at stride 8 timm dilates all but the first block of a stage
+    by that stage's full rate (the first by the stage before), whereas SMP dilates the first block too.
+
+    Args:
+        name: SMP's names as they are; timm's with or without ``tu-``, also with a tag (``resnet50.a1_in1k``).
+        output_stride: 8 or 16.
+        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.load_pretrained`.
+
+    Returns:
+        The encoder, which maps (N, 3, H, W) to a list of feature maps from fine to coarse, with index 2 at stride 4
+        and the last at ``output_stride``, and has ``out_channels`` (one number a map); and the grid of its features.
+
+    Raises:
+        ValueError: for an unknown name, a stride that is not 8 or 16, or an encoder that cannot be dilated to it.
+
+    Example:
+        >>> encoder, grid = build_encoder("resnet18", output_stride=16)
+        >>> encoder.out_channels, grid
+        ([3, 64, 64, 128, 256, 512], FeatureGrid(stride=16, on_pixels=True))
+    """
+    if output_stride not in (8, 16):
+        raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+    resolved = resolve_encoder_name(name)
+    try:
+        encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
+        grid = probe_grid(encoder, output_stride)
+    except Exception as error:  # each architecture refuses in its own way, and always for this reason
+        raise ValueError(
+            f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
+            f"({str(error) or type(error).__name__}); these can, among others: {', '.join(DILATABLE)}"
+        ) from error
+    if weights is not None:
+        load_pretrained(encoder, resolved, weights)
+    return encoder, grid

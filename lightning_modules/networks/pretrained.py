@@ -1,0 +1,145 @@
+"""Pretrained weights for encoders, from a local file or a hub."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+# the layers after the last feature map, as torchvision and timm name them
+_CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.", "head_", "last_linear.", "conv_head.", "bn2.", "norm.")
+_SHOWN_KEYS = 5
+
+_skipped: ContextVar[bool] = ContextVar("pretrained_weights_skipped", default=False)
+
+
+@contextmanager
+def without_pretrained_weights() -> Iterator[None]:
+    """Build networks with random weights, whatever their ``encoder_weights`` say: a checkpoint will fill them.
+
+    Example:
+        >>> from beyondpixel.lightning_modules.networks import build_encoder
+        >>> with without_pretrained_weights():
+        ...     encoder, _ = build_encoder("resnet18", output_stride=16, weights="a_file_that_is_gone.pth")
+    """
+    token = _skipped.set(True)
+    try:
+        yield
+    finally:
+        _skipped.reset(token)
+
+
+def load_pretrained(encoder: nn.Module, name: str, weights: str) -> None:
+    """Fill an encoder with pretrained weights; within :func:`without_pretrained_weights`, do nothing.
+
+    Args:
+        encoder: the encoder to fill.
+        name: the name by which SMP builds it (``tu-`` before timm's).
+        weights: path of a local file, a state dict as torchvision or timm publish it (``.pth``, read with
+            ``weights_only=True``, or ``.safetensors``), the classifier's keys included or not; or the name of weights
+            on the hub: ``"imagenet"``, another name that SMP has for this encoder, or a tag of timm's.
+
+    Raises:
+        FileNotFoundError: if a path leads nowhere.
+        ValueError: if the file doesn't fit the encoder (the keys are named) or the hub has no such weights.
+        ConnectionError: if the hub's weights are not in the local cache and cannot be fetched.
+    """
+    if _skipped.get():
+        return
+    path = Path(weights).expanduser()
+    if path.suffix in _FILE_SUFFIXES or path.exists():
+        _load_file(encoder, name, path)
+    else:
+        _load_from_hub(encoder, name, weights)
+
+
+def _load_file(encoder: nn.Module, name: str, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"encoder_weights={str(path)!r}: there is no such file (looked from {Path.cwd()}); give the path of a "
+            "state dict, the name 'imagenet' to fetch weights, or null to train from scratch"
+        )
+    published = _read_state_dict(path)
+    targets = {_canonical(key): key for key in encoder.state_dict()}
+    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
+    unexpected = [
+        key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
+    ]
+    # some publishers leave out BatchNorm's counter, which only matters for momentum=None
+    missing = [key for key in targets.values() if key not in state and not key.endswith("num_batches_tracked")]
+    current = encoder.state_dict()
+    misshaped = [
+        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
+        for key, value in state.items()
+        if value.shape != current[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
+        for kind, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"encoder_weights={str(path)!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
+            f"{'; '.join(problems)}. Was the file made for another architecture?"
+        )
+    encoder.load_state_dict({**current, **state})
+
+
+def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        tensors: dict[str, Tensor] = load_file(path, device="cpu")
+        return tensors
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"encoder_weights={str(path)!r} is not a plain state dict (names to tensors); "
+            "a training checkpoint is loaded with load_from_checkpoint or --ckpt_path instead"
+        )
+    return state
+
+
+def _canonical(key: str) -> str:
+    """One spelling for a key: timm's feature extractors add ``model.`` and turn ``stages.0`` into ``stages_0``."""
+    return key.removeprefix("model.").replace("_", ".")
+
+
+def _load_from_hub(encoder: nn.Module, name: str, weights: str) -> None:
+    if name.startswith("tu-"):
+        architecture, _, own_tag = name.removeprefix("tu-").partition(".")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        choices = ["imagenet", *tags] if tags else []
+        tag = own_tag if weights == "imagenet" else weights
+        donor_name, donor_weights = f"tu-{architecture}.{tag}" if tag else f"tu-{architecture}", weights
+    else:
+        choices = sorted(smp.encoders.encoders[name]["pretrained_settings"])
+        donor_name, donor_weights = name, weights
+    if weights not in choices:
+        offered = f"offered are {', '.join(choices)}" if choices else "none are offered"
+        raise ValueError(
+            f"unknown encoder_weights={weights!r} for encoder {name.removeprefix('tu-')!r}: {offered}, "
+            "a path of a local file, and null to train from scratch"
+        )
+    try:
+        donor = smp.encoders.get_encoder(
+            donor_name, weights=True if donor_name.startswith("tu-") else donor_weights, output_stride=32
+        )
+    except Exception as error:  # what a failed download raises depends on library, version and network
+        raise ConnectionError(
+            f"encoder_weights={weights!r} of {name.removeprefix('tu-')!r} could not be fetched "
+            f"({type(error).__name__}); without a network give the path of a local weights file, set "
+            "encoder_weights to null to train from scratch, or copy the Hugging Face cache (HF_HOME) of a "
+            "machine that has them"
+        ) from error
+    encoder.load_state_dict(donor.state_dict())

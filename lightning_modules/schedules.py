@@ -1,0 +1,107 @@
+"""Warm-up and polynomial decay of the learning rate, counted in iterations."""
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def warmup_poly(
+    iteration: int,
+    *,
+    lr: float,
+    max_iters: int,
+    warmup_iters: int = 0,
+    warmup_start_lr: float = 1e-4,
+    power: float = 0.9,
+    min_lr: float = 1e-6,
+) -> float:
+    r"""Learning rate of one iteration.
+
+    With :math:`t` the iteration (the first is 1), :math:`T` = ``max_iters`` and :math:`w` = ``warmup_iters``:
+
+    .. math::
+        \eta_t = \begin{cases}
+            \eta_w + (\eta - \eta_w)\, t / w & t \le w \\
+            \max\big(\eta\,(1 - (t - w) / (T - w))^{p},\ \eta_{min}\big) & t > w
+        \end{cases}
+
+    The defaults are the RMI authors' published code (Zhao et al., NeurIPS 2019): it warms up from 1e-4 and never falls
+    below 1e-6. ``warmup_start_lr=0, min_lr=0`` is the text of their paper.
+
+    Args:
+        iteration: number of the iteration, from 1 to ``max_iters``; later ones get the last one's rate.
+        lr: the base rate, reached at the end of the warm-up.
+        max_iters: iterations of the whole training, the warm-up included.
+        warmup_iters: iterations of the linear warm-up; 0 for none.
+        warmup_start_lr: where the warm-up's line begins (at iteration 0, which is never trained).
+        power: exponent of the decay.
+        min_lr: floor of the decay.
+
+    Example:
+        >>> [round(warmup_poly(t, lr=0.1, max_iters=10, warmup_iters=2, warmup_start_lr=0.0), 4) for t in (1, 2, 6, 10)]
+        [0.05, 0.1, 0.0536, 0.0]
+    """
+    if iteration <= warmup_iters:
+        # the authors' min(): a warm-up that starts above lr is cut at lr
+        return min(warmup_start_lr + (lr - warmup_start_lr) * iteration / warmup_iters, lr)
+    remaining = 1.0 - (iteration - warmup_iters) / (max_iters - warmup_iters)
+    decayed: float = lr * max(remaining, 0.0) ** power
+    return max(decayed, min_lr)
+
+
+class WarmupPolyLR(LambdaLR):
+    """:func:`warmup_poly` as a scheduler: call ``step()`` after every iteration, not after every epoch.
+
+    Every parameter group keeps its ratio to ``lr``: a head group with ``10 * lr`` stays at ten times the encoder's
+    rate, in the warm-up's start and in the floor too, as in the RMI authors' code.
+
+    Args:
+        optimizer: its groups' initial rates are multiples of ``lr``.
+        lr: base rate, above 0.
+        max_iters: iterations of the whole training; must exceed ``warmup_iters``.
+        warmup_iters, warmup_start_lr, power, min_lr: see :func:`warmup_poly`.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> scheduler = WarmupPolyLR(optimizer, lr=0.1, max_iters=4, warmup_iters=2, warmup_start_lr=0.0)
+        >>> scheduler.get_last_lr()
+        [0.05]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        lr: float,
+        max_iters: int,
+        warmup_iters: int = 0,
+        warmup_start_lr: float = 1e-4,
+        power: float = 0.9,
+        min_lr: float = 1e-6,
+    ) -> None:
+        if lr <= 0:
+            raise ValueError(f"lr must be above 0, got {lr}")
+        if warmup_iters < 0:
+            raise ValueError(f"warmup_iters must be 0 or more, got {warmup_iters}")
+        if max_iters <= warmup_iters:
+            raise ValueError(
+                f"warmup_iters={warmup_iters} leaves nothing of the {max_iters} training iterations to decay over: "
+                "train longer (trainer.max_steps or trainer.max_epochs) or lower warmup_iters"
+            )
+
+        def factor(steps_done: int) -> float:
+            rate = warmup_poly(
+                steps_done + 1,
+                lr=lr,
+                max_iters=max_iters,
+                warmup_iters=warmup_iters,
+                warmup_start_lr=warmup_start_lr,
+                power=power,
+                min_lr=min_lr,
+            )
+            return rate / lr
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from beyondpixel.lightning_modules.networks import FeatureGrid, build_encoder
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 80), (65, 81), (513, 479)])
+@pytest.mark.parametrize("on_pixels", [True, False])
+def test_upsampling_puts_values_where_they_were_computed(stride: int, size: tuple[int, int], on_pixels: bool) -> None:
+    grid = FeatureGrid(stride=stride, on_pixels=on_pixels)
+    height, width = grid.padded_size(size)
+    # where the features' centres are, in pixels: 0, s, 2s, ... or the middle of each patch
+    first = 0.0 if on_pixels else (stride - 1) / 2
+    count = (width - 1) // stride + 1 if on_pixels else width // stride
+    centres = (first + stride * torch.arange(count)).expand(1, 1, 2, count)
+    columns = grid.upsample(centres, (height, width))[0, 0, 0]
+    inside = slice(0, width) if on_pixels else slice(stride // 2, width - stride // 2)
+    torch.testing.assert_close(columns[inside], torch.arange(float(width))[inside])
+
+
+def test_padding_is_least_and_zero_and_behind() -> None:
+    grid = FeatureGrid(stride=16, on_pixels=True)
+    assert grid.padded_size((513, 513)) == (513, 513)
+    assert grid.padded_size((512, 514)) == (513, 529)
+    assert grid.padded_size((1, 3)) == (17, 17)
+    assert FeatureGrid(stride=8, on_pixels=False).padded_size((8, 9)) == (8, 16)
+    images = torch.rand(1, 3, 5, 20)
+    padded = grid.pad(images)
+    assert padded.shape == (1, 3, 17, 33)
+    torch.testing.assert_close(padded[..., :5, :20], images, rtol=0, atol=0)
+    assert padded.count_nonzero() == images.count_nonzero()
+
+
+def _centre_of_view(encoder: nn.Module, size: int, index: int) -> float:
+    """Mean column that the middle row's feature ``index`` sees, where all weights are alike and all activations live.
+
+    With constant positive weights, the gradient of a feature in the image is the number of paths from each pixel.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
+            module.double()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.double()
+    encoder.eval()
+    image = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+    features: Tensor = encoder(image)[-1]
+    features[0, :, features.shape[-2] // 2, index].sum().backward()
+    assert image.grad is not None
+    seen = image.grad.sum(dim=(0, 1, 2))
+    return float((seen * torch.arange(size)).sum() / seen.sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet101s", "mobilenet_v2"])
+def test_features_of_strided_convolutions_are_centred_on_pixels(name: str) -> None:
+    encoder, grid = build_encoder(name, output_stride=16)
+    assert grid.on_pixels
+    # max pooling routes gradients to one of equal pixels; an average sees its whole window
+    for parent in list(encoder.modules()):
+        for child_name, child in parent.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                setattr(parent, child_name, nn.AvgPool2d(3, stride=2, padding=1))
+            if isinstance(child, nn.ReLU6):
+                setattr(parent, child_name, nn.ReLU())
+    # the middle of 257 pixels is feature 8 of 17, which the borders' padding affects alike on both sides
+    assert _centre_of_view(encoder, 257, 8) == pytest.approx(128, abs=0.01)
+
+
+def test_patches_are_told_from_pixels() -> None:
+    assert not build_encoder("tu-convnext_atto", output_stride=16)[1].on_pixels
