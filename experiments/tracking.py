@@ -115,7 +115,9 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     warnings.filterwarnings("ignore", message=".*in the `Field.*function.*", module="pydantic.*")
     reason = offline_reason()
     if reason:
-        rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: wandb sync {folder.path}/wandb/offline-*")
+        rank_zero_info(
+            f"W&B: {reason}, so logging offline; upload later with: wandb sync {folder.path}/wandb/offline-*"
+        )
     import wandb
 
     seed = record["seed"]

@@ -1,4 +1,4 @@
-"""LightningCLI for this project: defaults that need no file, links from data to model, and a run folder for every fit."""
+"""LightningCLI with defaults that need no file, links from data to model, and a run folder for every fit."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ class SegmentationCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        print(f"Run folder: {self.folder.path}\nTest it with: beyondpixel test --ckpt_path {self.folder.last_checkpoint}")
+        print(
+            f"Run folder: {self.folder.path}\nTest it with: beyondpixel test --ckpt_path {self.folder.last_checkpoint}"
+        )
 
 
 def run_callbacks(folder: RunFolder) -> list[Callback]:

@@ -48,7 +48,10 @@ def test_losses_need_torch_and_torchmetrics_only() -> None:
 
 def test_only_one_file_touches_albumentations() -> None:
     users = [
-        file for folder in FOLDERS for file in (CHECKOUT / folder).rglob("*.py") if "albumentations" in imported_names(file)
+        file
+        for folder in FOLDERS
+        for file in (CHECKOUT / folder).rglob("*.py")
+        if "albumentations" in imported_names(file)
     ]
     assert len(users) == 1, users
 

@@ -79,7 +79,9 @@ def test_an_unfinished_run_resumes(tmp_path: Path) -> None:
 def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> None:
     run = unfinished(tmp_path)
     changed = {**CONFIG, "model": {"init_args": {"lr": 0.2}}}
-    with pytest.raises(UserError, match=r"unfinished run of another config \(model\.init_args\.lr was 0\.1 and is 0\.2\)"):
+    with pytest.raises(
+        UserError, match=r"unfinished run of another config \(model\.init_args\.lr was 0\.1 and is 0\.2\)"
+    ):
         checkpoint_to_resume(run, changed, overwrite=False)
     assert run.last_checkpoint.exists()
 

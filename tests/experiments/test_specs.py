@@ -69,7 +69,10 @@ def test_wrong_overrides(words: list[str], message: str) -> None:
     ("content", "message"),
     [
         ({"confg": {}}, r"row\.yaml: unknown key confg; valid keys are base, config, reference"),
-        ({"base": ["nowhere"]}, r"row\.yaml: base names the fragment 'nowhere', but there are only: .*data/camvid_small"),
+        (
+            {"base": ["nowhere"]},
+            r"row\.yaml: base names the fragment 'nowhere', but there are only: .*data/camvid_small",
+        ),
         ({"config": {"model": MODEL}}, r"row\.yaml: no data\.class_path"),
         ({"reference": {"score": 1}}, r"row\.yaml: reference: unknown key score; valid keys are metric, value, source"),
         ("a: [1", r"row\.yaml is no valid YAML: .*line 1"),
