@@ -90,9 +90,8 @@ class RunRecorder(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the confusion matrix: every other score over the set can be computed from it."""
-        scores = getattr(pl_module, "test_scores", None)
-        if scores is not None:
-            matrix = scores.confusion_matrix().cpu().numpy()  # reduces over ranks: all of them must call it
+        if "test" in getattr(pl_module, "scores", {}):
+            scores = pl_module.scores["test"]
+            matrix = scores.compute().cpu().numpy()  # reduces over ranks: all of them must call it
             if trainer.is_global_zero:
-                names = np.array(getattr(pl_module, "class_names", None) or range(len(matrix)), dtype=str)
-                np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=names)
+                np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)
