@@ -1,0 +1,1 @@
+"""Command line, run specs, launcher and comparison."""

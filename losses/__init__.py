@@ -1,0 +1,15 @@
+"""Losses for semantic segmentation, as metrics that are differentiable."""
+
+from beyondpixel.losses.base import SegmentationLoss
+from beyondpixel.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
+from beyondpixel.losses.registry import LOSSES, build_loss
+from beyondpixel.losses.rmi import RMILoss
+
+__all__ = [
+    "LOSSES",
+    "BinaryCrossEntropyLoss",
+    "CrossEntropyLoss",
+    "RMILoss",
+    "SegmentationLoss",
+    "build_loss",
+]

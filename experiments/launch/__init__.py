@@ -1,0 +1,1 @@
+"""Running many cells: a cell is one run spec with one seed."""

@@ -1,0 +1,1 @@
+"""Region mutual information (Zhao et al., NeurIPS 2019)."""

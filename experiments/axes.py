@@ -1,0 +1,74 @@
+"""The axes of an ablation, read off a resolved config: flat, always all of them, null where one does not apply.
+
+W&B groups and filters by these; a method's own keys (say, RMI's `region_size`) are there for every run, so that
+runs of different methods stand in one table.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from beyondpixel.losses import LOSSES
+
+RMI_AXES = {
+    "pooling": "pooling",
+    "df": "downsampling_factor",
+    "region_size": "region_size",
+    "pixel_weight": "pixel_weight",
+    "pixel_loss": "pixel_loss",
+    "covariance": "covariance",
+    "absent_classes": "absent_classes",
+}
+MODEL_AXES = ("encoder", "output_stride", "lr")
+DATA_AXES = ("batch_size", "crop_size", "image_size")
+TRAINER_AXES = ("max_steps", "max_epochs", "precision")
+
+
+def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat axes of a resolved LightningCLI config.
+
+    Args:
+        config: with `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`.
+
+    Returns:
+        One entry an axis; None where the axis does not apply to this run.
+
+    Example:
+        >>> model = {"class_path": "beyondpixel.lightning_modules.DeepLabModule",
+        ...          "init_args": {"loss": {"name": "rmi", "region_size": 5}, "variant": "v3"}}
+        >>> axes = axes_of({"model": model, "data": {"class_path": "a.CamVidDataModule", "init_args": {}}})
+        >>> axes["loss"], axes["region_size"], axes["df"], axes["model"], axes["dataset"], axes["memory"]
+        ('rmi', 5, 4, 'deeplab_v3', 'camvid', None)
+    """
+    model = config["model"].get("init_args", {})
+    data = config["data"].get("init_args", {})
+    trainer = config.get("trainer", {})
+    loss = model.get("loss", "ce")
+    loss = {"name": loss} if isinstance(loss, str) else dict(loss)
+    settings = {**_defaults(loss["name"]), **loss}
+    is_rmi = loss["name"] == "rmi"
+    return {
+        "loss": loss["name"],
+        **{axis: settings.get(key) if is_rmi else None for axis, key in RMI_AXES.items()},
+        "model": _model_name(config["model"]["class_path"], model),
+        "memory": None,
+        **{axis: model.get(axis) for axis in MODEL_AXES},
+        "dataset": config["data"]["class_path"].rpartition(".")[2].removesuffix("DataModule").lower(),
+        **{axis: data.get(axis) for axis in DATA_AXES},
+        **{axis: trainer.get(axis) for axis in TRAINER_AXES},
+        "seed": config.get("seed_everything"),
+    }
+
+
+def _model_name(class_path: str, arguments: Mapping[str, Any]) -> str:
+    name = class_path.rpartition(".")[2].removesuffix("Module").lower()
+    return f"{name}_{arguments['variant']}" if "variant" in arguments else name
+
+
+def _defaults(loss: str) -> dict[str, Any]:
+    if loss not in LOSSES:  # a loss of the user's own
+        return {}
+    parameters = inspect.signature(LOSSES[loss]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

@@ -1,0 +1,155 @@
+"""The command `beyondpixel`: one word says what to do, the rest is passed on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from beyondpixel.experiments.errors import UserError
+
+EPILOG = """\
+where to start:
+  beyondpixel demo                                   train CE, BCE and RMI on generated scenes, draw a comparison
+  beyondpixel launch camvid_small --data.root DIR    train every row of a table of run specs
+  beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
+  beyondpixel fit --model.loss=rmi                   one training run; `beyondpixel fit --help` lists the keys
+"""
+TRAINING = {
+    "fit": "train a model (LightningCLI: every key of trainer, model and data)",
+    "validate": "score a checkpoint on the validation images",
+    "test": "score a checkpoint on the test images",
+    "predict": "write predictions of a checkpoint as PNG files",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `beyondpixel` with the given words, or with those of the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        sys.exit(f"beyondpixel: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _dispatch(words: list[str]) -> None:
+    # importing torch takes seconds, so --help and a mistyped word must not need it
+    if words and words[0] in TRAINING:
+        _train(words)
+        return
+    parser = argparse.ArgumentParser(
+        prog="beyondpixel",
+        description="Semantic segmentation beyond the pixel: losses over regions, memories over data sets.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in TRAINING.items():
+        commands.add_parser(name, help=text, add_help=False)
+    _add_launch(commands)
+    _add_compare(commands)
+    _add_demo(commands)
+    options, rest = parser.parse_known_args(words)
+    if rest and options.command != "launch":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "launch":
+        from beyondpixel.experiments.launch.local import launch
+        from beyondpixel.experiments.specs import parse_overrides
+
+        launch(
+            options.specs,
+            seeds=options.seeds,
+            output=options.output,
+            overrides=parse_overrides(rest),
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+        )
+    elif options.command == "compare":
+        from beyondpixel.experiments.compare.command import compare
+
+        compare(
+            options.folders,
+            metric=options.metric,
+            baseline=options.baseline,
+            format=options.format,
+            output=options.output,
+            picture=options.picture,
+        )
+    elif options.command == "demo":
+        from beyondpixel.experiments.demo import demo
+
+        demo(options.output, overwrite=options.overwrite)
+
+
+def _train(words: list[str]) -> None:
+    from beyondpixel.experiments.training_cli import SegmentationCLI
+
+    SegmentationCLI(args=_with_config_of_checkpoint(words))
+
+
+def _with_config_of_checkpoint(words: list[str]) -> list[str]:
+    """For `test --ckpt_path RUN/checkpoints/last.ckpt` use the config that lies in RUN, unless one is given."""
+    given = [word.split("=")[0] for word in words]
+    if words[0] == "fit" or "--ckpt_path" not in given or {"--config", "-c"} & set(given):
+        return words
+    index = given.index("--ckpt_path")
+    value = words[index].partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
+    if value in ("last", "best", "hpc"):
+        return words
+    if not Path(value).is_file():
+        raise UserError(f"--ckpt_path: there is no file {value or '(no path given)'}")
+    config = Path(value).resolve().parent.parent / "config.yaml"
+    return [words[0], f"--config={config}", *words[1:]] if config.exists() else words
+
+
+def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "launch",
+        help="train and test run specs, one after the other, each with several seeds",
+        description="Train and test every row of the given run specs with every seed. Finished runs are kept and "
+        "skipped, unfinished ones resumed. Config keys can be overridden for all rows: --data.root DIR, "
+        "--trainer.max_steps 100, --model.lr 0.01.",
+    )
+    parser.add_argument("specs", nargs="+", metavar="SPEC", help="a YAML file, a folder of them, or a table's name")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="K", help="seeds of each row (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check the specs and show what would run")
+    parser.add_argument("--overwrite", action="store_true", help="replace finished runs")
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="compare finished runs: table in the terminal, Markdown or CSV, and a picture",
+        description="Compare the runs found below the given folders: mean and spread over seeds, difference to the "
+        "baseline row, the published number beside ours. Needs nothing but the run folders.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs, e.g. outputs/demo")
+    parser.add_argument("--metric", default="test/mIoU", help="the figure to compare (default: test/mIoU)")
+    parser.add_argument("--baseline", metavar="ROW", help="row that differences refer to (default: the CE row)")
+    parser.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of the terminal")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="PNG",
+        help="draw image, truth, baseline, best row and where they differ, on the test images that differ most",
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="CE, BCE and RMI on generated scenes: trains, compares and draws in a few minutes on a CPU",
+        description="Train DeepLabv3+ with cross entropy, binary cross entropy and RMI on generated street scenes, "
+        "print mIoU per loss and save a picture of where they differ. Needs no data, GPU or account.",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="train again even if the runs are finished")

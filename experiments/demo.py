@@ -1,0 +1,20 @@
+"""`beyondpixel demo`: the whole path on generated scenes, in minutes, without data, GPU or account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from beyondpixel.experiments.compare.command import compare
+from beyondpixel.experiments.launch.local import launch
+
+
+def demo(output: Path, *, overwrite: bool = False) -> None:
+    """Train the three rows of `runs/demo`, print their scores and draw where CE and RMI differ.
+
+    Args:
+        output: the folder that holds the tables' folders; the demo writes below `demo`.
+        overwrite: train again even if the runs are finished.
+    """
+    launch(["demo"], seeds=[1], output=output, overrides={}, overwrite=overwrite)
+    folder = output / "demo"
+    compare([folder], picture=folder / "comparison.png")

@@ -1,0 +1,65 @@
+"""What a figure depends on besides its config: the code's commit, the versions, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "beyondpixel",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "segmentation-models-pytorch",
+    "timm",
+    "albumentations",
+    "wandb",
+    "numpy",
+)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this code runs from, with `-dirty` behind it if files differ; None outside git."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # an installed copy may lie inside somebody else's repository: then it is not tracked there
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and hardware, as plain types.
+
+    Example:
+        >>> sorted(describe_environment())
+        ['accelerators', 'cpu_threads', 'host', 'packages', 'platform', 'python']
+    """
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu_threads": torch.get_num_threads() or os.cpu_count(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": packages,
+    }

@@ -1,0 +1,97 @@
+"""Keeps a run folder true while its run goes on: who it is, where it is, and what it scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+
+from beyondpixel.experiments.axes import axes_of
+from beyondpixel.experiments.environment import describe_environment, git_commit
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.tracking import new_wandb_id
+
+SECONDS_BETWEEN_STATES = 5.0
+
+
+def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run (run.json): what the launcher wrote, completed; a run keeps its W&B id when it resumes.
+
+    Args:
+        folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`.
+        config: the resolved config.
+    """
+    known = folder.record
+    name = folder.path.name
+    return {
+        "name": name,
+        "table": folder.path.parent.name,
+        "row": name,
+        "reference": {},
+        "wandb_id": new_wandb_id(),
+        **known,
+        "seed": config["seed_everything"],
+        "axes": axes_of(config),
+        "git_commit": git_commit(),
+        "environment": describe_environment(),
+    }
+
+
+class RunRecorder(Callback):
+    """Writes config, record and state of a run, and its confusion matrix when it has been tested.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved config.
+        record: from `identify`.
+    """
+
+    def __init__(self, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self.record = record
+        self._written = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say who is about to train."""
+        if stage == "fit" and trainer.is_global_zero:
+            self.folder.config = self.config
+            self.folder.record = self.record
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run logs again what came after its checkpoint."""
+        if trainer.is_global_zero:
+            self.folder.drop_metrics_after(trainer.global_step)
+            max_steps = int(trainer.estimated_stepping_batches)
+            self.folder.update_state(status="running", step=trainer.global_step, max_steps=max_steps, error=None)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Let others see the progress."""
+        if trainer.is_global_zero and time.monotonic() - self._written > SECONDS_BETWEEN_STATES:
+            self._written = time.monotonic()
+            self.folder.update_state(step=trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """An interrupted run can be resumed; a failed one says why."""
+        if trainer.is_global_zero:
+            stopped = isinstance(exception, KeyboardInterrupt)
+            error = None if stopped else f"{type(exception).__name__}: {exception}"
+            status = "interrupted" if stopped else "failed"
+            self.folder.update_state(status=status, step=trainer.global_step, error=error)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Trained, not yet tested."""
+        if trainer.is_global_zero:
+            self.folder.update_state(status="trained", step=trainer.global_step)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the confusion matrix: every other score over the set can be computed from it."""
+        if "test" in getattr(pl_module, "scores", {}):
+            scores = pl_module.scores["test"]
+            matrix = scores.compute().cpu().numpy()  # reduces over ranks: all of them must call it
+            if trainer.is_global_zero:
+                np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)

@@ -1,0 +1,179 @@
+"""A run on disk: everything that is known about one trained model lies in one folder.
+
+The folder depends on the spec and the seed alone, so a rerun and a resume find it::
+
+    outputs/<table>/<row>/seed<k>/
+        config.yaml       resolved LightningCLI config: `beyondpixel fit --config` repeats the run
+        run.json          who the run is: name, seed, axes, reference, git commit, environment, W&B id
+        state.json        where it is: status, step, last error
+        metrics.jsonl     every logged figure, one line a step
+        summary.json      the last value of every figure, test scores included
+        confusion.npz     test confusion matrix and class names
+        checkpoints/      last.ckpt, best.ckpt
+        pictures/         predictions on a fixed few images
+        wandb/            W&B's own files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Status = Literal["new", "running", "interrupted", "failed", "trained", "done"]
+FINISHED: tuple[Status, ...] = ("trained", "done")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new text and never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """Reads and writes one run's folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+
+    Example:
+        >>> import tempfile
+        >>> run = RunFolder(tempfile.mkdtemp())
+        >>> run.state["status"]
+        'new'
+        >>> run.update_state(status="running", step=10)
+        >>> run.state["status"], run.finished
+        ('running', False)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Every logged figure, one JSON object a line, with its `step`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def confusion_file(self) -> Path:
+        """Test confusion matrix, rows are the truth (NumPy archive with `matrix` and `class_names`)."""
+        return self.path / "confusion.npz"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint; the papers evaluate this one."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the highest val/mIoU, where there was a validation."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config, empty when the run was never started."""
+        return yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else {}
+
+    @config.setter
+    def config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.config_file, yaml.safe_dump(config, sort_keys=False))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who the run is (run.json)."""
+        return self._read("run.json")
+
+    @record.setter
+    def record(self, record: dict[str, Any]) -> None:
+        self._write("run.json", record)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The last value of every figure (summary.json)."""
+        return self._read("summary.json")
+
+    @summary.setter
+    def summary(self, summary: dict[str, float]) -> None:
+        self._write("summary.json", summary)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where the run is (state.json): `status`, `step`, `max_steps`, `error`."""
+        return {"status": "new", **self._read("state.json")}
+
+    def update_state(self, **changes: Any) -> None:
+        """Change some entries of the state and keep the others."""
+        self._write("state.json", {**self.state, **changes})
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result here that must not be overwritten unasked."""
+        return self.state["status"] in FINISHED
+
+    def append_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Add one line of figures."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, float]]:
+        """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+        if not self.metrics_file.exists():
+            return
+        with self.metrics_file.open() as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget what was logged after a checkpoint's step, because a resumed run will log it again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and only that: other files in the folder stay."""
+        for name in ("config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "confusion.npz"):
+            (self.path / name).unlink(missing_ok=True)
+        for pattern in ("checkpoints/*.ckpt", "pictures/*.png"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+
+def find_runs(folder: str | Path) -> list[RunFolder]:
+    """All runs at or below a folder, in order of their paths.
+
+    Example:
+        >>> import tempfile
+        >>> find_runs(tempfile.mkdtemp())
+        []
+    """
+    return [RunFolder(file.parent) for file in sorted(Path(folder).rglob("run.json"))]

@@ -1,0 +1,146 @@
+"""Where figures go: always into the run folder, and to W&B, which goes offline by itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import warnings
+from argparse import Namespace
+from typing import Any
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from beyondpixel.experiments.run_folder import RunFolder
+
+PROJECT = "beyondpixel"
+
+
+class RunFolderLogger(Logger):
+    """Writes every logged figure to the run folder: `metrics.jsonl` as it comes, `summary.json` when a stage ends.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+        self._latest: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The run's folder name."""
+        return self.folder.path.name
+
+    @property
+    def version(self) -> str:
+        """Runs are not versioned: the folder is the run."""
+        return ""
+
+    @property
+    def root_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder.path)
+
+    @property
+    def log_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder.path)
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder.path)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: config.yaml already holds the whole config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a line."""
+        figures = {key: float(value) for key, value in metrics.items()}
+        self._latest.update(figures)
+        self.folder.append_metrics(figures, step=step or 0)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Bring the summary up to date."""
+        if self._latest:
+            self.folder.summary = {**self.folder.summary, **self._latest}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Bring the summary up to date at the end, and after a failure."""
+        self.save()
+
+
+def offline_reason() -> str | None:
+    """Why W&B has to work offline: a short reason, or None when it can be reached with a key.
+
+    `WANDB_MODE`, where the user has set it, is obeyed.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    import wandb
+
+    if not wandb.api.api_key:
+        return "no API key found"
+    address = urlparse(wandb.api.settings("base_url"))
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=3):
+            return None
+    except OSError:
+        return f"{address.hostname} cannot be reached"
+
+
+def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> Logger | None:
+    """The W&B logger of a run; None if the user has disabled W&B (`WANDB_MODE=disabled`).
+
+    The group is the table's row, so that W&B averages over seeds; every axis is a config entry of its own.
+
+    Args:
+        folder: the run's folder; W&B's files go below it.
+        config: the resolved config.
+        record: the run's record: `name`, `table`, `row`, `seed`, `axes`, `git_commit`, `environment`, `wandb_id`.
+    """
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    # pydantic's complaint about W&B's own annotations is nothing that a user could act on
+    warnings.filterwarnings("ignore", message=".*in the `Field.*function.*", module="pydantic.*")
+    reason = offline_reason()
+    if reason:
+        rank_zero_info(
+            f"W&B: {reason}, so logging offline; upload later with: wandb sync {folder.path}/wandb/offline-*"
+        )
+    import wandb
+
+    seed = record["seed"]
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        name=f"{record['name']}/seed{seed}",
+        group=record["name"],
+        job_type="train",
+        tags=[record["table"], record["axes"]["loss"], record["axes"]["dataset"]],
+        id=record["wandb_id"],
+        save_dir=str(folder.path),
+        mode="offline" if reason else "online",
+        settings=wandb.Settings(silent=True, console="off"),
+        config={
+            **record["axes"],
+            "git_commit": record["git_commit"],
+            "environment": record["environment"],
+            "config": config,
+        },
+    )
+
+
+def new_wandb_id() -> str:
+    """An id for a run that starts from nothing; a resumed run keeps the one in its record."""
+    return secrets.token_hex(4)

@@ -1,0 +1,175 @@
+"""LightningCLI with defaults that need no file, links from data to model, and a run folder for every fit."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
+
+import beyondpixel.datamodules
+import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.recorder import RunRecorder, identify
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.starting import checkpoint_to_resume
+from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
+from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
+from beyondpixel.losses import build_loss
+
+DEFAULT_SEED = 1
+DEFAULT_FOLDER = "outputs/fit"
+# keys of `trainer.fit` and of the command line that are no part of what a run is
+NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
+
+
+class SegmentationCLI(LightningCLI):
+    """`beyondpixel fit | validate | test | predict`.
+
+    Without any argument `fit` trains DeepLabv3+ on generated scenes. `fit` writes a run folder
+    (`trainer.default_root_dir`), resumes a run that it finds there unfinished, and keeps one that is finished.
+    """
+
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=run,
+            seed_everything_default=DEFAULT_SEED,
+            save_config_callback=None,  # the run recorder writes it, where a resumed run finds it
+            auto_configure_optimizers=False,
+            # hyper-parameters in a checkpoint stay plain: it loads without this command line and its parser
+            load_from_checkpoint_support=False,
+            trainer_defaults={"max_steps": 300, "default_root_dir": DEFAULT_FOLDER, "log_every_n_steps": 10},
+            parser_kwargs={"exit_on_error": run},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Defaults, and links so that a data set's facts are said once."""
+        parser.set_defaults(
+            {
+                "model": {"class_path": "beyondpixel.lightning_modules.DeepLabModule"},
+                "data": {"class_path": "beyondpixel.datamodules.ShapesDataModule"},
+            }
+        )
+        parser.add_argument(
+            "--overwrite", action="store_true", help="replace a finished run in trainer.default_root_dir"
+        )
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        for name in ("num_classes", "ignore_index", "class_names"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would lay the checkpoint's hyper-parameters over the config; here the run's config.yaml rules."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self._get(self.config, "trainer")["default_root_dir"] or DEFAULT_FOLDER)
+
+    def resolved_config(self) -> dict[str, Any]:
+        """The whole config as plain types, enough to repeat the run."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        dumped: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        return {key: value for key, value in dumped.items() if key not in NOT_CONFIG}
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse or resume before minutes are spent on building things."""
+        if self.subcommand == "fit":
+            arguments = self.config["fit"]
+            resume = checkpoint_to_resume(self.folder, self.resolved_config(), overwrite=arguments["overwrite"])
+            if arguments["ckpt_path"] is None and resume is not None:
+                arguments["ckpt_path"] = str(resume)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""
+        given = self._get(self.config_init, "trainer")
+        callbacks: list[Callback] = list(given["callbacks"] or [])
+        loggers: Any = given["logger"]
+        if self.subcommand in (None, "fit"):
+            config = self.resolved_config()
+            record = identify(self.folder, config)
+            if loggers in (None, True):
+                run_folder_logger: Logger = RunFolderLogger(self.folder)
+                loggers = [run_folder_logger, *filter(None, [wandb_logger(self.folder, config, record)])]
+            callbacks += run_callbacks(self.folder)
+            callbacks.append(RunRecorder(self.folder, config, record))
+        else:  # an evaluation prints its scores; the run folder keeps those of its own test
+            loggers = loggers if loggers not in (None, True) else False
+            if self.subcommand == "predict":
+                callbacks.append(PredictionWriter(self.folder.path / "predictions"))
+        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        print(
+            f"Run folder: {self.folder.path}\nTest it with: beyondpixel test --ckpt_path {self.folder.last_checkpoint}"
+        )
+
+
+def run_callbacks(folder: RunFolder) -> list[Callback]:
+    """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
+    checkpoints = folder.path / "checkpoints"
+    return [
+        ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_exception=True, every_n_epochs=1),
+        ModelCheckpoint(
+            checkpoints,
+            "best",
+            monitor="val/mIoU",
+            mode="max",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # only a validation can say what is best; without one there is no `best`
+        ),
+        LearningRateMonitor(logging_interval="step"),
+        Throughput(),
+        PredictionPictures(),
+    ]
+
+
+def resolve_config(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """A config with every default filled in, checked without building anything.
+
+    Args:
+        config: LightningCLI's keys.
+        source: what to name in an error, normally the spec's file.
+
+    Raises:
+        UserError: for an unknown key, class or loss, or a value of the wrong type.
+
+    Example:
+        >>> config = resolve_config({"model": {"class_path": "DeepLabModule"}, "seed_everything": 3}, "an example")
+        >>> config["data"]["class_path"], config["seed_everything"]
+        ('beyondpixel.datamodules.ShapesDataModule', 3)
+    """
+    try:
+        with warnings.catch_warnings():
+            # Lightning suspects a mistake when arguments come from Python while the process has its own
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            resolved = _ParseOnly(args=config, run=False).resolved_config()
+        loss = resolved["model"]["init_args"].get("loss")
+        if isinstance(loss, str | dict):
+            settings = {"name": loss} if isinstance(loss, str) else loss
+            build_loss(**{"num_classes": 2, **settings})
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"{source}: {error}") from error
+    return resolved
+
+
+class _ParseOnly(SegmentationCLI):
+    """Reads and checks a config."""
+
+    def _set_seed(self) -> None:
+        """Checking a config draws no random number."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""

@@ -1,0 +1,116 @@
+"""What all losses share: a metric that is differentiable in `forward` and adds up detached sums and counts."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from beyondpixel.losses.functional._validation import check_positive_int
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss on one batch: float64 scalars whose quotient, after `_divide`, is the term."""
+
+    total: Tensor
+    count: Tensor
+
+
+class SegmentationLoss(Metric):
+    """Base of the losses: a `torchmetrics.Metric` whose call returns the loss of the batch with a graph.
+
+    Every batch is also added, detached, to a sum and a count for each term; `compute()` divides them, after adding
+    up over the processes of a distributed run, so it is the loss of all pixels since `reset()`.
+
+    A subclass names its terms and implements `_batch_terms` and `_combine`.
+
+    Attributes:
+        num_classes: C.
+        ignore_index: label of the void pixels, which add nothing to any term and get a gradient of exactly zero.
+        terms: detached scalar terms of the last batch, unweighted, by name.
+        progress: fraction of training done, in [0, 1]; only decaying losses read it.
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, num_classes: int, *, ignore_index: int = 255, term_names: tuple[str, ...]) -> None:
+        check_positive_int("num_classes", num_classes)
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise ValueError(f"ignore_index: expected an integer label, got {ignore_index!r}")
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.progress = 0.0
+        self.terms: dict[str, Tensor] = {}
+        self._term_names = term_names
+        for name in term_names:
+            for part in ("total", "count"):
+                self.add_state(f"{name}_{part}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        """Sum and count of each term on one batch; the sums carry a graph."""
+
+    @abstractmethod
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss, from its terms."""
+
+    def _divide(self, name: str, term: Term) -> Tensor:
+        """The term from its sum and count; 0 where nothing was counted."""
+        return term.total / term.count.clamp_min(1)
+
+    def forward(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Loss of one batch, with a graph; the batch is added to the state without one.
+
+        Args:
+            preds: (N, C, H, W) logits, or probabilities where the loss was made with `with_logits=False`.
+            target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
+
+        Returns:
+            Scalar, float32 (float64 for float64 preds).
+        """
+        # Metric.forward would go through the states, and keep the graph of the last batch alive in them
+        terms = self._terms_without_autocast(preds, target)
+        self._accumulate(terms)
+        self._update_count += 1
+        self._computed = None
+        values = {name: self._divide(name, term) for name, term in terms.items()}
+        dtype = torch.promote_types(preds.dtype, torch.float32)
+        self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
+        loss = self._combine(values).to(dtype)
+        self._forward_cache: Tensor | None = loss.detach()
+        return loss
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add one batch to the state."""
+        with torch.no_grad():
+            self._accumulate(self._terms_without_autocast(preds, target))
+
+    def compute(self) -> Tensor:
+        """Loss of everything since `reset()`, over all processes."""
+        values = {
+            name: self._divide(name, Term(getattr(self, f"{name}_total"), getattr(self, f"{name}_count")))
+            for name in self._term_names
+        }
+        return self._combine(values).float()
+
+    def _terms_without_autocast(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        # half precision has too few digits for sums over pixels and for linear algebra
+        with torch.autocast(preds.device.type, enabled=False):
+            return self._batch_terms(preds, target)
+
+    def _accumulate(self, terms: dict[str, Term]) -> None:
+        for name, term in terms.items():
+            for part in ("total", "count"):
+                state = f"{name}_{part}"
+                setattr(self, state, getattr(self, state) + getattr(term, part).detach())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See `forward`."""
+        loss: Tensor = super().__call__(*args, **kwargs)
+        return loss

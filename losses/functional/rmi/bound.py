@@ -1,0 +1,65 @@
+"""The lower bound of region mutual information, Eq. 9-16 of Zhao et al., NeurIPS 2019, from second moments.
+
+With Y and P the centred label and probability regions (d × n), S_Y = Y Yᵀ, S_P = P Pᵀ, C = Y Pᵀ (divided by n in the
+paper, not in the authors' code) and the ridge ξ,
+
+    A = S_P + ξ I,    M = S_Y - C A⁻¹ Cᵀ + ξ I,    I_l = -log det M / (2 d).
+
+With W = C A⁻¹ and K = M⁻¹, differentiating log det M gives, for the matrix P itself,
+
+    ∂I_l/∂P = (Wᵀ K Y - Wᵀ K W P) / d,
+
+so the backward pass needs two d × d matrices for each image and class, and the pooled maps.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
+from beyondpixel.losses.functional.rmi.moments import moments_backward, region_count, second_moments
+
+
+class RegionBound(torch.autograd.Function):
+    """I_l (M,) float64 of pooled maps, and how many matrices needed more than the ridge."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, probs: Tensor, labels: Tensor, region_size: int, step: int, normalise: bool, ridge: float
+    ) -> tuple[Tensor, Tensor]:
+        side = region_size**2
+        height, width = probs.shape[1:]
+        positions = region_count(height, region_size, step) * region_count(width, region_size, step)
+        scale = 1 / positions if normalise else 1.0
+        moments = second_moments(labels, probs, region_size, step).mul_(scale)
+        cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
+
+        factor, jittered = stable_cholesky(cov_probs, ridge)
+        # A = F Fᵀ, so C A⁻¹ Cᵀ = B Bᵀ with B = C F⁻ᵀ: a symmetric matrix, and no inverse
+        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)  # Bᵀ
+        residual = cov_labels - half.mT @ half
+        residual_factor, residual_jittered = stable_cholesky(residual, ridge)
+        bound = -residual_factor.diagonal(dim1=1, dim2=2).log().sum(1) / side
+
+        if ctx.needs_input_grad[0]:
+            weights = torch.linalg.solve_triangular(factor.mT, half, upper=True)  # Wᵀ
+            from_labels = torch.cholesky_solve(weights.mT, residual_factor).mT  # Wᵀ K
+            from_probs = from_labels @ weights.mT  # Wᵀ K W
+            ctx.save_for_backward(probs, labels, from_labels, from_probs)
+        ctx.region_size, ctx.step, ctx.scale = region_size, step, scale / side
+        jittered = jittered + residual_jittered
+        ctx.mark_non_differentiable(jittered)
+        return bound, jittered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        probs, labels, from_labels, from_probs = ctx.saved_tensors
+        weight = (grad * ctx.scale)[:, None, None]
+        with torch.autocast(probs.device.type, enabled=False):
+            grad_probs = moments_backward(
+                -weight * from_probs, weight * from_labels, labels, probs, ctx.region_size, ctx.step
+            )
+        return grad_probs, None, None, None, None, None

@@ -1,0 +1,128 @@
+"""The region mutual information loss."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.functional._validation import Truth, check_choice, check_probs, check_range, read_target
+from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum, pixel_divisor
+from beyondpixel.losses.functional.rmi.lower_bound import fused_terms
+from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
+
+PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
+ABSENT_CLASSES = ("include", "skip")
+BACKENDS = ("eager", "compiled")
+
+
+class RMILoss(SegmentationLoss):
+    r"""Region mutual information loss, Eq. 16 of Zhao et al., NeurIPS 2019.
+
+    .. math:: L = \lambda L_\text{pixel} + (1 - \lambda) \frac1N \sum_{n} \sum_c -I_l^{n, c}
+
+    with I_l of `functional.rmi_lower_bound` on the sigmoid of the logits. The defaults are those of the authors'
+    training script. The logits are expected at the size of the labels.
+
+    **A negative loss is normal**: -I_l is half the mean log of a determinant, which falls without a bound but the
+    ridge's (-3.80 for each class with ξ = 5e-4) as predictions get better. Log `terms["pixel"]` and `terms["rmi"]`
+    apart, and choose checkpoints by a metric.
+
+    Args:
+        num_classes: C.
+        region_size: R, the side of a region on the pooled maps.
+        downsampling_factor: DF; the RMI term is averaged over several.
+        pooling: "avg", "max", "interp" (bilinear) or "stride" (none; every DF-th region is taken).
+        pixel_weight: λ in [0, 1].
+        pixel_loss: "bce", binary cross entropy summed over classes as in the authors' code; "bce_mean", its mean over
+            pixels and classes; "ce", softmax cross entropy; None, the RMI term alone, not weighted.
+        with_logits: whether preds are logits (True) or probabilities (False).
+        ignore_index: label of void pixels.
+        covariance: "sum", as in the authors' code, or "mean", as in the paper.
+        ridge: ξ, added to Σ_P and to M; the paper's 1e-6 belongs to covariance="mean".
+        absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
+            of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
+        backend: "eager" (plain PyTorch) or "compiled"; results are equal.
+
+    Attributes:
+        jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.
+
+    An image without a single valid pixel adds nothing to the RMI term, though it counts as an image.
+
+    Raises:
+        ValueError: at construction for a value out of range or an unknown name, when called if shapes do not fit, a
+            label is out of range or a region does not fit the pooled map.
+
+    >>> import torch
+    >>> loss = RMILoss(num_classes=2, downsampling_factor=2)
+    >>> logits = torch.zeros(1, 2, 16, 16, requires_grad=True)
+    >>> target = torch.zeros(1, 16, 16, dtype=torch.long)
+    >>> target[:, 4:12, 4:12] = 1
+    >>> loss(logits, target).backward()
+    >>> sorted(loss.terms)
+    ['pixel', 'rmi']
+    """
+
+    jittered: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        region_size: int = 3,
+        downsampling_factor: int | Sequence[int] = 4,
+        pooling: str = "avg",
+        pixel_weight: float = 0.5,
+        pixel_loss: str | None = "bce",
+        with_logits: bool = True,
+        ignore_index: int = 255,
+        covariance: str = "sum",
+        ridge: float = 5e-4,
+        absent_classes: str = "include",
+        backend: str = "eager",
+    ) -> None:
+        check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
+        check_choice("absent_classes", absent_classes, ABSENT_CLASSES)
+        check_choice("backend", backend, BACKENDS)
+        check_range("pixel_weight", pixel_weight, 0, 1)
+        names = ("rmi",) if pixel_loss is None else ("pixel", "rmi")
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
+        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge)
+        self.pixel_loss = pixel_loss
+        self.pixel_weight = pixel_weight
+        self.with_logits = with_logits
+        self.absent_classes = absent_classes
+        self.backend = backend
+        self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        truth = read_target(preds, target, self.num_classes, self.ignore_index)
+        if not self.with_logits:
+            check_probs(preds)
+        binary = self.pixel_loss in ("bce", "bce_mean")
+        fused = fused_terms(preds, truth, self.options, with_logits=self.with_logits, pixel=binary)
+        self.jittered = self.jittered + fused.jittered
+        count = torch.tensor(float(len(preds)), dtype=torch.float64, device=preds.device)
+        terms = {"rmi": Term(self._region_total(fused.bound, fused.absent, truth), count)}
+        if self.pixel_loss is not None:
+            total = fused.pixel_total if binary else cross_entropy_sum(preds, truth, self.with_logits)
+            terms["pixel"] = Term(total, truth.num_valid())
+        truth.check_values()
+        return terms
+
+    def _region_total(self, bound: Tensor, absent: Tensor, truth: Truth) -> Tensor:
+        left_out = ~truth.occupied_images()[:, None]
+        if self.absent_classes == "skip":
+            left_out = left_out | absent
+        return -bound.masked_fill(left_out, 0).sum()
+
+    def _divide(self, name: str, term: Term) -> Tensor:
+        if name == "pixel" and self.pixel_loss != "ce":
+            reduction = "mean" if self.pixel_loss == "bce_mean" else "class_sum"
+            return term.total / pixel_divisor(term.count, reduction, self.num_classes)
+        return super()._divide(name, term)
+
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        if self.pixel_loss is None:
+            return terms["rmi"]
+        return self.pixel_weight * terms["pixel"] + (1 - self.pixel_weight) * terms["rmi"]

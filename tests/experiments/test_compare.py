@@ -1,0 +1,118 @@
+"""Comparison tables, against figures worked out by hand."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from beyondpixel.experiments.compare.command import compare
+from beyondpixel.experiments.compare.rows import Row, collect_rows
+from beyondpixel.experiments.compare.tables import as_csv, as_markdown, cells_of
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run_folder import RunFolder
+
+SCORES = {"ce": [0.40, 0.42], "bce": [0.38, 0.39], "rmi": [0.44, 0.45, 0.46]}
+
+
+def make_run(
+    folder: Path, row: str, seed: int, score: float | None, *, table: str = "t", published: float | None = None
+) -> None:
+    run = RunFolder(folder / table / row / f"seed{seed}")
+    axes = {"loss": row, "df": 4 if row == "rmi" else None, "dataset": "camvid", "model": "deeplab_v3plus"}
+    reference = {"metric": "test/mIoU", "value": published, "source": "a paper"} if published else {}
+    run.record = {
+        "name": f"{table}/{row}",
+        "table": table,
+        "row": row,
+        "seed": seed,
+        "axes": {**axes, "seed": seed},
+        "reference": reference,
+        "git_commit": "abc",
+    }
+    run.update_state(status="running" if score is None else "done")
+    if score is not None:
+        run.summary = {"test/mIoU": score, "train/images_per_s": 10.0 * seed}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for row, scores in SCORES.items():
+        for seed, score in enumerate(scores, start=1):
+            make_run(tmp_path, row, seed, score, published=61.11 if row == "rmi" else None)
+    make_run(tmp_path, "ce", 3, None)
+    return tmp_path
+
+
+def by_name(rows: list[Row]) -> dict[str, Row]:
+    return {row.name: row for row in rows}
+
+
+def test_mean_spread_and_difference(folder: Path) -> None:
+    rows = by_name(collect_rows([folder], metric="test/mIoU"))
+    assert rows["ce"].mean == pytest.approx(0.41)
+    assert rows["ce"].std == pytest.approx(0.0141421356)  # (0.42 - 0.40) / sqrt(2)
+    assert (rows["ce"].difference, rows["ce"].unfinished) == (None, 1)
+    assert rows["rmi"].std == pytest.approx(0.01)
+    assert rows["rmi"].difference == pytest.approx(0.04)
+    assert rows["bce"].difference == pytest.approx(-0.025)
+
+
+def test_another_baseline(folder: Path) -> None:
+    rows = by_name(collect_rows([folder], metric="test/mIoU", baseline="rmi"))
+    assert rows["ce"].difference == pytest.approx(-0.04)
+    assert rows["rmi"].difference is None
+
+
+def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
+    lines = as_markdown(collect_rows([folder], metric="test/mIoU"), "test/mIoU").splitlines()
+    assert lines[0] == "| row | loss | df | test/mIoU (%) | range | n | Δ to baseline | published (%) | images/s |"
+    assert "| rmi | rmi | 4 | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | 61.11 | 20.0 |" in lines
+    assert "| ce | ce | – | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | 15.0 |" in lines
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    make_run(tmp_path, "ce", 1, 0.5)
+    _, body = cells_of(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU")
+    assert body[0][1:5] == ["50.00", "–", "1", "–"]
+
+
+def test_csv_has_a_line_for_every_run(folder: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(collect_rows([folder], metric="test/mIoU"), "test/mIoU"))))
+    assert len(lines) == 8
+    rmi = [line for line in lines if line["row"] == "rmi"]
+    assert [line["test/mIoU"] for line in rmi] == ["0.44", "0.45", "0.46"]
+    assert {line["df"] for line in rmi} == {"4"}
+    assert [line["status"] for line in lines if line["test/mIoU"] == ""] == ["running"]
+
+
+def test_each_table_has_its_own_baseline(folder: Path) -> None:
+    make_run(folder, "ce", 1, 0.7, table="u")
+    make_run(folder, "rmi", 1, 0.6, table="u")
+    rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU")}
+    assert rows["u", "rmi"].difference == pytest.approx(-0.1)
+    assert rows["t", "rmi"].difference == pytest.approx(0.04)
+
+
+def test_table_in_a_file(folder: Path, tmp_path: Path) -> None:
+    compare([folder], format="table", output=tmp_path / "new" / "table.txt")
+    assert "45.00 ± 1.00" in (tmp_path / "new" / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "val/mIoU"}, "no run has a val/mIoU yet; figures there are: test/mIoU"),
+        ({"metric": "test/mIoU", "baseline": "xyz"}, "no row named xyz; rows are bce, ce, rmi"),
+    ],
+)
+def test_wrong_questions(folder: Path, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        collect_rows([folder], **arguments)
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder: .*nowhere"):
+        collect_rows([tmp_path / "nowhere"], metric="test/mIoU")
+    with pytest.raises(UserError, match=r"no runs below .*: expected folders with a run\.json"):
+        collect_rows([tmp_path], metric="test/mIoU")

@@ -1,0 +1,100 @@
+"""The run folder as the source of truth: atomic, resumable, and kept when it is finished."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from beyondpixel.experiments import run_folder
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run_folder import RunFolder, find_runs, write_atomically
+from beyondpixel.experiments.starting import checkpoint_to_resume
+
+CONFIG = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"max_steps": 5}}
+
+
+def unfinished(path: Path) -> RunFolder:
+    run = RunFolder(path)
+    run.config = CONFIG
+    run.update_state(status="interrupted", step=3)
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.write_bytes(b"weights")
+    return run
+
+
+def test_a_crash_while_writing_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.json"
+    write_atomically(file, "old")
+
+    def crash(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, "new and longer")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_state_keeps_what_is_not_changed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.update_state(status="running", max_steps=10)
+    run.update_state(step=4)
+    assert json.loads((tmp_path / "run" / "state.json").read_text()) == {
+        "status": "running",
+        "max_steps": 10,
+        "step": 4,
+    }
+
+
+def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (10, 20, 30):
+        run.append_metrics({"train/loss": step / 10}, step=step)
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 40, "train/lo')
+    assert [line["train/loss"] for line in run.metrics()] == [1.0, 2.0, 3.0]
+    run.drop_metrics_after(20)
+    run.append_metrics({"train/loss": 9.0}, step=25)
+    assert [(line["step"], line["train/loss"]) for line in run.metrics()] == [(10, 1.0), (20, 2.0), (25, 9.0)]
+
+
+def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
+    for name in ("t/b/seed1", "t/a/seed1", "t/a/seed2"):
+        RunFolder(tmp_path / name).record = {"name": name}
+    (tmp_path / "t" / "notes").mkdir()
+    assert [run.record["name"] for run in find_runs(tmp_path)] == ["t/a/seed1", "t/a/seed2", "t/b/seed1"]
+
+
+def test_a_fresh_folder_starts_from_nothing(tmp_path: Path) -> None:
+    assert checkpoint_to_resume(RunFolder(tmp_path), CONFIG, overwrite=False) is None
+
+
+def test_an_unfinished_run_resumes(tmp_path: Path) -> None:
+    run = unfinished(tmp_path)
+    assert checkpoint_to_resume(run, CONFIG, overwrite=False) == run.last_checkpoint
+
+
+def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> None:
+    run = unfinished(tmp_path)
+    changed = {**CONFIG, "model": {"init_args": {"lr": 0.2}}}
+    with pytest.raises(
+        UserError, match=r"unfinished run of another config \(model\.init_args\.lr was 0\.1 and is 0\.2\)"
+    ):
+        checkpoint_to_resume(run, changed, overwrite=False)
+    assert run.last_checkpoint.exists()
+
+
+@pytest.mark.parametrize("status", run_folder.FINISHED)
+def test_a_finished_run_is_kept_unless_overwritten(tmp_path: Path, status: str) -> None:
+    run = unfinished(tmp_path)
+    run.update_state(status=status)
+    mine = tmp_path / "my_notes.txt"
+    mine.write_text("not the run's")
+    with pytest.raises(UserError, match="holds a finished run, which is kept; add --overwrite"):
+        checkpoint_to_resume(run, CONFIG, overwrite=False)
+    assert checkpoint_to_resume(run, CONFIG, overwrite=True) is None
+    assert run.state == {"status": "new"}
+    assert not run.last_checkpoint.exists()
+    assert mine.exists()
