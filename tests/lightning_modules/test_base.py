@@ -1,0 +1,235 @@
+"""Through a real Trainer, on images of 33x47 pixels."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+
+from beyondpixel.lightning_modules import SegmentationModule
+from beyondpixel.lightning_modules.metrics import SegmentationScores
+from beyondpixel.lightning_modules.schedules import warmup_poly
+from beyondpixel.losses import RMILoss
+
+Make = Callable[..., Any]
+
+
+def _scores_of(module: SegmentationModule, loader: Any) -> dict[str, float]:
+    scores = SegmentationScores(3, class_names=["red", "green", "blue"])
+    module.eval()
+    with torch.no_grad():
+        for batch in loader:
+            scores.update(module(batch["image"]).argmax(1), batch["mask"])
+    return {name: score.item() for name, score in scores.summary().items()}
+
+
+class Recorder(Callback):
+    """Metrics of each training step, and the loss's progress."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.progress: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.steps.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+        assert isinstance(pl_module.loss, nn.Module)
+        self.progress.append(pl_module.loss.progress)  # type: ignore[arg-type]
+
+
+def test_fit_validate_test_log_the_named_metrics(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module = tiny_module(class_names=["red", "green", "blue"], loss="rmi")
+    recorder = Recorder()
+    run = trainer(callbacks=[recorder])
+    run.fit(module, data)
+    for step in recorder.steps:
+        assert {"train/loss", "train/loss_pixel", "train/loss_rmi"} <= set(step)
+        # the terms are unweighted; RMILoss weighs them half and half
+        assert step["train/loss"] == pytest.approx(0.5 * step["train/loss_pixel"] + 0.5 * step["train/loss_rmi"], 1e-5)
+    names = {"mIoU", "pixel_accuracy", "mean_accuracy", "IoU/red", "IoU/green", "IoU/blue"}
+    losses = {"loss", "loss_pixel", "loss_rmi"}
+    assert {f"val/{name}" for name in names | losses} <= set(run.callback_metrics)
+
+    (validated,) = run.validate(module, data, verbose=False)
+    (tested,) = run.test(module, data, verbose=False)
+    for stage, logged, loader in (("val", validated, data.val_dataloader()), ("test", tested, data.test_dataloader())):
+        assert set(logged) == {f"{stage}/{name}" for name in names | losses}
+        for name, score in _scores_of(module, loader).items():
+            assert logged[f"{stage}/{name}"] == pytest.approx(score, rel=1e-6)
+
+
+def test_scores_start_anew_for_each_evaluation(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module, run = tiny_module(), trainer()
+    run.validate(module, data, verbose=False)
+    nn.init.zeros_(module.network.head.weight)
+    nn.init.constant_(module.network.head.bias, 0.0)
+    with torch.no_grad():
+        module.network.head.bias[1] = 1.0
+    (logged,) = run.validate(module, data, verbose=False)
+    assert logged["val/IoU/0"] == 0.0
+    assert logged["val/mean_accuracy"] == pytest.approx(1 / 3)
+
+
+def test_training_learns(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module = tiny_module(lr=0.05)
+    trainer(max_epochs=30).fit(module, data)
+    assert _scores_of(module, data.test_dataloader())["mIoU"] > 0.9
+
+
+def test_the_loss_knows_how_far_training_is(data: Any, tiny_module: Make, trainer: Make) -> None:
+    recorder = Recorder()
+    trainer(max_epochs=2, callbacks=[recorder]).fit(tiny_module(), data)
+    assert recorder.progress == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_schedule_runs_per_iteration_and_groups_have_names(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+) -> None:
+    logger = CSVLogger(tmp_path)
+    monitor = LearningRateMonitor(logging_interval="step")
+    module = tiny_module(lr=0.1, warmup_iters=2, head_lr_multiplier=5.0)
+    run = trainer(max_epochs=2, logger=logger, callbacks=[monitor])
+    rates: list[list[float]] = []
+    module.on_train_batch_start = lambda *_: rates.append([g["lr"] for g in run.optimizers[0].param_groups]) or None
+    run.fit(module, data)
+    expected = [warmup_poly(t, lr=0.1, max_iters=4, warmup_iters=2) for t in (1, 2, 3, 4)]
+    torch.testing.assert_close(torch.tensor(rates)[:, 0], torch.tensor(expected))
+    torch.testing.assert_close(torch.tensor(rates)[:, 2], torch.tensor(expected) * 5)
+    assert set(monitor.lrs) == {
+        f"lr-SGD/{name}" for name in ("encoder/decay", "encoder/no_decay", "head/decay", "head/no_decay")
+    }
+
+
+def test_resume_continues_exactly(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    torch.manual_seed(1)
+    straight = tiny_module(lr=0.1, warmup_iters=3)
+    trainer(max_epochs=4, callbacks=[Stop()]).fit(straight, data)
+    resumed = tiny_module(lr=0.1, warmup_iters=3)
+    recorder = Recorder()
+    trainer(max_epochs=4, callbacks=[recorder]).fit(resumed, data, ckpt_path=tmp_path / "half.ckpt")
+    assert recorder.progress == [0.5, 0.625, 0.75, 0.875]
+    for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_bf16_mixed_precision(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module = tiny_module(loss="rmi")
+    before = [parameter.clone() for parameter in module.parameters()]
+    run = trainer(precision="bf16-mixed", fast_dev_run=1)
+    run.fit(module, data)
+    assert all(math.isfinite(value) for value in run.callback_metrics.values())
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    changed = [not torch.equal(new, old) for new, old in zip(module.parameters(), before, strict=True)]
+    assert all(changed)
+
+
+def test_predict_gives_ids_and_classes(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module = tiny_module()
+    batches = trainer().predict(module, data)
+    assert [name for batch in batches for name in batch["id"]] == ["test0", "test1", "test2"]
+    preds = torch.cat([batch["preds"] for batch in batches])
+    assert preds.dtype == torch.uint8
+    with torch.no_grad():
+        images = torch.stack([sample["image"] for sample in data.samples("test")])
+        torch.testing.assert_close(preds.long(), module.eval()(images).argmax(1))
+
+
+def test_predict_needs_no_mask(tiny_module: Make) -> None:
+    prediction = tiny_module().eval().predict_step({"image": torch.zeros(1, 3, 5, 6), "id": ["a"]}, 0)
+    assert prediction["preds"].shape == (1, 5, 6)
+
+
+@pytest.mark.parametrize("stage", ["training", "validation", "test"])
+def test_a_missing_mask_is_named(tiny_module: Make, stage: str) -> None:
+    module = tiny_module()
+    module._max_iters = 1
+    short = {"training": "train", "validation": "val", "test": "test"}[stage]
+    with pytest.raises(ValueError, match=rf"a {short} batch needs 'mask', but it holds \['id', 'image'\] only"):
+        getattr(module, f"{stage}_step")({"image": torch.zeros(1, 3, 5, 6), "id": ["a"]}, 0)
+
+
+def test_training_without_an_end_is_refused(data: Any, tiny_module: Make, trainer: Make) -> None:
+    with pytest.raises(ValueError, match=r"set trainer.max_steps or max_epochs"):
+        trainer(max_epochs=-1).fit(tiny_module(), data)
+
+
+class TestLoss:
+    def test_by_name_and_arguments(self, tiny_module: Make) -> None:
+        module = tiny_module(loss={"name": "rmi", "region_size": 2}, ignore_index=7)
+        logits, target = torch.randn(1, 3, 12, 12), torch.randint(0, 3, (1, 12, 12))
+        target[:, 0] = 7
+        expected = RMILoss(3, region_size=2, ignore_index=7)(logits, target)
+        torch.testing.assert_close(module.loss(logits, target), expected, rtol=0, atol=0)
+        assert expected != RMILoss(3, region_size=3, ignore_index=7)(logits, target)
+
+    def test_unknown_name(self, tiny_module: Make) -> None:
+        with pytest.raises(ValueError, match=r"'ce', 'bce', 'rmi'.*'dice'"):
+            tiny_module(loss="dice")
+
+    @pytest.mark.parametrize("loss", [{"region_size": 2}, 3, None])
+    def test_neither_name_nor_module(self, tiny_module: Make, loss: Any) -> None:
+        with pytest.raises(ValueError, match="loss must be a name, a dict with 'name' and arguments, or a module"):
+            tiny_module(loss=loss)
+
+    def test_a_module_of_ones_own(self, data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+        run = trainer(fast_dev_run=False, max_steps=1)
+        run.fit(tiny_module(loss=nn.CrossEntropyLoss(ignore_index=255)), data)
+        assert "train/loss" in run.callback_metrics
+        assert "train/loss_pixel" not in run.callback_metrics
+        run.save_checkpoint(tmp_path / "last.ckpt")
+        cls = type(tiny_module())
+        with pytest.raises(ValueError, match=r"pass the module to load_from_checkpoint\(path, loss=...\)"):
+            cls.load_from_checkpoint(tmp_path / "last.ckpt")
+        assert isinstance(cls.load_from_checkpoint(tmp_path / "last.ckpt", loss=nn.CrossEntropyLoss()).loss, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, r"num_classes must be 2 or more \(background counts as a class\), got 1"),
+        ({"class_names": ["a", "b"]}, "class_names must hold num_classes=3 names, got 2"),
+    ],
+)
+def test_bad_arguments(tiny_module: Make, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_module(**arguments)
+
+
+def test_a_subclass_must_say_what_the_network_is() -> None:
+    with pytest.raises(NotImplementedError, match=r"SegmentationModule must define configure_network"):
+        SegmentationModule(3)
+
+
+def test_a_checkpoint_monitors_miou(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path / "best", monitor="val/mIoU", mode="max", filename="best")
+    trainer(max_epochs=2, callbacks=[checkpoint], enable_checkpointing=True).fit(tiny_module(), data)
+    assert (tmp_path / "best" / "best.ckpt").is_file()
+
+
+class WithGlobalPooling(SegmentationModule):
+    def configure_network(self) -> nn.Module:
+        class Pooled(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = nn.BatchNorm2d(3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return images + self.norm(images.mean((2, 3), keepdim=True))
+
+        return Pooled()
+
+
+def test_a_batch_of_one_names_batch_size(data: Any, trainer: Make) -> None:
+    data.batch_size = 1
+    with pytest.raises(ValueError, match=r"this batch of 1 image\(s\).*use batch_size of 2 or more and drop_last=True"):
+        trainer().fit(WithGlobalPooling(3), data)
