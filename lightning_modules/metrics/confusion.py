@@ -116,7 +116,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
         wrong = (target != self.ignore_index) & ((target < 0) | (target >= self.num_classes))
         if wrong.any():
             raise ValueError(
-                f"target holds the labels {target[wrong].unique().tolist()}, but allowed are "
+                f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
                 f"0..{self.num_classes - 1} and ignore_index={self.ignore_index}"
             )
         super().update(preds, target)
