@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Truth(ABC):
@@ -63,16 +64,20 @@ class LabelTruth(Truth):
         self.labels = torch.where(self.valid, target, -1).to(torch.int16)
         self._extremes = torch.stack(torch.where(self.valid, target, 0).aminmax()) if target.numel() > 0 else None
 
+    @override
     def one_hot(self, image: int, classes: slice) -> Tensor:
         wanted = torch.arange(classes.start, classes.stop, dtype=torch.int16, device=self.labels.device)
         return self.labels[image] == wanted[:, None, None]
 
+    @override
     def num_valid(self) -> Tensor:
         return self.valid.sum().double()
 
+    @override
     def occupied_images(self) -> Tensor:
         return self.valid.flatten(1).any(1)
 
+    @override
     def check_values(self) -> None:
         for label in self._extremes.tolist() if self._extremes is not None else []:
             if not 0 <= label < self.num_classes:
@@ -99,15 +104,19 @@ class MultiHotTruth(Truth):
         if target.numel() > 0 and target.dtype != torch.bool:
             self._extremes = torch.stack(torch.where((target == 0) | (target == 1), 0, target).aminmax())
 
+    @override
     def one_hot(self, image: int, classes: slice) -> Tensor:
         return self.multi_hot[image, classes].bool()
 
+    @override
     def num_valid(self) -> Tensor:
         return torch.tensor(float(math.prod(self.shape)), dtype=torch.float64, device=self.multi_hot.device)
 
+    @override
     def occupied_images(self) -> Tensor:
         return torch.ones(self.shape[0], dtype=torch.bool, device=self.multi_hot.device)
 
+    @override
     def check_values(self) -> None:
         for value in self._extremes.tolist() if self._extremes is not None else []:
             if value != 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from typing_extensions import override
 
 from beyondpixel.losses.functional._validation import Truth
 from beyondpixel.losses.functional.chunks import chunks
@@ -22,6 +23,7 @@ class MapPass(torch.autograd.Function):
     """
 
     @staticmethod
+    @override
     def forward(
         ctx: Any, scores: Tensor, truth: Truth, with_logits: bool, pixel: bool, pooling: Pooling | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -49,6 +51,7 @@ class MapPass(torch.autograd.Function):
         return total, pooled
 
     @staticmethod
+    @override
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_pooled: Tensor | None) -> tuple[Tensor | None, ...]:
         scores, *all_chosen = ctx.saved_tensors

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
 from beyondpixel.losses.functional.rmi.moments import moments_backward, region_count, second_moments
@@ -26,6 +27,7 @@ class RegionBound(torch.autograd.Function):
     """I_l (M,) float64 of pooled maps, and how many matrices needed more than the ridge."""
 
     @staticmethod
+    @override
     def forward(
         ctx: Any, probs: Tensor, labels: Tensor, region_size: int, step: int, normalise: bool, ridge: float
     ) -> tuple[Tensor, Tensor]:
@@ -54,12 +56,13 @@ class RegionBound(torch.autograd.Function):
         return bound, jittered
 
     @staticmethod
+    @override
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         probs, labels, from_labels, from_probs = ctx.saved_tensors
         weight = (grad * ctx.scale)[:, None, None]
         with torch.autocast(probs.device.type, enabled=False):
             grad_probs = moments_backward(
-                -weight * from_probs, weight * from_labels, labels, probs, ctx.region_size, ctx.step
+                -weight * from_probs, weight * from_labels, labels, probs, region_size=ctx.region_size, step=ctx.step
             )
         return grad_probs, None, None, None, None, None

@@ -65,9 +65,9 @@ def rmi_lower_bound(
     >>> perfect = torch.nn.functional.one_hot(target).movedim(-1, 1).float()
     >>> vague = torch.full_like(perfect, 0.5)
     >>> rmi_lower_bound(perfect, target, region_size=2, downsampling_factor=2)
-    tensor([[3.4434, 3.4546]])
+    tensor([[3.4540, 3.4540]])
     >>> rmi_lower_bound(vague, target, region_size=2, downsampling_factor=2)
-    tensor([[0.0, 0.0]])
+    tensor([[-0.4608, -0.4597]])
     """
     options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge)
     num_classes = probs.shape[1] if probs.ndim > 1 else 0

@@ -61,7 +61,7 @@ def second_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
 
 
 def moments_backward(
-    from_probs: Tensor, from_labels: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int
+    from_probs: Tensor, from_labels: Tensor, labels: Tensor, probs: Tensor, *, region_size: int, step: int
 ) -> Tensor:
     """Gradient in the pooled probabilities, given that the gradient in P is `from_probs` P + `from_labels` Y.
 

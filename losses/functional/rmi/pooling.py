@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from beyondpixel.losses.functional._validation import LabelTruth, MultiHotTruth, Truth
 
@@ -45,12 +46,15 @@ class Pooling(ABC):
 class NoPooling(Pooling):
     """Maps as they are."""
 
+    @override
     def size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
+    @override
     def pool(self, maps: Tensor) -> tuple[Tensor, None]:
         return maps, None
 
+    @override
     def spread(self, grad: Tensor, height: int, width: int, chosen: Tensor | None) -> Tensor:
         return grad
 
@@ -58,6 +62,7 @@ class NoPooling(Pooling):
 class _WindowPooling(Pooling):
     """Windows of DF × DF pixels, the first of which begins DF // 2 pixels outside the map."""
 
+    @override
     def size(self, height: int, width: int) -> tuple[int, int]:
         padding = self.factor // 2
         return (height + 2 * padding) // self.factor, (width + 2 * padding) // self.factor
@@ -87,15 +92,18 @@ class _WindowPooling(Pooling):
 class AveragePooling(_WindowPooling):
     """Mean over the window, pixels outside the map counting as 0."""
 
+    @override
     def pool(self, maps: Tensor) -> tuple[Tensor, None]:
         return F.avg_pool2d(maps[None], self.factor, self.factor, self.factor // 2)[0], None
 
+    @override
     def spread(self, grad: Tensor, height: int, width: int, chosen: Tensor | None) -> Tensor:
         # one row and column of zeros more, for the pixels that fall in no window
         padded = F.pad(grad, (0, 1, 0, 1)) / self.factor**2
         rows, columns = self.windows(height, grad.device), self.windows(width, grad.device)
         return padded.index_select(1, rows).index_select(2, columns)
 
+    @override
     def pool_truth(self, truth: Truth, num_classes: int, dtype: torch.dtype) -> Tensor:
         if not isinstance(truth, LabelTruth):
             return super().pool_truth(truth, num_classes, dtype)
@@ -105,16 +113,19 @@ class AveragePooling(_WindowPooling):
 class MaxPooling(_WindowPooling):
     """Largest value in the window."""
 
+    @override
     def pool(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         pooled, chosen = F.max_pool2d(maps[None], self.factor, self.factor, self.factor // 2, return_indices=True)
         return pooled[0], chosen[0]
 
+    @override
     def spread(self, grad: Tensor, height: int, width: int, chosen: Tensor | None) -> Tensor:
         if chosen is None:
             raise ValueError("chosen: expected the positions that pool returned, got None")
         maps = torch.zeros(len(grad), height * width, dtype=grad.dtype, device=grad.device)
         return maps.scatter_(1, chosen.flatten(1), grad.flatten(1)).view(-1, height, width)
 
+    @override
     def pool_truth(self, truth: Truth, num_classes: int, dtype: torch.dtype) -> Tensor:
         if not isinstance(truth, LabelTruth):
             return super().pool_truth(truth, num_classes, dtype)
@@ -124,22 +135,25 @@ class MaxPooling(_WindowPooling):
 class Interpolation(Pooling):
     """Probabilities bilinear with aligned corners, labels nearest, to the size (H // DF, W // DF)."""
 
+    @override
     def size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.factor, width // self.factor
 
+    @override
     def pool(self, maps: Tensor) -> tuple[Tensor, None]:
         size = self.size(*maps.shape[1:])
         return F.interpolate(maps[None], size, mode="bilinear", align_corners=True)[0], None
 
+    @override
     def spread(self, grad: Tensor, height: int, width: int, chosen: Tensor | None) -> Tensor:
         shape = (1, grad.shape[0], height, width)
         backward = torch.ops.aten.upsample_bilinear2d_backward
         maps: Tensor = backward(grad[None], list(grad.shape[1:]), list(shape), True)[0]
         return maps
 
+    @override
     def pool_truth(self, truth: Truth, num_classes: int, dtype: torch.dtype) -> Tensor:
-        batch, height, width = truth.shape
-        size = self.size(height, width)
+        size = self.size(*truth.shape[1:])
         if isinstance(truth, MultiHotTruth):
             return F.interpolate(truth.multi_hot.to(dtype), size, mode="nearest")
         assert isinstance(truth, LabelTruth)
