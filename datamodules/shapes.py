@@ -11,20 +11,20 @@ from beyondpixel.datamodules.datasets.scenes import BACKGROUND, CLASSES, ScenePa
 
 
 class GeneratedScenes(Samples):
-    """Scenes that are painted when they are asked for; scene `index` depends on (seed, split, index) alone.
+    """Scenes that are painted when they are asked for; scene `index` depends on (scene_seed, split, index) alone.
 
     Args:
         style: What the scenes have in common.
         split: The split's name.
         length: Number of scenes.
-        seed: The data set's seed.
+        scene_seed: The data set's seed.
     """
 
-    def __init__(self, style: SceneStyle, *, split: str, length: int, seed: int) -> None:
+    def __init__(self, style: SceneStyle, *, split: str, length: int, scene_seed: int) -> None:
         self.style = style
         self.ids = [f"{split}_{index:05d}" for index in range(length)]
         # a number for the split that is the same in every process, unlike hash()
-        self._key = [seed, zlib.crc32(split.encode())]
+        self._key = [scene_seed, zlib.crc32(split.encode())]
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([*self._key, index])
@@ -35,13 +35,15 @@ class GeneratedScenes(Samples):
 class ShapesDataModule(SegmentationDataModule):
     """Generated street scenes with thin poles, signs, wires and fences, small and touching objects, texture and noise.
 
-    Nothing is downloaded or read. Scenes depend on (seed, split, index) alone, and are kept in memory once painted.
+    Nothing is downloaded or read. Scenes depend on (scene_seed, split, index) alone, so that runs with different seeds
+    train and are tested on the same ones, and are kept in memory once painted.
 
     Args:
         num_train: Training images.
         num_val: Validation images.
         num_test: Test images.
         image_size: Height and width of the scenes.
+        scene_seed: Decides what the scenes show; another one makes another data set.
         thickness: Multiplies the width of poles, signs, wires and fences; at 1 the thinnest are one pixel wide at the
             default size.
         classes: The classes to draw, in label order; None draws all eleven. Sky, building, road and pavement, the
@@ -67,6 +69,7 @@ class ShapesDataModule(SegmentationDataModule):
         num_val: int = 100,
         num_test: int = 100,
         image_size: tuple[int, int] = (96, 128),
+        scene_seed: int = 0,
         thickness: float = 1.0,
         classes: list[str] | None = None,
         crop_size: int | tuple[int, int] | None = None,
@@ -95,10 +98,11 @@ class ShapesDataModule(SegmentationDataModule):
             raise ValueError(f"thickness must be positive, got {thickness}")
         self.palette = [CLASSES[name] for name in self.class_names]
         self.thickness = thickness
+        self.scene_seed = scene_seed
         self._lengths = {"train": num_train, "val": num_val, "test": num_test}
 
     def load_split(self, split: str) -> GeneratedScenes:
         """Scenes to be painted."""
         assert self.image_size is not None
         style = SceneStyle(self.image_size, tuple(self.class_names), self.thickness)
-        return GeneratedScenes(style, split=split, length=self._lengths[split], seed=self.seed)
+        return GeneratedScenes(style, split=split, length=self._lengths[split], scene_seed=self.scene_seed)

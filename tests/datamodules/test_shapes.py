@@ -17,7 +17,11 @@ def test_scenes_depend_on_seed_split_and_index_alone() -> None:
     # not on how many there are
     more = ShapesDataModule(num_train=80)
     np.testing.assert_array_equal(first.samples("train")[7].image, more.samples("train")[7].image)
-    for other in (first.samples("val")[0], first.samples("train")[1], ShapesDataModule(seed=1).samples("train")[0]):
+    for other in (
+        first.samples("val")[0],
+        first.samples("train")[1],
+        ShapesDataModule(scene_seed=1).samples("train")[0],
+    ):
         assert (first.samples("train")[0].mask != other.mask).mean() > 0.05
 
 
