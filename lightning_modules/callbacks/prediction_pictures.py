@@ -19,7 +19,7 @@ class PredictionPictures(Callback):
     """Draws the same few images again and again: the first ones of validation, and of test when that is run.
 
     A sheet (image, truth, prediction, errors) is saved as
-    ``<trainer.default_root_dir>/pictures/<stage>_epoch<k>.png`` every few epochs and at the end of training. Loggers
+    ``<trainer.default_root_dir>/pictures/<stage>_epoch<k>.png``, after k epochs, every few epochs and at the end. Loggers
     that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about three files
     for each image and time, so both numbers are small.
 
@@ -39,7 +39,7 @@ class PredictionPictures(Callback):
         self._samples: dict[str, list[Batch]] = {"val": [], "test": []}
         self._drawn_at_step = -1
 
-    def on_validation_batch_end(  # noqa: D102
+    def on_validation_batch_end(  # noqa: D102, PLR0917 - the hook's signature
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -50,7 +50,7 @@ class PredictionPictures(Callback):
     ) -> None:
         self._keep("val", batch)
 
-    def on_test_batch_end(  # noqa: D102
+    def on_test_batch_end(  # noqa: D102, PLR0917 - the hook's signature
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -62,17 +62,19 @@ class PredictionPictures(Callback):
         self._keep("test", batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        fitting = trainer.state.fn == "fit"
-        if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
+        if trainer.sanity_checking:
             return
-        self._draw("val", trainer, pl_module)
+        # within an epoch, Lightning does not yet count it
+        epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
+        if trainer.state.fn != "fit" or epoch % self.every_n_epochs == 0:
+            self._draw("val", epoch, trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.global_step != self._drawn_at_step:
-            self._draw("val", trainer, pl_module)
+            self._draw("val", trainer.current_epoch, trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._draw("test", trainer, pl_module)
+        self._draw("test", trainer.current_epoch, trainer, pl_module)
 
     def _keep(self, stage: str, batch: Batch) -> None:
         """Keep the first samples seen, one by one (validation images may differ in size), on the CPU."""
@@ -80,7 +82,7 @@ class PredictionPictures(Callback):
         for index in range(min(len(batch["image"]), self.num_images - len(samples))):
             samples.append({key: batch[key][index].cpu() for key in ("image", "mask")})
 
-    def _draw(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw(self, stage: str, epoch: int, trainer: Trainer, pl_module: LightningModule) -> None:
         samples = self._samples[stage]
         if not trainer.is_global_zero or not samples:
             return
@@ -91,7 +93,7 @@ class PredictionPictures(Callback):
         names = [str(name) for name in data_attribute(trainer, "class_names") or _own_names(pl_module)]
         ignore_index = int(pl_module.hparams["ignore_index"])
 
-        path = Path(trainer.default_root_dir, "pictures", f"{stage}_epoch{trainer.current_epoch}.png")
+        path = Path(trainer.default_root_dir, "pictures", f"{stage}_epoch{epoch}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         prediction_sheet(
             images,
@@ -100,7 +102,7 @@ class PredictionPictures(Callback):
             palette=palette_of(trainer, pl_module),
             class_names=names,
             ignore_index=ignore_index,
-            heading=f"{stage}, epoch {trainer.current_epoch}, step {trainer.global_step}",
+            heading=f"{stage}, epoch {epoch}, step {trainer.global_step}",
         ).save(path)
 
         labels = {**dict(enumerate(names)), ignore_index: "not labelled"}
@@ -112,8 +114,9 @@ class PredictionPictures(Callback):
             for predicted, target in zip(preds, targets, strict=True)
         ]
         for logger in trainer.loggers:
-            if callable(getattr(logger, "log_image", None)):
-                logger.log_image(f"{stage}/predictions", images, step=trainer.global_step, masks=masks)
+            log_image = getattr(logger, "log_image", None)
+            if callable(log_image):
+                log_image(f"{stage}/predictions", images, step=trainer.global_step, masks=masks)
 
 
 def _own_names(pl_module: LightningModule) -> list[str]:

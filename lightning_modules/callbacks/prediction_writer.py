@@ -26,7 +26,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = folder
 
-    def write_on_batch_end(  # noqa: D102
+    def write_on_batch_end(  # noqa: D102, PLR0917 - the hook's signature
         self,
         trainer: Trainer,
         pl_module: LightningModule,
