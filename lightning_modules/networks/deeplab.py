@@ -89,7 +89,7 @@ class DeepLab(nn.Module):
         self.variant = variant
         self.classifier = nn.Conv2d(256, num_classes, kernel_size=1)
         for part in (self.decoder, self.classifier):
-            _initialise(part)
+            _initialize(part)
         if norm_momentum is not None:
             _set_norm_momentum(self, norm_momentum)
 
@@ -115,7 +115,7 @@ class DeepLab(nn.Module):
         return cast(Tensor, self.decoder.block2(torch.cat([coarse, fine], dim=1)))
 
 
-def _initialise(part: nn.Module) -> None:
+def _initialize(part: nn.Module) -> None:
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -1,0 +1,55 @@
+"""How fast training is."""
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs ``train/images_per_s`` over all processes, and on CUDA ``train/peak_memory_mb``, the most allocated so far.
+
+    It is the mean over the last steps, with the loading of data, but without validation, checkpoints between epochs
+    and the first, slow steps.
+
+    Args:
+        warmup_steps: steps that are not counted, at the beginning of ``fit``.
+        window: number of steps to average over.
+    """
+
+    def __init__(self, warmup_steps: int = 5, window: int = 50) -> None:
+        if warmup_steps < 0 or window < 1:
+            raise ValueError(f"warmup_steps must be 0 or more and window 1 or more, got {warmup_steps} and {window}")
+        self.warmup_steps = warmup_steps
+        self._steps: deque[tuple[int, float]] = deque(maxlen=window)  # images, seconds
+        self._seen = 0
+        self._previous: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._steps.clear()
+        self._seen = 0
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._previous = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._previous = None
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now, previous = time.perf_counter(), self._previous
+        self._previous = now
+        self._seen += 1
+        if previous is not None and self._seen > self.warmup_steps:
+            self._steps.append((len(batch["image"]), now - previous))
+        if self._steps:
+            images, seconds = (sum(values) for values in zip(*self._steps, strict=True))
+            pl_module.log("train/images_per_s", images * trainer.world_size / seconds)
+        if pl_module.device.type == "cuda":
+            megabytes = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+            pl_module.log("train/peak_memory_mb", megabytes)

@@ -1,0 +1,157 @@
+"""Pictures in rows and titled columns with a legend below, as one picture."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Swatches = Mapping[str, Color | Picture]  # what a colour or pattern stands for
+
+PAPER: Color = (255, 255, 255)
+INK: Color = (24, 24, 27)
+FAINT_INK: Color = (98, 98, 107)
+FRAME: Color = (208, 208, 214)
+_LEAST_TILE = 320  # pixels: smaller pictures are enlarged
+
+
+def sheet(
+    columns: Mapping[str, Sequence[Picture]],
+    *,
+    legends: Mapping[str, Swatches] | None = None,
+    heading: str | None = None,
+    photos: Collection[str] = ("image",),
+) -> Image.Image:
+    """Lay pictures out in rows and columns.
+
+    Small pictures are enlarged by a whole factor, so that each pixel of a mask stays a sharp square.
+
+    Args:
+        columns: from the title to its pictures from top to bottom, (H, W, 3) uint8 RGB. Lines after a title's first
+            are set smaller and greyer. All pictures of a row should have one size.
+        legends: from a legend's name to what its colours (or hatchings, as a picture) stand for.
+        heading: a line above all.
+        photos: titles of the columns that are enlarged smoothly.
+
+    Raises:
+        ValueError: if there is no picture, or columns differ in length.
+
+    Example:
+        >>> grey = np.full((60, 80, 3), 128, dtype=np.uint8)
+        >>> picture = sheet({"image": [grey, grey], "truth": [grey, grey]}, legends={"Classes": {"road": (90, 60, 90)}})
+        >>> picture.mode, picture.width > 2 * 320
+        ('RGB', True)
+    """
+    lengths = {title: len(pictures) for title, pictures in columns.items()}
+    if not lengths or set(lengths.values()) - {max(lengths.values())} or not max(lengths.values()):
+        raise ValueError(f"columns must hold equally many pictures, at least one, got {lengths}")
+
+    widest = max(picture.shape[1] for pictures in columns.values() for picture in pictures)
+    factor = max(1, -(-_LEAST_TILE // widest))
+    tile_width = widest * factor
+    gap = max(8, tile_width // 40)
+    margin = 2 * gap
+    width = len(columns) * tile_width + (len(columns) - 1) * gap + 2 * margin
+    # type grows with the sheet, because a wide one is shown scaled down
+    size = max(16, round(width / 72))
+    labels = [text for name, swatches in (legends or {}).items() for text in (name, *swatches)]
+    typeface = _typeface([heading or "", *columns, *labels])
+    fonts = {name: typeface(round(scale * size)) for name, scale in (("heading", 1.25), ("title", 1.1), ("text", 1.0))}
+
+    rows = list(zip(*columns.values(), strict=True))
+    row_heights = [max(picture.shape[0] for picture in row) * factor for row in rows]
+    heading_height = round(2.1 * size) if heading else 0
+    title_lines = max(len(title.splitlines()) for title in columns)
+    title_height = round(1.5 * size * title_lines + 0.4 * size)
+    legend_lines = _break_legends(legends or {}, fonts["text"], size, width - 2 * margin)
+    line_height = round(1.8 * size)
+    legend_height = line_height * len(legend_lines) + (2 * gap if legend_lines else 0)
+    height = 2 * margin + heading_height + title_height + sum(row_heights) + gap * (len(rows) - 1) + legend_height
+
+    canvas = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    top = margin
+    if heading:
+        draw.text((margin, top), heading, font=fonts["heading"], fill=INK)
+        top += heading_height
+    lefts = [margin + index * (tile_width + gap) for index in range(len(columns))]
+    for left, title in zip(lefts, columns, strict=True):
+        for line, text in enumerate(title.splitlines()):
+            font, fill = (fonts["text"], FAINT_INK) if line else (fonts["title"], INK)
+            draw.text((left, top + 1.5 * size * line), text, font=font, fill=fill)
+    top += title_height
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for left, title, picture in zip(lefts, columns, row, strict=True):
+            smooth = title in photos and factor > 1
+            tile = Image.fromarray(picture).resize(
+                (picture.shape[1] * factor, picture.shape[0] * factor),
+                Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST,
+            )
+            canvas.paste(tile, (left, top))
+            draw.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), outline=FRAME)
+        top += row_height + gap
+    top += gap
+    for line_of_entries in legend_lines:
+        for left, label, color in line_of_entries:
+            _draw_entry(canvas, (margin + left, top), label, color, font=fonts["text"], size=size)
+        top += line_height
+    return canvas
+
+
+def _typeface(texts: Sequence[str]) -> Callable[[int], Font]:
+    """Pillow's own typeface; it has little beyond ASCII, so other texts are set in Matplotlib's DejaVu Sans."""
+    if all(text.isascii() for text in texts):
+        return ImageFont.load_default
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return lambda size: ImageFont.truetype(path, round(0.92 * size))
+
+
+def _break_legends(
+    legends: Mapping[str, Swatches], font: Font, size: int, width: int
+) -> list[list[tuple[int, str, Color | Picture | None]]]:
+    """Lines of (left, label, colour); a legend's name has no colour and stands in a column of its own."""
+    lines: list[list[tuple[int, str, Color | Picture | None]]] = []
+    name_width = max((round(font.getlength(name)) for name in legends), default=0) + size
+    for name, swatches in legends.items():
+        line: list[tuple[int, str, Color | Picture | None]] = [(0, name, None)]
+        left = name_width
+        for label, color in swatches.items():
+            needed = round(1.6 * size + font.getlength(label))
+            if left + needed > width and left > name_width:
+                lines.append(line)
+                line, left = [], name_width
+            line.append((left, label, color))
+            left += needed + round(1.3 * size)
+        lines.append(line)
+    return lines
+
+
+def _draw_entry(
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    label: str,
+    color: Color | Picture | None,
+    *,
+    font: Font,
+    size: int,
+) -> None:
+    draw = ImageDraw.Draw(canvas)
+    left, top = corner
+    if color is None:
+        draw.text((left, top), label, font=font, fill=FAINT_INK)
+        return
+    side = round(1.05 * size)
+    box = (left, top + round(0.08 * size))
+    if isinstance(color, tuple):
+        canvas.paste(color, (*box, box[0] + side, box[1] + side))
+    else:
+        pattern = np.tile(color, (-(-side // color.shape[0]), -(-side // color.shape[1]), 1))[:side, :side]
+        canvas.paste(Image.fromarray(np.ascontiguousarray(pattern)), box)
+    draw.rectangle((box[0] - 1, box[1] - 1, box[0] + side, box[1] + side), outline=FRAME)
+    draw.text((left + round(1.5 * size), top), label, font=font, fill=INK)

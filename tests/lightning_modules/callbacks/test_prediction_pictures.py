@@ -1,0 +1,138 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import Logger
+
+from beyondpixel.lightning_modules.callbacks import PredictionPictures
+from beyondpixel.lightning_modules.pictures import denormalize, prediction_sheet
+
+Make = Callable[..., Any]
+
+
+class ImageLogger(Logger):
+    """Takes images as W&B's logger does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        return "images"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_metrics(self, *_: Any, **__: Any) -> None: ...
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self.images.append({"key": key, "images": images, "step": step, **kwargs})
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pictures").glob("*"))
+
+
+def test_drawn_every_n_epochs_and_at_the_end(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    run = trainer(max_epochs=5, callbacks=[PredictionPictures(num_images=2, every_n_epochs=2)])
+    run.fit(tiny_module(), data)
+    assert _files(tmp_path) == ["val_epoch2.png", "val_epoch4.png", "val_epoch5.png"]
+    run.test(run.lightning_module, data, verbose=False)
+    assert _files(tmp_path)[0] == "test_epoch5.png"
+
+
+def test_the_end_is_not_drawn_twice(data: Any, tiny_module: Make, trainer: Make) -> None:
+    logger = ImageLogger()
+    run = trainer(max_epochs=2, logger=logger, callbacks=[PredictionPictures(every_n_epochs=1)])
+    run.fit(tiny_module(), data)
+    assert [call["step"] for call in logger.images] == [2, 4]
+
+
+def test_without_validation_test_is_drawn(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    run = trainer(callbacks=[PredictionPictures()], limit_val_batches=0)
+    run.fit(tiny_module(), data)
+    assert not (tmp_path / "pictures").exists()
+    run.test(run.lightning_module, data, verbose=False)
+    assert len(_files(tmp_path)) == 1
+
+
+def test_the_sheet_shows_the_first_images_of_validation(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+) -> None:
+    module = tiny_module()
+    trainer(callbacks=[PredictionPictures(num_images=2)]).validate(module, data, verbose=False)
+    samples = data.samples("val")
+    with torch.no_grad():
+        preds = [module.eval()(sample["image"][None]).argmax(1)[0].numpy() for sample in samples]
+    expected = prediction_sheet(
+        [denormalize(sample["image"].numpy(), data.mean, data.std) for sample in samples],
+        [sample["mask"].numpy() for sample in samples],
+        preds,
+        palette=data.palette,
+        class_names=data.class_names,
+        heading="val, epoch 0, step 0",
+    )
+    drawn = Image.open(tmp_path / "pictures" / "val_epoch0.png")
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_loggers_get_images_with_masks_and_labels(data: Any, tiny_module: Make, trainer: Make) -> None:
+    logger = ImageLogger()
+    module = tiny_module()
+    trainer(logger=logger, callbacks=[PredictionPictures(num_images=1)]).fit(module, data)
+    (call,) = logger.images
+    assert (call["key"], len(call["images"]), call["step"]) == ("val/predictions", 1, 2)
+    (masks,) = call["masks"]
+    np.testing.assert_array_equal(masks["truth"]["mask_data"], data.samples("val")[0]["mask"])
+    assert masks["prediction"]["mask_data"].shape == (33, 47)
+    assert masks["prediction"]["class_labels"] == {0: "red", 1: "green", 2: "blue", 255: "not labelled"}
+
+
+def test_training_is_not_disturbed(data: Any, tiny_module: Make, trainer: Make) -> None:
+    """BatchNorm's statistics and the weights end as they would without pictures."""
+    states = []
+    for callbacks in ([], [PredictionPictures(every_n_epochs=1)]):
+        torch.manual_seed(3)
+        module = tiny_module()
+        trainer(max_epochs=3, callbacks=callbacks).fit(module, data)
+        assert module.training
+        states.append(module.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=0)
+
+
+def test_without_a_data_module_colours_are_made_up(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    run = trainer(callbacks=[PredictionPictures()])
+    run.validate(tiny_module(), data.val_dataloader(), verbose=False)
+    assert _files(tmp_path) == ["val_epoch0.png"]
+
+
+def test_wandb_takes_them(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real logger, offline: a fixed few files."""
+    pytest.importorskip("wandb")
+    from pytorch_lightning.loggers import WandbLogger
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
+    run = trainer(logger=logger, callbacks=[PredictionPictures(num_images=2)])
+    run.fit(tiny_module(), data)
+    logger.experiment.finish()
+    media = [path for path in tmp_path.rglob("media/images/**/*.png") if path.is_file()]
+    assert len(media) == 2 * 3  # image, truth and prediction of each
+
+
+@pytest.mark.parametrize("arguments", [{"num_images": 0}, {"every_n_epochs": 0}])
+def test_numbers_must_be_positive(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="num_images and every_n_epochs must be at least 1"):
+        PredictionPictures(**arguments)
