@@ -14,6 +14,8 @@ from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.environment import describe_environment, git_commit
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import new_wandb_id
+from beyondpixel.lightning_modules import SegmentationModule
+from beyondpixel.lightning_modules.metrics import SegmentationScores
 
 SECONDS_BETWEEN_STATES = 5.0
 
@@ -90,8 +92,8 @@ class RunRecorder(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the confusion matrix: every other score over the set can be computed from it."""
-        if "test" in getattr(pl_module, "scores", {}):
-            scores = pl_module.scores["test"]
+        scores = pl_module.scores["test"] if isinstance(pl_module, SegmentationModule) else None
+        if isinstance(scores, SegmentationScores):
             matrix = scores.compute().cpu().numpy()  # reduces over ranks: all of them must call it
             if trainer.is_global_zero:
                 np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from beyondpixel.experiments.run_folder import RunFolder
 
