@@ -53,6 +53,7 @@ def test_fit_validate_test_log_the_named_metrics(data: Any, tiny_module: Make, t
         assert step["train/loss"] == pytest.approx(0.5 * step["train/loss_pixel"] + 0.5 * step["train/loss_rmi"], 1e-5)
     names = {"mIoU", "pixel_accuracy", "mean_accuracy", "IoU/red", "IoU/green", "IoU/blue"}
     losses = {"loss", "loss_pixel", "loss_rmi"}
+    assert {"train/loss", "val/mIoU"} == set(run.progress_bar_metrics)
     assert {f"val/{name}" for name in names | losses} <= set(run.callback_metrics)
 
     (validated,) = run.validate(module, data, verbose=False)
