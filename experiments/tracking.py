@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import warnings
 from argparse import Namespace
 from typing import Any
 from urllib.parse import urlparse
@@ -88,9 +87,9 @@ def offline_reason() -> str | None:
         return f"WANDB_MODE={mode}"
     import wandb
 
-    if not wandb.api.api_key:
+    if not wandb.login(prompt=False, verify=False):
         return "no API key found"
-    address = urlparse(wandb.api.settings("base_url"))
+    address = urlparse(wandb.setup().settings.base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=3):
@@ -111,15 +110,14 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         return None
-    # pydantic's complaint about W&B's own annotations is nothing that a user could act on
-    warnings.filterwarnings("ignore", message=".*in the `Field.*function.*", module="pydantic.*")
-    reason = offline_reason()
-    if reason:
-        rank_zero_info(
-            f"W&B: {reason}, so logging offline; upload later with: wandb sync {folder.path}/wandb/offline-*"
-        )
+    # W&B's greetings, and its complaint about how Lightning calls it; the line below says what matters
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    reason = offline_reason()
+    if reason:
+        upload = f"wandb sync {folder.path}/wandb/offline-*"
+        rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
     seed = record["seed"]
     folder.path.mkdir(parents=True, exist_ok=True)
     return WandbLogger(
@@ -131,7 +129,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
         id=record["wandb_id"],
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(console="off"),
         config={
             **record["axes"],
             "git_commit": record["git_commit"],

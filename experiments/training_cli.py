@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ DEFAULT_FOLDER = "outputs/fit"
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
 
 
+def quieten_lightning() -> None:
+    """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda line: "Tip:" not in str(line.msg))
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+
+
 class SegmentationCLI(LightningCLI):
     """`beyondpixel fit | validate | test | predict`.
 
@@ -37,6 +45,7 @@ class SegmentationCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
+        quieten_lightning()
         super().__init__(
             LightningModule,
             LightningDataModule,

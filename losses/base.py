@@ -83,7 +83,7 @@ class SegmentationLoss(Metric):
         dtype = torch.promote_types(preds.dtype, torch.float32)
         self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
         loss = self._combine(values).to(dtype)
-        self._forward_cache: Tensor | None = loss.detach()
+        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics says None
         return loss
 
     def update(self, preds: Tensor, target: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Where images and masks come from: files, checked strictly, or generated scenes."""

@@ -32,7 +32,7 @@ def run_cell(path: str | Path) -> None:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resume) if resume else None)
         cli.trainer.test(cli.model, cli.datamodule)
     finally:
-        wandb.finish(exit_code=1 if sys.exc_info()[0] else 0, quiet=True)
+        wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
     folder.update_state(status="done")
 
 

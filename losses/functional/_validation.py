@@ -2,10 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Truth(ABC):
@@ -20,8 +21,18 @@ class Truth(ABC):
     valid: Tensor | None
 
     @abstractmethod
-    def one_hot(self, image: int, classes: slice) -> Tensor:
-        """(classes, H, W) bool of one image: is the pixel of this class? All False where the pixel is void."""
+    def replace(
+        self, values: Tensor, source: Tensor, images: slice, rows: slice, function: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`values` with function(source) where the label is 1, for some rows of some images.
+
+        Args:
+            values: (B, C, rows, W), may be overwritten.
+            source: of the same shape, may be `values`.
+            images: of the batch.
+            rows: of the maps.
+            function: of each value.
+        """
 
     @abstractmethod
     def num_valid(self) -> Tensor:
@@ -59,20 +70,27 @@ class LabelTruth(Truth):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.valid = target != ignore_index
-        # int16 is read four times faster than int64 by each of the C comparisons
+        # smaller, and read more than once
         self.labels = torch.where(self.valid, target, -1).to(torch.int16)
         self._extremes = torch.stack(torch.where(self.valid, target, 0).aminmax()) if target.numel() > 0 else None
 
-    def one_hot(self, image: int, classes: slice) -> Tensor:
-        wanted = torch.arange(classes.start, classes.stop, dtype=torch.int16, device=self.labels.device)
-        return self.labels[image] == wanted[:, None, None]
+    @override
+    def replace(
+        self, values: Tensor, source: Tensor, images: slice, rows: slice, function: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        # a void pixel is read as class 0, and masked by whoever called
+        index = self.labels[images, None, rows].clamp(0, self.num_classes - 1).long()
+        return values.scatter_(1, index, function(source.gather(1, index)))
 
+    @override
     def num_valid(self) -> Tensor:
         return self.valid.sum().double()
 
+    @override
     def occupied_images(self) -> Tensor:
         return self.valid.flatten(1).any(1)
 
+    @override
     def check_values(self) -> None:
         for label in self._extremes.tolist() if self._extremes is not None else []:
             if not 0 <= label < self.num_classes:
@@ -99,15 +117,21 @@ class MultiHotTruth(Truth):
         if target.numel() > 0 and target.dtype != torch.bool:
             self._extremes = torch.stack(torch.where((target == 0) | (target == 1), 0, target).aminmax())
 
-    def one_hot(self, image: int, classes: slice) -> Tensor:
-        return self.multi_hot[image, classes].bool()
+    @override
+    def replace(
+        self, values: Tensor, source: Tensor, images: slice, rows: slice, function: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return torch.where(self.multi_hot[images, :, rows].bool(), function(source), values)
 
+    @override
     def num_valid(self) -> Tensor:
         return torch.tensor(float(math.prod(self.shape)), dtype=torch.float64, device=self.multi_hot.device)
 
+    @override
     def occupied_images(self) -> Tensor:
         return torch.ones(self.shape[0], dtype=torch.bool, device=self.multi_hot.device)
 
+    @override
     def check_values(self) -> None:
         for value in self._extremes.tolist() if self._extremes is not None else []:
             if value != 0:

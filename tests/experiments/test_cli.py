@@ -10,7 +10,11 @@ from beyondpixel.experiments.cli import main
 
 
 def test_help_says_where_to_start_and_needs_no_torch() -> None:
-    code = "import sys; from beyondpixel.experiments.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    code = (
+        "import sys; from beyondpixel.experiments.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for word in ("fit", "validate", "test", "predict", "launch", "compare", "demo", "where to start"):
         assert word in shown

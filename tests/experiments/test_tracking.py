@@ -1,10 +1,12 @@
 """W&B goes offline by itself and says why."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import wandb
 
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
@@ -26,25 +28,20 @@ def test_the_user_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert offline_reason() == "WANDB_MODE=offline"
 
 
-def test_a_server_that_cannot_be_reached_and_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_be_reached_and_one_that_can(tmp_path: Path) -> None:
+    """In a process of its own, because W&B reads its settings once."""
+    code = "from beyondpixel.experiments.tracking import offline_reason; print(offline_reason())"
+
+    def ask(port: int) -> str:
+        account = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env={**os.environ, **account}, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(wandb, "api", FakeApi(f"http://127.0.0.1:{port}"))
-        assert offline_reason() is None
-    assert offline_reason() == "127.0.0.1 cannot be reached"
-
-
-class FakeApi:
-    """What `wandb.api` answers when there is a key."""
-
-    api_key = "k" * 40
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def settings(self, name: str) -> str:
-        assert name == "base_url"
-        return self.address
+        assert ask(port) == "None"
+    assert ask(port) == "127.0.0.1 cannot be reached"
 
 
 def test_disabled_means_no_logger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,13 +14,19 @@ def loop_bound(
     for image in range(probs.shape[0]):
         for cls in range(probs.shape[1]):
             bound[image, cls] = _bound_of_map(
-                probs[image, cls], one_hot[image, cls], region_size, factor, pooling, covariance, ridge
+                probs[image, cls],
+                one_hot[image, cls],
+                side=region_size,
+                factor=factor,
+                pooling=pooling,
+                covariance=covariance,
+                ridge=ridge,
             )
     return bound
 
 
 def _bound_of_map(
-    probs: Array, labels: Array, side: int, factor: int, pooling: str, covariance: str, ridge: float
+    probs: Array, labels: Array, *, side: int, factor: int, pooling: str, covariance: str, ridge: float
 ) -> float:
     step = factor if pooling == "stride" else 1
     small_probs, small_labels = _pool(probs, factor, pooling, False), _pool(labels, factor, pooling, True)

@@ -29,19 +29,38 @@ def plain_bce_rmi(
     bce = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
     bce = (bce * mask).sum() / (valid.sum() + 1)
     probs = logits.sigmoid() * mask
-    rmi = plain_rmi(probs, one_hot, region_size, factor, pooling, ridge, normalise)
+    rmi = plain_rmi(
+        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalise=normalise
+    )
     return pixel_weight * bce + (1 - pixel_weight) * rmi
 
 
 def plain_rmi(
-    probs: Tensor, one_hot: Tensor, region_size: int, factor: int, pooling: str, ridge: float, normalise: bool = False
+    probs: Tensor,
+    one_hot: Tensor,
+    *,
+    region_size: int,
+    factor: int,
+    pooling: str,
+    ridge: float,
+    normalise: bool = False,
 ) -> Tensor:
     """Mean over images of the sum over classes of -I_l."""
-    return -plain_bound(probs, one_hot, region_size, factor, pooling, ridge, normalise).mean(0).sum()
+    bound = plain_bound(
+        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalise=normalise
+    )
+    return -bound.mean(0).sum()
 
 
 def plain_bound(
-    probs: Tensor, one_hot: Tensor, region_size: int, factor: int, pooling: str, ridge: float, normalise: bool = False
+    probs: Tensor,
+    one_hot: Tensor,
+    *,
+    region_size: int,
+    factor: int,
+    pooling: str,
+    ridge: float,
+    normalise: bool = False,
 ) -> Tensor:
     """I_l (N, C)."""
     step = 1

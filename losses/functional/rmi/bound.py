@@ -17,15 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
-from beyondpixel.losses.functional.rmi.moments import moments_backward, region_count, second_moments
+from beyondpixel.losses.functional.rmi.moments import moments_backward, second_moments
+from beyondpixel.losses.functional.rmi.strided_moments import strided_moments_backward, strided_second_moments
+
+
+def region_count(length: int, region_size: int, step: int) -> int:
+    """Number of regions along a side of the given length; not positive where none fits."""
+    return (length - region_size) // step + 1
 
 
 class RegionBound(torch.autograd.Function):
     """I_l (M,) float64 of pooled maps, and how many matrices needed more than the ridge."""
 
     @staticmethod
+    @override
     def forward(
         ctx: Any, probs: Tensor, labels: Tensor, region_size: int, step: int, normalise: bool, ridge: float
     ) -> tuple[Tensor, Tensor]:
@@ -33,7 +41,11 @@ class RegionBound(torch.autograd.Function):
         height, width = probs.shape[1:]
         positions = region_count(height, region_size, step) * region_count(width, region_size, step)
         scale = 1 / positions if normalise else 1.0
-        moments = second_moments(labels, probs, region_size, step).mul_(scale)
+        if step == 1:
+            moments = second_moments(labels, probs, region_size=region_size)
+        else:
+            moments = strided_second_moments(labels, probs, region_size=region_size, step=step)
+        moments = moments * scale
         cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
 
         factor, jittered = stable_cholesky(cov_probs, ridge)
@@ -54,12 +66,17 @@ class RegionBound(torch.autograd.Function):
         return bound, jittered
 
     @staticmethod
+    @override
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         probs, labels, from_labels, from_probs = ctx.saved_tensors
         weight = (grad * ctx.scale)[:, None, None]
         with torch.autocast(probs.device.type, enabled=False):
-            grad_probs = moments_backward(
-                -weight * from_probs, weight * from_labels, labels, probs, ctx.region_size, ctx.step
-            )
+            matrices = (weight * from_labels, -weight * from_probs)
+            if ctx.step == 1:
+                grad_probs = moments_backward(*matrices, labels, probs, region_size=ctx.region_size)
+            else:
+                grad_probs = strided_moments_backward(
+                    *matrices, labels, probs, region_size=ctx.region_size, step=ctx.step
+                )
         return grad_probs, None, None, None, None, None

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from beyondpixel.losses.functional._validation import Truth, check_probs, read_target
 from beyondpixel.losses.functional.map_pass import MapPass
 from beyondpixel.losses.functional.rmi.bound import RegionBound
 from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
+from beyondpixel.losses.functional.rmi.pooling import pool_truth
 
 
 def rmi_lower_bound(
@@ -65,9 +67,9 @@ def rmi_lower_bound(
     >>> perfect = torch.nn.functional.one_hot(target).movedim(-1, 1).float()
     >>> vague = torch.full_like(perfect, 0.5)
     >>> rmi_lower_bound(perfect, target, region_size=2, downsampling_factor=2)
-    tensor([[3.4434, 3.4546]])
+    tensor([[3.4540, 3.4540]])
     >>> rmi_lower_bound(vague, target, region_size=2, downsampling_factor=2)
-    tensor([[0.0, 0.0]])
+    tensor([[-0.4608, -0.4597]])
     """
     options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge)
     num_classes = probs.shape[1] if probs.ndim > 1 else 0
@@ -100,14 +102,17 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
     batch, num_classes, height, width = scores.shape
     pixel_total, bounds, absent, jittered = [], [], [], []
     for number, factor in enumerate(options.factors):
-        pooling, step = options.plan(factor, height, width)
-        total, probs = MapPass.apply(scores, truth, with_logits, pixel and number == 0, pooling)
-        labels = pooling.pool_truth(truth, num_classes, probs.dtype)
+        plan = options.plan(factor, height, width)
+        total, probs = MapPass.apply(scores, truth, with_logits, pixel and number == 0, plan.windows)
+        labels = pool_truth(truth, num_classes, plan.windows, probs.dtype)
+        if plan.interpolated is not None:
+            probs = F.interpolate(probs, plan.interpolated, mode="bilinear", align_corners=True)
+            labels = F.interpolate(labels, plan.interpolated, mode="nearest")
         bound, count = RegionBound.apply(
             probs.flatten(0, 1),
             labels.flatten(0, 1),
             options.region_size,
-            step,
+            plan.step,
             options.covariance == "mean",
             options.ridge,
         )

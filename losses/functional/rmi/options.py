@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from beyondpixel.losses.functional._validation import check_choice, check_positive_int
-from beyondpixel.losses.functional.rmi.moments import region_count
-from beyondpixel.losses.functional.rmi.pooling import POOLINGS, Pooling, build_pooling
+from beyondpixel.losses.functional.rmi.bound import region_count
+from beyondpixel.losses.functional.rmi.pooling import AverageWindows, MaxWindows, Windows
 
 COVARIANCES = ("sum", "mean")
+POOLINGS = ("avg", "max", "interp", "stride")
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,42 @@ class RegionOptions:
         if not 0 < self.ridge < float("inf"):
             raise ValueError(f"ridge: expected a positive number, got {self.ridge!r}")
 
-    def plan(self, factor: int, height: int, width: int) -> tuple[Pooling, int]:
-        """The pooling for one factor and the step between regions, after checking that a region fits.
+    def plan(self, factor: int, height: int, width: int) -> "Plan":
+        """What one factor means for maps of a size, after checking that a region fits.
 
         Raises:
             ValueError: if the pooled map is smaller than a region.
         """
-        pooling, step = build_pooling(self.pooling, factor)
-        size = pooling.size(height, width)
+        windows = MaxWindows(factor) if self.pooling == "max" and factor > 1 else AverageWindows(factor)
+        interpolated, step = None, 1
+        if self.pooling in ("interp", "stride"):
+            windows = AverageWindows(1)
+        if self.pooling == "interp" and factor > 1:
+            interpolated = (height // factor, width // factor)
+        elif self.pooling == "stride":
+            step = factor
+        size = interpolated or windows.size(height, width)
         if min(region_count(side, self.region_size, step) for side in size) < 1:
             raise ValueError(
                 f"region_size: a region of {self.region_size} × {self.region_size} does not fit the pooled map of "
                 f"{size[0]} × {size[1]} (maps of {height} × {width}, downsampling_factor {factor}, pooling "
                 f"{self.pooling!r}); use larger crops, or a smaller region_size or downsampling_factor"
             )
-        return pooling, step
+        return Plan(windows, interpolated, step)
+
+
+class Plan(NamedTuple):
+    """How maps are made smaller for one downsampling factor.
+
+    Attributes:
+        windows: what is pooled first.
+        interpolated: size to interpolate to then, if any.
+        step: from one region to the next.
+    """
+
+    windows: Windows
+    interpolated: tuple[int, int] | None
+    step: int
 
 
 def as_factors(downsampling_factor: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,75 @@
+"""From the label values in a mask file to class indices, strictly."""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from beyondpixel.datamodules.datasets.samples import Pixels
+
+IGNORE_INDEX = 255
+# an index that no class may have, so that one table look-up both maps and finds unknown values
+_UNKNOWN = 254
+
+
+class UnknownLabelsError(ValueError):
+    """A mask holds values that its data set does not define."""
+
+
+class LabelTable:
+    """Maps the values that a data set's mask files may hold to class indices and 255.
+
+    Args:
+        mapping: From value in the file to class index, or to 255 for "no label".
+
+    >>> table = LabelTable({0: 0, 1: 1, 11: 255})
+    >>> table.apply(np.array([[0, 1, 11]], dtype=np.uint8)).tolist()
+    [[0, 1, 255]]
+    >>> table.apply(np.array([[7]], dtype=np.uint8))
+    Traceback (most recent call last):
+        ...
+    beyondpixel.datamodules.datasets.labels.UnknownLabelsError: label 7 (1 pixel); allowed are 0-1, 11
+    """
+
+    def __init__(self, mapping: Mapping[int, int]) -> None:
+        highest = max((index for index in mapping.values() if index != IGNORE_INDEX), default=-1)
+        if highest >= _UNKNOWN:
+            raise ValueError(
+                f"mapping reaches class index {highest}, but masks are 8 bit wide and hold at most {_UNKNOWN} classes"
+            )
+        self.mapping = dict(mapping)
+        self._table = np.full(256, _UNKNOWN, dtype=np.uint8)
+        for value, index in mapping.items():
+            self._table[value] = index
+
+    @classmethod
+    def identity(cls, num_classes: int) -> "LabelTable":
+        """Values are class indices already, and 255 means no label."""
+        return cls({**{index: index for index in range(num_classes)}, IGNORE_INDEX: IGNORE_INDEX})
+
+    def apply(self, mask: Pixels) -> Pixels:
+        """Class indices of a mask (H, W) of uint8 file values.
+
+        Raises:
+            UnknownLabelsError: A value is not in the table; all such values are named, with the allowed ones.
+        """
+        indices = np.asarray(cv2.LUT(mask, self._table), dtype=np.uint8)
+        if (indices == _UNKNOWN).any():
+            values, counts = np.unique(mask[indices == _UNKNOWN], return_counts=True)
+            found = ", ".join(
+                f"label {value} ({count} pixel{'s' if count > 1 else ''})"
+                for value, count in zip(values, counts, strict=True)
+            )
+            raise UnknownLabelsError(f"{found}; allowed are {self.allowed}")
+        return indices
+
+    @property
+    def allowed(self) -> str:
+        """The values that may occur, as ranges."""
+        ranges: list[list[int]] = []
+        for value in sorted(self.mapping):
+            if ranges and value == ranges[-1][1] + 1:
+                ranges[-1][1] = value
+            else:
+                ranges.append([value, value])
+        return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)

@@ -1,0 +1,98 @@
+"""Image and mask files to arrays, strictly: nothing is guessed about a file that is not as it should be."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from beyondpixel.datamodules.datasets.labels import LabelTable, UnknownLabelsError
+from beyondpixel.datamodules.datasets.samples import Pixels
+
+UPRIGHT = 1
+_MASK_MODES = ("L", "P")
+
+
+class BadFileError(ValueError):
+    """One file cannot be used; the message names it and says why."""
+
+
+def read_image(path: Path, *, convert: bool = False) -> Pixels:
+    """Read an 8-bit RGB image.
+
+    Args:
+        path: A file that Pillow can read.
+        convert: Accept any kind: grey is repeated, alpha is dropped, 16 bits are scaled down to 8, and photographs are
+            turned upright as their EXIF note says.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        BadFileError: The file is damaged, or is not upright 8-bit RGB and `convert` is off.
+    """
+    image = _open(path)
+    if convert:
+        return np.asarray(_to_rgb(image), dtype=np.uint8)
+    if image.mode != "RGB":
+        raise BadFileError(f"{path}: is {_kind(image)}, not 8-bit RGB")
+    if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        raise BadFileError(f"{path}: is stored rotated (EXIF orientation), so it is unclear which way up its mask is")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def read_mask(path: Path, labels: LabelTable) -> Pixels:
+    """Read an index mask (greyscale or palette, 8 bits) as class indices.
+
+    Args:
+        path: A file that Pillow can read without loss.
+        labels: The values it may hold.
+
+    Returns:
+        uint8 (H, W), class indices and 255.
+
+    Raises:
+        BadFileError: The file is damaged, holds colours, or a value that `labels` does not know.
+    """
+    image = _open(path)
+    if image.mode not in _MASK_MODES:
+        raise BadFileError(f"{path}: is {_kind(image)}, but a mask holds class indices (8-bit greyscale or palette)")
+    try:
+        return labels.apply(np.asarray(image, dtype=np.uint8))
+    except UnknownLabelsError as error:
+        raise BadFileError(f"{path}: holds {error}") from error
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise BadFileError(f"{path}: is missing") from error
+    except UnidentifiedImageError as error:
+        raise BadFileError(f"{path}: is not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports damage by any of these: OSError in JPEG data, SyntaxError in PNG chunks
+        raise BadFileError(f"{path}: is damaged ({error})") from error
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        # Pillow clips 16 bits at 255 instead of scaling them
+        grey = np.asarray(upright, dtype=np.uint32) // 257
+        upright = Image.fromarray(grey.astype(np.uint8))
+    return upright.convert("RGB")
+
+
+def _kind(image: Image.Image) -> str:
+    kinds = {
+        "1": "1-bit black and white",
+        "L": "greyscale",
+        "LA": "greyscale with alpha",
+        "P": "a palette image",
+        "RGB": "RGB",
+        "RGBA": "RGBA (with an alpha channel)",
+        "CMYK": "CMYK",
+    }
+    return kinds.get(image.mode, "16-bit" if image.mode.startswith("I") else f"of Pillow mode {image.mode}")

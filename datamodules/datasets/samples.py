@@ -1,0 +1,97 @@
+"""What a split is, whatever it comes from: a sequence of raw images with their labels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image before any augmentation or normalisation.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        mask: uint8 (H, W), class indices and 255 where the pixel has no label; None where there is no truth.
+        id: The name that predictions and errors carry.
+    """
+
+    image: Pixels
+    mask: Pixels | None
+    id: str
+
+
+class Samples(ABC):
+    """A split: `len(samples)`, `samples[index]`, `samples.ids`."""
+
+    ids: list[str]
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def files(self, index: int) -> list[Path]:
+        """The files that sample `index` is read from (none where it is generated)."""
+        return []
+
+
+class MappedSamples(Samples):
+    """Samples after a fixed, random-free change, such as a resize.
+
+    Args:
+        samples: What to change.
+        change: From sample to sample.
+    """
+
+    def __init__(self, samples: Samples, change: Callable[[Sample], Sample]) -> None:
+        self.samples = samples
+        self.change = change
+        self.ids = samples.ids
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.change(self.samples[index])
+
+    def files(self, index: int) -> list[Path]:
+        """The files below."""
+        return self.samples.files(index)
+
+
+class CachedSamples(Samples):
+    """Samples kept decoded in memory.
+
+    Worker processes that are forked after `fill` share the memory of their parent, so it is there once, not once a
+    worker. Without `fill` each process keeps what it has read itself.
+
+    Args:
+        samples: What to keep.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.ids = samples.ids
+        self._kept: list[Sample | None] = [None] * len(samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        kept = self._kept[index]
+        if kept is None:
+            kept = self._kept[index] = self.samples[index]
+        return kept
+
+    def fill(self) -> None:
+        """Read everything that is not there yet."""
+        for index in range(len(self)):
+            _ = self[index]
+
+    def files(self, index: int) -> list[Path]:
+        """The files below."""
+        return self.samples.files(index)

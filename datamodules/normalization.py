@@ -1,0 +1,44 @@
+"""From 8-bit batches to the float batches that models take, on whatever device they lie."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Any]
+
+
+class Normalization:
+    """Scale images to 0..1, subtract the mean, divide by the standard deviation; masks become int64.
+
+    A batch that is normalised already (by its dtype) is returned as it is.
+
+    Args:
+        mean: RGB mean of images scaled to 0..1.
+        std: RGB standard deviation of images scaled to 0..1.
+
+    >>> normalize = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> batch = {"image": torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)}
+    >>> normalize(batch)["image"].flatten().tolist()
+    [2.0, 2.0, 2.0]
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        # one multiplication and one subtraction per value: x * 1/(255 std) - mean/std
+        self._factor = torch.tensor(std).mul(255).reciprocal().view(3, 1, 1)
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Image uint8 (N, 3, H, W) to float32, mask uint8 (N, H, W) to int64; other entries stay."""
+        normalized = dict(batch)
+        if batch["image"].dtype == torch.uint8:
+            normalized["image"] = self._image(batch["image"])
+        if "mask" in batch:
+            normalized["mask"] = batch["mask"].long()
+        return normalized
+
+    def _image(self, image: Tensor) -> Tensor:
+        self._factor, self._shift = self._factor.to(image.device), self._shift.to(image.device)
+        # the loader stacks channels last, since that is how images are decoded; models get the usual layout
+        floats = image.to(torch.float32, memory_format=torch.contiguous_format)
+        return floats.mul_(self._factor).sub_(self._shift)
