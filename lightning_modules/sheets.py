@@ -65,9 +65,10 @@ def sheet(
 
     rows = list(zip(*columns.values(), strict=True))
     row_heights = [round(max(picture.shape[0] for picture in row) * scale) for row in rows]
-    heading_height = round(2.1 * size) if heading else 0
-    title_lines = max(len(title.splitlines()) for title in columns)
-    title_height = round(1.5 * size * title_lines + 0.4 * size)
+    heading_lines = _wrap(heading or "", fonts["heading"], width - 2 * margin)
+    heading_height = round(1.7 * size * len(heading_lines) + 0.4 * size) if heading else 0
+    titles = [_title_lines(title, fonts, tile_width) for title in columns]
+    title_height = round(1.5 * size * max(map(len, titles)) + 0.4 * size)
     legend_lines = _break_legends(legends or {}, fonts["text"], size, width - 2 * margin)
     line_height = round(1.8 * size)
     legend_height = line_height * len(legend_lines) + (2 * gap if legend_lines else 0)
@@ -76,13 +77,12 @@ def sheet(
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = margin
-    if heading:
-        draw.text((margin, top), heading, font=fonts["heading"], fill=INK)
-        top += heading_height
+    for line, text in enumerate(heading_lines):
+        draw.text((margin, top + 1.7 * size * line), text, font=fonts["heading"], fill=INK)
+    top += heading_height
     lefts = [margin + index * (tile_width + gap) for index in range(len(columns))]
-    for left, title in zip(lefts, columns, strict=True):
-        for line, text in enumerate(title.splitlines()):
-            font, fill = (fonts["text"], FAINT_INK) if line else (fonts["title"], INK)
+    for left, lines in zip(lefts, titles, strict=True):
+        for line, (text, font, fill) in enumerate(lines):
             draw.text((left, top + 1.5 * size * line), text, font=font, fill=fill)
     top += title_height
     for row, row_height in zip(rows, row_heights, strict=True):
@@ -111,6 +111,23 @@ def _typeface(texts: Sequence[str]) -> Callable[[int], Font]:
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return lambda size: ImageFont.truetype(path, round(0.92 * size))
+
+
+def _wrap(text: str, font: Font, width: int) -> list[str]:
+    """Lines no wider than ``width``, broken at spaces; a single word may be wider."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _title_lines(title: str, fonts: Mapping[str, Font], width: int) -> list[tuple[str, Font, Color]]:
+    first, *others = title.splitlines() or [""]
+    lines = [(text, fonts["title"], INK) for text in _wrap(first, fonts["title"], width)]
+    return lines + [(text, fonts["text"], FAINT_INK) for other in others for text in _wrap(other, fonts["text"], width)]
 
 
 def _break_legends(
