@@ -45,6 +45,14 @@ class SegmentationModule(LightningModule):
 
     Raises:
         ValueError: for an argument out of range or names that don't fit.
+
+    Example:
+        >>> class Pixelwise(SegmentationModule):
+        ...     def configure_network(self) -> nn.Module:
+        ...         return nn.Conv2d(3, self.num_classes, kernel_size=1)
+        >>> module = Pixelwise(num_classes=5, loss={"name": "rmi", "region_size": 3})
+        >>> module(torch.zeros(1, 3, 24, 32)).shape
+        torch.Size([1, 5, 24, 32])
     """
 
     network: nn.Module

@@ -16,7 +16,7 @@ PAPER: Color = (255, 255, 255)
 INK: Color = (24, 24, 27)
 FAINT_INK: Color = (98, 98, 107)
 FRAME: Color = (208, 208, 214)
-_LEAST_TILE = 320  # pixels: smaller pictures are enlarged
+_LEAST_TILE, _LARGEST_TILE = 320, 800  # pixels of width: smaller pictures are enlarged, larger ones reduced
 
 
 def sheet(
@@ -28,14 +28,15 @@ def sheet(
 ) -> Image.Image:
     """Lay pictures out in rows and columns.
 
-    Small pictures are enlarged by a whole factor, so that each pixel of a mask stays a sharp square.
+    Small pictures are enlarged by a whole factor, so that each pixel of a mask stays a sharp square; very large ones
+    are reduced.
 
     Args:
         columns: from the title to its pictures from top to bottom, (H, W, 3) uint8 RGB. Lines after a title's first
             are set smaller and greyer. All pictures of a row should have one size.
         legends: from a legend's name to what its colours (or hatchings, as a picture) stand for.
         heading: a line above all.
-        photos: titles of the columns that are enlarged smoothly.
+        photos: titles of the columns that are resized smoothly.
 
     Raises:
         ValueError: if there is no picture, or columns differ in length.
@@ -51,8 +52,8 @@ def sheet(
         raise ValueError(f"columns must hold equally many pictures, at least one, got {lengths}")
 
     widest = max(picture.shape[1] for pictures in columns.values() for picture in pictures)
-    factor = max(1, -(-_LEAST_TILE // widest))
-    tile_width = widest * factor
+    scale = max(1, -(-_LEAST_TILE // widest)) if widest <= _LARGEST_TILE else _LARGEST_TILE / widest
+    tile_width = round(widest * scale)
     gap = max(8, tile_width // 40)
     margin = 2 * gap
     width = len(columns) * tile_width + (len(columns) - 1) * gap + 2 * margin
@@ -60,13 +61,14 @@ def sheet(
     size = max(16, round(width / 72))
     labels = [text for name, swatches in (legends or {}).items() for text in (name, *swatches)]
     typeface = _typeface([heading or "", *columns, *labels])
-    fonts = {name: typeface(round(scale * size)) for name, scale in (("heading", 1.25), ("title", 1.1), ("text", 1.0))}
+    fonts = {name: typeface(round(ratio * size)) for name, ratio in (("heading", 1.25), ("title", 1.1), ("text", 1.0))}
 
     rows = list(zip(*columns.values(), strict=True))
-    row_heights = [max(picture.shape[0] for picture in row) * factor for row in rows]
-    heading_height = round(2.1 * size) if heading else 0
-    title_lines = max(len(title.splitlines()) for title in columns)
-    title_height = round(1.5 * size * title_lines + 0.4 * size)
+    row_heights = [round(max(picture.shape[0] for picture in row) * scale) for row in rows]
+    heading_lines = _wrap(heading or "", fonts["heading"], width - 2 * margin)
+    heading_height = round(1.7 * size * len(heading_lines) + 0.4 * size) if heading else 0
+    titles = [_title_lines(title, fonts, tile_width) for title in columns]
+    title_height = round(1.5 * size * max(map(len, titles)) + 0.4 * size)
     legend_lines = _break_legends(legends or {}, fonts["text"], size, width - 2 * margin)
     line_height = round(1.8 * size)
     legend_height = line_height * len(legend_lines) + (2 * gap if legend_lines else 0)
@@ -75,20 +77,19 @@ def sheet(
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = margin
-    if heading:
-        draw.text((margin, top), heading, font=fonts["heading"], fill=INK)
-        top += heading_height
+    for line, text in enumerate(heading_lines):
+        draw.text((margin, top + 1.7 * size * line), text, font=fonts["heading"], fill=INK)
+    top += heading_height
     lefts = [margin + index * (tile_width + gap) for index in range(len(columns))]
-    for left, title in zip(lefts, columns, strict=True):
-        for line, text in enumerate(title.splitlines()):
-            font, fill = (fonts["text"], FAINT_INK) if line else (fonts["title"], INK)
+    for left, lines in zip(lefts, titles, strict=True):
+        for line, (text, font, fill) in enumerate(lines):
             draw.text((left, top + 1.5 * size * line), text, font=font, fill=fill)
     top += title_height
     for row, row_height in zip(rows, row_heights, strict=True):
         for left, title, picture in zip(lefts, columns, row, strict=True):
-            smooth = title in photos and factor > 1
+            smooth = title in photos and scale != 1
             tile = Image.fromarray(picture).resize(
-                (picture.shape[1] * factor, picture.shape[0] * factor),
+                (round(picture.shape[1] * scale), round(picture.shape[0] * scale)),
                 Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST,
             )
             canvas.paste(tile, (left, top))
@@ -110,6 +111,23 @@ def _typeface(texts: Sequence[str]) -> Callable[[int], Font]:
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return lambda size: ImageFont.truetype(path, round(0.92 * size))
+
+
+def _wrap(text: str, font: Font, width: int) -> list[str]:
+    """Lines no wider than ``width``, broken at spaces; a single word may be wider."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _title_lines(title: str, fonts: Mapping[str, Font], width: int) -> list[tuple[str, Font, Color]]:
+    first, *others = title.splitlines() or [""]
+    lines = [(text, fonts["title"], INK) for text in _wrap(first, fonts["title"], width)]
+    return lines + [(text, fonts["text"], FAINT_INK) for other in others for text in _wrap(other, fonts["text"], width)]
 
 
 def _break_legends(

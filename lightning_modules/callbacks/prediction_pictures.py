@@ -19,9 +19,9 @@ class PredictionPictures(Callback):
     """Draws the same few images again and again: the first ones of validation, and of test when that is run.
 
     A sheet (image, truth, prediction, errors) is saved as
-    ``<trainer.default_root_dir>/pictures/<stage>_epoch<k>.png``, after k epochs, every few epochs and at the end. Loggers
-    that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about three files
-    for each image and time, so both numbers are small.
+    ``<trainer.default_root_dir>/pictures/<stage>_epoch<k>.png``, after k epochs, every few epochs and at the end.
+    Loggers that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about
+    three files for each image and time, so both numbers are small.
 
     Palette, class names, mean and standard deviation are those of ``trainer.datamodule`` (``palette``,
     ``class_names``, ``mean``, ``std``); without them colours are made up and images are stretched to full contrast.
@@ -29,6 +29,12 @@ class PredictionPictures(Callback):
     Args:
         num_images: how many images to draw.
         every_n_epochs: how often to draw in training; the end is always drawn.
+
+    Raises:
+        ValueError: if a number is below 1.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[PredictionPictures(num_images=2)], logger=False, accelerator="cpu")
     """
 
     def __init__(self, num_images: int = 4, every_n_epochs: int = 10) -> None:

@@ -20,6 +20,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         folder: where to write; ``<trainer.default_root_dir>/predictions`` if None.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[PredictionWriter("predictions")], logger=False, accelerator="cpu")
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -49,6 +52,6 @@ class PredictionWriter(BasePredictionWriter):
             if len(palette) > 256:
                 Image.fromarray(classes.astype(np.uint16)).save(path)
             else:
-                picture = Image.fromarray(classes.astype(np.uint8), mode="P")
+                picture = Image.fromarray(classes.astype(np.uint8))
                 picture.putpalette([channel for color in palette for channel in color])
                 picture.save(path)

@@ -17,6 +17,12 @@ class Throughput(Callback):
     Args:
         warmup_steps: steps that are not counted, at the beginning of ``fit``.
         window: number of steps to average over.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[Throughput(warmup_steps=10)], logger=False, accelerator="cpu")
     """
 
     def __init__(self, warmup_steps: int = 5, window: int = 50) -> None:

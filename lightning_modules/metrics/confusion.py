@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -120,6 +121,12 @@ class SegmentationScores(MulticlassConfusionMatrix):
                 f"0..{self.num_classes - 1} and ignore_index={self.ignore_index}"
             )
         super().update(preds, target)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        # reset within Lightning's inference mode, the counts could never again be added to outside of it
+        with torch.inference_mode(False):
+            super().reset()
 
     def summary(self) -> dict[str, Tensor]:
         """``mIoU``, ``pixel_accuracy``, ``mean_accuracy`` and ``IoU/<class>``, each a float64 scalar in 0..1 or NaN.

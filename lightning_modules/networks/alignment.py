@@ -64,6 +64,11 @@ def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
 
     Raises:
         ValueError: if the encoder's maps are not at strides 4 and ``stride``.
+
+    Example:
+        >>> from segmentation_models_pytorch.encoders import get_encoder
+        >>> probe_grid(get_encoder("resnet18", output_stride=8), stride=8)
+        FeatureGrid(stride=8, on_pixels=True)
     """
     was_training = encoder.training
     encoder.eval()

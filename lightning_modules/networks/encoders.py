@@ -60,9 +60,8 @@ def build_encoder(name: str, *, output_stride: int, weights: str | None = None) 
     The papers' backbone, the ResNet-101 whose first convolution is three 3x3 ones (64, 64 and 128 channels), is
     ``resnet101s``, from timm. SMP's ``resnet101`` and torchvision's have the one 7x7 convolution.
 
-    Two differences to the RMI authors' ResNet: at output stride 16 they take the stride out of the last stage but do
-    not dilate it, whereas SMP and timm dilate it by 2; and at stride 8 timm dilates all but the first block of a stage
-    by that stage's full rate (the first by the stage before), whereas SMP dilates the first block too.
+    The RMI authors' ResNet has no dilation at output stride 16: they take the stride out of the last stage and leave it
+    at that. Here that stage is dilated by 2, in timm's ResNets all but its first 3x3 convolution.
 
     Args:
         name: SMP's names as they are; timm's with or without ``tu-``, also with a tag (``resnet50.a1_in1k``).

@@ -48,6 +48,13 @@ def load_pretrained(encoder: nn.Module, name: str, weights: str) -> None:
         FileNotFoundError: if a path leads nowhere.
         ValueError: if the file doesn't fit the encoder (the keys are named) or the hub has no such weights.
         ConnectionError: if the hub's weights are not in the local cache and cannot be fetched.
+
+    Example:
+        >>> from segmentation_models_pytorch.encoders import get_encoder
+        >>> load_pretrained(get_encoder("resnet18"), "resnet18", "imagenett")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown encoder_weights='imagenett' for encoder 'resnet18': offered are imagenet, ssl, swsl, ...
     """
     if _skipped.get():
         return

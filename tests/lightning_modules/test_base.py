@@ -53,6 +53,7 @@ def test_fit_validate_test_log_the_named_metrics(data: Any, tiny_module: Make, t
         assert step["train/loss"] == pytest.approx(0.5 * step["train/loss_pixel"] + 0.5 * step["train/loss_rmi"], 1e-5)
     names = {"mIoU", "pixel_accuracy", "mean_accuracy", "IoU/red", "IoU/green", "IoU/blue"}
     losses = {"loss", "loss_pixel", "loss_rmi"}
+    assert {"train/loss", "val/mIoU"} == set(run.progress_bar_metrics)
     assert {f"val/{name}" for name in names | losses} <= set(run.callback_metrics)
 
     (validated,) = run.validate(module, data, verbose=False)
@@ -233,3 +234,26 @@ def test_a_batch_of_one_names_batch_size(data: Any, trainer: Make) -> None:
     data.batch_size = 1
     with pytest.raises(ValueError, match=r"this batch of 1 image\(s\).*use batch_size of 2 or more and drop_last=True"):
         trainer().fit(WithGlobalPooling(3), data)
+
+
+def test_two_processes_log_the_scores_of_the_whole_set(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+) -> None:
+    """DDP with gloo: each process sees half of the validation set, and both log what one process would."""
+
+    class Save(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            torch.save(values, tmp_path / f"{trainer.global_rank}.pt")
+
+    data.sizes["val"] = 4
+    module = tiny_module()
+    (alone,) = trainer().validate(module, data, verbose=False)
+    run = trainer(devices=2, strategy="ddp_fork", callbacks=[Save()])
+    run.validate(module, data, verbose=False)
+    for rank in range(2):
+        together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert together["val/mIoU"] == pytest.approx(alone["val/mIoU"], rel=1e-6)
+        assert set(together) == set(alone)
+        for index in range(3):
+            assert together[f"val/IoU/{index}"] == pytest.approx(alone[f"val/IoU/{index}"], rel=1e-6)

@@ -30,11 +30,23 @@ def test_a_long_legend_stays_on_the_sheet() -> None:
     assert (border == PAPER).all()
 
 
-def test_pictures_are_enlarged_by_whole_factors_and_large_ones_not_at_all() -> None:
-    small, large = sheet({"image": [_grey(30, 100)]}), sheet({"image": [_grey(300, 500)]})
-    for picture, size in ((small, (120, 400)), (large, (300, 500))):
+def test_long_headings_and_titles_are_wrapped() -> None:
+    words = "several words " * 20
+    short = sheet({"image": [_grey()], "truth": [_grey()]}, heading="short")
+    for picture in (
+        sheet({"image": [_grey()], "truth": [_grey()]}, heading=words),
+        sheet({"image": [_grey()], f"RMI\n{words}": [_grey()]}, heading="short"),
+    ):
+        assert picture.width == short.width
+        assert picture.height > short.height
+        assert (np.asarray(picture)[:, -10:] == PAPER).all()
+
+
+def test_small_pictures_are_enlarged_by_whole_factors_and_very_large_ones_reduced() -> None:
+    for size, shown in (((30, 100), (120, 400)), ((300, 500), (300, 500)), ((1024, 2048), (400, 800))):
+        picture = sheet({"image": [_grey(*size)]})
         rows, cols = np.nonzero((np.asarray(picture) == 90).all(-1))
-        assert (rows.max() - rows.min() + 1, cols.max() - cols.min() + 1) == size
+        assert (rows.max() - rows.min() + 1, cols.max() - cols.min() + 1) == shown
 
 
 def test_rows_and_columns_add_up() -> None:

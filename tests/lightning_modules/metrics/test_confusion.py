@@ -87,6 +87,15 @@ def test_an_unknown_label_is_refused() -> None:
         scores.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
 
 
+def test_reset_in_inference_mode_does_not_lock_the_counts() -> None:
+    scores = SegmentationScores(2)
+    with torch.inference_mode():
+        scores.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+        scores.reset()
+    scores.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
+    assert scores.summary()["mIoU"].item() == 1.0
+
+
 def test_shapes_must_agree() -> None:
     scores = SegmentationScores(2)
     with pytest.raises(ValueError, match=r"must have one shape, .* got \(1, 2, 2\) and \(1, 2, 3\)"):
@@ -114,9 +123,9 @@ def _score_in_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(_score_in_process, args=(str(tmp_path),), nprocs=2)
+    # forked processes need not import everything again, which would take most of a minute
+    mp.start_processes(_score_in_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
     batches = [_labels(seed, images=1 + 3 * seed) for seed in range(3)]
     preds, target = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     for rank in range(2):

@@ -82,3 +82,12 @@ def test_probing_leaves_batch_norm_statistics_alone() -> None:
             assert module.num_batches_tracked == 0
             assert module.running_mean is not None
             assert not module.running_mean.any()
+
+
+@pytest.mark.parametrize(("name", "dilations"), [("resnet18", [2, 2, 2, 2]), ("tu-resnet18", [1, 2, 2, 2])])
+def test_the_last_stage_is_dilated_as_documented(name: str, dilations: list[int]) -> None:
+    encoder, _ = build_encoder(name, output_stride=16)
+    last = encoder.model["layer4"] if name.startswith("tu-") else encoder.layer4
+    layers = [layer for block in last for layer in (block.conv1, block.conv2)]
+    assert [layer.dilation[0] for layer in layers] == dilations
+    assert {layer.stride for layer in layers} == {(1, 1)}
