@@ -53,7 +53,7 @@ class CamVidDataModule(SegmentationDataModule):
     dataset_name: ClassVar[str] = "CamVid"
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test", "trainval")
 
-    # of the training images (FACTS of the RMI authors' code, recomputed), in 0-255 units
+    # as in the RMI authors' code, which took them over the training images; 0-255 units divided by 255
     mean = (100 / 255, 103 / 255, 106 / 255)
     std = (75.61 / 255, 77.81 / 255, 76.70 / 255)
 

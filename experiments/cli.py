@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.errors import UserError, as_user_error
 
 EPILOG = """\
 where to start:
   beyondpixel demo                                   train CE, BCE and RMI on generated scenes, draw a comparison
   beyondpixel launch camvid_small --data.root DIR    train every row of a table of run specs
   beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
-  beyondpixel fit --model.loss=rmi                   one training run; `beyondpixel fit --help` lists the keys
+  beyondpixel fit --model.loss=rmi --model.encoder=resnet18
+                                                     one training run; `beyondpixel fit --help` lists the keys
 """
 TRAINING = {
     "fit": "train a model (LightningCLI: every key of trainer, model and data)",
@@ -85,9 +86,11 @@ def _dispatch(words: list[str]) -> None:
 
 
 def _train(words: list[str]) -> None:
+    from beyondpixel.datamodules.datasets.errors import DataError
     from beyondpixel.experiments.training_cli import SegmentationCLI
 
-    SegmentationCLI(args=_with_config_of_checkpoint(words))
+    with as_user_error(DataError):
+        SegmentationCLI(args=_with_config_of_checkpoint(words))
 
 
 def _with_config_of_checkpoint(words: list[str]) -> list[str]:

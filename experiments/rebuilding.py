@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -27,9 +29,9 @@ def load_model(run: RunFolder) -> SegmentationModule:
     return model.eval()
 
 
-def load_data(run: RunFolder) -> SegmentationDataModule:
-    """The data module of a run, for evaluation: the seed of its training plays no part."""
+def build_data(config: Mapping[str, Any]) -> SegmentationDataModule:
+    """The data module of a resolved config, for evaluation: the seed of the training plays no part."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    data: SegmentationDataModule = parser.instantiate_classes(parser.parse_object({"data": run.config["data"]}))["data"]
+    data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config["data"]}))["data"]
     return data

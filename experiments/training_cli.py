@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from pytorch_lightning.loggers import Logger
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
-from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import checkpoint_to_resume
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
+from beyondpixel.lightning_modules.networks import without_pretrained_weights
 from beyondpixel.losses import build_loss
 
 DEFAULT_SEED = 1
@@ -88,7 +90,7 @@ class SegmentationCLI(LightningCLI):
     def resolved_config(self) -> dict[str, Any]:
         """The whole config as plain types, enough to repeat the run."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        dumped: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        dumped: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
         return {key: value for key, value in dumped.items() if key not in NOT_CONFIG}
 
     def before_instantiate_classes(self) -> None:
@@ -98,6 +100,14 @@ class SegmentationCLI(LightningCLI):
             resume = checkpoint_to_resume(self.folder, self.resolved_config(), overwrite=arguments["overwrite"])
             if arguments["ckpt_path"] is None and resume is not None:
                 arguments["ckpt_path"] = str(resume)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what a constructor refuses is a mistake in the config."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        # a checkpoint fills the whole network, so the file or network that its encoder's weights came from may be gone
+        weights = without_pretrained_weights() if checkpoint else nullcontext()
+        with weights, as_user_error(ValueError, FileNotFoundError, ConnectionError):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""

@@ -14,7 +14,7 @@ from rich.progress import track
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.compare.rows import Row
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.rebuilding import load_data, load_model
+from beyondpixel.experiments.rebuilding import build_data, load_model
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
 from beyondpixel.lightning_modules.pictures import comparison_sheet, denormalize
@@ -74,7 +74,7 @@ def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str
         output: a PNG file.
         titles: of the two predictions.
     """
-    data = load_data(second)
+    data = build_data(second.config)
     data.setup("test")
     models = [load_model(run) for run in (first, second)]
     examples = sorted(_examples(models, data), key=lambda example: -example.gain)

@@ -6,11 +6,14 @@ Called by the launcher as `python -m beyondpixel.experiments.launch.cell RUN_FOL
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from beyondpixel.experiments.errors import UserError
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import checkpoint_to_resume
+from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
 
 def run_cell(path: str | Path) -> None:
@@ -27,10 +30,12 @@ def run_cell(path: str | Path) -> None:
     config = folder.config
     trained = folder.state["status"] == "trained"  # only its test is missing
     resume = folder.last_checkpoint if trained else checkpoint_to_resume(folder, config, overwrite=False)
-    cli = SegmentationCLI(args=config, run=False)
+    with without_pretrained_weights() if resume else nullcontext():
+        cli = SegmentationCLI(args=config, run=False)
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resume) if resume else None)
-        cli.trainer.test(cli.model, cli.datamodule)
+        with as_user_error(DataError):
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resume) if resume else None)
+            cli.trainer.test(cli.model, cli.datamodule)
     finally:
         wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
     folder.update_state(status="done")
@@ -43,6 +48,7 @@ def main() -> None:
     try:
         run_cell(path)
     except UserError as error:
+        RunFolder(path).update_state(status="failed", error=str(error))
         sys.exit(f"beyondpixel: {error}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.rebuilding import build_data
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.specs import Spec, find_specs, load_spec
 from beyondpixel.experiments.training_cli import resolve_config
@@ -61,7 +62,9 @@ def expand(
     Raises:
         UserError: listing every spec that is wrong, so that nothing starts before all are right.
     """
-    cells, mistakes = [], []
+    cells: list[Cell] = []
+    mistakes: list[str] = []
+    checked: list[Any] = []
     for file in find_specs(places):
         try:
             spec = load_spec(file, overrides)
@@ -70,8 +73,26 @@ def expand(
                 given = {**spec.config, "seed_everything": seed}
                 given["trainer"] = {**given.get("trainer", {}), "default_root_dir": str(folder.path)}
                 cells.append(Cell(spec, seed, folder, resolve_config(given, file)))
+            data = cells[-1].config["data"]
+            if data not in checked:
+                checked.append(data)
+                check_data(cells[-1].config, file)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
         raise UserError("nothing was started:\n" + "\n".join(mistakes))
     return cells
+
+
+def check_data(config: Mapping[str, Any], source: Path) -> None:
+    """Look for the data that a config names, without reading images.
+
+    Raises:
+        UserError: naming the spec, if something is missing.
+    """
+    try:
+        data = build_data(config)
+        for stage in ("fit", "test"):
+            data.setup(stage)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
