@@ -67,7 +67,7 @@ def test_close_to_rescaling_the_whole_image_and_cropping_then(scale: float) -> N
     rng = np.random.default_rng(3)
     smooth = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
     blobs = cv2.resize(rng.integers(0, 5, (12, 16), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST_EXACT)
-    crop = 48
+    crop = 49
     transform = training((crop, crop), (scale, scale))
     out = transform(Sample(smooth, blobs, ""), 11)
 
