@@ -54,7 +54,7 @@ class ShapesDataModule(SegmentationDataModule):
     """
 
     dataset_name: ClassVar[str] = "Shapes"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    splits = ("train", "val", "test")
 
     # of 500 training scenes at the default settings
     mean = (0.46, 0.48, 0.50)
