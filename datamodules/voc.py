@@ -70,7 +70,11 @@ class VOCDataModule(SegmentationDataModule):
 
     def load_split(self, split: str) -> FileSamples:
         """Read the split's list."""
-        folder = self._folder()
+        if not Path(self.root).is_dir():
+            raise data_error(
+                f"There is no folder {self.root}", [], expected="the VOC2012 folder", remedy=self._remedy("train")
+            )
+        folder = find_folder(Path(self.root))
         listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         masks = {"trainaug": "SegmentationClassAug", "test": None}.get(split, "SegmentationClass")
         remedy = self._remedy(split)
@@ -92,21 +96,16 @@ class VOCDataModule(SegmentationDataModule):
         labels = LabelTable.identity(len(CLASSES))
         return FileSamples(pairs, labels, name=f"VOC 2012 {split} in {folder}", remedy=remedy)
 
-    def _folder(self) -> Path:
-        root = Path(self.root)
-        for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-            if (folder / "ImageSets").is_dir():
-                return folder
-        if not root.is_dir():
-            raise data_error(
-                f"There is no folder {root}", [], expected="the VOC2012 folder", remedy=self._remedy("train")
-            )
-        return root
-
     def _remedy(self, split: str) -> str:
         if split == "test":
             return "the test images are given out by the VOC evaluation server only, after registration"
         return f"beyondpixel data get {'sbd' if split == 'trainaug' else 'voc'} --root {self.root}"
+
+
+def find_folder(root: Path) -> Path:
+    """The folder with `ImageSets` at `root`, or below it where the public archive puts it."""
+    below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)
 
 
 def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:
