@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.datasets.errors import BadFileError, data_error
 from beyondpixel.datamodules.datasets.labels import MaskValues
-from beyondpixel.datamodules.datasets.reading import BadFileError, read_image, read_mask
+from beyondpixel.datamodules.datasets.reading import read_image, read_mask
 from beyondpixel.datamodules.datasets.samples import Sample, Samples, find_faults
 
 
@@ -47,7 +47,7 @@ class FileSamples(Samples):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            return self._read(self.pairs[index])
+            return self.read(index)
         except BadFileError as error:
             # the run is over, so there is time to find whatever else is wrong, and to mend it all in one go
             faults = list(find_faults(self).values())
@@ -74,15 +74,13 @@ class FileSamples(Samples):
                 remedy=self.remedy,
             )
 
-    def fault(self, index: int) -> str | None:
-        """The file of sample `index` that is missing, damaged, or of the wrong kind or size, and why."""
-        try:
-            self._read(self.pairs[index])
-        except BadFileError as error:
-            return str(error)
-        return None
+    def read(self, index: int) -> Sample:
+        """Read sample `index`.
 
-    def _read(self, pair: Pair) -> Sample:
+        Raises:
+            BadFileError: A file is missing, damaged, or of the wrong kind or size.
+        """
+        pair = self.pairs[index]
         image = read_image(pair.image, convert=self.convert_images)
         if pair.mask is None:
             return Sample(image, None, pair.id)

@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.datamodules.datasets.labels import MaskValues, UnknownLabelsError
 from beyondpixel.datamodules.datasets.samples import Pixels
 
 UPRIGHT = 1
-
-
-class BadFileError(ValueError):
-    """One file cannot be used; the message names it and says why."""
 
 
 def read_image(path: Path, *, convert: bool = False) -> Pixels:

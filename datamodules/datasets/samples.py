@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beyondpixel.datamodules.datasets.errors import BadFileError
+
 Pixels = NDArray[np.uint8]
 
 
@@ -27,9 +29,10 @@ class Sample:
 
 
 class Samples(ABC):
-    """A split: `len(samples)`, `samples[index]`, `samples.ids`."""
+    """A split: `len(samples)`, `samples[index]`, `samples.ids`; `remedy` says what mends bad files."""
 
     ids: list[str]
+    remedy: str = ""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
@@ -43,9 +46,9 @@ class Samples(ABC):
     def require_files(self) -> None:  # noqa: B027  # generated samples have no files
         """Raise `DataError` if files are missing, without reading any."""
 
-    def fault(self, index: int) -> str | None:
-        """What is wrong with the files of sample `index`, which are read for it; None if nothing is."""
-        return None
+    def read(self, index: int) -> Sample:
+        """As `samples[index]`, except that a bad file is a `BadFileError` about this file alone."""
+        return self[index]
 
 
 class MappedSamples(Samples):
@@ -112,6 +115,14 @@ class ChosenSamples(Samples):
 
 def find_faults(samples: Samples) -> dict[int, str]:
     """Read every sample; what is wrong, by index."""
+
+    def fault(index: int) -> str | None:
+        try:
+            samples.read(index)
+        except BadFileError as error:
+            return str(error)
+        return None
+
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(samples.fault, range(len(samples)))
+        faults = pool.map(fault, range(len(samples)))
         return {index: fault for index, fault in enumerate(faults) if fault is not None}
