@@ -2,6 +2,8 @@
 
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.camvid import CamVidDataModule
+from beyondpixel.datamodules.folder import FolderDataModule
 from beyondpixel.datamodules.shapes import ShapesDataModule
+from beyondpixel.datamodules.voc import VOCDataModule
 
-__all__ = ["CamVidDataModule", "SegmentationDataModule", "ShapesDataModule"]
+__all__ = ["CamVidDataModule", "FolderDataModule", "SegmentationDataModule", "ShapesDataModule", "VOCDataModule"]

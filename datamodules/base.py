@@ -1,8 +1,9 @@
 """What all data modules share: loaders, augmentation, normalisation and resumption."""
 
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -11,7 +12,14 @@ from torch.utils.data import DataLoader
 from beyondpixel.datamodules.datasets.errors import data_error
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 from beyondpixel.datamodules.datasets.pictures import picture_samples
-from beyondpixel.datamodules.datasets.samples import CachedSamples, MappedSamples, Sample, Samples
+from beyondpixel.datamodules.datasets.samples import (
+    CachedSamples,
+    ChosenSamples,
+    MappedSamples,
+    Sample,
+    Samples,
+    find_faults,
+)
 from beyondpixel.datamodules.loading import (
     Collate,
     ResumableLoader,
@@ -23,6 +31,7 @@ from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import EvaluationSampler, TrainingSampler
 from beyondpixel.datamodules.transforms import Resize, Size, TrainingTransform
 
+Value = TypeVar("Value")
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
@@ -53,14 +62,17 @@ class SegmentationDataModule(LightningDataModule, ABC):
         image_size: Height and width to which everything is resized first, truth and evaluation included; None works at
             the images' own sizes.
         cache: "ram" keeps all decoded images in memory.
+        on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
+            and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
+            never skips.
         predict_path: An image, or a folder of images, to predict; None predicts the test images.
     """
 
     dataset_name: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
     # whether all images have one size, so that evaluation batches and uncropped training batches can be stacked
     fixed_size: ClassVar[bool] = True
 
+    splits: tuple[str, ...]
     class_names: list[str]
     palette: list[Colour]
     mean: Triple
@@ -84,6 +96,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         flip: bool = True,
         image_size: tuple[int, int] | None = None,
         cache: Literal["ram"] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -96,7 +109,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.scale_step = scale_step
         self.flip = flip
         self.image_size = image_size
-        self.cache = cache
+        self.cache = _one_of("cache", cache, ("ram", None))
+        self.on_error = _one_of("on_error", on_error, ("raise", "skip"))
         self.predict_path = predict_path
         for name, size in (("crop_size", self.crop_size), ("image_size", image_size)):
             if size is not None and min(size) < 1:
@@ -132,7 +146,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if split not in self._samples:
             if split not in self.splits:
                 raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
-            self._samples[split] = self._prepared(self.load_split(split))
+            samples = self.load_split(split)
+            if self.on_error == "skip" and split == self.train_split:
+                samples = self._readable(samples)
+            else:
+                samples.require_files()
+            self._samples[split] = self._prepared(samples)
         return self._samples[split]
 
     def setup(self, stage: str | None = None) -> None:
@@ -196,6 +215,28 @@ class SegmentationDataModule(LightningDataModule, ABC):
             # with 16-true and the like, Lightning converted the inputs before they were floats
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
+
+    def _readable(self, samples: Samples) -> Samples:
+        faults = find_faults(samples)
+        if not faults:
+            return samples
+        folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)
+        listing = folder / "skipped_files.txt"
+        if self._process()[0] == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            listing.write_text("".join(f"{fault}\n" for fault in faults.values()))
+            warnings.warn(
+                f"{self.dataset_name}: training without {len(faults)} of {len(samples)} samples; {listing} lists them",
+                stacklevel=2,
+            )
+        if len(faults) == len(samples):
+            raise data_error(
+                f"{self.dataset_name}: no training sample can be used",
+                list(faults.values()),
+                expected="at least some good files",
+                remedy='see what on_error="raise" says',
+            )
+        return ChosenSamples(samples, [index for index in range(len(samples)) if index not in faults])
 
     def _prepared(self, samples: Samples) -> Samples:
         samples = self._resized(samples)
@@ -270,3 +311,9 @@ def _range(name: str, value: tuple[float, float]) -> tuple[float, float]:
     if not 0 < low <= high:
         raise ValueError(f"{name} must be the lowest and the highest factor, both positive, got {value}")
     return low, high
+
+
+def _one_of(name: str, value: Value, allowed: tuple[Value, ...]) -> Value:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value

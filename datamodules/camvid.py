@@ -51,7 +51,7 @@ class CamVidDataModule(SegmentationDataModule):
     """
 
     dataset_name: ClassVar[str] = "CamVid"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test", "trainval")
+    splits = ("train", "val", "test", "trainval")
 
     # as in the RMI authors' code, which took them over the training images; 0-255 units divided by 255
     mean = (100 / 255, 103 / 255, 106 / 255)
@@ -61,7 +61,7 @@ class CamVidDataModule(SegmentationDataModule):
         self,
         root: str = "data/CamVid",
         *,
-        variant: Literal["11", "12"] = "11",
+        variant: Literal["11", "12", 11, 12] = "11",
         train_split: Literal["train", "trainval"] = "trainval",
         crop_size: int | tuple[int, int] | None = None,
         scales: tuple[float, float] = (0.75, 1.25),
@@ -71,6 +71,7 @@ class CamVidDataModule(SegmentationDataModule):
         if crop_size is None and common.get("image_size") is None:
             crop_size = 479
         super().__init__(crop_size=crop_size, scales=scales, eval_batch_size=eval_batch_size, **common)
+        variant = "11" if variant == 11 else "12" if variant == 12 else variant  # YAML makes numbers of them
         if variant not in ("11", "12"):
             raise ValueError(f'variant must be "11" (unlabelled ignored) or "12" (unlabelled a class), got {variant!r}')
         if train_split not in ("train", "trainval"):

@@ -9,6 +9,10 @@ class DataError(ValueError):
     """A data set cannot be used as it lies on the disk; the message lists the offenders and the remedy."""
 
 
+class BadFileError(ValueError):
+    """One file cannot be used; the message names it and says why."""
+
+
 def data_error(what: str, offenders: Sequence[str], *, expected: str, remedy: str) -> DataError:
     """Build one `DataError` for all offenders: the first 20 are listed, all are counted.
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from beyondpixel.datamodules.datasets.errors import data_error
-from beyondpixel.datamodules.datasets.labels import LabelTable
-from beyondpixel.datamodules.datasets.reading import BadFileError, read_image, read_mask
-from beyondpixel.datamodules.datasets.samples import Sample, Samples
+from beyondpixel.datamodules.datasets.errors import BadFileError, data_error
+from beyondpixel.datamodules.datasets.labels import MaskValues
+from beyondpixel.datamodules.datasets.reading import read_image, read_mask
+from beyondpixel.datamodules.datasets.samples import Sample, Samples, find_faults
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class FileSamples(Samples):
     """A split that lies in files.
 
     Args:
-        pairs: The files, which must all exist.
+        pairs: The files.
         labels: What the mask files' values mean.
         name: The data set's name and split, for errors.
         remedy: What to do about missing or bad files.
         convert_images: Accept images of any kind, see `read_image`.
 
     Raises:
-        DataError: No pairs, or files that do not exist, all of them listed.
+        DataError: There are no pairs.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], labels: LabelTable, *, name: str, remedy: str, convert_images: bool = False
+        self, pairs: Sequence[Pair], labels: MaskValues, *, name: str, remedy: str, convert_images: bool = False
     ) -> None:
         self.pairs = list(pairs)
         self.ids = [pair.id for pair in self.pairs]
@@ -44,39 +44,43 @@ class FileSamples(Samples):
         self.convert_images = convert_images
         if not self.pairs:
             raise data_error(f"{name} has no images", [], expected="at least one image", remedy=remedy)
-        files = [file for index in range(len(self)) for file in self.files(index)]
-        missing = [str(file) for file in files if not file.is_file()]
-        if missing:
-            raise data_error(
-                f"{name}: {len(missing)} of {len(files)} files are missing",
-                missing,
-                expected="every file that the list names",
-                remedy=remedy,
-            )
-
-    def files(self, index: int) -> list[Path]:
-        """Image and, where there is one, mask."""
-        pair = self.pairs[index]
-        return [pair.image] if pair.mask is None else [pair.image, pair.mask]
 
     def __getitem__(self, index: int) -> Sample:
-        pair = self.pairs[index]
         try:
-            return self.read(pair)
+            return self.read(index)
         except BadFileError as error:
+            # the run is over, so there is time to find whatever else is wrong, and to mend it all in one go
+            faults = list(find_faults(self).values())
             raise data_error(
-                f"{self.name}: a file cannot be used",
-                [str(error)],
-                expected=f"8-bit RGB images, index masks of the same size with labels {self.labels.allowed}",
+                f"{self.name}: {len(faults)} of {len(self)} samples cannot be used",
+                faults,
+                expected=f"8-bit RGB images, and {self.labels.kind} masks of the same size with {self.labels.allowed}",
                 remedy=self.remedy,
             ) from error
 
-    def read(self, pair: Pair) -> Sample:
-        """Read one pair.
+    def require_files(self) -> None:
+        """Check that every file exists.
 
         Raises:
-            BadFileError: A file is damaged or of the wrong kind or size; the message names it.
+            DataError: With all files that do not.
         """
+        files = [file for pair in self.pairs for file in (pair.image, pair.mask) if file is not None]
+        missing = [str(file) for file in files if not file.is_file()]
+        if missing:
+            raise data_error(
+                f"{self.name}: {len(missing)} of {len(files)} files are missing",
+                missing,
+                expected="every image that the split names, and its mask",
+                remedy=self.remedy,
+            )
+
+    def read(self, index: int) -> Sample:
+        """Read sample `index`.
+
+        Raises:
+            BadFileError: A file is missing, damaged, or of the wrong kind or size.
+        """
+        pair = self.pairs[index]
         image = read_image(pair.image, convert=self.convert_images)
         if pair.mask is None:
             return Sample(image, None, pair.id)

@@ -1,6 +1,7 @@
-"""From the label values in a mask file to class indices, strictly."""
+"""From the values or colours in a mask file to class indices, strictly."""
 
 from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -16,6 +17,20 @@ class UnknownLabelsError(ValueError):
     """A mask holds values that its data set does not define."""
 
 
+class MaskValues(Protocol):
+    """What the pixels of a data set's mask files mean."""
+
+    kind: ClassVar[Literal["index", "color"]]
+    modes: ClassVar[tuple[str, ...]]
+
+    def apply(self, mask: Pixels) -> Pixels:
+        """Class indices (H, W) of the pixels of a file."""
+
+    @property
+    def allowed(self) -> str:
+        """What may occur, in words."""
+
+
 class LabelTable:
     """Maps the values that a data set's mask files may hold to class indices and 255.
 
@@ -28,8 +43,11 @@ class LabelTable:
     >>> table.apply(np.array([[7]], dtype=np.uint8))
     Traceback (most recent call last):
         ...
-    beyondpixel.datamodules.datasets.labels.UnknownLabelsError: label 7 (1 pixel); allowed are 0-1, 11
+    beyondpixel.datamodules.datasets.labels.UnknownLabelsError: label 7 (1 pixel); allowed are labels 0-1, 11
     """
+
+    kind: ClassVar[Literal["index", "color"]] = "index"
+    modes: ClassVar[tuple[str, ...]] = ("L", "P")
 
     def __init__(self, mapping: Mapping[int, int]) -> None:
         highest = max((index for index in mapping.values() if index != IGNORE_INDEX), default=-1)
@@ -72,4 +90,54 @@ class LabelTable:
                 ranges[-1][1] = value
             else:
                 ranges.append([value, value])
-        return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
+        return "labels " + ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
+
+
+class ColourTable:
+    """Maps the colours that a data set's mask files may hold to class indices and 255.
+
+    Args:
+        mapping: From colour (RGB) to class index, or to 255 for "no label".
+
+    >>> table = ColourTable({(0, 0, 0): 255, (200, 0, 0): 3})
+    >>> table.apply(np.array([[[200, 0, 0], [0, 0, 0]]], dtype=np.uint8)).tolist()
+    [[3, 255]]
+    """
+
+    kind: ClassVar[Literal["index", "color"]] = "color"
+    modes: ClassVar[tuple[str, ...]] = ("RGB", "P")
+
+    def __init__(self, mapping: Mapping[tuple[int, int, int], int]) -> None:
+        self.mapping = dict(mapping)
+        codes = np.array([_code(*colour) for colour in mapping], dtype=np.uint32)
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        self._indices = np.array(list(mapping.values()), dtype=np.uint8)[order]
+
+    def apply(self, mask: Pixels) -> Pixels:
+        """Class indices (H, W) of a mask (H, W, 3) of uint8 colours.
+
+        Raises:
+            UnknownLabelsError: A colour is not in the table.
+        """
+        wide = mask.astype(np.uint32)
+        codes = _code(wide[..., 0], wide[..., 1], wide[..., 2])
+        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        unknown = self._codes[places] != codes
+        if unknown.any():
+            values, counts = np.unique(codes[unknown], return_counts=True)
+            named = [f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in values[:5]]
+            more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+            raise UnknownLabelsError(
+                f"colours {', '.join(named)}{more} ({counts.sum()} pixels); allowed are {self.allowed}"
+            )
+        return np.asarray(self._indices[places], dtype=np.uint8)
+
+    @property
+    def allowed(self) -> str:
+        """The colours that may occur."""
+        return "colours " + ", ".join(map(str, self.mapping))
+
+
+def _code(red: Any, green: Any, blue: Any) -> Any:
+    return red << 16 | green << 8 | blue

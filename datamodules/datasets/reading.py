@@ -5,15 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from beyondpixel.datamodules.datasets.labels import LabelTable, UnknownLabelsError
+from beyondpixel.datamodules.datasets.errors import BadFileError
+from beyondpixel.datamodules.datasets.labels import MaskValues, UnknownLabelsError
 from beyondpixel.datamodules.datasets.samples import Pixels
 
 UPRIGHT = 1
-_MASK_MODES = ("L", "P")
-
-
-class BadFileError(ValueError):
-    """One file cannot be used; the message names it and says why."""
 
 
 def read_image(path: Path, *, convert: bool = False) -> Pixels:
@@ -40,24 +36,26 @@ def read_image(path: Path, *, convert: bool = False) -> Pixels:
     return np.asarray(image, dtype=np.uint8)
 
 
-def read_mask(path: Path, labels: LabelTable) -> Pixels:
-    """Read an index mask (greyscale or palette, 8 bits) as class indices.
+def read_mask(path: Path, labels: MaskValues) -> Pixels:
+    """Read a mask as class indices.
 
     Args:
-        path: A file that Pillow can read without loss.
-        labels: The values it may hold.
+        path: A file in a format that keeps every pixel as it is.
+        labels: What its values or colours mean.
 
     Returns:
         uint8 (H, W), class indices and 255.
 
     Raises:
-        BadFileError: The file is damaged, holds colours, or a value that `labels` does not know.
+        BadFileError: The file is damaged, compressed with loss, of the wrong kind, or holds an unknown value.
     """
     image = _open(path)
-    if image.mode not in _MASK_MODES:
-        raise BadFileError(f"{path}: is {_kind(image)}, but a mask holds class indices (8-bit greyscale or palette)")
+    if image.format == "JPEG":
+        raise BadFileError(f"{path}: is a JPEG, which changes labels; masks need a lossless format such as PNG")
+    if image.mode not in labels.modes:
+        raise BadFileError(f"{path}: is {_kind(image)}, but {labels.kind} masks are needed")
     try:
-        return labels.apply(np.asarray(image, dtype=np.uint8))
+        return labels.apply(np.asarray(image if labels.kind == "index" else image.convert("RGB"), dtype=np.uint8))
     except UnknownLabelsError as error:
         raise BadFileError(f"{path}: holds {error}") from error
 
@@ -80,7 +78,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         # Pillow clips 16 bits at 255 instead of scaling them
-        grey = np.asarray(upright, dtype=np.uint32) // 257
+        grey = (np.asarray(upright, dtype=np.uint32) + 128) // 257
         upright = Image.fromarray(grey.astype(np.uint8))
     return upright.convert("RGB")
 

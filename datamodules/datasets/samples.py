@@ -1,12 +1,14 @@
 """What a split is, whatever it comes from: a sequence of raw images with their labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from beyondpixel.datamodules.datasets.errors import BadFileError
 
 Pixels = NDArray[np.uint8]
 
@@ -27,9 +29,10 @@ class Sample:
 
 
 class Samples(ABC):
-    """A split: `len(samples)`, `samples[index]`, `samples.ids`."""
+    """A split: `len(samples)`, `samples[index]`, `samples.ids`; `remedy` says what mends bad files."""
 
     ids: list[str]
+    remedy: str = ""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
@@ -40,9 +43,12 @@ class Samples(ABC):
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def files(self, index: int) -> list[Path]:
-        """The files that sample `index` is read from (none where it is generated)."""
-        return []
+    def require_files(self) -> None:  # noqa: B027  # generated samples have no files
+        """Raise `DataError` if files are missing, without reading any."""
+
+    def read(self, index: int) -> Sample:
+        """As `samples[index]`, except that a bad file is a `BadFileError` about this file alone."""
+        return self[index]
 
 
 class MappedSamples(Samples):
@@ -60,10 +66,6 @@ class MappedSamples(Samples):
 
     def __getitem__(self, index: int) -> Sample:
         return self.change(self.samples[index])
-
-    def files(self, index: int) -> list[Path]:
-        """The files below."""
-        return self.samples.files(index)
 
 
 class CachedSamples(Samples):
@@ -89,9 +91,38 @@ class CachedSamples(Samples):
 
     def fill(self) -> None:
         """Read everything that is not there yet."""
-        for index in range(len(self)):
-            _ = self[index]
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(self.__getitem__, range(len(self))):
+                pass
 
-    def files(self, index: int) -> list[Path]:
-        """The files below."""
-        return self.samples.files(index)
+
+class ChosenSamples(Samples):
+    """Some of the samples, in the order of `indices`.
+
+    Args:
+        samples: What to choose from.
+        indices: Which to take.
+    """
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        self.samples = samples
+        self.indices = indices
+        self.ids = [samples.ids[index] for index in indices]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[self.indices[index]]
+
+
+def find_faults(samples: Samples) -> dict[int, str]:
+    """Read every sample; what is wrong, by index."""
+
+    def fault(index: int) -> str | None:
+        try:
+            samples.read(index)
+        except BadFileError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        faults = pool.map(fault, range(len(samples)))
+        return {index: fault for index, fault in enumerate(faults) if fault is not None}

@@ -118,7 +118,7 @@ def test_unknown_label(make_camvid) -> None:
     mask = np.asarray(Image.open(path)).copy()
     mask[0, :2] = 37
     Image.fromarray(mask).save(path)
-    with pytest.raises(DataError, match=r"test_01\.png: holds label 37 \(2 pixels\); allowed are 0-11"):
+    with pytest.raises(DataError, match=r"test_01\.png: holds label 37 \(2 pixels\); allowed are labels 0-11"):
         list(CamVidDataModule(str(root), eval_batch_size=2).test_dataloader())
 
 

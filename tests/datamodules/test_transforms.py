@@ -67,7 +67,7 @@ def test_close_to_rescaling_the_whole_image_and_cropping_then(scale: float) -> N
     rng = np.random.default_rng(3)
     smooth = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
     blobs = cv2.resize(rng.integers(0, 5, (12, 16), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST_EXACT)
-    crop = 48
+    crop = 49
     transform = training((crop, crop), (scale, scale))
     out = transform(Sample(smooth, blobs, ""), 11)
 
@@ -82,7 +82,10 @@ def test_close_to_rescaling_the_whole_image_and_cropping_then(scale: float) -> N
     image = Image.fromarray(smooth).resize((crop, crop), Image.Resampling.BICUBIC, box=box)
     labels = Image.fromarray(blobs).resize((crop, crop), Image.Resampling.NEAREST, box=box)
     assert np.abs(np.asarray(image, dtype=float) - out.image)[6:-6, 6:-6].mean() < 4
-    assert (np.asarray(labels) == out.mask).mean() > 0.99
+    # a sample point that lies exactly between two pixels may take either
+    points = (np.arange(crop) + 0.5) * side / crop
+    clear = ~np.isclose(points, points.round())
+    np.testing.assert_array_equal(np.asarray(labels)[clear][:, clear], out.mask[clear][:, clear])
 
 
 def test_discrete_scales_are_drawn_equally_often() -> None:

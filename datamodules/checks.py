@@ -1,0 +1,178 @@
+"""Read a whole data set once and say what is in it, and what is wrong with it: `beyondpixel data check`."""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from beyondpixel.datamodules.base import SegmentationDataModule
+from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
+from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
+from beyondpixel.datamodules.datasets.samples import Sample
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How much of a split one class is.
+
+    Attributes:
+        name: The class, or "void".
+        pixels: Pixels with this label.
+        share: Their part of all labelled pixels; of all pixels for void.
+        images: Images in which it occurs.
+    """
+
+    name: str
+    pixels: int
+    share: float
+    images: int
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What is in one split.
+
+    Attributes:
+        split: Its name.
+        images: Readable images.
+        sizes: How many images have each size (height, width), the most frequent first.
+        classes: In label order, void last; empty where there is no truth.
+        mean: RGB mean of the images scaled to 0..1.
+        std: RGB standard deviation likewise.
+        faults: What is wrong, one entry for each sample that cannot be used.
+        remedy: What to do about the faults.
+        error: Why the split as a whole cannot be used, if it cannot.
+        warnings: What is unusual, such as fewer images than published.
+    """
+
+    split: str
+    images: int = 0
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    classes: list[ClassCount] = field(default_factory=list)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    faults: list[str] = field(default_factory=list)
+    remedy: str = ""
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def absent_classes(self) -> list[str]:
+        """Classes that no pixel of the split has."""
+        return [count.name for count in self.classes if count.name != "void" and not count.pixels]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a data set.
+
+    Attributes:
+        dataset: Its name.
+        splits: One report for each split.
+    """
+
+    dataset: str
+    splits: list[SplitReport]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything can be used."""
+        return all(split.error is None and not split.faults for split in self.splits)
+
+
+def check(datamodule: SegmentationDataModule, splits: Sequence[str] | None = None, *, progress: bool = True) -> Report:
+    """Read every file of a data set, as it lies on the disk (before `image_size`).
+
+    Bad files and missing splits end up in the report, all at once; nothing is raised for them and nothing is changed.
+
+    Args:
+        datamodule: Any data module.
+        splits: Which splits; None takes those that the data module would train, validate and test on.
+        progress: Show progress bars.
+
+    >>> from beyondpixel.datamodules import ShapesDataModule
+    >>> report = check(ShapesDataModule(num_train=2), ["train"], progress=False)
+    >>> report.ok, report.splits[0].images, report.splits[0].sizes
+    (True, 2, {(96, 128): 2})
+    """
+    used = [datamodule.train_split, datamodule.val_split, datamodule.test_split]
+    names = dict.fromkeys(split for split in used if split is not None) if splits is None else splits
+    return Report(datamodule.dataset_name, [_check_split(datamodule, split, progress) for split in names])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one sample adds to the sums."""
+
+    size: tuple[int, int]
+    labels: NDArray[np.int64] | None
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool) -> SplitReport:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            samples = datamodule.load_split(split)
+        except DataError as error:
+            return SplitReport(split, error=str(error))
+    noted = [str(warning.message) for warning in caught]
+
+    def look(index: int) -> _Seen | str:
+        try:
+            return _look(samples.read(index))
+        except BadFileError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(look, range(len(samples)))
+        description = f"Checking {datamodule.dataset_name} {split}"
+        seen = list(track(results, description, total=len(samples), disable=not progress))
+    faults = [entry for entry in seen if isinstance(entry, str)]
+    good = [entry for entry in seen if isinstance(entry, _Seen)]
+    if not good:
+        return SplitReport(split, faults=faults, remedy=samples.remedy, warnings=noted)
+    sizes = Counter(entry.size for entry in good)
+    pixels = sum(height * width * count for (height, width), count in sizes.items())
+    mean = np.sum([entry.sums for entry in good], axis=0) / pixels
+    variance = np.sum([entry.squares for entry in good], axis=0) / pixels - mean**2
+    return SplitReport(
+        split,
+        images=len(good),
+        sizes=dict(sizes.most_common()),
+        classes=_count_classes(datamodule.class_names, [e.labels for e in good if e.labels is not None]),
+        mean=tuple(mean.tolist()),
+        std=tuple(np.sqrt(variance).tolist()),
+        faults=faults,
+        remedy=samples.remedy,
+        warnings=noted,
+    )
+
+
+def _look(sample: Sample) -> _Seen:
+    # 256-bin histograms of each channel hold everything that mean and deviation need, exactly
+    values = np.arange(256) / 255
+    counts = np.stack([np.bincount(sample.image[..., channel].ravel(), minlength=256) for channel in range(3)])
+    labels = None if sample.mask is None else np.bincount(sample.mask.ravel(), minlength=256)
+    height, width = sample.image.shape[:2]
+    return _Seen((height, width), labels, counts @ values, counts @ values**2)
+
+
+def _count_classes(names: list[str], histograms: list[NDArray[np.int64]]) -> list[ClassCount]:
+    if not histograms:
+        return []
+    pixels = np.sum(histograms, axis=0)
+    images = np.sum([histogram > 0 for histogram in histograms], axis=0)
+    labelled = int(pixels[: len(names)].sum())
+    counts = [
+        ClassCount(name, int(pixels[index]), int(pixels[index]) / max(1, labelled), int(images[index]))
+        for index, name in enumerate(names)
+    ]
+    void = int(pixels[IGNORE_INDEX])
+    return [*counts, ClassCount("void", void, void / max(1, labelled + void), int(images[IGNORE_INDEX]))]

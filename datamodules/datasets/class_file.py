@@ -1,0 +1,139 @@
+"""The small YAML file that says what the classes of a user's own data set are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from beyondpixel.datamodules.datasets.errors import DataError, data_error
+from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, ColourTable, LabelTable, MaskValues
+
+Colour = tuple[int, int, int]
+
+EXAMPLE = """\
+masks: index            # or: color
+classes:
+  - {name: background, color: [0, 0, 0]}
+  - {name: leaf, color: [0, 160, 0]}
+void: [255]             # values (or colors) of pixels without a label
+"""
+_KEYS = ("classes", "masks", "void", "mean", "std")
+_CLASS_KEYS = ("name", "color", "value")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """What `classes.yaml` says.
+
+    Attributes:
+        class_names: In the order of the class indices.
+        palette: One RGB colour for each class.
+        values: What the pixels of the mask files mean.
+        mean: RGB mean of the images scaled to 0..1; ImageNet's where the file gives none.
+        std: RGB standard deviation likewise.
+    """
+
+    class_names: list[str]
+    palette: list[Colour]
+    values: MaskValues
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def read_class_file(path: Path) -> ClassFile:
+    """Read a class file.
+
+    Raises:
+        DataError: The file is not there, or says something that is not understood; the message shows an example.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        return _parse(content)
+    except FileNotFoundError:
+        raise _bad(path, "is missing") from None
+    except (yaml.YAMLError, _NotUnderstoodError, UnicodeDecodeError) as error:
+        raise _bad(path, str(error)) from error
+
+
+class _NotUnderstoodError(ValueError):
+    """Something in the file is not as it should be."""
+
+
+def _bad(path: Path, fault: str) -> DataError:
+    example = "".join(f"\n    {line}" for line in EXAMPLE.splitlines())
+    return data_error(
+        f"The class file {path} cannot be used",
+        [fault],
+        expected="a list of classes, for example:" + example + "\n",
+        remedy=f"write or mend {path}",
+    )
+
+
+def _parse(content: Any) -> ClassFile:
+    if not isinstance(content, dict):
+        raise _NotUnderstoodError("holds no mapping")
+    _known("key", content, _KEYS)
+    kind = content.get("masks", "index")
+    if kind not in ("index", "color"):
+        raise _NotUnderstoodError(f"masks must be index or color, got {kind!r}")
+    entries = content.get("classes")
+    if not isinstance(entries, list) or not entries:
+        raise _NotUnderstoodError("has no list of classes")
+    names, palette, values = [], [], []
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise _NotUnderstoodError(f"class {index} has no name: {entry!r}")
+        _known(f"key in class {entry['name']}", entry, _CLASS_KEYS)
+        names.append(entry["name"])
+        palette.append(_colour(entry["name"], entry.get("color")))
+        values.append(entry.get("value", index))
+    for what, given in (("names", names), ("colors", palette), ("values", values)):
+        if len(set(given)) < len(given):
+            raise _NotUnderstoodError(f"two classes have the same {what[:-1]}: {given}")
+    void = content.get("void", [255] if kind == "index" else [])
+    return ClassFile(
+        names,
+        palette,
+        _labels(values, void) if kind == "index" else _colours(palette, void),
+        _three("mean", content.get("mean", _IMAGENET_MEAN)),
+        _three("std", content.get("std", _IMAGENET_STD)),
+    )
+
+
+def _labels(values: list[int], void: list[Any]) -> LabelTable:
+    for value in [*values, *void]:
+        if not isinstance(value, int) or not 0 <= value <= 255:
+            raise _NotUnderstoodError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
+    if both := set(values) & set(void):
+        raise _NotUnderstoodError(f"values {sorted(both)} are those of a class and void at once")
+    try:
+        return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
+    except ValueError as error:
+        raise _NotUnderstoodError(str(error)) from error
+
+
+def _colours(palette: list[Colour], void: list[Any]) -> ColourTable:
+    mapping = {colour: index for index, colour in enumerate(palette)}
+    return ColourTable(mapping | {_colour("void", colour): IGNORE_INDEX for colour in void})
+
+
+def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in mapping:
+        if key not in known:
+            raise _NotUnderstoodError(f"unknown {what}: {key!r}; known are {', '.join(known)}")
+
+
+def _colour(name: str, value: Any) -> Colour:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        raise _NotUnderstoodError(f"{name} needs a color of three whole numbers from 0 to 255, got {value!r}")
+    red, green, blue = value
+    return red, green, blue
+
+
+def _three(name: str, value: Any) -> tuple[float, float, float]:
+    numbers = list(value) if isinstance(value, (list, tuple)) else []
+    if len(numbers) != 3 or not all(isinstance(number, (int, float)) and 0 < number <= 1 for number in numbers):
+        raise _NotUnderstoodError(f"{name} must be three numbers between 0 and 1, got {value!r}")
+    return numbers[0], numbers[1], numbers[2]

@@ -1,0 +1,138 @@
+"""A user's own images and masks."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from beyondpixel.datamodules.base import SegmentationDataModule
+from beyondpixel.datamodules.datasets.class_file import read_class_file
+from beyondpixel.datamodules.datasets.errors import DataError, data_error
+from beyondpixel.datamodules.datasets.files import FileSamples, Pair
+
+
+class FolderDataModule(SegmentationDataModule):
+    """Your own images and masks; README.md beside this file walks through it in ten minutes.
+
+    `root` holds `classes.yaml`, and images and masks in one of two layouts::
+
+        images/train/a.jpg  masks/train/a.png     a folder for each split, or
+        images/a.jpg        masks/a.png           a list for each split: train.txt, val.txt, test.txt,
+                                                  one image name a line, with or without its ending
+
+    `classes.yaml` names the classes and says whether masks hold indices (8-bit greyscale or palette) or colours::
+
+        masks: index
+        classes:
+          - {name: background, color: [0, 0, 0]}
+          - {name: leaf, color: [0, 160, 0]}
+        void: [255]
+
+    Nothing in `root` is ever changed.
+
+    Args:
+        root: The folder.
+        classes: The class file, relative to `root`.
+        images: The image folder, relative to `root`.
+        masks: The mask folder, relative to `root`.
+        mask_suffix: What follows the image's name in the mask's name before its ending, such as "_mask".
+        train_split: The split to train on.
+        val_split: The split to validate on; None holds nothing out.
+        test_split: The split to test on.
+        crop_size: Side, or height and width, of the training crops.
+        scales: Lowest and highest factor of the random rescaling of training images.
+        convert_images: Accept greyscale, RGBA, CMYK and 16-bit images, and photographs that are stored rotated; all
+            are turned to upright 8-bit RGB when they are read.
+        **common: As for `SegmentationDataModule`.
+    """
+
+    dataset_name: ClassVar[str] = "Folder"
+    fixed_size: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        classes: str = "classes.yaml",
+        images: str = "images",
+        masks: str = "masks",
+        mask_suffix: str = "",
+        train_split: str = "train",
+        val_split: str | None = "val",
+        test_split: str = "test",
+        crop_size: int | tuple[int, int] | None = 256,
+        scales: tuple[float, float] = (0.5, 2.0),
+        convert_images: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(crop_size=crop_size, scales=scales, **common)
+        self.root = root
+        self.images = images
+        self.masks = masks
+        self.mask_suffix = mask_suffix
+        self.train_split = train_split
+        self.val_split = val_split
+        self.test_split = test_split
+        self.convert_images = convert_images
+        self.splits = tuple(dict.fromkeys(split for split in (train_split, val_split, test_split) if split))
+        self.classes = read_class_file(Path(root) / classes)
+        self.class_names = self.classes.class_names
+        self.palette = self.classes.palette
+        self.mean = self.classes.mean
+        self.std = self.classes.std
+
+    def load_split(self, split: str) -> FileSamples:
+        """Find the split's images, by its list or its folder, and their masks."""
+        root = Path(self.root)
+        listing = root / f"{split}.txt"
+        images = self._listed(listing) if listing.is_file() else self._in_folder(split)
+        masks = _by_stem(root / self.masks)
+        pairs = []
+        for image in images:
+            name = image.relative_to(root / self.images).with_suffix("")
+            mask_name = name.with_name(name.name + self.mask_suffix)
+            # a mask that is not there is named with the ending that it should have
+            mask = masks.get(mask_name, root / self.masks / mask_name.with_name(f"{mask_name.name}.png"))
+            pairs.append(Pair(name.as_posix(), image, mask))
+        return FileSamples(
+            pairs,
+            self.classes.values,
+            name=f"{split} in {root}",
+            remedy="mend or remove these files, or train without them: --data.on_error skip"
+            + ("" if self.convert_images else "; images of other kinds are accepted with --data.convert_images true"),
+            convert_images=self.convert_images,
+        )
+
+    def _listed(self, listing: Path) -> list[Path]:
+        folder = Path(self.root) / self.images
+        by_stem = _by_stem(folder)
+        names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        if not names:
+            raise self._no_split(listing.stem, f"{listing} is empty")
+        return [
+            folder / name if (folder / name).is_file() else by_stem.get(Path(name), folder / name) for name in names
+        ]
+
+    def _in_folder(self, split: str) -> list[Path]:
+        folder = Path(self.root) / self.images / split
+        images = sorted(path for path in _by_stem(folder).values()) if folder.is_dir() else []
+        if not images:
+            raise self._no_split(split, f"{folder} holds no images" if folder.is_dir() else f"there is no {folder}")
+        return images
+
+    def _no_split(self, split: str, why: str) -> DataError:
+        root = Path(self.root)
+        return data_error(
+            f"There are no images for split {split!r}",
+            [why],
+            expected=f"image names in {root / split}.txt, or images in {root / self.images / split}",
+            remedy="write the list, fill the folder, or name another split with --data.train_split, --data.val_split "
+            "or --data.test_split",
+        )
+
+
+def _by_stem(folder: Path) -> dict[Path, Path]:
+    """The pictures in a folder and below it, by their relative path without ending."""
+    known = Image.registered_extensions()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known) if folder.is_dir() else []
+    return {path.relative_to(folder).with_suffix(""): path for path in files}

@@ -1,0 +1,139 @@
+"""PASCAL VOC 2012, with the augmented training set that the papers use."""
+
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from beyondpixel.datamodules.base import SegmentationDataModule
+from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.datasets.files import FileSamples, Pair
+from beyondpixel.datamodules.datasets.labels import LabelTable
+
+CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+COUNTS = {"train": 1464, "trainaug": 10582, "val": 1449, "trainval": 2913, "test": 1456}
+
+
+class VOCDataModule(SegmentationDataModule):
+    """PASCAL VOC 2012: 21 classes, boundaries and difficult objects void (255).
+
+    `root` is the folder with `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`, or one that holds it as
+    `VOC2012` or `VOCdevkit/VOC2012`. The trainaug split (10,582 images, masks from SBD) needs `SegmentationClassAug`
+    and `trainaug.txt` as well; `beyondpixel data get sbd` builds both.
+
+    The defaults are the RMI paper's: trainaug, scales 0.5 to 2.0 in steps of 0.25, crop 513, evaluation on val with
+    each image at its own size. A list that is shorter than the full split gives a warning, since scores on a subset
+    cannot be compared.
+
+    Args:
+        root: The VOC2012 folder.
+        train_split: "trainaug", "train" (1,464 images), or "trainval" (2,913), which leaves no images held out, so that
+            `val_dataloader()` is an empty list.
+        test_split: "val", or "test" (1,456 images without public truth, so for `predict` alone).
+        crop_size: Side, or height and width, of the training crops.
+        scales: Lowest and highest factor of the random rescaling of training images.
+        scale_step: Distance of the factors; None takes any factor in the range.
+        **common: As for `SegmentationDataModule`.
+    """
+
+    dataset_name: ClassVar[str] = "VOC 2012"
+    splits = ("train", "trainaug", "val", "trainval", "test")
+    fixed_size: ClassVar[bool] = False
+
+    # of the training images, from the RMI authors' code, in 0-255 units
+    mean = (116 / 255, 113 / 255, 104 / 255)
+    std = (69.58 / 255, 68.68 / 255, 72.67 / 255)
+
+    def __init__(
+        self,
+        root: str = "data/VOC2012",
+        *,
+        train_split: Literal["trainaug", "train", "trainval"] = "trainaug",
+        test_split: Literal["val", "test"] = "val",
+        crop_size: int | tuple[int, int] | None = 513,
+        scales: tuple[float, float] = (0.5, 2.0),
+        scale_step: float | None = 0.25,
+        **common: Any,
+    ) -> None:
+        super().__init__(crop_size=crop_size, scales=scales, scale_step=scale_step, **common)
+        for name, value in (("train_split", train_split), ("test_split", test_split)):
+            if value not in self.splits:
+                raise ValueError(f"{name} must be one of {', '.join(self.splits)}, got {value!r}")
+        self.root = root
+        self.train_split = train_split
+        self.val_split = None if train_split == "trainval" else "val"
+        self.test_split = test_split
+        self.class_names = list(CLASSES)
+        self.palette = voc_palette(len(CLASSES))
+
+    def load_split(self, split: str) -> FileSamples:
+        """Read the split's list."""
+        if not Path(self.root).is_dir():
+            raise data_error(
+                f"There is no folder {self.root}", [], expected="the VOC2012 folder", remedy=self._remedy("train")
+            )
+        folder = find_folder(Path(self.root))
+        listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+        masks = {"trainaug": "SegmentationClassAug", "test": None}.get(split, "SegmentationClass")
+        remedy = self._remedy(split)
+        needed = [path for path in (listing, folder / "JPEGImages", folder / masks if masks else folder) if path]
+        absent = [str(path.relative_to(folder)) for path in needed if not path.exists()]
+        if absent:
+            raise data_error(
+                f"VOC 2012 {split} is not complete in {folder}",
+                [f"{path} is missing" for path in absent],
+                expected="the public VOC2012 layout: JPEGImages, SegmentationClass, ImageSets/Segmentation",
+                remedy=remedy,
+            )
+        # some published lists hold paths of image and mask instead of ids
+        ids = [Path(line.split()[0]).stem for line in listing.read_text().splitlines() if line.strip()]
+        _check_count(split, ids, listing, remedy)
+        pairs = [
+            Pair(id, folder / "JPEGImages" / f"{id}.jpg", folder / masks / f"{id}.png" if masks else None) for id in ids
+        ]
+        labels = LabelTable.identity(len(CLASSES))
+        return FileSamples(pairs, labels, name=f"VOC 2012 {split} in {folder}", remedy=remedy)
+
+    def _remedy(self, split: str) -> str:
+        if split == "test":
+            return "the test images are given out by the VOC evaluation server only, after registration"
+        return f"beyondpixel data get {'sbd' if split == 'trainaug' else 'voc'} --root {self.root}"
+
+
+def find_folder(root: Path) -> Path:
+    """The folder with `ImageSets` at `root`, or below it where the public archive puts it."""
+    below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)
+
+
+def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """VOC's colours: the bits of the class index, three at a time, go to the highest bits of red, green and blue.
+
+    >>> voc_palette(4)
+    [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    """
+
+    def channel(index: int, offset: int) -> int:
+        return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(3))
+
+    return [(channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(num_classes)]
+
+
+def _check_count(split: str, ids: list[str], listing: Path, remedy: str) -> None:
+    full = COUNTS[split]
+    if len(ids) > full or len(set(ids)) < len(ids):
+        twice = sorted({id for id in ids if ids.count(id) > 1}) if len(set(ids)) < len(ids) else []
+        raise data_error(
+            f"{listing} names {len(ids)} images" + (", some of them twice" if twice else ""),
+            twice,
+            expected=f"the {full} different images of VOC 2012 {split}",
+            remedy=remedy,
+        )
+    if len(ids) < full:
+        warnings.warn(
+            f"{listing} names {len(ids)} of the {full} images of VOC 2012 {split}: "
+            "this is a subset, and its scores cannot be compared with published ones",
+            stacklevel=2,
+        )
