@@ -53,6 +53,7 @@ def _dispatch(words: list[str]) -> None:
     _add_launch(commands)
     _add_compare(commands)
     _add_demo(commands)
+    _add_data(commands)
     options, rest = parser.parse_known_args(words)
     if rest and options.command != "launch":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -79,6 +80,14 @@ def _dispatch(words: list[str]) -> None:
             output=options.output,
             picture=options.picture,
         )
+    elif options.command == "data" and options.action == "get":
+        from beyondpixel.experiments.data_command import get_data
+
+        get_data(options.name, options.root, mirrors=options.mirror)
+    elif options.command == "data":
+        from beyondpixel.experiments.data_command import check_data
+
+        check_data(options.name, options.root, sheet_file=options.sheet, num_samples=options.samples)
     elif options.command == "demo":
         from beyondpixel.experiments.demo import demo
 
@@ -156,3 +165,29 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
     )
     parser.add_argument("--overwrite", action="store_true", help="train again even if the runs are finished")
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("data", help="download a data set, or check the one you have")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    get = actions.add_parser(
+        "get",
+        help="download CamVid, VOC 2012 or SBD",
+        description="Download a data set, or what is missing of it: resumed, checked, and moved into place when whole. "
+        "sbd builds the trainaug masks in the folder of VOC.",
+    )
+    get.add_argument("name", choices=("camvid", "voc", "sbd"))
+    get.add_argument("--root", type=Path, required=True, metavar="DIR", help="the folder that the data set will be")
+    get.add_argument(
+        "--mirror", action="append", default=[], metavar="URL", help="address or folder to try first (may be repeated)"
+    )
+    check = actions.add_parser(
+        "check",
+        help="read every file: counts, sizes, class balance, and all faults at once",
+        description="Read every file of a data set and print counts, sizes, class balance and everything that is "
+        "wrong with it. Nothing is changed.",
+    )
+    check.add_argument("name", choices=("camvid", "voc", "folder", "shapes"))
+    check.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder (not for shapes)")
+    check.add_argument("--sheet", type=Path, metavar="PNG", help="draw samples of each split with their masks")
+    check.add_argument("--samples", type=int, default=3, metavar="N", help="samples of each split on it (default: 3)")

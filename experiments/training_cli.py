@@ -36,6 +36,10 @@ def quieten_lightning() -> None:
     """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda line: "Tip:" not in str(line.msg))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # it suspects a mistake when arguments are handed over while the process has its own
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    # an evaluation has no use for the callbacks of the training
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
@@ -123,6 +127,7 @@ class SegmentationCLI(LightningCLI):
             callbacks += run_callbacks(self.folder)
             callbacks.append(RunRecorder(self.folder, config, record))
         else:  # an evaluation prints its scores; the run folder keeps those of its own test
+            kwargs["enable_checkpointing"] = False
             loggers = loggers if loggers not in (None, True) else False
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
@@ -171,10 +176,7 @@ def resolve_config(config: dict[str, Any], source: str | Path) -> dict[str, Any]
         ('beyondpixel.datamodules.ShapesDataModule', 3)
     """
     try:
-        with warnings.catch_warnings():
-            # Lightning suspects a mistake when arguments come from Python while the process has its own
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            resolved = _ParseOnly(args=config, run=False).resolved_config()
+        resolved = _ParseOnly(args=config, run=False).resolved_config()
         loss = resolved["model"]["init_args"].get("loss")
         if isinstance(loss, str | dict):
             settings = {"name": loss} if isinstance(loss, str) else loss

@@ -1,0 +1,125 @@
+"""`beyondpixel data get` and `beyondpixel data check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from beyondpixel.datamodules import (
+    CamVidDataModule,
+    FolderDataModule,
+    SegmentationDataModule,
+    ShapesDataModule,
+    VOCDataModule,
+)
+from beyondpixel.datamodules.checks import SplitReport, check
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.datamodules.download import get
+from beyondpixel.datamodules.fetching import DownloadError
+from beyondpixel.datamodules.unpacking import ArchiveError
+from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.lightning_modules.pictures import class_swatches, colorize, overlay, sheet
+
+SIZES_SHOWN = 5
+
+
+def get_data(name: str, root: Path, *, mirrors: Sequence[str]) -> None:
+    """Download a data set to a folder.
+
+    Args:
+        name: `camvid`, `voc` or `sbd`.
+        root: where it goes.
+        mirrors: addresses or folders to try first.
+    """
+    with as_user_error(DataError, DownloadError, ArchiveError):
+        done = get(name, root, mirrors=mirrors)
+    print(f"{name} is in {root}" if done else f"{name} is complete in {root} already; nothing was done")
+    if name != "sbd":
+        print(f"Look at it with: beyondpixel data check {name} --root {root} --sheet {name}.png")
+
+
+def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_samples: int) -> None:
+    """Read a whole data set, print what is in it, and draw some samples.
+
+    Args:
+        name: `camvid`, `voc`, `folder` or `shapes`.
+        root: the data set's folder; not needed for `shapes`.
+        sheet_file: a PNG to draw samples with their masks on.
+        num_samples: how many samples of each split to draw.
+
+    Raises:
+        UserError: after everything has been printed, if the data set cannot be used as it is.
+    """
+    with as_user_error(DataError):
+        data = _build(name, root)
+    report = check(data)
+    console = Console()
+    for split in report.splits:
+        console.print(*_split_tables(report.dataset, split))
+    if sheet_file is not None:
+        usable = [split.split for split in report.splits if split.images]
+        if usable:
+            _draw_samples(data, usable, num_samples, sheet_file)
+            print(f"Samples drawn in {sheet_file}")
+    if not report.ok:
+        bad = [split.split for split in report.splits if split.error or split.faults]
+        raise UserError(f"{report.dataset} cannot be used as it is: see {', '.join(bad)} above")
+    print(f"{report.dataset}: no fault found")
+
+
+def _build(name: str, root: Path | None) -> SegmentationDataModule:
+    if name == "shapes":
+        return ShapesDataModule()
+    if root is None:
+        raise UserError(f"data check {name} needs --root DIR, the folder of the data set")
+    if name == "camvid":
+        return CamVidDataModule(str(root), train_split="train")  # so that val is read as well
+    return VOCDataModule(str(root)) if name == "voc" else FolderDataModule(str(root))
+
+
+def _split_tables(dataset: str, split: SplitReport) -> list[str | Table]:
+    sizes = [f"{width}x{height} ({count})" for (height, width), count in split.sizes.items()]
+    shown = ", ".join(sizes[:SIZES_SHOWN]) + (f" and {len(sizes) - SIZES_SHOWN} more" if sizes[SIZES_SHOWN:] else "")
+    lines = [f"[bold]{dataset} {split.split}[/bold]: {split.images} images" + (f", {shown}" if shown else "")]
+    if split.mean:
+        channels = " ".join(f"{255 * value:.1f}" for value in split.mean)
+        deviations = " ".join(f"{255 * value:.1f}" for value in split.std)
+        lines.append(f"mean RGB {channels}, standard deviation {deviations}")
+    lines += [f"[yellow]{warning}[/yellow]" for warning in split.warnings]
+    if split.absent_classes:
+        lines.append(f"[yellow]no pixel of: {', '.join(split.absent_classes)}[/yellow]")
+    if split.error:
+        lines.append(f"[red]{split.error}[/red]")
+    if split.faults:
+        lines.append(f"[red]{len(split.faults)} samples cannot be used:[/red]")
+        lines += [f"  {fault}" for fault in split.faults]
+        lines.append(f"To mend it: {split.remedy}")
+    table = Table("class", "pixels", "share", "images")
+    for count in split.classes:
+        table.add_row(count.name, f"{count.pixels:,}", f"{100 * count.share:.2f} %", str(count.images))
+    return ["\n".join(lines) + "\n", *([table] if split.classes else [])]
+
+
+def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_samples: int, file: Path) -> None:
+    images, masks = [], []
+    for split in splits:
+        samples = data.samples(split)
+        # spread over the split, because neighbours in a list are often frames of one film
+        step = max(1, len(samples) // num_samples)
+        for index in range(0, step * min(num_samples, len(samples)), step):
+            sample = samples[index]
+            if sample.mask is not None:
+                images.append(sample.image)
+                masks.append(sample.mask)
+    columns = {
+        "image": images,
+        "mask over it": [overlay(i, m, data.palette, data.ignore_index) for i, m in zip(images, masks, strict=True)],
+        "mask": [colorize(mask, data.palette, data.ignore_index) for mask in masks],
+    }
+    legend = class_swatches(masks, data.palette, data.class_names, data.ignore_index)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    heading = f"{data.dataset_name}: {num_samples} samples of each of {', '.join(splits)}"
+    sheet(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).save(file)
