@@ -49,7 +49,7 @@ def environment(place: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     # W&B looks for ~/.netrc; Matplotlib's font cache is kept where it is, because building it takes a while
     cache = {"MPLCONFIGDIR": matplotlib.get_configdir()}
-    return {**kept, **cache, "HOME": str(place), "COLUMNS": "200", "OMP_NUM_THREADS": "2"}
+    return {**kept, **cache, "HOME": str(place), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 
 
 def run(place: Path, *words: str, code: int = 0) -> str:
