@@ -61,7 +61,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         flip: Mirror every other training image, on average.
         image_size: Height and width to which everything is resized first, truth and evaluation included; None works at
             the images' own sizes.
-        cache: "ram" keeps all decoded images in memory.
+        cache: "ram" keeps all decoded images in memory, once per training process; None reads them each time.
         on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
             and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
             never skips.
@@ -178,11 +178,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 expected="at least one whole batch",
                 remedy=f"lower batch_size to {max(1, len(samples) // world_size)} or below",
             )
-        if isinstance(samples, CachedSamples):
-            samples.fill()
         transform = TrainingTransform(
             crop=self._crop(samples), scales=self.scales, scale_step=self.scale_step, flip=self.flip, fill=self._fill()
         )
+        if isinstance(samples, CachedSamples):
+            samples.fill()
         sampler = TrainingSampler(samples, batch_size=self.batch_size, rank=rank, world_size=world_size, seed=self.seed)
         return ResumableLoader(
             SegmentationDataset(samples, augment=transform, seed=self.seed),
@@ -261,6 +261,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def _evaluation_loader(
         self, samples: Samples, *, batch_size: int | None = None, fill: bool = True
     ) -> DataLoader[Sample]:
+        if isinstance(samples, CachedSamples):
+            samples.fill()
         rank, world_size = self._process()
         return DataLoader(
             SegmentationDataset(samples),

@@ -98,10 +98,18 @@ class FolderDataModule(SegmentationDataModule):
             pairs,
             self.classes.values,
             name=f"{split} in {root}",
-            remedy="mend or remove these files, or train without them: --data.on_error skip"
-            + ("" if self.convert_images else "; images of other kinds are accepted with --data.convert_images true"),
+            remedy=self._remedy,
             convert_images=self.convert_images,
         )
+
+    @property
+    def _remedy(self) -> str:
+        hints = ["mend or remove these files, or train without them: --data.on_error skip"]
+        if not self.convert_images:
+            hints.append("images of other kinds are accepted with --data.convert_images true")
+        if self.classes.values.kind == "index":
+            hints.append("masks that show colours need the line masks: color in the class file")
+        return "; ".join(hints)
 
     def _listed(self, listing: Path) -> list[Path]:
         folder = Path(self.root) / self.images

@@ -141,6 +141,7 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.slow  # torch takes ten seconds to give up workers of a failed loader
 def test_worker_processes_report_the_same(tmp_path: Path) -> None:
     write(tmp_path, count=4)
     (tmp_path / "masks/train/train2.png").write_text("not an image")
