@@ -123,7 +123,7 @@ class FolderDataModule(SegmentationDataModule):
 
     def _in_folder(self, split: str) -> list[Path]:
         folder = Path(self.root) / self.images / split
-        images = sorted(path for path in _by_stem(folder).values()) if folder.is_dir() else []
+        images = sorted(_by_stem(folder).values()) if folder.is_dir() else []
         if not images:
             raise self._no_split(split, f"{folder} holds no images" if folder.is_dir() else f"there is no {folder}")
         return images
@@ -143,4 +143,13 @@ def _by_stem(folder: Path) -> dict[Path, Path]:
     """The pictures in a folder and below it, by their relative path without ending."""
     known = Image.registered_extensions()
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known) if folder.is_dir() else []
-    return {path.relative_to(folder).with_suffix(""): path for path in files}
+    by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
+    if len(by_stem) < len(files):
+        hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]
+        raise data_error(
+            f"{folder} has {len(hidden)} pictures whose names differ from others by their ending alone",
+            [f"{path} and {by_stem[path.relative_to(folder).with_suffix('')].name}" for path in hidden],
+            expected="one picture of each name, so that images and masks can be told to belong together",
+            remedy="rename or remove one of each two",
+        )
+    return by_stem

@@ -80,6 +80,17 @@ def test_a_trainer_gets_what_a_plain_loop_gets_but_moves_eight_bits() -> None:
             assert inside["image"].is_contiguous()
 
 
+def test_after_a_run_the_loaders_are_plain_again() -> None:
+    data = ShapesDataModule(num_train=8, num_val=1, image_size=(12, 16), batch_size=2, num_workers=0)
+    model = Keeper()
+    trainer(max_steps=2).fit(model, data)
+    batches = list(data.train_dataloader())
+    # the run stopped in the middle of its epoch, which is no reason to begin there
+    assert [batch["id"] for batch in batches[:2]] == [batch["id"] for batch in model.batches["train"]]
+    assert len(batches) == 4
+    assert batches[0]["image"].dtype == torch.float32
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)])
 def test_precision(precision: str, dtype: torch.dtype) -> None:
     model = Keeper()
