@@ -6,4 +6,19 @@ from beyondpixel.datamodules.folder import FolderDataModule
 from beyondpixel.datamodules.shapes import ShapesDataModule
 from beyondpixel.datamodules.voc import VOCDataModule
 
-__all__ = ["CamVidDataModule", "FolderDataModule", "SegmentationDataModule", "ShapesDataModule", "VOCDataModule"]
+# by the name that the command line knows them by
+DATA_MODULES: dict[str, type[SegmentationDataModule]] = {
+    "camvid": CamVidDataModule,
+    "folder": FolderDataModule,
+    "shapes": ShapesDataModule,
+    "voc": VOCDataModule,
+}
+
+__all__ = [
+    "DATA_MODULES",
+    "CamVidDataModule",
+    "FolderDataModule",
+    "SegmentationDataModule",
+    "ShapesDataModule",
+    "VOCDataModule",
+]

@@ -1,25 +1,19 @@
 """What all data modules share: loaders, augmentation, normalisation and resumption."""
 
-import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
 from beyondpixel.datamodules.datasets.errors import data_error
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 from beyondpixel.datamodules.datasets.pictures import picture_samples
-from beyondpixel.datamodules.datasets.samples import (
-    CachedSamples,
-    ChosenSamples,
-    MappedSamples,
-    Sample,
-    Samples,
-    find_faults,
-)
+from beyondpixel.datamodules.datasets.samples import CachedSamples, MappedSamples, Sample, Samples
+from beyondpixel.datamodules.datasets.skipping import without_faults
 from beyondpixel.datamodules.loading import (
     Collate,
     ResumableLoader,
@@ -61,7 +55,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         flip: Mirror every other training image, on average.
         image_size: Height and width to which everything is resized first, truth and evaluation included; None works at
             the images' own sizes.
-        cache: "ram" keeps all decoded images in memory.
+        cache: "ram" keeps all decoded images in memory, once per training process; None reads them each time.
         on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
             and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
             never skips.
@@ -148,7 +142,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
             samples = self.load_split(split)
             if self.on_error == "skip" and split == self.train_split:
-                samples = self._readable(samples)
+                samples = without_faults(samples, name=self.dataset_name, listing=self._skip_list())
             else:
                 samples.require_files()
             self._samples[split] = self._prepared(samples)
@@ -178,18 +172,18 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 expected="at least one whole batch",
                 remedy=f"lower batch_size to {max(1, len(samples) // world_size)} or below",
             )
-        if isinstance(samples, CachedSamples):
-            samples.fill()
         transform = TrainingTransform(
             crop=self._crop(samples), scales=self.scales, scale_step=self.scale_step, flip=self.flip, fill=self._fill()
         )
+        if isinstance(samples, CachedSamples):
+            samples.fill()
         sampler = TrainingSampler(samples, batch_size=self.batch_size, rank=rank, world_size=world_size, seed=self.seed)
         return ResumableLoader(
             SegmentationDataset(samples, augment=transform, seed=self.seed),
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
-            batches_done=self._batches_done if self.trainer is not None else None,
+            batches_done=self._batches_done if self._is_running() else None,
             **self._loading(),
         )
 
@@ -216,27 +210,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
 
-    def _readable(self, samples: Samples) -> Samples:
-        faults = find_faults(samples)
-        if not faults:
-            return samples
+    def _skip_list(self) -> Path | None:
         folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)
-        listing = folder / "skipped_files.txt"
-        if self._process()[0] == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            listing.write_text("".join(f"{fault}\n" for fault in faults.values()))
-            warnings.warn(
-                f"{self.dataset_name}: training without {len(faults)} of {len(samples)} samples; {listing} lists them",
-                stacklevel=2,
-            )
-        if len(faults) == len(samples):
-            raise data_error(
-                f"{self.dataset_name}: no training sample can be used",
-                list(faults.values()),
-                expected="at least some good files",
-                remedy='see what on_error="raise" says',
-            )
-        return ChosenSamples(samples, [index for index in range(len(samples)) if index not in faults])
+        return folder / "skipped_files.txt" if self._process()[0] == 0 else None
 
     def _prepared(self, samples: Samples) -> Samples:
         samples = self._resized(samples)
@@ -261,6 +237,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def _evaluation_loader(
         self, samples: Samples, *, batch_size: int | None = None, fill: bool = True
     ) -> DataLoader[Sample]:
+        if isinstance(samples, CachedSamples):
+            samples.fill()
         rank, world_size = self._process()
         return DataLoader(
             SegmentationDataset(samples),
@@ -275,7 +253,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             workers = default_workers(1 if self.trainer is None else self.trainer.num_devices)
         return {
             "num_workers": workers,
-            "collate_fn": Collate(self._fill(), self.normalize if self.trainer is None else None),
+            "collate_fn": Collate(self._fill(), None if self._is_running() else self.normalize),
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
             "prefetch_factor": 4 if workers else None,
@@ -288,6 +266,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+    def _is_running(self) -> bool:
+        """Whether a Trainer asks; one that has finished stays attached, but then a plain loop asks."""
+        return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
 
     def _batches_done(self) -> int:
         # Lightning's counter rather than the loader's own: a batch that was fetched but not finished when the run was

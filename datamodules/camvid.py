@@ -109,9 +109,17 @@ class CamVidDataModule(SegmentationDataModule):
                 expected="the SegNet tutorial's CamVid folder, with train.txt, val.txt, test.txt and six image folders",
                 remedy=self._remedy,
             )
+        lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        strange = [" ".join(paths) for paths in lines if len(paths) != 2]
+        if strange:
+            raise data_error(
+                f"{listing} has lines that are not understood",
+                strange,
+                expected="an image and its mask on each line",
+                remedy=self._remedy,
+            )
         pairs = []
-        for line in filter(None, map(str.strip, listing.read_text().splitlines())):
-            image, mask = (PurePosixPath(path) for path in line.split())
+        for image, mask in (map(PurePosixPath, paths) for paths in lines):
             pairs.append(Pair(image.stem, root.joinpath(*image.parts[-2:]), root.joinpath(*mask.parts[-2:])))
         return pairs
 

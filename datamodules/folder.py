@@ -98,10 +98,18 @@ class FolderDataModule(SegmentationDataModule):
             pairs,
             self.classes.values,
             name=f"{split} in {root}",
-            remedy="mend or remove these files, or train without them: --data.on_error skip"
-            + ("" if self.convert_images else "; images of other kinds are accepted with --data.convert_images true"),
+            remedy=self._remedy,
             convert_images=self.convert_images,
         )
+
+    @property
+    def _remedy(self) -> str:
+        hints = ["mend or remove these files, or train without them: --data.on_error skip"]
+        if not self.convert_images:
+            hints.append("images of other kinds are accepted with --data.convert_images true")
+        if self.classes.values.kind == "index":
+            hints.append("masks that show colours need the line masks: color in the class file")
+        return "; ".join(hints)
 
     def _listed(self, listing: Path) -> list[Path]:
         folder = Path(self.root) / self.images
@@ -115,7 +123,7 @@ class FolderDataModule(SegmentationDataModule):
 
     def _in_folder(self, split: str) -> list[Path]:
         folder = Path(self.root) / self.images / split
-        images = sorted(path for path in _by_stem(folder).values()) if folder.is_dir() else []
+        images = sorted(_by_stem(folder).values()) if folder.is_dir() else []
         if not images:
             raise self._no_split(split, f"{folder} holds no images" if folder.is_dir() else f"there is no {folder}")
         return images
@@ -135,4 +143,13 @@ def _by_stem(folder: Path) -> dict[Path, Path]:
     """The pictures in a folder and below it, by their relative path without ending."""
     known = Image.registered_extensions()
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known) if folder.is_dir() else []
-    return {path.relative_to(folder).with_suffix(""): path for path in files}
+    by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
+    if len(by_stem) < len(files):
+        hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]
+        raise data_error(
+            f"{folder} has {len(hidden)} pictures whose names differ from others by their ending alone",
+            [f"{path} and {by_stem[path.relative_to(folder).with_suffix('')].name}" for path in hidden],
+            expected="one picture of each name, so that images and masks can be told to belong together",
+            remedy="rename or remove one of each two",
+        )
+    return by_stem

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.samples import Pixels, Sample, Samples
+from beyondpixel.datamodules.datasets.samples import Sample, Samples
 from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
-from beyondpixel.datamodules.transforms import Augmentation
+from beyondpixel.datamodules.transforms import Augmentation, pad
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -58,21 +58,13 @@ class Collate:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Make one batch, images channels last in memory."""
-        height = max(sample.image.shape[0] for sample in samples)
-        width = max(sample.image.shape[1] for sample in samples)
-        images = np.stack([_pad(sample.image, height, width, self.fill) for sample in samples])
+        size = max(sample.image.shape[0] for sample in samples), max(sample.image.shape[1] for sample in samples)
+        images = np.stack([pad(sample.image, size, self.fill) for sample in samples])
         batch: Batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "id": [sample.id for sample in samples]}
-        masks = [_pad(sample.mask, height, width, (IGNORE_INDEX,)) for sample in samples if sample.mask is not None]
+        masks = [pad(sample.mask, size, (IGNORE_INDEX,)) for sample in samples if sample.mask is not None]
         if masks:
             batch["mask"] = torch.from_numpy(np.stack(masks))
         return batch if self.normalize is None else self.normalize(batch)
-
-
-def _pad(array: Pixels, height: int, width: int, fill: tuple[int, ...]) -> Pixels:
-    bottom, right = height - array.shape[0], width - array.shape[1]
-    if not bottom and not right:
-        return array
-    return np.asarray(cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill))
 
 
 class LoaderState(TypedDict):

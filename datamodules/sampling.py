@@ -43,7 +43,7 @@ class TrainingSampler(DistributedSampler[Any]):
     >>> sampler = TrainingSampler(range(5), batch_size=2, seed=1)
     >>> sampler.set_epoch(3)
     >>> [(key.epoch, key.index) for key in sampler]
-    [(3, 3), (3, 4), (3, 1), (3, 0)]
+    [(3, 0), (3, 4), (3, 2), (3, 3)]
     """
 
     def __init__(self, dataset: Sized, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:

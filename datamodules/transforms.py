@@ -66,11 +66,11 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
     def apply(self, img: Pixels, window: Any, out: Size, interpolation: int, **params: Any) -> Pixels:
         """Cut, rescale and pad the image."""
         resized = _resize(img[window], out, interpolation)
-        return self._pad(resized, self.fill)
+        return pad(resized, self.crop, self.fill)
 
     def apply_to_mask(self, mask: Pixels, window: Any, out: Size, **params: Any) -> Pixels:
         """Cut, rescale and pad the mask, which keeps its labels."""
-        return self._pad(_resize(mask[window], out, cv2.INTER_NEAREST_EXACT), (IGNORE_INDEX,))
+        return pad(_resize(mask[window], out, cv2.INTER_NEAREST_EXACT), self.crop, (IGNORE_INDEX,))
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         """The arguments that albumentations prints."""
@@ -89,12 +89,6 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
             return 0, size, round(size * scale)
         window = min(size, max(1, round(crop / scale)))
         return int(self.random_generator.integers(size - window + 1)), window, crop
-
-    def _pad(self, array: Pixels, fill: tuple[int, ...]) -> Pixels:
-        bottom, right = self.crop[0] - array.shape[0], self.crop[1] - array.shape[1]
-        if not bottom and not right:
-            return array
-        return np.asarray(cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill))
 
 
 class TrainingTransform:
@@ -148,6 +142,14 @@ class Resize:
         # INTER_NEAREST alone takes the upper left pixel of a cell, which would shift the mask against the image
         nearest = cv2.INTER_NEAREST_EXACT
         return A.Compose([A.Resize(*self.size, interpolation=interpolation, mask_interpolation=nearest)])
+
+
+def pad(array: Pixels, size: Size, fill: tuple[int, ...]) -> Pixels:
+    """Pad an image or mask at the bottom and right to `size` (height, width)."""
+    bottom, right = size[0] - array.shape[0], size[1] - array.shape[1]
+    if not bottom and not right:
+        return array
+    return np.asarray(cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill))
 
 
 def _apply(compose: A.Compose, sample: Sample) -> Sample:

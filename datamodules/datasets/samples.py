@@ -1,5 +1,6 @@
 """What a split is, whatever it comes from: a sequence of raw images with their labels."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,20 @@ class CachedSamples(Samples):
         return kept
 
     def fill(self) -> None:
-        """Read everything that is not there yet."""
+        """Read everything that is not there yet.
+
+        Raises:
+            MemoryError: It would be more than this machine's memory.
+        """
+        first = self[0]
+        size = len(self) * (first.image.nbytes + (0 if first.mask is None else first.mask.nbytes))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
+        if size > memory:
+            raise MemoryError(
+                f"{len(self)} decoded images take about {size / 1e9:.0f} GB, but this machine has "
+                f"{memory / 1e9:.0f} GB of memory: "
+                'leave out cache="ram", or work at a smaller image_size'
+            )
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.__getitem__, range(len(self))):
                 pass

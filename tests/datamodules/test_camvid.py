@@ -112,6 +112,13 @@ def test_shortened_list(make_camvid) -> None:
         CamVidDataModule(str(root)).setup("test")
 
 
+def test_list_that_is_not_understood(make_camvid) -> None:
+    root = make_camvid(SMALL)
+    (root / "test.txt").write_text("/SegNet/CamVid/test/test_00.png\n")
+    with pytest.raises(DataError, match=r"lines that are not understood:\n  /SegNet/CamVid/test/test_00\.png"):
+        CamVidDataModule(str(root)).setup("test")
+
+
 def test_unknown_label(make_camvid) -> None:
     root = make_camvid(SMALL)
     path = root / "testannot" / "test_01.png"

@@ -141,6 +141,7 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.slow  # torch takes ten seconds to give up workers of a failed loader
 def test_worker_processes_report_the_same(tmp_path: Path) -> None:
     write(tmp_path, count=4)
     (tmp_path / "masks/train/train2.png").write_text("not an image")
@@ -249,3 +250,10 @@ def test_masks_must_be_lossless(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((24, 32), dtype=np.uint8)).save(tmp_path / "masks/test/test0.jpg")
     with pytest.raises(DataError, match=r"test0\.jpg: is a JPEG, which changes labels"):
         list(FolderDataModule(str(tmp_path)).test_dataloader())
+
+
+def test_names_that_differ_by_their_ending_alone(tmp_path: Path) -> None:
+    write(tmp_path)
+    Image.fromarray(np.zeros((24, 32, 3), dtype=np.uint8)).save(tmp_path / "images/train/train1.png")
+    with pytest.raises(DataError, match=r"has 1 pictures(.|\n)*train1\.jpg and train1\.png"):
+        FolderDataModule(str(tmp_path)).setup("fit")

@@ -25,6 +25,7 @@ def test_scenes_depend_on_seed_split_and_index_alone() -> None:
         assert (first.samples("train")[0].mask != other.mask).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_another_process_paints_the_same() -> None:
     code = (
         "import zlib; from beyondpixel.datamodules import ShapesDataModule;"
@@ -85,3 +86,9 @@ def test_statistics_are_those_of_the_scenes() -> None:
     pixels = np.stack([sample.image for sample in data.samples("train")]).reshape(-1, 3) / 255
     np.testing.assert_allclose(pixels.mean(0), data.mean, atol=0.02)
     np.testing.assert_allclose(pixels.std(0), data.std, atol=0.02)
+
+
+def test_a_cache_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
+    with pytest.raises(MemoryError, match='leave out cache="ram"'):
+        ShapesDataModule(num_train=100).train_dataloader()
