@@ -13,7 +13,6 @@ from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
 
 PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
 ABSENT_CLASSES = ("include", "skip")
-BACKENDS = ("eager", "compiled")
 
 
 class RMILoss(SegmentationLoss):
@@ -83,16 +82,14 @@ class RMILoss(SegmentationLoss):
     ) -> None:
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         check_choice("absent_classes", absent_classes, ABSENT_CLASSES)
-        check_choice("backend", backend, BACKENDS)
         check_range("pixel_weight", pixel_weight, 0, 1)
         names = ("rmi",) if pixel_loss is None else ("pixel", "rmi")
         super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
-        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge)
+        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge, backend)
         self.pixel_loss = pixel_loss
         self.pixel_weight = pixel_weight
         self.with_logits = with_logits
         self.absent_classes = absent_classes
-        self.backend = backend
         self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
