@@ -41,7 +41,9 @@ class RMILoss(SegmentationLoss):
         ridge: ξ, added to Σ_P and to M; the paper's 1e-6 belongs to covariance="mean".
         absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
             of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
-        backend: "eager" (plain PyTorch) or "compiled"; results are equal.
+        backend: "eager" (plain PyTorch, any device) or "compiled", which gives equal results: C kernels for float32 and
+            half-precision scores on a CPU, compiled at the first call and kept in ~/.cache/beyondpixel. Without a C
+            compiler it warns and goes on eagerly; on other devices and for float64 it is eager.
 
     Attributes:
         jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.

@@ -102,6 +102,9 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
     """Binary cross entropy and I_l of the same scores."""
     batch, num_classes, height, width = scores.shape
     pixel_total, bounds, absent, jittered = [], [], [], []
+    if len(options.factors) > 1:
+        # the gradients of the factors are added up before they are rounded
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     kernels = None
     if options.backend == "compiled" and scores.device.type == "cpu" and scores.dtype != torch.float64:
         kernels = load_kernels()

@@ -111,9 +111,7 @@ def _largest(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     largest, place = values.select(dim, 0), values.new_zeros((), dtype=torch.int16)
     for candidate in range(1, values.shape[dim]):
         value = values.select(dim, candidate)
-        place = torch.maximum(
-            place, (value > largest) * torch.tensor(candidate, dtype=torch.int16, device=value.device)
-        )
+        place = torch.maximum(place, (value > largest).to(torch.int16).mul_(candidate))
         largest = torch.maximum(largest, value)
     return largest, place
 
