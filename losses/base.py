@@ -60,6 +60,10 @@ class SegmentationLoss(Metric):
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
         """The loss, from its terms."""
 
+    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms that are reported and combined, where these are fewer than the sums kept for them."""
+        return values
+
     def _divide(self, name: str, term: Term) -> Tensor:
         """The term from its sum and count; 0 where nothing was counted."""
         return term.total / term.count.clamp_min(1)
@@ -79,7 +83,7 @@ class SegmentationLoss(Metric):
         self._accumulate(terms)
         self._update_count += 1
         self._computed = None
-        values = {name: self._divide(name, term) for name, term in terms.items()}
+        values = self._named_terms({name: self._divide(name, term) for name, term in terms.items()})
         dtype = torch.promote_types(preds.dtype, torch.float32)
         self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
         loss = self._combine(values).to(dtype)
@@ -97,7 +101,7 @@ class SegmentationLoss(Metric):
             name: self._divide(name, Term(getattr(self, f"{name}_total"), getattr(self, f"{name}_count")))
             for name in self._term_names
         }
-        return self._combine(values).float()
+        return self._combine(self._named_terms(values)).float()
 
     def _terms_without_autocast(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
         # half precision has too few digits for sums over pixels and for linear algebra

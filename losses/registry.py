@@ -3,14 +3,19 @@
 import inspect
 from typing import Any
 
+from beyondpixel.losses.affinity import AdaptiveAffinityFieldLoss, AffinityFieldLoss
 from beyondpixel.losses.base import SegmentationLoss
 from beyondpixel.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
+from beyondpixel.losses.pyramid import PyramidLoss
 from beyondpixel.losses.rmi import RMILoss
 
 LOSSES: dict[str, type[SegmentationLoss]] = {
     "ce": CrossEntropyLoss,
     "bce": BinaryCrossEntropyLoss,
     "rmi": RMILoss,
+    "affinity": AffinityFieldLoss,
+    "adaptive_affinity": AdaptiveAffinityFieldLoss,
+    "pyramid": PyramidLoss,
 }
 
 

@@ -13,7 +13,6 @@ from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
 
 PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
 ABSENT_CLASSES = ("include", "skip")
-BACKENDS = ("eager", "compiled")
 
 
 class RMILoss(SegmentationLoss):
@@ -42,7 +41,9 @@ class RMILoss(SegmentationLoss):
         ridge: ξ, added to Σ_P and to M; the paper's 1e-6 belongs to covariance="mean".
         absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
             of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
-        backend: "eager" (plain PyTorch) or "compiled"; results are equal.
+        backend: "eager" (plain PyTorch, any device) or "compiled", which gives equal results: C kernels for float32 and
+            half-precision scores on a CPU, compiled at the first call and kept in ~/.cache/beyondpixel. Without a C
+            compiler it warns and goes on eagerly; on other devices and for float64 it is eager.
 
     Attributes:
         jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.
@@ -83,16 +84,14 @@ class RMILoss(SegmentationLoss):
     ) -> None:
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         check_choice("absent_classes", absent_classes, ABSENT_CLASSES)
-        check_choice("backend", backend, BACKENDS)
         check_range("pixel_weight", pixel_weight, 0, 1)
         names = ("rmi",) if pixel_loss is None else ("pixel", "rmi")
         super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
-        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge)
+        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge, backend)
         self.pixel_loss = pixel_loss
         self.pixel_weight = pixel_weight
         self.with_logits = with_logits
         self.absent_classes = absent_classes
-        self.backend = backend
         self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:

@@ -71,7 +71,7 @@ class LabelTruth(Truth):
         self.ignore_index = ignore_index
         self.valid = target != ignore_index
         # smaller, and read more than once
-        self.labels = torch.where(self.valid, target, -1).to(torch.int16)
+        self.labels = target.to(torch.int16).masked_fill(~self.valid, -1).contiguous()
         self._extremes = torch.stack(torch.where(self.valid, target, 0).aminmax()) if target.numel() > 0 else None
 
     @override

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-_CPU_BYTES = 2**21
+_CPU_BYTES = 2**22
 _DEVICE_BYTES = 2**28
 
 

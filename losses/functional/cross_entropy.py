@@ -106,8 +106,10 @@ def cross_entropy_sum(preds: Tensor, truth: Truth, with_logits: bool) -> Tensor:
         check_probs(preds)
         log_probs = preds.clamp_min(torch.finfo(preds.dtype).tiny).log()
     if isinstance(truth, LabelTruth):
-        # summed in rows first: a float32 sum over millions of pixels would lose digits
-        picked = F.nll_loss(log_probs, truth.labels.long(), ignore_index=-1, reduction="none")
+        # a wrong label would abort a CUDA context here, before `check_values` can name it
+        labels = truth.labels.clamp(-1, preds.shape[1] - 1).long()
+        # a float32 sum over millions of pixels would lose digits
+        picked = F.nll_loss(log_probs, labels, ignore_index=-1, reduction="none")
     elif isinstance(truth, MultiHotTruth):
         picked = -(truth.multi_hot.to(log_probs.dtype) * log_probs).sum(1)
     return picked.sum(dtype=torch.float64)

@@ -59,10 +59,9 @@ class MapPass(torch.autograd.Function):
                 maps = band.read(scores)
                 probs = maps.sigmoid_() if ctx.with_logits else maps
                 slope = (1 - probs).mul_(probs)
+                region = slope if ctx.with_logits else torch.ones_like(slope)
                 if ctx.windows is not None and grad_pooled is not None:
-                    spread = ctx.windows.spread(grad_pooled[band.images, :, band.window_rows], next(chosen))
-                    region = band.unpad(spread, ctx.windows, maps.shape)
-                    region = region.mul_(slope) if ctx.with_logits else region
+                    band.scale(region, grad_pooled, ctx.windows, next(chosen))
                 else:
                     region = torch.zeros_like(maps)
                 if ctx.pixel:
@@ -121,13 +120,14 @@ class _Band(NamedTuple):
             torch.mul(probs[:, :, from_rows, from_columns], valid[:, :, from_rows, from_columns], out=target)
         return padded
 
-    def unpad(self, spread: Tensor, windows: Windows, shape: torch.Size) -> Tensor:
-        """The transpose of `pad`, from what `Windows.spread` gives."""
-        full = spread.expand(-1, -1, -1, windows.factor, -1).flatten(2, 3)
-        rows, columns, to_rows, to_columns = self._place(windows, shape)
-        maps = full.new_zeros(shape)
-        maps[:, :, to_rows, to_columns] = full[:, :, rows, columns]
-        return maps
+    def scale(self, maps: Tensor, grad_pooled: Tensor, windows: Windows, chosen: Tensor | None) -> None:
+        """Multiply maps in place by the gradient of the probabilities, given that of the pooled ones."""
+        rows, columns, to_rows, to_columns = self._place(windows, maps.shape)
+        grad = grad_pooled[self.images, :, self.window_rows]
+        maps[:, :, to_rows, to_columns] *= windows.spread(grad, chosen, rows, columns)
+        # pixels in no window
+        maps[:, :, to_rows.stop :] = 0
+        maps[:, :, :, to_columns.stop :] = 0
 
 
 def _dtype(scores: Tensor) -> torch.dtype:

@@ -37,6 +37,12 @@ def plain_rmi() -> ModuleType:
     return _load("plain_rmi")
 
 
+@pytest.fixture(scope="session")
+def loop_losses() -> ModuleType:
+    """The other losses in float64 loops."""
+    return _load("loop_losses")
+
+
 @pytest.fixture
 def batch() -> Callable[..., tuple[Tensor, Tensor]]:
     """Makes logits (N, C, H, W) and blocky labels (N, H, W), a tenth of the pixels void if asked."""

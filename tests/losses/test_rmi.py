@@ -1,6 +1,8 @@
 """The RMI loss against float64 loops, and what it does at the edges."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,6 +12,8 @@ from torch.nn import functional as F
 
 from beyondpixel.losses import RMILoss
 from beyondpixel.losses.functional import rmi_lower_bound
+from beyondpixel.losses.functional.rmi import compiled
+from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -86,3 +90,160 @@ def test_skip_leaves_out_the_constant_of_absent_classes() -> None:
     logits = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     include, skip = (RMILoss(3, pixel_loss=None, absent_classes=name)(logits, labels) for name in ("include", "skip"))
     assert (skip - include).item() == pytest.approx(2 * 3.80045, abs=1e-4)
+
+
+def test_affine_predictions_are_perfect_ones() -> None:
+    # the residual of the best linear estimate is 0 whatever the scale of the predictions: I_l nears -½ log ξ
+    labels = torch.zeros(1, 40, 40, dtype=torch.long)
+    labels[:, 10:30, 10:30] = 1
+    faint = 0.4 + 0.2 * F.one_hot(labels, 2).movedim(-1, 1).double()
+    bound = rmi_lower_bound(faint, labels, region_size=1, downsampling_factor=1)
+    # by hand: with s the squared deviations of the labels, S_Y = s, C = s / 5 and S_P = s / 25
+    s = 400 - 400**2 / 1600
+    m = s - (0.2 * s) ** 2 / (0.04 * s + 5e-4) + 5e-4
+    torch.testing.assert_close(bound, torch.full((1, 2), -0.5, dtype=torch.float64) * torch.tensor(m).double().log())
+
+
+def test_several_factors_are_averaged(batch: Batch) -> None:
+    logits, labels = batch()
+    both = RMILoss(3, downsampling_factor=(2, 3), pixel_loss=None)(logits, labels)
+    alone = [RMILoss(3, downsampling_factor=factor, pixel_loss=None)(logits, labels) for factor in (2, 3)]
+    torch.testing.assert_close(both, sum(alone) / 2)
+
+
+def test_one_class_against_the_rest(batch: Batch, plain_rmi: ModuleType) -> None:
+    logits, labels = batch(num_classes=2, void=False, dtype=torch.float64)
+    target = labels[:, None]
+    value = RMILoss(1, pixel_loss=None, downsampling_factor=2)(logits[:, :1], target)
+    expected = plain_rmi.plain_rmi(
+        logits[:, :1].sigmoid(), target.double(), region_size=3, factor=2, pooling="avg", ridge=5e-4
+    )
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(ValueError, match=r"got the label 1; a binary mask is a multi-hot target \(N, 1, H, W\)"):
+        RMILoss(1)(logits[:, :1], labels)
+
+
+@pytest.mark.parametrize("pixel_loss", ["bce", "bce_mean"])
+def test_probabilities_give_what_their_logits_give(batch: Batch, pixel_loss: str) -> None:
+    logits, labels = batch(dtype=torch.float64)
+    scores, probs = logits.clone().requires_grad_(), logits.sigmoid().requires_grad_()
+    value = RMILoss(3, pixel_loss=pixel_loss)(scores, labels)
+    other = RMILoss(3, pixel_loss=pixel_loss, with_logits=False)(probs, labels)
+    value.backward()
+    other.backward()
+    torch.testing.assert_close(value, other)
+    torch.testing.assert_close(scores.grad, probs.grad * (probs * (1 - probs)).detach())
+    with pytest.raises(ValueError, match="expected probabilities in .* apply a sigmoid or softmax"):
+        RMILoss(3, with_logits=False)(logits, labels)
+
+
+@pytest.mark.parametrize("region_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("pooling", ["avg", "max", "interp", "stride"])
+@pytest.mark.parametrize("pixel_loss", ["bce", None])
+def test_compiled_backend_gives_the_same(batch: Batch, pooling: str, region_size: int, pixel_loss: str | None) -> None:
+    for factor, height, width in ((1, 11, 9), (2, 26, 13), (3, 31, 22), (4, 40, 29)):
+        logits, labels = batch(height=height, width=width)
+        options = {"region_size": region_size, "downsampling_factor": factor, "pooling": pooling}
+        if min(height, width) // factor < region_size:
+            continue
+        eager, compiled = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        value = RMILoss(3, pixel_loss=pixel_loss, **options)(eager, labels)
+        other = RMILoss(3, pixel_loss=pixel_loss, backend="compiled", **options)(compiled, labels)
+        value.backward()
+        other.backward()
+        torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-6)
+        assert (eager.grad - compiled.grad).norm() <= 1e-5 * eager.grad.norm()
+
+
+def test_compiled_backend_without_a_compiler_goes_on_eagerly(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    logits, labels = batch()
+    compiled.load_kernels.cache_clear()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        with pytest.warns(UserWarning, match="needs a C compiler .* found none"):
+            value = RMILoss(3, backend="compiled")(logits, labels)
+        assert value == RMILoss(3)(logits, labels)
+        compiled.load_kernels.cache_clear()
+        broken = tmp_path / "broken"
+        broken.write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv("CC", str(broken))
+        monkeypatch.setenv("PATH", "/bin:/usr/bin")
+        with pytest.warns(UserWarning, match="could not compile the kernels.*cannot"):
+            RMILoss(3, backend="compiled")(logits, labels)
+    finally:
+        compiled.load_kernels.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("scale", [1.0, 20.0, 1e4])
+def test_near_perfect_and_extreme_scores_stay_finite(backend: str, scale: float) -> None:
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    labels[0, 20:44, 20:44] = 1
+    labels[1, 7, 9] = 2  # one pixel; class 3 is absent
+    one_hot = F.one_hot(labels, 4).movedim(-1, 1)
+    logits = (scale * (2.0 * one_hot - 1)).requires_grad_()
+    loss = RMILoss(4, backend=backend, downsampling_factor=2)
+    value = loss(logits, labels)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    assert loss.jittered == 0
+
+
+def test_matrix_that_is_not_positive_definite_gets_more_and_is_counted() -> None:
+    good = torch.eye(3, dtype=torch.float64)
+    bad = torch.diag(torch.tensor([1.0, 1.0, -1e-3], dtype=torch.float64))
+    lost = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    factors, jittered = stable_cholesky(torch.stack([good, bad, lost]), 1e-6)
+    assert jittered == 1
+    torch.testing.assert_close(factors[0] @ factors[0].T, good + 1e-6 * torch.eye(3, dtype=torch.float64))
+    assert factors[1].isfinite().all()
+    assert (factors[1].diagonal() > 0).all()
+    assert factors[2].isnan().all()
+
+
+def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
+    _, labels = batch()
+    loss = RMILoss(3, ridge=1e-30, downsampling_factor=1, pooling="avg", region_size=3)
+    saturated = 1e4 * (2.0 * F.one_hot(labels.clamp(max=2), 3).movedim(-1, 1) - 1)
+    value = loss(saturated.requires_grad_(), labels)
+    value.backward()
+    assert value.isfinite()
+    assert saturated.grad.isfinite().all()
+    assert loss.jittered > 0
+    loss.reset()
+    assert loss.jittered == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"pooling": "mean"}, "pooling: expected one of 'avg', 'max', 'interp', 'stride', got 'mean'"),
+        ({"pixel_loss": "dice"}, "pixel_loss: expected one of 'bce', 'bce_mean', 'ce', None, got 'dice'"),
+        ({"covariance": "n"}, "covariance: expected one of 'sum', 'mean', got 'n'"),
+        ({"backend": "triton"}, "backend: expected one of 'eager', 'compiled', got 'triton'"),
+        ({"absent_classes": "drop"}, "absent_classes: expected one of 'include', 'skip', got 'drop'"),
+        ({"region_size": 0}, "region_size: expected a positive integer, got 0"),
+        ({"downsampling_factor": ()}, "downsampling_factor: expected at least one factor"),
+        ({"downsampling_factor": (2, 0)}, "downsampling_factor: expected a positive integer, got 0"),
+        ({"pixel_weight": 1.5}, "pixel_weight: expected a number from 0 to 1, got 1.5"),
+        ({"ridge": 0.0}, "ridge: expected a positive number, got 0.0"),
+        ({"num_classes": 0}, "num_classes: expected a positive integer, got 0"),
+        ({"ignore_index": 1.0}, "ignore_index: expected an integer label, got 1.0"),
+    ],
+)
+def test_wrong_arguments_are_named_at_construction(argument: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RMILoss(**{"num_classes": 3, **argument})
+
+
+def test_region_that_does_not_fit_names_sizes_and_remedy(batch: Batch) -> None:
+    logits, labels = batch()
+    message = r"region of 6 × 6 does not fit the pooled map of 5 × 6 \(maps of 20 × 23, .*use larger crops"
+    with pytest.raises(ValueError, match=message):
+        RMILoss(3, region_size=6)(logits, labels)

@@ -12,6 +12,7 @@ With W = C A⁻¹ and K = M⁻¹, differentiating log det M gives, for the matri
 so the backward pass needs two d × d matrices for each image and class, and the pooled maps.
 """
 
+import ctypes
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
+from beyondpixel.losses.functional.rmi.compiled import compiled_moments_backward, compiled_second_moments
 from beyondpixel.losses.functional.rmi.moments import moments_backward, second_moments
 from beyondpixel.losses.functional.rmi.strided_moments import strided_moments_backward, strided_second_moments
 
@@ -35,13 +37,22 @@ class RegionBound(torch.autograd.Function):
     @staticmethod
     @override
     def forward(
-        ctx: Any, probs: Tensor, labels: Tensor, region_size: int, step: int, normalise: bool, ridge: float
+        ctx: Any,
+        probs: Tensor,
+        labels: Tensor,
+        region_size: int,
+        step: int,
+        normalise: bool,
+        ridge: float,
+        kernels: ctypes.CDLL | None,
     ) -> tuple[Tensor, Tensor]:
         side = region_size**2
         height, width = probs.shape[1:]
         positions = region_count(height, region_size, step) * region_count(width, region_size, step)
         scale = 1 / positions if normalise else 1.0
-        if step == 1:
+        if kernels is not None and step == 1:
+            moments = compiled_second_moments(kernels, labels, probs, region_size=region_size)
+        elif step == 1:
             moments = second_moments(labels, probs, region_size=region_size)
         else:
             moments = strided_second_moments(labels, probs, region_size=region_size, step=step)
@@ -60,6 +71,7 @@ class RegionBound(torch.autograd.Function):
             from_labels = torch.cholesky_solve(weights.mT, residual_factor).mT  # Wᵀ K
             from_probs = from_labels @ weights.mT  # Wᵀ K W
             ctx.save_for_backward(probs, labels, from_labels, from_probs)
+        ctx.kernels = kernels
         ctx.region_size, ctx.step, ctx.scale = region_size, step, scale / side
         jittered = jittered + residual_jittered
         ctx.mark_non_differentiable(jittered)
@@ -73,10 +85,14 @@ class RegionBound(torch.autograd.Function):
         weight = (grad * ctx.scale)[:, None, None]
         with torch.autocast(probs.device.type, enabled=False):
             matrices = (weight * from_labels, -weight * from_probs)
-            if ctx.step == 1:
+            if ctx.kernels is not None and ctx.step == 1:
+                grad_probs = compiled_moments_backward(
+                    ctx.kernels, *matrices, labels, probs, region_size=ctx.region_size
+                )
+            elif ctx.step == 1:
                 grad_probs = moments_backward(*matrices, labels, probs, region_size=ctx.region_size)
             else:
                 grad_probs = strided_moments_backward(
                     *matrices, labels, probs, region_size=ctx.region_size, step=ctx.step
                 )
-        return grad_probs, None, None, None, None, None
+        return grad_probs, None, None, None, None, None, None

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional._validation import Truth, check_probs, read_target
+from beyondpixel.losses.functional._validation import LabelTruth, Truth, check_probs, read_target
 from beyondpixel.losses.functional.map_pass import MapPass
 from beyondpixel.losses.functional.rmi.bound import RegionBound
+from beyondpixel.losses.functional.rmi.compiled import CompiledMapPass, compiled_pool_truth, fits_kernels, load_kernels
 from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
 from beyondpixel.losses.functional.rmi.pooling import pool_truth
 
@@ -101,10 +102,21 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
     """Binary cross entropy and I_l of the same scores."""
     batch, num_classes, height, width = scores.shape
     pixel_total, bounds, absent, jittered = [], [], [], []
+    if len(options.factors) > 1:
+        # the gradients of the factors are added up before they are rounded
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    kernels = None
+    if options.backend == "compiled" and scores.device.type == "cpu" and scores.dtype != torch.float64:
+        kernels = load_kernels()
     for number, factor in enumerate(options.factors):
         plan = options.plan(factor, height, width)
-        total, probs = MapPass.apply(scores, truth, with_logits, pixel and number == 0, plan.windows)
-        labels = pool_truth(truth, num_classes, plan.windows, probs.dtype)
+        with_pixel = pixel and number == 0
+        if kernels is not None and with_logits and isinstance(truth, LabelTruth) and fits_kernels(scores, plan.windows):
+            total, probs = CompiledMapPass.apply(scores, truth, with_pixel, plan.windows)
+            labels = compiled_pool_truth(kernels, truth, num_classes, plan.windows)
+        else:
+            total, probs = MapPass.apply(scores, truth, with_logits, with_pixel, plan.windows)
+            labels = pool_truth(truth, num_classes, plan.windows, probs.dtype)
         if plan.interpolated is not None:
             probs = F.interpolate(probs, plan.interpolated, mode="bilinear", align_corners=True)
             labels = F.interpolate(labels, plan.interpolated, mode="nearest")
@@ -115,6 +127,7 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
             plan.step,
             options.covariance == "mean",
             options.ridge,
+            kernels,
         )
         pixel_total.append(total)
         bounds.append(bound.view(batch, num_classes))

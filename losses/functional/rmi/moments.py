@@ -1,7 +1,7 @@
 """Second moments of the regions of a map, without unfolding the map, and the way back.
 
 A region is an R × R patch of a pooled map, read row by row as a vector of d = R² numbers. The vectors of all n
-positions form Y (labels) and P (probabilities), d × n each. Only their 2d × 2d moments are wanted, and most of these are nearly
+positions form Y (labels) and P (probabilities), d × n each. Only their 2d × 2d moments are wanted, and many are nearly
 equal: the entry of two offsets (δy, δx) and (δy + τ, δx') sums the products of the same pairs of rows whatever δy is,
 but for the rows at the top and the bottom. So a map is unfolded along its rows only (R copies and not R²), each τ takes
 one matrix product, and going from δy to δy + 1 takes one row of products away and adds another. The way back has the
@@ -102,7 +102,7 @@ def _moments(shifted: _Shifted) -> Tensor:
             if offset > 0:
                 leaving, coming = offset - 1, offset - 1 + height
                 products = products - torch.bmm(rows[:, :, leaving], rows[:, :, leaving + lag].mT)
-                products.baddbmm_(rows[:, :, coming], rows[:, :, coming + lag].mT)
+                products += torch.bmm(rows[:, :, coming], rows[:, :, coming + lag].mT)
             block = products.view(count, 2, side, 2, side)
             moments[:, :, offset, :, :, offset + lag] = block
             moments[:, :, offset + lag, :, :, offset] = block.permute(0, 3, 4, 1, 2)
@@ -134,7 +134,7 @@ def _rows_gradient(weights: Tensor, shifted: _Shifted) -> Tensor:
         for offset in range(max(0, row - height + 1), min(side - 1, row) + 1):
             top = row - offset
             patch = rows[:, :, top : top + side].view(count, 2, side, side, width).transpose(2, 3)  # j, δy', δx', x
-            grad[:, :, row].baddbmm_(weights[:, offset].flatten(2), patch.flatten(1, 3))
+            grad[:, :, row] += torch.bmm(weights[:, offset].flatten(2), patch.flatten(1, 3))
             grad[:, :, row] -= constants[:, offset, :, None]
     return grad
 

@@ -9,6 +9,7 @@ from beyondpixel.losses.functional.rmi.bound import region_count
 from beyondpixel.losses.functional.rmi.pooling import AverageWindows, MaxWindows, Windows
 
 COVARIANCES = ("sum", "mean")
+BACKENDS = ("eager", "compiled")
 POOLINGS = ("avg", "max", "interp", "stride")
 
 
@@ -22,6 +23,7 @@ class RegionOptions:
         pooling: one of `POOLINGS`.
         covariance: "sum" as in the authors' code or "mean" as in the paper.
         ridge: what is added to the diagonal of Σ_P and of M.
+        backend: "eager" or "compiled".
 
     Raises:
         ValueError: if a value is out of range; names list the valid ones.
@@ -32,6 +34,7 @@ class RegionOptions:
     pooling: str
     covariance: str
     ridge: float
+    backend: str = "eager"
 
     def __post_init__(self) -> None:
         check_positive_int("region_size", self.region_size)
@@ -41,6 +44,7 @@ class RegionOptions:
             check_positive_int("downsampling_factor", factor)
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("covariance", self.covariance, COVARIANCES)
+        check_choice("backend", self.backend, BACKENDS)
         if not 0 < self.ridge < float("inf"):
             raise ValueError(f"ridge: expected a positive number, got {self.ridge!r}")
 

@@ -1,0 +1,178 @@
+"""The affinity field losses, baselines of the RMI paper."""
+
+import torch
+from torch import Tensor, nn
+
+from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.functional._validation import LabelTruth, check_positive_int, check_range, read_target
+from beyondpixel.losses.functional.affinity import Field, make_field, pair_sums
+from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
+
+
+class _DecayingAffinityLoss(SegmentationLoss):
+    """Cross entropy and an affinity term whose weight decays from 1 to 1 / decay over the training."""
+
+    def __init__(
+        self, num_classes: int, *, sizes: tuple[int, ...], stride: int, margin: float, decay: float, ignore_index: int
+    ) -> None:
+        check_positive_int("stride", stride)
+        for size in sizes:
+            check_positive_int("sizes", size)
+        check_range("margin", margin, 0, float("inf"))
+        check_range("decay", decay, 1, float("inf"))
+        pairs = tuple(f"{kind}_{size}" for size in sizes for kind in ("edge", "same"))
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=("pixel", *pairs))
+        self.stride = stride
+        self.margin = margin
+        self.decay = decay
+
+    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        pairs = [value for name, value in values.items() if name != "pixel"]
+        return {"pixel": values["pixel"], "affinity": torch.stack(pairs).sum()}
+
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        weight: float = self.decay**-self.progress
+        return terms["pixel"] + weight * terms["affinity"]
+
+
+class AffinityFieldLoss(_DecayingAffinityLoss):
+    r"""Softmax cross entropy and the affinity field term, as the RMI authors ported it from Ke et al., ECCV 2018.
+
+    .. math:: L = L_\text{CE} + \mathrm{decay}^{-t} L_\text{affinity}, \quad t = \mathrm{progress} \in [0, 1]
+
+    with the term of `functional.affinity_field`, whose arguments these are. `compute()` weighs with the progress at
+    the time it is called.
+
+    Args:
+        num_classes: C.
+        distance: from a pixel to its neighbours, on the small maps.
+        stride: of the small maps on which pixels are compared.
+        margin: beyond which neighbours of different classes are unlike enough.
+        decay: 20 in the RMI authors' port, 10 in the original.
+        exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original.
+        ignore_index: label of void pixels.
+
+    Raises:
+        ValueError: for an argument out of range, or when called if shapes do not fit or a label is out of range.
+
+    >>> import torch
+    >>> loss = AffinityFieldLoss(2)
+    >>> target = torch.zeros(1, 32, 32, dtype=torch.long)
+    >>> target[:, 16:] = 1
+    >>> value = loss(torch.randn(1, 2, 32, 32), target)
+    >>> sorted(loss.terms)
+    ['affinity', 'pixel']
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        distance: int = 1,
+        stride: int = 8,
+        margin: float = 3.0,
+        decay: float = 20.0,
+        exclude_void: bool = False,
+        ignore_index: int = 255,
+    ) -> None:
+        check_positive_int("distance", distance)
+        super().__init__(
+            num_classes, sizes=(distance,), stride=stride, margin=margin, decay=decay, ignore_index=ignore_index
+        )
+        self.distance = distance
+        self.exclude_void = exclude_void
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        truth = read_target(preds, target, self.num_classes, self.ignore_index)
+        field = make_field(preds, truth, self.stride, exclude_void=self.exclude_void)
+        sums = pair_sums(field, self.distance, self.margin, exclude_void=self.exclude_void)
+        terms = {
+            "pixel": Term(cross_entropy_sum(preds, truth, with_logits=True), truth.num_valid()),
+            f"edge_{self.distance}": Term(sums.edge_total, sums.edge_count),
+            f"same_{self.distance}": Term(sums.same_total, sums.same_count),
+        }
+        truth.check_values()
+        return terms
+
+
+class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
+    r"""Softmax cross entropy and affinity fields of several sizes with learned weights (Ke et al., ECCV 2018).
+
+    .. math:: L = L_\text{CE} + 10^{-t} \sum_s \operatorname{mean}_\text{edge} w_{ys} \max(0, m - D_s)
+        + \operatorname{mean}_\text{same} v_{ys} D_s
+
+    with D as in `functional.affinity_field` at the distance (s - 1) / 2, and w and v for each class y (that of the
+    pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimises and the
+    weights maximise: their gradient is negated here, so an ordinary optimiser over `loss.parameters()` ascends. Give
+    them no weight decay. Pairs with a void pixel or one outside the image are left out, and so is the gradient that
+    interpolation would carry to void pixels.
+
+    Args:
+        num_classes: C.
+        sizes: odd sides of the squares on whose border the neighbours are.
+        stride: of the small maps on which pixels are compared.
+        margin: beyond which neighbours of different classes are unlike enough.
+        decay: 10 in the original.
+        ignore_index: label of void pixels.
+
+    Attributes:
+        edge_logits: (C, sizes) parameter behind w.
+        same_logits: (C, sizes) parameter behind v.
+
+    Raises:
+        ValueError: for an argument out of range, or when called if shapes do not fit or a label is out of range, or
+            the target is multi-hot.
+
+    >>> loss = AdaptiveAffinityFieldLoss(2)
+    >>> [tuple(parameter.shape) for parameter in loss.parameters()]
+    [(2, 3), (2, 3)]
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        sizes: tuple[int, ...] = (3, 5, 7),
+        stride: int = 8,
+        margin: float = 3.0,
+        decay: float = 10.0,
+        ignore_index: int = 255,
+    ) -> None:
+        sizes = tuple(sizes)
+        if not sizes or any(isinstance(size, int) and size % 2 == 0 for size in sizes):
+            raise ValueError(f"sizes: expected at least one odd number, got {sizes}")
+        super().__init__(num_classes, sizes=sizes, stride=stride, margin=margin, decay=decay, ignore_index=ignore_index)
+        self.sizes = sizes
+        self.edge_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
+        self.same_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        truth = read_target(preds, target, self.num_classes, self.ignore_index)
+        if not isinstance(truth, LabelTruth):
+            raise ValueError(
+                "target: AdaptiveAffinityFieldLoss weighs a pixel by its class, so it expects integer labels "
+                f"(N, H, W), got a multi-hot map {tuple(target.shape)}"
+            )
+        field = make_field(preds, truth, self.stride, exclude_void=True)
+        edge_weights = self._pixel_weights(self.edge_logits, field)
+        same_weights = self._pixel_weights(self.same_logits, field)
+        terms = {"pixel": Term(cross_entropy_sum(preds, truth, with_logits=True), truth.num_valid())}
+        for number, size in enumerate(self.sizes):
+            sums = pair_sums(
+                field,
+                size // 2,
+                self.margin,
+                exclude_void=True,
+                edge_weights=edge_weights[..., number],
+                same_weights=same_weights[..., number],
+            )
+            terms[f"edge_{size}"] = Term(sums.edge_total, sums.edge_count)
+            terms[f"same_{size}"] = Term(sums.same_total, sums.same_count)
+        truth.check_values()
+        return terms
+
+    @staticmethod
+    def _pixel_weights(logits: Tensor, field: Field) -> Tensor:
+        """(N, h, w, sizes): the weights of each pixel's class."""
+        ascending = 2 * logits.detach() - logits  # the same value, the gradient negated
+        return ascending.softmax(1)[field.one_hot.int().argmax(1)]

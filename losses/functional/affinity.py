@@ -1,0 +1,176 @@
+"""Affinity of neighbouring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from beyondpixel.losses.functional._validation import LabelTruth, MultiHotTruth, Truth, read_target
+
+_SMALLEST = 1e-4
+_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+
+class Field(NamedTuple):
+    """Small maps on which pairs of pixels are compared.
+
+    Attributes:
+        probs: (N, C, h, w) softmax probabilities, 0 where void.
+        one_hot: (N, C, h, w) bool, False where void.
+        valid: (N, h, w) bool.
+    """
+
+    probs: Tensor
+    one_hot: Tensor
+    valid: Tensor
+
+
+class PairSums(NamedTuple):
+    """Sums over pairs of a pixel and a neighbour, for each class: float64 scalars.
+
+    Attributes:
+        edge_total: summed max(0, margin - KL) over the pairs whose labels differ in the class.
+        edge_count: number of these pairs.
+        same_total: summed KL over the other pairs.
+        same_count: number of these pairs.
+    """
+
+    edge_total: Tensor
+    edge_count: Tensor
+    same_total: Tensor
+    same_count: Tensor
+
+
+def affinity_field(
+    preds: Tensor,
+    target: Tensor,
+    *,
+    distance: int = 1,
+    stride: int = 8,
+    margin: float = 3.0,
+    exclude_void: bool = False,
+    ignore_index: int = 255,
+) -> Tensor:
+    r"""Affinity field term, the mean over edge pairs plus the mean over the others.
+
+    For a pixel i and each of its 8 neighbours j at a distance, and each class c, with p the softmax of the logits,
+
+    .. math::
+        D_{ij}^c = p_j^c \log\frac{p_j^c}{p_i^c} + (1 - p_j^c) \log\frac{1 - p_j^c}{1 - p_i^c}, \qquad
+        L = \operatorname*{mean}_{y_i^c \ne y_j^c} \max(0, m - D_{ij}^c) + \operatorname*{mean}_{y_i^c = y_j^c} D_{ij}^c
+
+    on maps smaller by a stride (logits bilinear with aligned corners, labels nearest), as the RMI authors' port of
+    Ke et al., ECCV 2018. A mean over no pair is 0.
+
+    Args:
+        preds: (N, C, H, W) logits.
+        target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
+        distance: from a pixel to its neighbours, on the small maps.
+        stride: of the small maps.
+        margin: m.
+        exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original; in
+            the port they count, as pixels without a class, and through the interpolation void pixels next to others
+            then have a gradient.
+        ignore_index: label of void pixels.
+
+    Returns:
+        Scalar ≥ 0.
+
+    Raises:
+        ValueError: if shapes do not fit, a label is out of range, or the maps are smaller than the stride.
+
+    >>> import torch
+    >>> affinity_field(torch.zeros(1, 2, 16, 16), torch.zeros(1, 16, 16, dtype=torch.long), exclude_void=True)
+    tensor(0.)
+    """
+    with torch.autocast(preds.device.type, enabled=False):
+        truth = read_target(preds, target, preds.shape[1] if preds.ndim > 1 else 0, ignore_index)
+        field = make_field(preds, truth, stride, exclude_void=exclude_void)
+        sums = pair_sums(field, distance, margin, exclude_void=exclude_void)
+        loss = sums.edge_total / sums.edge_count.clamp_min(1) + sums.same_total / sums.same_count.clamp_min(1)
+    truth.check_values()
+    return loss.to(torch.promote_types(preds.dtype, torch.float32))
+
+
+def make_field(preds: Tensor, truth: Truth, stride: int, *, exclude_void: bool) -> Field:
+    """Probabilities and labels at a stride."""
+    num_classes = preds.shape[1]
+    size = (truth.shape[1] // stride, truth.shape[2] // stride)
+    if min(size) < 1:
+        raise ValueError(
+            f"stride: maps of {truth.shape[1]} × {truth.shape[2]} have no pixel at stride {stride}; "
+            f"use larger crops or a smaller stride"
+        )
+    preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
+    if exclude_void:
+        preds = without_void_gradient(preds, truth)
+    probs = F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1)
+    if isinstance(truth, LabelTruth):
+        labels = F.interpolate(truth.labels[:, None].float(), size, mode="nearest")
+        one_hot = labels == torch.arange(num_classes, device=labels.device)[:, None, None]
+        valid = labels[:, 0] >= 0
+    elif isinstance(truth, MultiHotTruth):
+        one_hot = F.interpolate(truth.multi_hot.float(), size, mode="nearest") == 1
+        valid = torch.ones_like(one_hot[:, 0])
+    return Field(probs * valid[:, None], one_hot, valid)
+
+
+def without_void_gradient(preds: Tensor, truth: Truth) -> Tensor:
+    """The same values, whose gradient ends at void pixels: interpolation would carry it there from their neighbours."""
+    return preds if truth.valid is None else torch.where(truth.valid[:, None], preds, preds.detach())
+
+
+def pair_sums(
+    field: Field,
+    distance: int,
+    margin: float,
+    *,
+    exclude_void: bool,
+    edge_weights: Tensor | None = None,
+    same_weights: Tensor | None = None,
+) -> PairSums:
+    """Sums over all pairs at a distance, weighted if asked by (N, h, w) weights of the pixel in the middle."""
+    centre = field.probs.clamp_min(_SMALLEST)
+    parts = []
+    for dy, dx in _NEIGHBOURS:
+        step = (dy * distance, dx * distance)
+        neighbour = _shift(field.probs, step).clamp_min(_SMALLEST)
+        divergence = (
+            neighbour * (neighbour / centre).log() + _rest(neighbour) * (_rest(neighbour) / _rest(centre)).log()
+        )
+        edge = _shift(field.one_hot, step) != field.one_hot
+        same = ~edge
+        if exclude_void:
+            counted = (_shift(field.valid[:, None], step) & field.valid[:, None]).expand_as(edge)
+            edge, same = edge & counted, same & counted
+        hinge = (margin - divergence).clamp_min(0)
+        parts.append(
+            [
+                _weighted_sum(hinge, edge, edge_weights),
+                edge.sum().double(),
+                _weighted_sum(divergence, same, same_weights),
+                same.sum().double(),
+            ]
+        )
+    return PairSums(*(torch.stack(column).sum() for column in zip(*parts, strict=True)))
+
+
+def _weighted_sum(values: Tensor, where: Tensor, weights: Tensor | None) -> Tensor:
+    chosen = torch.where(where, values, 0)
+    if weights is not None:
+        chosen = chosen * weights[:, None]
+    return chosen.sum(dtype=torch.float64)
+
+
+def _rest(probs: Tensor) -> Tensor:
+    return 1 - probs + _SMALLEST
+
+
+def _shift(maps: Tensor, step: tuple[int, int]) -> Tensor:
+    """At each pixel the value `step` away from it, 0 outside the map."""
+    height, width = maps.shape[2:]
+    reach = max(map(abs, step))
+    padded = F.pad(maps, (reach, reach, reach, reach))
+    top, left = reach + step[0], reach + step[1]
+    return padded[:, :, top : top + height, left : left + width]
