@@ -1,6 +1,7 @@
 """What all data modules share: loaders, augmentation, normalisation and resumption."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -118,7 +119,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Number of classes, void not counted."""
         return len(self.class_names)
 
-    @property
+    @cached_property
     def normalize(self) -> Normalization:
         """What turns 8-bit batches into the float batches that models take."""
         return Normalization(self.mean, self.std)
@@ -157,7 +158,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             "predict": [None if self.predict_path else self.test_split],
         }
         stages = wanted if stage is None else {stage: wanted[stage]}
-        for split in {split for splits in stages.values() for split in splits if split is not None}:
+        for split in dict.fromkeys(split for splits in stages.values() for split in splits if split is not None):
             self.samples(split)
 
     def train_dataloader(self) -> ResumableLoader:

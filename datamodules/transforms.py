@@ -85,8 +85,9 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
 
     def _draw_span(self, size: int, crop: int, scale: float) -> tuple[int, int, int]:
         """One axis: start and length of the window in the image, and its length in the crop."""
-        if round(size * scale) <= crop:
-            return 0, size, round(size * scale)
+        scaled = max(1, round(size * scale))
+        if scaled <= crop:
+            return 0, size, scaled
         window = min(size, max(1, round(crop / scale)))
         return int(self.random_generator.integers(size - window + 1)), window, crop
 

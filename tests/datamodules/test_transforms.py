@@ -88,6 +88,12 @@ def test_close_to_rescaling_the_whole_image_and_cropping_then(scale: float) -> N
     np.testing.assert_array_equal(np.asarray(labels)[clear][:, clear], out.mask[clear][:, clear])
 
 
+def test_a_single_row_of_pixels_survives_shrinking() -> None:
+    out = training((8, 8), (0.3, 0.4))(ramp(1, 30), 0)
+    assert (out.mask[0] != 255).any()
+    assert (out.mask[1:] == 255).all()
+
+
 def test_discrete_scales_are_drawn_equally_often() -> None:
     # an image that fits into the crop at every scale, so its rescaled height can be read off the padding
     sample = Sample(np.full((40, 40, 3), 200, dtype=np.uint8), np.zeros((40, 40), dtype=np.uint8), "")
