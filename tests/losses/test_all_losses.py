@@ -293,12 +293,14 @@ def _one_of_two(rank: int, folder: str) -> None:
     for key, (name, arguments) in VARIANTS.items():
         loss = build_loss(name, num_classes=3, **arguments)
         batch_value = loss(saved["logits"][part], saved["labels"][part])
-        expected = build_loss(name, num_classes=3, **arguments)(saved["logits"], saved["labels"])
+        whole = build_loss(name, num_classes=3, **arguments)
+        expected = whole(saved["logits"], saved["labels"])
         torch.testing.assert_close(loss.compute(), expected, msg=key)
         # the batch's own value is not reduced, and the state goes on from this rank's part
         assert batch_value != expected
         loss(saved["logits"][part], saved["labels"][part])
-        torch.testing.assert_close(loss.compute(), expected, msg=key)
+        twice = whole(saved["logits"].repeat(2, 1, 1, 1), saved["labels"].repeat(2, 1, 1))
+        torch.testing.assert_close(loss.compute(), twice, msg=key)
     torch.distributed.destroy_process_group()
 
 

@@ -26,6 +26,7 @@ def stable_cholesky(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     finite = shifted.isfinite().all(-1).all(-1)
     failed = (info > 0) & finite
     jittered = failed.sum()
+    # on an accelerator this waits for the device; it stands where little is left to queue
     if bool(jittered > 0):
         largest = matrix.diagonal(dim1=1, dim2=2).abs().amax(1)
         extra = torch.maximum(largest * 2**-50, torch.full_like(largest, ridge))
@@ -36,4 +37,4 @@ def stable_cholesky(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
             if not bool(failed.any()):
                 break
             extra = extra * _ESCALATION
-    return torch.where(finite[:, None, None], factor, torch.nan), jittered
+    return torch.where((finite & ~failed)[:, None, None], factor, torch.nan), jittered

@@ -109,15 +109,15 @@ class CompiledMapPass(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: Any, scores: Tensor, truth: LabelTruth, pixel: bool, windows: Windows) -> tuple[Tensor, Tensor]:
-        kernels = load_kernels()
+    def forward(
+        ctx: Any, scores: Tensor, truth: LabelTruth, pixel: bool, windows: Windows, kernels: ctypes.CDLL
+    ) -> tuple[Tensor, Tensor]:
         logits, labels = scores.float().contiguous(), truth.labels
         batch, num_classes = scores.shape[:2]
         size = windows.size(*scores.shape[2:])
-        pooled = torch.empty(batch, num_classes, *size)
+        pooled = torch.empty(batch, num_classes, *size, dtype=torch.float32)
         chosen = torch.empty(pooled.shape, dtype=torch.int16) if isinstance(windows, MaxWindows) else None
         totals = torch.zeros(batch, num_classes, dtype=torch.float64)
-        assert kernels is not None
         kernels.maps_forward(
             _address(logits),
             _address(labels),
@@ -127,7 +127,7 @@ class CompiledMapPass(torch.autograd.Function):
             *_sizes(batch, num_classes, *scores.shape[2:], *size, windows.factor, torch.get_num_threads()),
         )
         ctx.save_for_backward(logits, labels, chosen)
-        ctx.pixel, ctx.windows, ctx.dtype = pixel, windows, scores.dtype
+        ctx.pixel, ctx.windows, ctx.kernels, ctx.dtype = pixel, windows, kernels, scores.dtype
         return totals.sum(), pooled
 
     @staticmethod
@@ -135,11 +135,9 @@ class CompiledMapPass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_pooled: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, chosen = ctx.saved_tensors
-        kernels = load_kernels()
-        assert kernels is not None
-        grad = torch.empty(logits.shape)
+        grad = torch.empty_like(logits)
         grad_pooled = grad_pooled.contiguous()
-        kernels.maps_backward(
+        ctx.kernels.maps_backward(
             _address(logits),
             _address(labels),
             _address(chosen),
@@ -148,14 +146,14 @@ class CompiledMapPass(torch.autograd.Function):
             ctypes.c_float(float(grad_total) if ctx.pixel else 0.0),
             *_sizes(*logits.shape, *grad_pooled.shape[2:], ctx.windows.factor, torch.get_num_threads()),
         )
-        return grad.to(ctx.dtype), None, None, None
+        return grad.to(ctx.dtype), None, None, None, None
 
 
 def compiled_pool_truth(kernels: ctypes.CDLL, truth: LabelTruth, num_classes: int, windows: Windows) -> Tensor:
     """As `pooling.pool_truth`, for integer labels on a CPU, in float32."""
     batch, height, width = truth.shape
     size = windows.size(height, width)
-    pooled = torch.empty(batch, num_classes, *size)
+    pooled = torch.empty(batch, num_classes, *size, dtype=torch.float32)
     kernels.pool_labels(
         _address(truth.labels),
         _address(pooled),
@@ -184,7 +182,7 @@ def compiled_moments_backward(
     """As `moments.moments_backward`, for float32 maps on a CPU."""
     labels, probs = labels.contiguous(), probs.contiguous()
     weights = torch.cat([from_labels, from_probs], 2)
-    grad = torch.empty(probs.shape)
+    grad = torch.empty_like(probs)
     kernels.regions_backward(
         _address(weights),
         _address(labels),

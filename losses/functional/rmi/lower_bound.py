@@ -112,7 +112,7 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
         plan = options.plan(factor, height, width)
         with_pixel = pixel and number == 0
         if kernels is not None and with_logits and isinstance(truth, LabelTruth) and fits_kernels(scores, plan.windows):
-            total, probs = CompiledMapPass.apply(scores, truth, with_pixel, plan.windows)
+            total, probs = CompiledMapPass.apply(scores, truth, with_pixel, plan.windows, kernels)
             labels = compiled_pool_truth(kernels, truth, num_classes, plan.windows)
         else:
             total, probs = MapPass.apply(scores, truth, with_logits, with_pixel, plan.windows)
