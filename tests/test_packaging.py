@@ -81,7 +81,7 @@ def test_wheel_installs_and_imports_away_from_the_checkout(tmp_path: Path) -> No
     assert not (site / "losses").exists()
     assert (site / "beyondpixel" / "losses" / "py.typed").exists()
     assert (site / "beyondpixel" / "experiments" / "runs" / "demo" / "rmi.yaml").exists()
-    code = "import beyondpixel.losses as l; print(l.RMILoss(3).region_size, l.__file__)"
+    code = "import beyondpixel.losses as l; print(l.RMILoss(3).num_classes, l.__file__)"
     shown = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
