@@ -44,7 +44,8 @@ def compare(
         output.write_text(_as_text(rows, metric, format))
         print(f"Table written to {output}")
     elif format == "table":
-        Console().print(as_terminal(rows, metric))
+        console = Console()
+        console.print(as_terminal(rows, metric, console))
     else:
         print(_as_text(rows, metric, format), end="")
     if picture is not None:
@@ -61,5 +62,5 @@ def _as_text(rows: Sequence[Row], metric: str, format: Format) -> str:
     if format == "csv":
         return as_csv(rows, metric)
     console = Console(file=io.StringIO(), width=WIDTH_IN_A_FILE, record=True)
-    console.print(as_terminal(rows, metric))
+    console.print(as_terminal(rows, metric, console))
     return console.export_text()

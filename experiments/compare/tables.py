@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from beyondpixel.experiments.compare.rows import Row
@@ -14,22 +15,23 @@ from beyondpixel.experiments.compare.rows import Row
 SHOWN_AXES = ("dataset", "model", "encoder", "loss", "pooling", "df", "region_size", "memory", "max_steps")
 
 
-def cells_of(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[str]]]:
+def cells_of(rows: Sequence[Row], metric: str, *, with_axes: bool = True) -> tuple[list[str], list[list[str]]]:
     """Header and cells, as text. Scores between 0 and 1 are given in percent.
 
     Args:
         rows: from `collect_rows`.
         metric: the figure compared.
+        with_axes: whether the axes in which the rows differ get columns.
     """
     several_tables = len({row.table for row in rows}) > 1
-    axes = [axis for axis in SHOWN_AXES if len({str(row.axes.get(axis)) for row in rows}) > 1]
+    axes = [axis for axis in SHOWN_AXES if with_axes and len({str(row.axes.get(axis)) for row in rows}) > 1]
     header = [
         "row",
         *axes,
         f"{metric} (%)",
         "range",
         "n",
-        "Δ to baseline",
+        "Δ baseline",
         *(["published (%)"] if any(row.reference is not None for row in rows) else []),
         "images/s",
     ]
@@ -47,11 +49,19 @@ def cells_of(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[str
     return header, body
 
 
-def as_terminal(rows: Sequence[Row], metric: str) -> Table:
-    """A table for the terminal; the highest mean is bold."""
-    header, body = cells_of(rows, metric)
+def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Table:
+    """A table for the terminal; the highest mean is bold. A narrow terminal gets no columns of axes."""
+    table = _table(rows, metric, with_axes=True)
+    fits = console.measure(table).maximum <= console.width
+    return table if fits else _table(rows, metric, with_axes=False)
+
+
+def _table(rows: Sequence[Row], metric: str, *, with_axes: bool) -> Table:
+    header, body = cells_of(rows, metric, with_axes=with_axes)
     best = max((row.mean for row in rows if row.mean is not None), default=None)
-    table = Table(*header, title=f"{metric} over {', '.join(sorted({row.table for row in rows}))}")
+    table = Table(title=f"{metric} over {', '.join(sorted({row.table for row in rows}))}")
+    for name in header:
+        table.add_column(name, no_wrap=name.startswith(metric))  # in a narrow terminal anything else may be broken
     for row, line in zip(rows, body, strict=True):
         table.add_row(*line, style="bold" if row.mean is not None and row.mean == best else None)
     return table

@@ -5,10 +5,11 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from beyondpixel.experiments.compare.command import compare
 from beyondpixel.experiments.compare.rows import Row, collect_rows
-from beyondpixel.experiments.compare.tables import as_csv, as_markdown, cells_of
+from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, cells_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder
 
@@ -66,7 +67,7 @@ def test_another_baseline(folder: Path) -> None:
 
 def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
     lines = as_markdown(collect_rows([folder], metric="test/mIoU"), "test/mIoU").splitlines()
-    assert lines[0] == "| row | loss | df | test/mIoU (%) | range | n | Δ to baseline | published (%) | images/s |"
+    assert lines[0] == "| row | loss | df | test/mIoU (%) | range | n | Δ baseline | published (%) | images/s |"
     assert "| rmi | rmi | 4 | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | 61.11 | 20.0 |" in lines
     assert "| ce | ce | – | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | 15.0 |" in lines
 
@@ -97,6 +98,18 @@ def test_each_table_has_its_own_baseline(folder: Path) -> None:
 def test_table_in_a_file(folder: Path, tmp_path: Path) -> None:
     compare([folder], format="table", output=tmp_path / "new" / "table.txt")
     assert "45.00 ± 1.00" in (tmp_path / "new" / "table.txt").read_text()
+
+
+def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
+    rows = collect_rows([folder], metric="test/mIoU")
+    shown = {}
+    for width in (80, 160):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(as_terminal(rows, "test/mIoU", console))
+        shown[width] = console.export_text()
+    assert all("45.00 ± 1.00" in text for text in shown.values())
+    assert "df" in shown[160]
+    assert "df" not in shown[80]
 
 
 @pytest.mark.parametrize(
