@@ -52,8 +52,8 @@ def cells_of(rows: Sequence[Row], metric: str, *, with_axes: bool = True) -> tup
 def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Table:
     """A table for the terminal; the highest mean is bold. A narrow terminal gets no columns of axes."""
     table = _table(rows, metric, with_axes=True)
-    fits = console.measure(table).maximum <= console.width
-    return table if fits else _table(rows, metric, with_axes=False)
+    wanted = console.measure(table, options=console.options.update(width=1000)).maximum
+    return table if wanted <= console.width else _table(rows, metric, with_axes=False)
 
 
 def _table(rows: Sequence[Row], metric: str, *, with_axes: bool) -> Table:
