@@ -81,9 +81,9 @@ def race(steps: dict[str, Step], logits: Tensor, rounds: int) -> dict[str, float
 
 
 def region_term(plain: ModuleType, rounds: int) -> None:
-    table = Table("S", "pooling", "authors", "eager", "compiled", "eager ×", "compiled ×", "asked", title="RMI term")
-    asked = {256: "6 and 12", 128: "3 and 6", 64: "", 32: "1"}
-    cases = [(side, pooling) for side in asked for pooling in ("avg", "max")]
+    table = Table("S", "pooling", "authors", "eager", "compiled", "eager ×", "compiled ×", "goal", title="RMI term")
+    goal = {256: "6 and 12", 128: "3 and 6", 64: "", 32: "1"}
+    cases = [(side, pooling) for side in goal for pooling in ("avg", "max")]
     for side, pooling in track(cases, "RMI term, 8×21×S×S, R 3, DF 3", console=CONSOLE, transient=True):
         logits, labels = make_batch(8, 21, side)
         labels = labels.clamp(max=20)  # the published table has no void pixels
@@ -99,7 +99,7 @@ def region_term(plain: ModuleType, rounds: int) -> None:
         for backend in ("eager", "compiled"):
             loss = RMILoss(21, downsampling_factor=3, pooling=pooling, pixel_loss=None, backend=backend)
             steps[backend] = bind(loss, logits, labels)
-        add_ratios(table, [str(side), pooling], race(steps, logits, rounds), asked[side])
+        add_ratios(table, [str(side), pooling], race(steps, logits, rounds), goal[side])
     CONSOLE.print(table)
 
 
@@ -109,12 +109,12 @@ def whole_loss(plain: ModuleType, rounds: int) -> None:
     for backend in ("eager", "compiled"):
         steps[backend] = bind(RMILoss(21, backend=backend), logits, labels)
     table = Table(
-        *("loss", "pooling", "authors", "eager", "compiled", "eager ×", "compiled ×", "asked"),
+        *("loss", "pooling", "authors", "eager", "compiled", "eager ×", "compiled ×", "goal"),
         title="4×21×513×513, DF 4, R 3",
     )
     add_ratios(table, ["BCE + RMI", "avg"], race(steps, logits, rounds), "6 and 15")
     CONSOLE.print(table)
-    memory = Table("version", "peak above the inputs, × the logits' bytes", title="Memory (asked: at most 1.5)")
+    memory = Table("version", "peak above the inputs, × the logits' bytes", title="Memory (goal: at most 1.5)")
     for name, step in steps.items():
         memory.add_row(name, f"{peak_bytes(step, logits) / (logits.numel() * 4):.2f}")
     CONSOLE.print(memory)
@@ -128,9 +128,9 @@ def bind(loss: torch.nn.Module, logits: Tensor, labels: Tensor) -> Step:
     return step
 
 
-def add_ratios(table: Table, names: list[str], times: dict[str, float], asked: str) -> None:
+def add_ratios(table: Table, names: list[str], times: dict[str, float], goal: str) -> None:
     ratios = [f"{times['authors'] / times[name]:.1f}" for name in ("eager", "compiled")]
-    table.add_row(*names, *(f"{value:.1f}" for value in times.values()), *ratios, asked)
+    table.add_row(*names, *(f"{value:.1f}" for value in times.values()), *ratios, goal)
 
 
 def peak_bytes(step: Step, logits: Tensor) -> int:
@@ -193,7 +193,7 @@ def training_step(rounds: int) -> None:
         steps[name] = lambda loss=loss: loss(network(images), labels)  # type: ignore[misc]
     times = race(steps, torch.zeros(1, requires_grad=True), rounds)
     table = Table(
-        "loss", "ms", "× BCE", title="Training step of DeepLabv3+ (ResNet-50), 16×3×128×128 (asked: at most 1.03)"
+        "loss", "ms", "× BCE", title="Training step of DeepLabv3+ (ResNet-50), 16×3×128×128 (goal: at most 1.03)"
     )
     for name, value in times.items():
         table.add_row(name, f"{value:.0f}", f"{value / times['BCE']:.3f}")
@@ -209,7 +209,7 @@ def cuda(rounds: int) -> None:
         copy = race_cuda(lambda: logits.detach().clone(), rounds)
     # a clone reads and writes once; the floor reads twice and writes once
     floor = 1.5 * copy
-    table = Table("version", "ms", "× floor", title="CUDA, 16×21×513×513, BCE + RMI (asked: at most 3)")
+    table = Table("version", "ms", "× floor", title="CUDA, 16×21×513×513, BCE + RMI (goal: at most 3)")
     for backend in ("eager", "compiled"):
         loss = RMILoss(21, backend=backend).cuda()
 
