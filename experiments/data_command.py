@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from beyondpixel.datamodules import (
@@ -58,7 +59,9 @@ def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_sam
     report = check(data)
     console = Console()
     for split in report.splits:
-        console.print(*_split_tables(report.dataset, split))
+        console.print(_summary(report.dataset, split), soft_wrap=True)  # paths stay in one piece, to be copied
+        if split.classes:
+            console.print(_class_table(split))
     if sheet_file is not None:
         usable = [split.split for split in report.splits if split.images]
         if usable:
@@ -80,7 +83,7 @@ def _build(name: str, root: Path | None) -> SegmentationDataModule:
     return VOCDataModule(str(root)) if name == "voc" else FolderDataModule(str(root))
 
 
-def _split_tables(dataset: str, split: SplitReport) -> list[str | Table]:
+def _summary(dataset: str, split: SplitReport) -> str:
     sizes = [f"{width}x{height} ({count})" for (height, width), count in split.sizes.items()]
     shown = ", ".join(sizes[:SIZES_SHOWN]) + (f" and {len(sizes) - SIZES_SHOWN} more" if sizes[SIZES_SHOWN:] else "")
     lines = [f"[bold]{dataset} {split.split}[/bold]: {split.images} images" + (f", {shown}" if shown else "")]
@@ -88,19 +91,23 @@ def _split_tables(dataset: str, split: SplitReport) -> list[str | Table]:
         channels = " ".join(f"{255 * value:.1f}" for value in split.mean)
         deviations = " ".join(f"{255 * value:.1f}" for value in split.std)
         lines.append(f"mean RGB {channels}, standard deviation {deviations}")
-    lines += [f"[yellow]{warning}[/yellow]" for warning in split.warnings]
+    lines += [f"[yellow]{escape(warning)}[/yellow]" for warning in split.warnings]
     if split.absent_classes:
         lines.append(f"[yellow]no pixel of: {', '.join(split.absent_classes)}[/yellow]")
     if split.error:
-        lines.append(f"[red]{split.error}[/red]")
+        lines.append(f"[red]{escape(split.error)}[/red]")
     if split.faults:
-        lines.append(f"[red]{len(split.faults)} samples cannot be used:[/red]")
-        lines += [f"  {fault}" for fault in split.faults]
-        lines.append(f"To mend it: {split.remedy}")
+        lines.append(f"[red]samples that cannot be used: {len(split.faults)}[/red]")
+        lines += [f"  {escape(fault)}" for fault in split.faults]
+        lines.append(f"To mend it: {escape(split.remedy)}")
+    return "\n".join(lines)
+
+
+def _class_table(split: SplitReport) -> Table:
     table = Table("class", "pixels", "share", "images")
     for count in split.classes:
         table.add_row(count.name, f"{count.pixels:,}", f"{100 * count.share:.2f} %", str(count.images))
-    return ["\n".join(lines) + "\n", *([table] if split.classes else [])]
+    return table
 
 
 def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_samples: int, file: Path) -> None:
