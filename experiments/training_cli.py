@@ -144,7 +144,14 @@ def run_callbacks(folder: RunFolder) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
     checkpoints = folder.path / "checkpoints"
     return [
-        ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_exception=True, every_n_epochs=1),
+        ModelCheckpoint(
+            checkpoints,
+            "last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,  # also where validation is rare or there is none
+            save_on_exception=True,
+            enable_version_counter=False,
+        ),
         ModelCheckpoint(
             checkpoints,
             "best",
