@@ -51,7 +51,7 @@ def compare(
     if picture is not None:
         from beyondpixel.experiments.compare.qualitative import draw_rows
 
-        draw_rows(rows, picture)
+        draw_rows(rows, metric, picture)
         print(f"Picture saved as {picture}")
     return rows
 

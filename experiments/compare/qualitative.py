@@ -40,11 +40,12 @@ class Example:
     gain: float
 
 
-def draw_rows(rows: Sequence[Row], output: Path) -> None:
+def draw_rows(rows: Sequence[Row], metric: str, output: Path) -> None:
     """Draw the baseline row beside the best other row of the same table, each with its first seed.
 
     Args:
         rows: of one table, from `collect_rows`.
+        metric: what the rows were compared by.
         output: a PNG file.
 
     Raises:
@@ -59,7 +60,7 @@ def draw_rows(rows: Sequence[Row], output: Path) -> None:
     if first is None or not others:
         raise UserError("--picture needs the baseline row and another row with a result")
     second = max(others, key=lambda row: row.mean or 0.0)
-    draw(first.runs[0], second.runs[0], output, titles=(_title(first), _title(second)))
+    draw(first.runs[0], second.runs[0], output, titles=(_title(first, metric), _title(second, metric)))
 
 
 def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str, str]) -> None:
@@ -121,5 +122,5 @@ def gain(first: Mask, second: Mask, truth: Mask, ignore_index: int) -> float:
     return more / max(1, int(labelled.sum()))
 
 
-def _title(row: Row) -> str:
-    return f"{row.name.upper()}\nmIoU {100 * (row.mean or 0):.1f} %"
+def _title(row: Row, metric: str) -> str:
+    return f"{row.name.upper()}\n{metric} {100 * row.values[0]:.1f} %"
