@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import secrets
 import socket
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -87,15 +89,25 @@ def offline_reason() -> str | None:
         return f"WANDB_MODE={mode}"
     import wandb
 
-    if not wandb.login(prompt=False, verify=False):
-        return "no API key found"
     address = urlparse(wandb.setup().settings.base_url)
+    if not _has_credentials(address.hostname or ""):
+        return "no API key found"
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=3):
             return None
     except OSError:
         return f"{address.hostname} cannot be reached"
+
+
+def _has_credentials(host: str) -> bool:
+    """Whether `wandb.init` will find credentials; unlike `wandb.login` this asks neither the user nor the server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        return netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> Logger | None:

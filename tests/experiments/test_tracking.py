@@ -5,8 +5,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
+import wandb
 
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
@@ -20,6 +22,14 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_without_a_key() -> None:
+    assert offline_reason() == "no API key found"
+
+
+def test_a_key_in_netrc_counts(tmp_path: Path) -> None:
+    host = urlparse(wandb.setup().settings.base_url).hostname
+    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    assert offline_reason() in (None, f"{host} cannot be reached")
+    (tmp_path / ".netrc").write_text("machine elsewhere.example\n  login user\n  password secret\n")
     assert offline_reason() == "no API key found"
 
 
