@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from beyondpixel.lightning_modules.callbacks import PredictionPictures
 from beyondpixel.lightning_modules.pictures import denormalize, prediction_sheet
@@ -119,12 +119,9 @@ def test_wandb_takes_them(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real logger, offline: a fixed few files."""
-    pytest.importorskip("wandb")
-    from pytorch_lightning.loggers import WandbLogger
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
+    # an argument and not WANDB_MODE, which W&B reads once in a process
+    logger = WandbLogger(project="test", save_dir=tmp_path, mode="offline")
     run = trainer(logger=logger, callbacks=[PredictionPictures(num_images=2)])
     run.fit(tiny_module(), data)
     logger.experiment.finish()
