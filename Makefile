@@ -20,7 +20,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (6 minutes on 2 cores)
+demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 minutes on 2 cores)
 	@$(BIN)/beyondpixel demo
 
 test: $(READY) ## run the whole test suite

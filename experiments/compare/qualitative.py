@@ -66,8 +66,8 @@ def draw_rows(rows: Sequence[Row], metric: str, output: Path) -> None:
 def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str, str]) -> None:
     """Draw image, truth, both predictions and their difference for three test images.
 
-    The images are those where the second model gains most, where its gain is the median, and where it loses most
-    against the first, so both ways are shown.
+    The images are those where the second model gains most on the first, where its gain is the median, and where it is
+    least (a loss, mostly), so both ways are shown.
 
     Args:
         first: the baseline's run.
@@ -89,7 +89,7 @@ def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str
         palette=data.palette,
         class_names=data.class_names,
         ignore_index=data.ignore_index,
-        heading=f"Test images with {names[1]}'s largest gain over {names[0]}, the median gain, and its largest loss: "
+        heading=f"Test images where {names[1]} gains most on {names[0]}, where it gains the median, and the least: "
         + ", ".join(f"{100 * example.gain:+.1f} %" for example in chosen)
         + " of pixels",
     )
