@@ -11,21 +11,16 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder
 
 
-def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any], *, overwrite: bool) -> Path | None:
+def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path | None:
     """The checkpoint from which a run goes on; None if it starts from nothing.
 
     Args:
         folder: the run's folder.
         config: the resolved config of the run that is about to start.
-        overwrite: remove what is there and start from nothing.
 
     Raises:
         UserError: if a finished run lies there, or an unfinished one of another config.
     """
-    if overwrite:
-        shutil.rmtree(folder.path / "wandb", ignore_errors=True)
-        folder.clear()
-        return None
     if folder.finished:
         raise UserError(
             f"{folder.path} holds a finished run, which is kept; "
@@ -38,6 +33,12 @@ def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any], *, overwr
             "add --overwrite to start anew, or undo the change to resume it"
         )
     return folder.last_checkpoint if folder.last_checkpoint.exists() else None
+
+
+def start_over(folder: RunFolder) -> None:
+    """Remove what an earlier run left in its folder, W&B's files included; other files stay."""
+    shutil.rmtree(folder.path / "wandb", ignore_errors=True)
+    folder.clear()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

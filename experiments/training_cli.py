@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,10 +18,10 @@ from pytorch_lightning.loggers import Logger
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
-from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.starting import checkpoint_to_resume
+from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
@@ -99,19 +100,20 @@ class SegmentationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse or resume before minutes are spent on building things."""
-        if self.subcommand == "fit":
-            arguments = self.config["fit"]
-            resume = checkpoint_to_resume(self.folder, self.resolved_config(), overwrite=arguments["overwrite"])
-            if arguments["ckpt_path"] is None and resume is not None:
-                arguments["ckpt_path"] = str(resume)
+        if self.subcommand == "fit" and not self.config["fit"]["overwrite"]:
+            resume = checkpoint_to_resume(self.folder, self.resolved_config())
+            if self.config["fit"]["ckpt_path"] is None and resume is not None:
+                self.config["fit"]["ckpt_path"] = str(resume)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what a constructor refuses is a mistake in the config."""
         checkpoint = self._get(self.config, "ckpt_path")
         # a checkpoint fills the whole network, so the file or network that its encoder's weights came from may be gone
-        weights = without_pretrained_weights() if checkpoint else nullcontext()
-        with weights, as_user_error(ValueError, FileNotFoundError, ConnectionError):
-            super().instantiate_classes()
+        with without_pretrained_weights() if checkpoint else nullcontext():
+            try:
+                super().instantiate_classes()
+            except (ValueError, OSError) as error:  # FileNotFoundError and ConnectionError are OSErrors
+                raise UserError(str(_own_error(error) or error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""
@@ -119,6 +121,8 @@ class SegmentationCLI(LightningCLI):
         callbacks: list[Callback] = list(given["callbacks"] or [])
         loggers: Any = given["logger"]
         if self.subcommand in (None, "fit"):
+            if self._get(self.config, "overwrite"):
+                start_over(self.folder)  # only now, when model and data are built and can be trained
             config = self.resolved_config()
             record = identify(self.folder, config)
             if loggers in (None, True):
@@ -191,6 +195,16 @@ def resolve_config(config: dict[str, Any], source: str | Path) -> dict[str, Any]
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"{source}: {error}") from error
     return resolved
+
+
+def _own_error(error: BaseException | None) -> BaseException | None:
+    """What a class of ours said, out of the parser's report on everything that it tried."""
+    while error is not None:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if frames and str(frames[-1][0].f_globals.get("__name__", "")).startswith("beyondpixel."):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class _ParseOnly(SegmentationCLI):

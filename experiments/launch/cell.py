@@ -29,7 +29,7 @@ def run_cell(path: str | Path) -> None:
     folder = RunFolder(path)
     config = folder.config
     trained = folder.state["status"] == "trained"  # only its test is missing
-    resume = folder.last_checkpoint if trained else checkpoint_to_resume(folder, config, overwrite=False)
+    resume = folder.last_checkpoint if trained else checkpoint_to_resume(folder, config)
     with without_pretrained_weights() if resume else nullcontext():
         cli = SegmentationCLI(args=config, run=False)
     try:

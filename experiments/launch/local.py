@@ -14,7 +14,7 @@ from rich.table import Table
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cells import Cell, expand
 from beyondpixel.experiments.run_folder import FINISHED
-from beyondpixel.experiments.starting import checkpoint_to_resume, differences
+from beyondpixel.experiments.starting import checkpoint_to_resume, differences, start_over
 
 
 def launch(
@@ -47,7 +47,8 @@ def launch(
     with console.status("Checking the specs ..."):
         cells = expand(places, seeds=seeds, output=output, overrides=overrides)
     waiting = [cell for cell in cells if overwrite or not _is_done(cell)]
-    resume = {cell.name: checkpoint_to_resume(cell.folder, cell.config, overwrite=False) for cell in _unfinished(cells)}
+    unfinished = [] if overwrite else [cell for cell in cells if cell.folder.state["status"] not in FINISHED]
+    resume = {cell.name: checkpoint_to_resume(cell.folder, cell.config) for cell in unfinished}
     console.print(_overview(cells, waiting, resume))
     if dry_run:
         return cells
@@ -55,7 +56,7 @@ def launch(
     for number, cell in enumerate(waiting, start=1):
         console.rule(f"[bold]{number}/{len(waiting)}[/bold] {cell.name} → {cell.folder.path}", align="left")
         if overwrite:
-            checkpoint_to_resume(cell.folder, cell.config, overwrite=True)
+            start_over(cell.folder)
         cell.prepare()
         if _run(cell) != 0:
             failed.append(cell)
@@ -76,10 +77,6 @@ def _is_done(cell: Cell) -> bool:
             "add --overwrite to replace it, or choose another --output"
         )
     return True
-
-
-def _unfinished(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.folder.state["status"] not in FINISHED]
 
 
 def _run(cell: Cell) -> int:

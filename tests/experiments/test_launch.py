@@ -197,6 +197,8 @@ def test_fit_trains_the_default_and_keeps_what_is_finished(place: Path) -> None:
     assert folder.last_checkpoint.exists()
     said = run(place, *words, code=1)
     assert "outputs/fit holds a finished run, which is kept; add --overwrite to replace it" in said
+    said = run(place, *words, "--overwrite", "--model.encoder=resnet19", code=1)
+    assert said.splitlines()[-1].startswith("beyondpixel: unknown encoder 'resnet19': neither")
     first = folder.record["wandb_id"]
     run(place, *words, "--overwrite")
     assert folder.record["wandb_id"] != first

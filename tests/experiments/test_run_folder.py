@@ -9,7 +9,7 @@ import pytest
 from beyondpixel.experiments import run_folder
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder, find_runs, write_atomically
-from beyondpixel.experiments.starting import checkpoint_to_resume
+from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 
 CONFIG = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"max_steps": 5}}
 
@@ -68,12 +68,12 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_fresh_folder_starts_from_nothing(tmp_path: Path) -> None:
-    assert checkpoint_to_resume(RunFolder(tmp_path), CONFIG, overwrite=False) is None
+    assert checkpoint_to_resume(RunFolder(tmp_path), CONFIG) is None
 
 
 def test_an_unfinished_run_resumes(tmp_path: Path) -> None:
     run = unfinished(tmp_path)
-    assert checkpoint_to_resume(run, CONFIG, overwrite=False) == run.last_checkpoint
+    assert checkpoint_to_resume(run, CONFIG) == run.last_checkpoint
 
 
 def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> 
     with pytest.raises(
         UserError, match=r"unfinished run of another config \(model\.init_args\.lr was 0\.1 and is 0\.2\)"
     ):
-        checkpoint_to_resume(run, changed, overwrite=False)
+        checkpoint_to_resume(run, changed)
     assert run.last_checkpoint.exists()
 
 
@@ -93,8 +93,8 @@ def test_a_finished_run_is_kept_unless_overwritten(tmp_path: Path, status: str) 
     mine = tmp_path / "my_notes.txt"
     mine.write_text("not the run's")
     with pytest.raises(UserError, match="holds a finished run, which is kept; add --overwrite"):
-        checkpoint_to_resume(run, CONFIG, overwrite=False)
-    assert checkpoint_to_resume(run, CONFIG, overwrite=True) is None
+        checkpoint_to_resume(run, CONFIG)
+    start_over(run)
     assert run.state == {"status": "new"}
     assert not run.last_checkpoint.exists()
     assert mine.exists()
