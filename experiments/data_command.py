@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beyondpixel.datamodules import (
-    CamVidDataModule,
-    FolderDataModule,
-    SegmentationDataModule,
-    ShapesDataModule,
-    VOCDataModule,
-)
+from beyondpixel.datamodules import DATA_MODULES, SegmentationDataModule
 from beyondpixel.datamodules.checks import SplitReport, check
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.datamodules.download import get
@@ -74,13 +69,15 @@ def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_sam
 
 
 def _build(name: str, root: Path | None) -> SegmentationDataModule:
+    data_module: Any = DATA_MODULES[name]  # their arguments differ
     if name == "shapes":
-        return ShapesDataModule()
-    if root is None:
+        data: SegmentationDataModule = data_module()
+    elif root is None:
         raise UserError(f"data check {name} needs --root DIR, the folder of the data set")
-    if name == "camvid":
-        return CamVidDataModule(str(root), train_split="train")  # so that val is read as well
-    return VOCDataModule(str(root)) if name == "voc" else FolderDataModule(str(root))
+    else:
+        # CamVid holds nothing out unless told to, and then val would not be read
+        data = data_module(str(root), **({"train_split": "train"} if name == "camvid" else {}))
+    return data
 
 
 def _summary(dataset: str, split: SplitReport) -> str:

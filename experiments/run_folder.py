@@ -85,11 +85,6 @@ class RunFolder:
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
-    def best_checkpoint(self) -> Path:
-        """The checkpoint with the highest val/mIoU, where there was a validation."""
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
     def config(self) -> dict[str, Any]:
         """The resolved config, empty when the run was never started."""
         return yaml.safe_load(self.config_file.read_text()) if self.config_file.exists() else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import traceback
 import warnings
@@ -33,6 +34,7 @@ DEFAULT_FOLDER = "outputs/fit"
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
 
 
+@functools.cache
 def quieten_lightning() -> None:
     """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda line: "Tip:" not in str(line.msg))

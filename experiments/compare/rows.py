@@ -51,8 +51,7 @@ class Row:
 
     def mean_of(self, figure: str) -> float | None:
         """Mean over seeds of another figure of the summaries."""
-        found = [run.summary[figure] for run in self.runs if figure in run.summary]
-        return statistics.fmean(found) if found else None
+        return _mean(self.runs, figure)
 
 
 def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | None = None) -> list[Row]:

@@ -64,19 +64,18 @@ def expand(
     """
     cells: list[Cell] = []
     mistakes: list[str] = []
-    checked: list[Any] = []
+    looked_for: list[Any] = []
     for file in find_specs(places):
         try:
             spec = load_spec(file, overrides)
+            resolved = resolve_config(spec.config, file)
             for seed in seeds:
                 folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
-                given = {**spec.config, "seed_everything": seed}
-                given["trainer"] = {**given.get("trainer", {}), "default_root_dir": str(folder.path)}
-                cells.append(Cell(spec, seed, folder, resolve_config(given, file)))
-            data = cells[-1].config["data"]
-            if data not in checked:
-                checked.append(data)
-                check_data(cells[-1].config, file)
+                trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
+                cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
+            if resolved["data"] not in looked_for:
+                looked_for.append(resolved["data"])
+                find_data(resolved, file)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -84,7 +83,7 @@ def expand(
     return cells
 
 
-def check_data(config: Mapping[str, Any], source: Path) -> None:
+def find_data(config: Mapping[str, Any], source: Path) -> None:
     """Look for the data that a config names, without reading images.
 
     Raises:
