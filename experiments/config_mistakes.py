@@ -97,10 +97,11 @@ def _mistakes_in_loss(loss: Any) -> list[tuple[Keys, str]]:
     settings = {"name": loss} if isinstance(loss, str) else dict(loss)
     above: Keys = ("model", "init_args", "loss")
     if settings.get("name") not in LOSSES:
-        where = above if isinstance(loss, str) else (*above, "name")
+        where = (*above, "name") if isinstance(loss, Mapping) and "name" in loss else above
         known = ", ".join(LOSSES)
         hint = close_to(settings.get("name"), LOSSES, otherwise="")
-        return [(where, f"expected one of {known}, got {settings.get('name')!r}" + (f"; {hint}" if hint else ""))]
+        got = repr(settings["name"]) if "name" in settings else "no name"
+        return [(where, f"expected one of {known}, got {got}" + (f"; {hint}" if hint else ""))]
     found: list[tuple[Keys, str]] = []
     for key, value in settings.items():
         message = _refusal({"name": settings["name"], key: value})

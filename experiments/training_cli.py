@@ -119,7 +119,7 @@ class SegmentationCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except (ValueError, OSError) as error:  # FileNotFoundError and ConnectionError are OSErrors
-                raise UserError(str(_own_error(error) or error)) from error
+                raise UserError(str(own_error(error) or error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""
@@ -211,7 +211,7 @@ def _resolve(config: dict[str, Any]) -> dict[str, Any]:
     return _ParseOnly(args=config, run=False).resolved_config()
 
 
-def _own_error(error: BaseException | None) -> BaseException | None:
+def own_error(error: BaseException | None) -> BaseException | None:
     """What a class of ours said, out of the parser's report on everything that it tried."""
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))

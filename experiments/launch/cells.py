@@ -12,7 +12,7 @@ from beyondpixel.experiments.layers import Origin
 from beyondpixel.experiments.rebuilding import build_data
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.specs import Spec, SpecError, find_specs, load_spec
-from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.experiments.training_cli import own_error, resolve_config
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def find_data(config: Mapping[str, Any], origin: Origin) -> None:
             data.setup(stage)
     except ValueError as error:
         arguments = config["data"].get("init_args") or {}
-        first_word = str(error).partition(" ")[0]  # our messages begin with the argument's name; others are about files
+        said = str(own_error(error) or error)
+        first_word = said.partition(" ")[0]  # our messages begin with the argument's name; others are about files
         key = first_word if first_word in arguments else "root"
-        raise SpecError([f"{origin.place_of(('data', 'init_args', key))}: {error}"]) from error
+        raise SpecError([f"{origin.place_of(('data', 'init_args', key))}: {said}"]) from error
