@@ -137,6 +137,25 @@ def test_rows_of_a_table_differ_in_nothing_else(table: str, keys: set[str]) -> N
     assert {key for key in losses[0] if len({loss[key] for loss in losses}) > 1} == keys
 
 
+def test_the_examples_of_the_readme(tmp_path: Path, tiny_camvid: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
+    for name, text in zip(("row", "evaluating", "grid", "affinity"), blocks, strict=True):
+        file = tmp_path / name / f"{name}.yaml"
+        file.parent.mkdir()
+        file.write_text(text)
+    row, evaluating = (load_spec(tmp_path / name / f"{name}.yaml") for name in ("row", "evaluating"))
+    assert row.config == spec_of(RowPlace(RUNS / "rmi_table1_voc" / "v3_rmi.yaml", "v3_rmi")).config
+    assert evaluating.evaluate == spec_of(RowPlace(RUNS / "rmi_table1_voc" / "v3_crf5.yaml", "v3_crf5")).evaluate
+    grid = [load_spec(place).config for place in find_specs([tmp_path / "grid"])]
+    assert grid == [spec_of(place).config for place in find_specs(["rmi_table3b"])]
+    overrides = {"data.root": str(tiny_camvid)}
+    cells = expand([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides=overrides)
+    settings = [cell.config["model"]["init_args"]["loss"] for cell in cells]
+    assert [(loss["margin"], loss["distance"]) for loss in settings[::2]] == [
+        (margin, distance) for margin in (1.0, 3.0) for distance in (1, 2, 3)
+    ]
+
+
 def network_of(row: RowPlace) -> tuple[str, ...]:
     config = spec_of(row).config
     model = config["model"].get("init_args", {})
