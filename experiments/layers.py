@@ -122,6 +122,23 @@ class Origin:
                     return layer.places[keys[:length]]
         return str(self)
 
+    def place_of_complaint(self, said: str, *, otherwise: Keys) -> str:
+        """Where the argument was given that a class refuses; our messages begin with its name.
+
+        Args:
+            said: the message.
+            otherwise: the keys to look for if it does not begin with one that was given.
+
+        Example:
+            >>> origin = Origin(Path("row.yaml"), (Layer.at("--data.batch_size", keys_of("data.batch_size"), 0),))
+            >>> origin.place_of_complaint("batch_size must be at least 1, got 0", otherwise=("data",))
+            '--data.batch_size'
+        """
+        word = said.partition(" ")[0].partition("=")[0].rstrip(":")
+        parts: list[Keys] = [("data", "init_args"), ("model", "init_args"), ("model", "init_args", "loss")]
+        given = ((*part, word) for part in parts if any((*part, word) in layer.places for layer in self.layers))
+        return self.place_of(next(given, otherwise))
+
 
 def shown(file: Path) -> str:
     """A file's path as it is best read: from the working directory where it lies below it."""

@@ -10,7 +10,14 @@ from beyondpixel.experiments.layers import close_to
 from beyondpixel.experiments.spec_files import SpecError, SpecFile
 
 SPEC_KEYS = ("base", "config", "reference", "evaluate", "grid", "row")
-EVALUATE_KEYS = {"run": "rmi_table1_voc/v3_ce", "postprocess": "crf:5"}
+# what a row may evaluate, and how: the words of `beyondpixel test`
+EVALUATE_KEYS = {
+    "run": (str, "text such as rmi_table1_voc/v3_ce"),
+    "postprocess": (str, "text such as crf:5"),
+    "tta": (str, "text such as flip"),
+    "window": (int, "the side of a sliding window in pixels"),
+    "overlap": (float, "the share of a window that the next one covers"),
+}
 REFERENCE_KEYS = {
     "metric": "the name of a figure, such as test/mIoU",
     "value": "a number, in percent",
@@ -59,6 +66,8 @@ def _wrong_reference(source: SpecFile) -> Iterator[str]:
         yield f"{source.place_of('reference')}: reference: expected keys and values, got {reference!r}"
         return
     yield from source.unknown_keys(list(REFERENCE_KEYS), "reference")
+    if reference and "value" not in reference:
+        yield f"{source.place_of('reference')}: reference: expected value, {REFERENCE_KEYS['value']}"
     for key, expected in REFERENCE_KEYS.items():
         value = reference.get(key)
         if key == "value" and isinstance(value, dict) and "grid" in source.content:
@@ -99,14 +108,16 @@ def _wrong_evaluate(source: SpecFile) -> Iterator[str]:
             yield f"{source.place_of(key)}: {key}: a row that evaluates has all this from evaluate.run; take it out"
     if not isinstance(evaluate, dict):
         place = source.place_of("evaluate")
-        yield f"{place}: evaluate: expected {{run: TABLE/ROW, postprocess: ...}}, got {evaluate!r}"
+        yield f"{place}: evaluate: expected {{run: TABLE/ROW, postprocess: crf:5}}, got {evaluate!r}"
         return
     yield from source.unknown_keys(list(EVALUATE_KEYS), "evaluate")
-    for key, example in EVALUATE_KEYS.items():
+    for key, (kind, expected) in EVALUATE_KEYS.items():
         value = evaluate.get(key)
-        if not isinstance(value, str):
+        if (key == "run" or key in evaluate) and (not isinstance(value, kind) or isinstance(value, bool)):
             got = repr(value) if key in evaluate else "nothing"
-            yield f"{source.place_of('evaluate', key)}: evaluate.{key}: expected text such as {example}, got {got}"
+            yield f"{source.place_of('evaluate', key)}: evaluate.{key}: expected {expected}, got {got}"
+    if not set(evaluate) - {"run"}:
+        yield f"{source.place_of('evaluate')}: evaluate: expected what to do beside run, such as postprocess: crf:5"
 
 
 def _is_number(value: Any) -> bool:

@@ -54,8 +54,8 @@ class Spec:
         config: the resolved LightningCLI config, without a seed; of a row that only evaluates, the trained row's.
         reference: `metric`, `value`, `source`, `per_class`, `inference_seconds` of a published number; empty where
             there is none.
-        evaluate: `run`, the `table/row` whose finished checkpoint this row tests, and `postprocess`, how, such as
-            `crf:5`; None for a row that trains.
+        evaluate: `run`, the `table/row` whose finished checkpoint this row tests, and how: `postprocess` (`crf:5`),
+            `tta`, `window`, `overlap`, as for `beyondpixel test`; None for a row that trains.
         origin: where each key of `config` was given.
     """
 
@@ -172,11 +172,13 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 def _rows_at(path: Path) -> list[RowPlace]:
     if path.is_dir():
         return [row for file in sorted(path.rglob("*.yaml")) for row in _rows_in(file.absolute())]
-    for file in (path, path.parent / f"{path.name}.yaml"):
-        if file.is_file():
-            return _rows_in(file.absolute())
-    beside = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    return [row for file in beside for row in _rows_in(file.absolute()) if row.row == path.name]
+    if path.is_file():
+        return _rows_in(path.absolute())
+    if len(path.parts) == 1 or not path.parent.is_dir():  # a table's name is no row of the working directory
+        return []
+    return [
+        row for file in sorted(path.parent.glob("*.yaml")) for row in _rows_in(file.absolute()) if row.row == path.name
+    ]
 
 
 def _rows_in(file: Path) -> list[RowPlace]:

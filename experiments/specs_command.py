@@ -42,15 +42,16 @@ def header_of(file: Path) -> dict[str, str]:
 
 def differing_axes(specs: Sequence[Spec]) -> dict[str, list[Any]]:
     """The axes in which rows differ, each with the rows' values; that one does not apply to a row is no difference."""
-    axes = [{**axes_of(spec.config), "postprocess": _postprocess(spec)} for spec in specs]
+    axes = [{**axes_of(spec.config), "evaluates": _evaluated(spec)} for spec in specs]
     columns = {axis: [row[axis] for row in axes] for axis in axes[0]}
     return {axis: values for axis, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
 
 
-def _postprocess(spec: Spec) -> str:
+def _evaluated(spec: Spec) -> str:
     if spec.evaluate is None:
-        return "none"
-    return f"{spec.evaluate['postprocess']} on {spec.evaluate['run'].removeprefix(spec.table + '/')}"
+        return "itself"
+    row = spec.evaluate["run"].removeprefix(f"{spec.table}/")
+    return " ".join([row, *(str(value) for key, value in spec.evaluate.items() if key != "run")])
 
 
 def _load(places: Sequence[str | Path]) -> dict[str, list[Spec]]:

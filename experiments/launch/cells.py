@@ -95,8 +95,6 @@ def find_data(config: Mapping[str, Any], origin: Origin) -> None:
         for stage in ("fit", "test"):
             data.setup(stage)
     except ValueError as error:
-        arguments = config["data"].get("init_args") or {}
         said = str(own_error(error) or error)
-        first_word = said.partition(" ")[0]  # our messages begin with the argument's name; others are about files
-        key = first_word if first_word in arguments else "root"
-        raise SpecError([f"{origin.place_of(('data', 'init_args', key))}: {said}"]) from error
+        place = origin.place_of_complaint(said, otherwise=("data", "init_args", "root"))
+        raise SpecError([f"{place}: {said}"]) from error

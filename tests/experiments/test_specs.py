@@ -94,6 +94,7 @@ def test_wrong_overrides(words: list[str], message: str) -> None:
                 r"row\.yaml:4: reference\.per_class: expected class names with a number each, .* got {'car': 'x'}",
             ],
         ),
+        ("reference:\n  source: there", [r"row\.yaml:1: reference: expected value, a number, in percent"]),
         ("a: 1\nb: [1", [r"row\.yaml:2: no valid YAML: while parsing a flow sequence, expected ',' or ']'"]),
         ("base: []\nconfig: {}\nbase: [x]", [r"row\.yaml:3: base stands here a second time; keep one"]),
         ("config:\n  model:\n    a: 1\n    a: 2", [r"row\.yaml:4: a stands here a second time"]),
@@ -162,20 +163,29 @@ def test_a_row_that_evaluates_has_the_config_of_the_trained_one(tmp_path: Path) 
     assert (spec.name, spec.evaluate) == ("t/crf", {"run": "t/ce", "postprocess": "crf:5"})
     assert spec.config == trained.config
     assert (spec.reference, trained.reference, trained.evaluate) == ({"value": 78.4}, {}, None)
+    views = write(tmp_path / "t" / "views.yaml", "evaluate: {run: t/ce, tta: flip, window: 513, overlap: 0.5}")
+    assert load_spec(views).evaluate == {"run": "t/ce", "tta": "flip", "window": 513, "overlap": 0.5}
 
 
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("evaluate: crf", [r":1: evaluate: expected {run: TABLE/ROW, postprocess: \.\.\.}, got 'crf'"]),
-        ("evaluate: {run: t/ce}", [r":1: evaluate\.postprocess: expected text such as crf:5, got nothing"]),
+        ("evaluate: crf", [r":1: evaluate: expected {run: TABLE/ROW, postprocess: crf:5}, got 'crf'"]),
+        ("evaluate: {run: t/ce}", [r":1: evaluate: expected what to do beside run, such as postprocess: crf:5"]),
+        ("evaluate: {postprocess: crf:5}", [r":1: evaluate\.run: expected text such as rmi_.*, got nothing"]),
+        (
+            "evaluate:\n  run: t/ce\n  window: wide\n  tta: true",
+            [
+                r":4: evaluate\.tta: expected text such as flip, got True",
+                r":3: evaluate\.window: expected the side of a sliding window in pixels, got 'wide'",
+            ],
+        ),
         (
             "base: [data/shapes]\nevaluate:\n  run: 3\n  postproces: a",
             [
                 r":1: base: a row that evaluates has all this from evaluate\.run; take it out",
                 r":4: evaluate: unknown key postproces; did you mean postprocess\?",
                 r":3: evaluate\.run: expected text such as rmi_table1_voc/v3_ce, got 3",
-                r":2: evaluate\.postprocess: expected text such as crf:5, got nothing",
             ],
         ),
         (

@@ -39,8 +39,8 @@ def test_rows_with_axes_and_published_scores(
     out = said(["rmi_table1_voc", "rmi_table3a/avg_df2"], capsys, monkeypatch)
     assert "Launch:    beyondpixel launch rmi_table1_voc\n" in out
     rows = [cells_of(line) for line in out.splitlines()]
-    assert ["v3plus_crf5", "ce", "deeplab_v3plus", "crf:5 on v3plus_ce", "78.75"] in rows
-    assert ["v3_rmi", "rmi", "deeplab_v3", "none", "78.71"] in rows
+    assert ["v3plus_crf5", "ce", "deeplab_v3plus", "v3plus_ce crf:5", "78.75"] in rows
+    assert ["v3_rmi", "rmi", "deeplab_v3", "itself", "78.71"] in rows
     assert ["avg_df2", "79.23"] in rows  # a single row differs from none
 
 
