@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_row_trains_and_tests(
         overrides |= {"data.num_train": 4, "data.num_val": 2, "data.num_test": 2, "data.image_size": [48, 64]}
     else:
         name = {"VOCDataModule": "tiny_voc", "CamVidDataModule": "tiny_camvid"}[dataset]
-        overrides |= {"data.root": str(request.getfixturevalue(name)), "data.crop_size": 65}
+        overrides |= {"data.root": str(request.getfixturevalue(name)), "data.crop_size": 49}
         overrides |= {"data.image_size": [66, 88]} if "image_size" in arguments else {}
     if not own_encoder:
         overrides["model.encoder"] = "resnet18"
@@ -218,3 +219,4 @@ def test_a_row_trains_and_tests(
         assert cell.folder.state["status"] == "done"
         assert cell.folder.state["step"] == 2
         assert cell.folder.last_checkpoint.exists()
+        shutil.rmtree(cell.folder.path)  # pytest keeps its folders, and this is a hundred checkpoints
