@@ -12,6 +12,7 @@ from beyondpixel.experiments.errors import UserError, as_user_error
 EPILOG = """\
 where to start:
   beyondpixel demo                                   train CE, BCE and RMI on generated scenes, draw a comparison
+  beyondpixel specs                                  the tables that can be launched, and what is published for them
   beyondpixel launch camvid_small --data.root DIR    train every row of a table of run specs
   beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
   beyondpixel fit --model.loss=rmi --model.encoder=resnet18
@@ -50,6 +51,7 @@ def _dispatch(words: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
+    _add_specs(commands)
     _add_launch(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -69,6 +71,10 @@ def _dispatch(words: list[str]) -> None:
             overwrite=options.overwrite,
             dry_run=options.dry_run,
         )
+    elif options.command == "specs":
+        from beyondpixel.experiments.specs_command import show_specs
+
+        show_specs(options.specs)
     elif options.command == "compare":
         from beyondpixel.experiments.compare.command import compare
 
@@ -115,6 +121,16 @@ def _with_config_of_checkpoint(words: list[str]) -> list[str]:
         raise UserError(f"--ckpt_path: there is no file {value or '(no path given)'}")
     config = Path(value).resolve().parent.parent / "config.yaml"
     return [words[0], f"--config={config}", *words[1:]] if config.exists() else words
+
+
+def _add_specs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "specs",
+        help="list the tables and rows that can be launched",
+        description="Without a name: all tables that come with the package. With names: their rows, the axes in which "
+        "the rows differ, and the published scores.",
+    )
+    parser.add_argument("specs", nargs="*", metavar="TABLE", help="a table, a row, a YAML file or a folder of them")
 
 
 def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -19,19 +19,23 @@ from pytorch_lightning.loggers import Logger
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
+from beyondpixel.experiments.config_mistakes import mistakes_in_config, mistakes_in_model
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.layers import Origin
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.spec_files import SpecError
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
-from beyondpixel.losses import build_loss
 
 DEFAULT_SEED = 1
 DEFAULT_FOLDER = "outputs/fit"
 # keys of `trainer.fit` and of the command line that are no part of what a run is
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
+# what the parser raises for a mistake in a config
+PARSER_ERRORS = (ArgumentError, ValueError, TypeError)
 
 
 @functools.cache
@@ -115,7 +119,7 @@ class SegmentationCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except (ValueError, OSError) as error:  # FileNotFoundError and ConnectionError are OSErrors
-                raise UserError(str(_own_error(error) or error)) from error
+                raise UserError(str(own_error(error) or error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""
@@ -173,33 +177,41 @@ def run_callbacks(folder: RunFolder) -> list[Callback]:
     ]
 
 
-def resolve_config(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+def resolve_config(config: dict[str, Any], source: str | Path | Origin) -> dict[str, Any]:
     """A config with every default filled in, checked without building anything.
 
     Args:
         config: LightningCLI's keys.
-        source: what to name in an error, normally the spec's file.
+        source: where the keys were given, or what to name in an error.
 
     Raises:
-        UserError: for an unknown key, class or loss, or a value of the wrong type.
+        SpecError: naming every unknown key, class or loss, and every value of the wrong type, and where it was given.
 
     Example:
         >>> config = resolve_config({"model": {"class_path": "DeepLabModule"}, "seed_everything": 3}, "an example")
         >>> config["data"]["class_path"], config["seed_everything"]
         ('beyondpixel.datamodules.ShapesDataModule', 3)
     """
+    origin = source if isinstance(source, Origin) else Origin(Path(source))
+    mistakes = mistakes_in_model(config.get("model"))
     try:
-        resolved = _ParseOnly(args=config, run=False).resolved_config()
-        loss = resolved["model"]["init_args"].get("loss")
-        if isinstance(loss, str | dict):
-            settings = {"name": loss} if isinstance(loss, str) else loss
-            build_loss(**{"num_classes": 2, **settings})
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: {error}") from error
+        resolved = _resolve(config)
+    except PARSER_ERRORS as error:
+        mistakes += mistakes_in_config(config, _resolve, PARSER_ERRORS)
+        if not mistakes:  # no key is wrong by itself
+            raise SpecError([f"{origin}: {error}"]) from error
+    if mistakes:
+        raise SpecError([f"{origin.place_of(keys)}: {'.'.join(keys)}: {text}" for keys, text in mistakes])
     return resolved
 
 
-def _own_error(error: BaseException | None) -> BaseException | None:
+def _resolve(config: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config.get("trainer", {}), dict):  # the parser takes anything
+        raise TypeError(f"trainer: expected keys and values, got {config['trainer']!r}")
+    return _ParseOnly(args=config, run=False).resolved_config()
+
+
+def own_error(error: BaseException | None) -> BaseException | None:
     """What a class of ours said, out of the parser's report on everything that it tried."""
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.layers import Origin
 from beyondpixel.experiments.rebuilding import build_data
 from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.specs import Spec, find_specs, load_spec
-from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.experiments.specs import Spec, SpecError, find_specs, load_spec
+from beyondpixel.experiments.training_cli import own_error, resolve_config
 
 
 @dataclass(frozen=True)
@@ -65,33 +66,35 @@ def expand(
     cells: list[Cell] = []
     mistakes: list[str] = []
     looked_for: list[Any] = []
-    for file in find_specs(places):
+    for place in find_specs(places):
         try:
-            spec = load_spec(file, overrides)
-            resolved = resolve_config(spec.config, file)
+            spec = load_spec(place, overrides)
+            resolved = resolve_config(spec.config, spec.origin)
             for seed in seeds:
                 folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
                 trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
                 cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
             if resolved["data"] not in looked_for:
                 looked_for.append(resolved["data"])
-                find_data(resolved, file)
-        except UserError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise UserError("nothing was started:\n" + "\n".join(mistakes))
+                find_data(resolved, spec.origin)
+        except SpecError as error:
+            mistakes += error.mistakes
+    if mistakes:  # many rows may share one wrong line
+        raise UserError("nothing was started:\n" + "\n".join(dict.fromkeys(mistakes)))
     return cells
 
 
-def find_data(config: Mapping[str, Any], source: Path) -> None:
+def find_data(config: Mapping[str, Any], origin: Origin) -> None:
     """Look for the data that a config names, without reading images.
 
     Raises:
-        UserError: naming the spec, if something is missing.
+        SpecError: if something is missing or an argument is out of range, naming where it was given.
     """
     try:
         data = build_data(config)
         for stage in ("fit", "test"):
             data.setup(stage)
     except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
+        said = str(own_error(error) or error)
+        place = origin.place_of_complaint(said, otherwise=("data", "init_args", "root"))
+        raise SpecError([f"{place}: {said}"]) from error
