@@ -27,7 +27,8 @@ def direct_update(
     ignore_index: int = 255,
 ) -> tuple[Tensor, Tensor]:
     """New memory (K, S, C) and which slots hold something (K, S); in the dtype of the features."""
-    memory, seen = memory.to(features.dtype).clone(), seen.clone()
+    before = memory.to(features.dtype)
+    memory, seen = before.clone(), seen.clone()
     labels = target.reshape(-1).long()
     pixels = upsampled_pixels(features, target)
     for label in labels.unique().tolist():
@@ -41,13 +42,19 @@ def direct_update(
         elif strategy == "mean":
             memory[label] = (1 - momentum) * memory[label] + momentum * own.mean(0)
         else:
-            old = memory[label].clone()
-            nearest = (F.normalize(own, dim=1) @ F.normalize(old, dim=1).T).argmax(1)
-            for slot in range(len(old)):
-                part = own[nearest == slot]
+            for slot, part in enumerate(nearest_pixels(own, memory[label])):
                 if len(part) > 0:
-                    memory[label, slot] = (1 - momentum) * old[slot] + momentum * weighted_mean(part, old[slot])
+                    memory[label, slot] *= 1 - momentum
+                    memory[label, slot] += momentum * weighted_mean(part, before[label, slot])
     return memory, seen
+
+
+def nearest_pixels(pixels: Tensor, slots: Tensor) -> list[Tensor]:
+    """The pixels of a class, shared out among its slots."""
+    if len(slots) == 1:
+        return [pixels]
+    nearest = (F.normalize(pixels, dim=1) @ F.normalize(slots, dim=1).T).argmax(1)
+    return [pixels[nearest == slot] for slot in range(len(slots))]
 
 
 def weighted_mean(pixels: Tensor, reference: Tensor) -> Tensor:
