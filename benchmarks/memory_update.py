@@ -5,8 +5,8 @@
 
 The versions take turns, and the fastest round of each counts, so that other work on the machine does least harm. The
 authors' way is the plain PyTorch of tests/lightning_modules/networks/direct_memory.py: upsample the features to the
-labels' size, gather each class's pixels, weight them and add them up; it needs 4 GB at the first size. Peak memory is what a new
-process, which does nothing else, grows by during one update, as its operating system counts it.
+labels' size, gather each class's pixels, weight them and add them up; it needs 4 GB at the first size. Peak memory is
+what a new process, which does nothing else, grows by during one update, as its operating system counts it.
 """
 
 import argparse
