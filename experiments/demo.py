@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from beyondpixel.experiments.compare.command import compare
-from beyondpixel.experiments.launch.local import launch
+from beyondpixel.experiments.launch.launching import launch
 
 
 def demo(output: Path, *, overwrite: bool = False) -> None:

@@ -16,13 +16,17 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import CheckpointIO
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
+from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
+from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
@@ -130,14 +134,17 @@ class SegmentationCLI(LightningCLI):
             if loggers in (None, True):
                 run_folder_logger: Logger = RunFolderLogger(self.folder)
                 loggers = [run_folder_logger, *filter(None, [wandb_logger(self.folder, config, record)])]
-            callbacks += run_callbacks(self.folder)
+            callbacks += run_callbacks(self.folder, config["seed_everything"])
             callbacks.append(RunRecorder(self.folder, config, record))
         else:  # an evaluation prints its scores; the run folder keeps those of its own test
             kwargs["enable_checkpointing"] = False
             loggers = loggers if loggers not in (None, True) else False
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
-        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
+        plugins = list(given["plugins"] or [])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs)
 
     def after_fit(self) -> None:
         """Say where everything is."""
@@ -146,20 +153,13 @@ class SegmentationCLI(LightningCLI):
         )
 
 
-def run_callbacks(folder: RunFolder) -> list[Callback]:
+def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
-    checkpoints = folder.path / "checkpoints"
     return [
+        LastCheckpoint(folder.last_checkpoint),  # first, so that the batch it stops before leaves no trace
+        StepSeeds(seed),
         ModelCheckpoint(
-            checkpoints,
-            "last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,  # also where validation is rare or there is none
-            save_on_exception=True,
-            enable_version_counter=False,
-        ),
-        ModelCheckpoint(
-            checkpoints,
+            folder.last_checkpoint.parent,
             "best",
             monitor="val/mIoU",
             mode="max",
