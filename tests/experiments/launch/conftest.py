@@ -1,8 +1,11 @@
 """Runs of seconds: eleven classes on 32x48 pixels."""
 
 import copy
+import importlib.util
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +60,25 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
         return dict(os.environ)
 
     return environment
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[Any]:
+    """A real SLURM of one node with two made-up GPUs, for all tests."""
+    # with import mode importlib, a test cannot import the file beside it
+    spec = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("slurm_cluster.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reason = module.why_impossible()
+    if reason:
+        pytest.skip(f"no SLURM here: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # munge's socket needs a short path
+    cluster = module.Cluster(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
