@@ -19,6 +19,7 @@ from beyondpixel.experiments.launch.view import Outcome, View
 from beyondpixel.experiments.starting import start_over
 
 SECONDS_BETWEEN_LOOKS = 0.5
+COMMAND = (sys.executable, "-m", "beyondpixel.experiments.launch.cell")
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,9 @@ def _start(cell: Cell, slot: Slot, view: View, *, overwrite: bool) -> _Running:
     if overwrite:
         start_over(cell.folder)
     cell.prepare()
-    command = [sys.executable, "-m", "beyondpixel.experiments.launch.cell", str(cell.folder.path)]
     with cell.folder.log_file.open("ab") as log:
         process = subprocess.Popen(
-            command,
+            [*COMMAND, str(cell.folder.path)],
             env=slot.environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,

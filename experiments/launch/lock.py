@@ -127,7 +127,7 @@ def holder_of(file: Path) -> Holder | None:
     """Who holds a lock now; None if nobody does."""
     try:
         descriptor = os.open(file, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         if not _try_to_lock(descriptor, fcntl.LOCK_SH):

@@ -243,7 +243,8 @@ def minutes_of(time_limit: str) -> int:
     """
     days, dash, rest = time_limit.rpartition("-")
     parts = rest.split(":")
-    if not all(re.fullmatch(r"\d+", part) for part in (*parts, days or "0")) or len(parts) > 3:
+    numeric = all(re.fullmatch(r"\d+", part) for part in ([days, *parts] if dash else parts))
+    if not numeric or len(parts) > 3:
         raise UserError(f"--time {time_limit}: expected minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 4:00:00")
     numbers = [int(part) for part in parts]
     if dash:

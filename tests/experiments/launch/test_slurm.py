@@ -2,13 +2,15 @@
 
 import importlib
 import json
-import sys
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
+import yaml
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cells import Cell, expand
@@ -37,7 +39,7 @@ def run(path, *, patience=0):
     with RunLock(folder.lock_file, patience=patience):
         first = folder.state.get("step", 0)
         start = {"time": time.time(), "step": first, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        for step in range(first, int(os.environ["CHEAP_STEPS"])):
+        for step in range(first, folder.record["cheap_steps"]):
             time.sleep(0.1)
             folder.update_state(status="running", step=step + 1)
             if asked:
@@ -51,31 +53,55 @@ def run(path, *, patience=0):
 """
 
 
-@pytest.fixture
-def cluster(
-    slurm_cluster: Any, quiet: Callable[..., dict[str, str]], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
-    """The cluster as this process sees it."""
-    (place / "code").mkdir()
-    (place / "code" / "cheap_cell.py").write_text(CHEAP_CELL)
+@pytest.fixture(scope="module")
+def cluster(slurm_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The cluster, and this process as one on it that has no W&B account."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "cheap_cell.py").write_text(CHEAP_CELL)
     own = slurm_cluster.environment
-    path = f"{place / 'code'}:{own.get('PYTHONPATH', '')}"
-    quiet(SLURM_CONF=own["SLURM_CONF"], PATH=own["PATH"], PYTHONPATH=path, CHEAP_STEPS="10")
-    slurm_cluster.environment |= {"HOME": str(place)}
-    monkeypatch.chdir(place)
-    return slurm_cluster
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "WANDB_"))]:
+            patch.delenv(name)
+        changes = {
+            "SLURM_CONF": own["SLURM_CONF"],
+            "PATH": own["PATH"],
+            "PYTHONPATH": f"{home}:{own.get('PYTHONPATH', '')}",
+            "MPLCONFIGDIR": matplotlib.get_configdir(),
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+        }
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(str(home))
+        yield slurm_cluster
 
 
-@pytest.fixture
-def cheap(cluster: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    monkeypatch.syspath_prepend(str(place / "code"))
-    sys.modules.pop("cheap_cell", None)
+@pytest.fixture(scope="module")
+def cheap(cluster: Any) -> Callable[..., None]:
     run: Callable[..., None] = importlib.import_module("cheap_cell").run
     return run
 
 
-def cells_of(place: Path, *seeds: int) -> list[Cell]:
-    return expand([place / "tiny" / "ce.yaml"], seeds=seeds, output=place / "outputs", overrides={}, mistakes=[])
+@pytest.fixture(scope="module", autouse=True)
+def overtime(cluster: Any, cheap: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, str]:
+    """A cell that needs longer than its time limit; begun first, because a minute is the least that SLURM knows."""
+    place = tmp_path_factory.mktemp("overtime")
+    file = place / "tiny" / "ce.yaml"
+    file.parent.mkdir()
+    parts = {"model": "beyondpixel.lightning_modules.DeepLabModule", "data": "beyondpixel.datamodules.ShapesDataModule"}
+    config = {part: {"class_path": path} for part, path in parts.items()}
+    file.write_text(yaml.safe_dump({"config": config}))
+    (cell,) = cells_of(place, 1, steps=470)
+    resources = Resources(gpus=0, minutes=1, memory="100M")
+    (job,) = submit([cell], resources, output=place / "outputs", say=print, run=cheap)
+    return cell, job
+
+
+def cells_of(place: Path, *seeds: int, steps: int = 10) -> list[Cell]:
+    cells = expand([place / "tiny" / "ce.yaml"], seeds=seeds, output=place / "outputs", overrides={}, mistakes=[])
+    for cell in cells:
+        cell.folder.record = {"cheap_steps": steps}
+    return cells
 
 
 def turns(cell: Cell) -> list[dict[str, Any]]:
@@ -126,12 +152,9 @@ def test_an_array_of_cells_one_at_a_time_each_with_its_gpu(
     assert situation_of(cells[0]).kind == "done"
 
 
-def test_a_preempted_cell_comes_back_once_and_goes_on(
-    cluster: Any, cheap: Callable[..., None], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHEAP_STEPS", "60")
-    (cell,) = cells_of(place, 1)
-    (job,) = submit([cell], Resources(gpus=2, minutes=5, memory="100M"), output=place / "outputs", say=print, run=cheap)
+def test_a_preempted_cell_comes_back_once_and_goes_on(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    (cell,) = cells_of(place, 1, steps=60)
+    (job,) = submit([cell], Resources(gpus=1, minutes=5, memory="100M"), output=place / "outputs", say=print, run=cheap)
     run_seconds(cell)
     urgent = ["--job-name=urgent", "--partition=urgent", "--gpus=2", "--mem=100M", "--output=/dev/null"]
     cluster.run("sbatch", *urgent, "--wrap=sleep 1")
@@ -144,11 +167,8 @@ def test_a_preempted_cell_comes_back_once_and_goes_on(
     assert cluster.restarts(job) == 1
 
 
-def test_a_requeue_by_the_administrator(
-    cluster: Any, cheap: Callable[..., None], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHEAP_STEPS", "40")
-    (cell,) = cells_of(place, 1)
+def test_a_requeue_by_the_administrator(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    (cell,) = cells_of(place, 1, steps=40)
     (job,) = submit([cell], CPU, output=place / "outputs", say=print, run=cheap)
     run_seconds(cell)
     cluster.run("scontrol", "requeue", job)
@@ -158,10 +178,9 @@ def test_a_requeue_by_the_administrator(
 
 
 def test_a_cancelled_cell_stays_away_and_is_resumed_by_the_next_launch(
-    cluster: Any, cheap: Callable[..., None], place: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, cheap: Callable[..., None], place: Path
 ) -> None:
-    monkeypatch.setenv("CHEAP_STEPS", "600")
-    cells = cells_of(place, 1, 2)
+    cells = cells_of(place, 1, 2, steps=600)
     resources = Resources(gpus=0, minutes=5, memory="100M", max_parallel=1)
     jobs = submit(cells, resources, output=place / "outputs", say=print, run=cheap)
     run_seconds(cells[0])
@@ -173,25 +192,10 @@ def test_a_cancelled_cell_stays_away_and_is_resumed_by_the_next_launch(
     assert cells[1].folder.state["status"] == "queued"  # it never began
     assert [situation_of(cell, jobs=living_jobs()).kind for cell in cells] == ["starts", "starts"]  # no checkpoint
 
-    monkeypatch.setenv("CHEAP_STEPS", "20")
+    cells_of(place, 1, 2, steps=20)
     submit(cells, CPU, output=place / "outputs", say=print, run=cheap)
     wait_until(lambda: all(c.folder.state["status"] == "done" for c in cells), 60, lambda: said_by(cells[0]))
     assert turns(cells[0])[1]["step"] >= 5
-
-
-def test_past_its_time_limit(
-    cluster: Any, cheap: Callable[..., None], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A minute is the least that SLURM knows; it warns 15 seconds before the end, or up to 30 earlier."""
-    monkeypatch.setenv("CHEAP_STEPS", "470")
-    (cell,) = cells_of(place, 1)
-    resources = Resources(gpus=0, minutes=1, memory="100M")
-    (job,) = submit([cell], resources, output=place / "outputs", say=print, run=cheap)
-    wait_until(lambda: cell.folder.state["status"] == "done", 120, lambda: said_by(cell))
-    before, after = turns(cell)
-    assert before["signals"] == ["SIGUSR2"]
-    assert after["step"] >= 50
-    assert cluster.restarts(job) == 1
 
 
 def test_a_refused_job_leaves_everything_as_it_was(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
@@ -211,7 +215,7 @@ def test_a_refused_job_leaves_everything_as_it_was(cluster: Any, cheap: Callable
 def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, place: Path) -> None:
     """Two tasks of one cell train together; SLURM's warning reaches them; W&B's second segment has the same id."""
     spec = place / "tiny" / "ce.yaml"
-    words = {"trainer.max_steps": 60, "data.num_workers": 0, "data.batch_size": 2}
+    words = {"trainer.max_steps": 30, "data.num_workers": 0, "data.batch_size": 2}
     resources = Resources(gpus=2, minutes=10, memory="4G")
     (cell,) = launch([spec], seeds=[1], output=place / "outputs", overrides=words, slurm=resources)
     folder = RunFolder(cell.folder.path)
@@ -226,10 +230,20 @@ def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, 
     assert "Restored all states from the checkpoint" in log
     assert log.count("MEMBER: 1/2") == 2
     steps = [line["step"] for line in folder.metrics() if "train/loss" in line]
-    assert steps == list(range(60))
+    assert steps == list(range(30))
     segments = list(folder.path.glob("wandb/offline-run-*"))
     assert len(segments) == 2
     assert {segment.name.rsplit("-", 1)[1] for segment in segments} == {folder.record["wandb_id"]}
+
+
+def test_past_its_time_limit(cluster: Any, overtime: tuple[Cell, str]) -> None:
+    """SLURM warns 15 seconds before the end, or up to 30 earlier; the 470 steps take 47 seconds at least."""
+    cell, job = overtime
+    wait_until(lambda: cell.folder.state["status"] == "done", 120, lambda: said_by(cell))
+    before, after = turns(cell)
+    assert before["signals"] == ["SIGUSR2"]
+    assert after["step"] >= 50
+    assert cluster.restarts(job) == 1
 
 
 def test_time_limits_are_read_as_slurm_writes_them() -> None:
