@@ -43,6 +43,8 @@ def quieten_lightning() -> None:
     """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda line: "Tip:" not in str(line.msg))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # on a node of a cluster, where a run need not be a job
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # it suspects a mistake when arguments are handed over while the process has its own
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # an evaluation has no use for the callbacks of the training

@@ -15,6 +15,7 @@ from pathlib import Path
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cell import HELD, STOPPED
 from beyondpixel.experiments.launch.cells import Cell
+from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.launch.view import Outcome, View
 from beyondpixel.experiments.starting import start_over
 
@@ -98,7 +99,12 @@ def run_locally(cells: Sequence[Cell], slots: Sequence[Slot], view: View, *, ove
     try:
         while waiting or running:
             while waiting and free:
-                running.append(_start(waiting.popleft(), free.pop(), view, overwrite=overwrite))
+                cell = waiting.popleft()
+                try:
+                    running.append(_start(cell, free[-1], view, overwrite=overwrite))
+                    free.pop()
+                except HeldError as error:  # another launcher was quicker
+                    view.ended(cell, "elsewhere", str(error))
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
@@ -120,9 +126,10 @@ class _Running:
 
 
 def _start(cell: Cell, slot: Slot, view: View, *, overwrite: bool) -> _Running:
-    if overwrite:
-        start_over(cell.folder)
-    cell.prepare()
+    with RunLock(cell.folder.lock_file):
+        if overwrite:
+            start_over(cell.folder)
+        cell.prepare()
     with cell.folder.log_file.open("ab") as log:
         process = subprocess.Popen(
             [*COMMAND, str(cell.folder.path)],

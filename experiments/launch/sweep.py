@@ -12,6 +12,7 @@ import yaml
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.plan import make_plan
 from beyondpixel.experiments.run_folder import write_atomically
+from beyondpixel.experiments.specs import RUNS, Spec
 from beyondpixel.experiments.tracking import project_name
 
 HEADER = """\
@@ -41,7 +42,7 @@ def write_sweep(
         UserError: for mistakes in the specs, as for a launch.
     """
     plan = make_plan(places, seeds=seeds, output=output, overrides=overrides)
-    specs = list(dict.fromkeys(str(cell.spec.file) for cell in plan.cells))
+    specs = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells))
     names = ", ".join(dict.fromkeys(cell.spec.table for cell in plan.cells))
     changes = [word for key, value in overrides.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
     sweep = {
@@ -68,6 +69,11 @@ def write_sweep(
         "machine or GPU of its own, with the command that it prints: wandb agent ENTITY/PROJECT/SWEEP_ID"
     )
     return sweep
+
+
+def _place_of(spec: Spec) -> str:
+    """By name where it comes with the package, which may be installed elsewhere on the agent's machine."""
+    return spec.name if spec.file.is_relative_to(RUNS) else str(spec.file)
 
 
 def main() -> None:

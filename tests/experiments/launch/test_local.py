@@ -19,6 +19,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch import local
 from beyondpixel.experiments.launch.cells import Cell, expand
 from beyondpixel.experiments.launch.local import Slot, make_slots, run_locally
+from beyondpixel.experiments.launch.lock import RunLock
 from beyondpixel.experiments.launch.view import View
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -158,6 +159,21 @@ def test_overwrite_removes_the_old_run_when_the_new_one_starts(cells: Callable[.
     run_locally([cell], [Slot()], view_of([cell])[0], overwrite=True)
     assert list(cell.folder.metrics()) == []
     assert cell.folder.state["status"] == "done"
+
+
+def test_a_run_that_another_launcher_has_is_left_alone(cells: Callable[..., list[Cell]]) -> None:
+    """Even with --overwrite, and even if it was free when the plan was made."""
+    several = cells(DONE, DONE)
+    view, said = view_of(several)
+    several[0].folder.append_metrics({"train/loss": 1.0}, step=1)
+    with RunLock(several[0].folder.lock_file):
+        run_locally(several, [Slot()], view, overwrite=True)
+    assert len(list(several[0].folder.metrics())) == 1
+    assert view.of("elsewhere") == several[:1]
+    assert view.of("done") == several[1:]
+    assert (
+        f"seed1 is left alone: {several[0].folder.path} is being worked on by process {os.getpid()}" in said.getvalue()
+    )
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from beyondpixel.experiments.launch.cell import run_cell
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
@@ -108,5 +110,28 @@ def test_an_interrupted_run_ends_bit_identically(
         pass
     assert holder_of(folder.lock_file) is None
 
+    run_cell(folder.path)
+    assert outcome(folder) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["trained", "interrupted"])
+def test_a_run_stopped_in_its_test_is_only_tested_again(
+    *,
+    status: str,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    quiet: Callable[..., dict[str, str]],
+    uninterrupted: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quiet(WANDB_MODE="disabled")
+    folder = prepare(tmp_path / "run", longer(tiny))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "test", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(folder.path)
+    assert folder.state["status"] == "trained"
+    folder.update_state(status=status)
     run_cell(folder.path)
     assert outcome(folder) == uninterrupted
