@@ -15,7 +15,8 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cells import Cell
 from beyondpixel.experiments.launch.local import make_slots, run_locally
 from beyondpixel.experiments.launch.plan import Plan, make_plan
-from beyondpixel.experiments.launch.slurm import Resources, check_slurm, submit
+from beyondpixel.experiments.launch.resources import Resources
+from beyondpixel.experiments.launch.slurm import check_slurm, submit
 from beyondpixel.experiments.launch.view import View
 
 

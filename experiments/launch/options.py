@@ -40,7 +40,9 @@ def add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--executor", choices=("local", "slurm"), default="local", help="this machine (default), or SLURM's sbatch"
     )
-    parser.add_argument("--gpus", type=_count, metavar="N", help="GPUs of one run, on each of its nodes (default: 1)")
+    parser.add_argument(
+        "--gpus", type=_count, metavar="N", help="GPUs of one run, on each of its nodes (default: 1; 0 for CPUs only)"
+    )
     parser.add_argument(
         "--as-wandb-sweep", type=Path, metavar="FILE", help="write a sweep for W&B's agents there, and start nothing"
     )
@@ -94,7 +96,7 @@ def run_launch(options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
 
     from beyondpixel.experiments.launch.launching import launch
-    from beyondpixel.experiments.launch.slurm import Resources, minutes_of
+    from beyondpixel.experiments.launch.resources import Resources, minutes_of
 
     resources = Resources(
         gpus=1 if options.gpus is None else options.gpus,

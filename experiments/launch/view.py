@@ -159,7 +159,7 @@ def duration(seconds: float) -> str:
     """For a reader.
 
     Example:
-        >>> duration(42), duration(150), duration(7300)
+        >>> duration(42), duration(170), duration(7300)
         ('42 s', '3 min', '2 h 2 min')
     """
     if seconds < 60:

@@ -17,7 +17,8 @@ from beyondpixel.experiments.launch.cells import Cell, expand
 from beyondpixel.experiments.launch.launching import launch
 from beyondpixel.experiments.launch.plan import situation_of
 from beyondpixel.experiments.launch.queue import living_jobs
-from beyondpixel.experiments.launch.slurm import Resources, minutes_of, submit
+from beyondpixel.experiments.launch.resources import Resources
+from beyondpixel.experiments.launch.slurm import submit
 from beyondpixel.experiments.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -244,18 +245,3 @@ def test_past_its_time_limit(cluster: Any, overtime: tuple[Cell, str]) -> None:
     assert before["signals"] == ["SIGUSR2"]
     assert after["step"] >= 50
     assert cluster.restarts(job) == 1
-
-
-def test_time_limits_are_read_as_slurm_writes_them() -> None:
-    assert [minutes_of(text) for text in ("90", "4:00:00", "1-0", "1-2:30", "0:30")] == [90, 240, 1440, 1590, 1]
-    for wrong in ("", "4h", "1:2:3:4", "0", "-5"):
-        with pytest.raises(UserError, match="--time"):
-            minutes_of(wrong)
-
-
-def test_resources_of_one_device_leave_the_config_alone() -> None:
-    assert Resources().devices() == {}
-    assert Resources(gpus=0).devices() == {}
-    assert Resources(gpus=4, nodes=2).devices() == {"trainer.devices": 4, "trainer.num_nodes": 2}
-    assert Resources(minutes=1).warning_s() == 15
-    assert Resources(minutes=240).warning_s() == 120
