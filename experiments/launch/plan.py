@@ -143,7 +143,7 @@ def make_plan(
     for check in checks:
         check(mistakes)
     if mistakes:
-        raise UserError("nothing was started:\n" + "\n".join(mistakes))
+        raise UserError("nothing was started:\n" + "\n".join(dict.fromkeys(mistakes)))
     return plan
 
 

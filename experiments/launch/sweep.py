@@ -73,7 +73,9 @@ def write_sweep(
 
 def _place_of(spec: Spec) -> str:
     """By name where it comes with the package, which may be installed elsewhere on the agent's machine."""
-    return spec.name if spec.file.is_relative_to(RUNS) else str(spec.file)
+    if spec.file.is_relative_to(RUNS):
+        return spec.name
+    return str(spec.file if spec.file.stem == spec.row else spec.file.parent / spec.row)
 
 
 def main() -> None:
