@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.launch.cell import process_rank, run_cell
+from beyondpixel.experiments.launch.cell import HELD, process_rank, run_cell
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.queue import ask
 from beyondpixel.experiments.run_folder import RunFolder
@@ -48,6 +48,7 @@ class SlurmCell:
             self.run(self.path, patience=180)
         except HeldError as error:
             print(f"beyondpixel: {error}", file=sys.stderr)
+            sys.exit(HELD)  # not 0: srun then ends the job's other tasks, which wait for this one
         except Stopped:
             if process_rank() == 0 and not _is_being_ended():
                 signal.raise_signal(signal.SIGUSR2)  # submitit's handler, back in its place: it requeues and exits
