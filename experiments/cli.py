@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.experiments.errors import Stopped, UserError, as_user_error
+from beyondpixel.experiments.launch.options import add_launch, run_launch
 
 EPILOG = """\
 where to start:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _dispatch(words)
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         sys.exit(130)
 
 
@@ -52,7 +53,7 @@ def _dispatch(words: list[str]) -> None:
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
     _add_specs(commands)
-    _add_launch(commands)
+    add_launch(commands)
     _add_compare(commands)
     _add_demo(commands)
     _add_data(commands)
@@ -60,17 +61,7 @@ def _dispatch(words: list[str]) -> None:
     if rest and options.command != "launch":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "launch":
-        from beyondpixel.experiments.launch.local import launch
-        from beyondpixel.experiments.specs import parse_overrides
-
-        launch(
-            options.specs,
-            seeds=options.seeds,
-            output=options.output,
-            overrides=parse_overrides(rest),
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-        )
+        run_launch(options, rest)
     elif options.command == "specs":
         from beyondpixel.experiments.specs_command import show_specs
 
@@ -131,23 +122,6 @@ def _add_specs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the rows differ, and the published scores.",
     )
     parser.add_argument("specs", nargs="*", metavar="TABLE", help="a table, a row, a YAML file or a folder of them")
-
-
-def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "launch",
-        help="train and test run specs, one after the other, each with several seeds",
-        description="Train and test every row of the given run specs with every seed. Finished runs are kept and "
-        "skipped, unfinished ones resumed. Config keys can be overridden for all rows: --data.root DIR, "
-        "--trainer.max_steps 100, --model.lr 0.01.",
-    )
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="a YAML file, a folder of them, or a table's name")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="K", help="seeds of each row (default: 1)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check the specs and show what would run")
-    parser.add_argument("--overwrite", action="store_true", help="replace finished runs")
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

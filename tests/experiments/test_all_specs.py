@@ -150,7 +150,7 @@ def test_the_examples_of_the_readme(tmp_path: Path, tiny_camvid: Path) -> None:
     grid = [load_spec(place).config for place in find_specs([tmp_path / "grid"])]
     assert grid == [spec_of(place).config for place in find_specs(["rmi_table3b"])]
     overrides = {"data.root": str(tiny_camvid)}
-    cells = expand([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides=overrides)
+    cells = expand([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides=overrides, mistakes=[])
     settings = [cell.config["model"]["init_args"]["loss"] for cell in cells]
     assert [(loss["margin"], loss["distance"]) for loss in settings[::2]] == [
         (margin, distance) for margin in (1.0, 3.0) for distance in (1, 2, 3)
@@ -209,7 +209,7 @@ def test_a_row_trains_and_tests(
         overrides |= {"data.image_size": [66, 88]} if "image_size" in arguments else {}
     if not own_encoder:
         overrides["model.encoder"] = "resnet18"
-    (cell,) = expand([row.file.parent / row.row], seeds=[1], output=tmp_path, overrides=overrides)
+    (cell,) = expand([row.file.parent / row.row], seeds=[1], output=tmp_path, overrides=overrides, mistakes=[])
     assert cell.spec.name == row.name
     same = json.dumps({**cell.config, "trainer": None}, sort_keys=True)
     if same not in runs_done:

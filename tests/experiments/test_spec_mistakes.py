@@ -8,7 +8,7 @@ import pytest
 
 from beyondpixel.experiments import specs
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.cells import expand
+from beyondpixel.experiments.launch.plan import make_plan
 from beyondpixel.experiments.specs import SpecError, find_specs, load_spec
 from beyondpixel.experiments.training_cli import resolve_config
 
@@ -149,7 +149,7 @@ def test_all_mistakes_of_all_specs_are_told_before_anything_starts(place: Path) 
     grid = f"{ROW}row: '{{loss}}'\ngrid:\n  loss:\n    model.loss:\n      - ce\n      - rmj\n"
     (place / "table" / "grid.yaml").write_text(grid.replace("base: [part]\n", ""))
     with pytest.raises(UserError) as told:
-        expand(["table"], seeds=[1], output=place / "outputs", overrides={})
+        make_plan(["table"], seeds=[1], output=place / "outputs", overrides={})
     first, *lines = str(told.value).splitlines()
     assert first == "nothing was started:"
     assert [line.partition(": ")[0] for line in lines] == [
