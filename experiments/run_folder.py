@@ -10,7 +10,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         summary.json      the last value of every figure, test scores included
         confusion.npz     test confusion matrix and class names
         checkpoints/      last.ckpt, best.ckpt
-        pictures/         predictions on a fixed few images
+        pictures/         predictions on a fixed few images; test/ holds some one by one
         wandb/            W&B's own files
 """
 
@@ -151,7 +151,7 @@ class RunFolder:
         """Remove what a run wrote, and only that: other files in the folder stay."""
         for name in ("config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "confusion.npz"):
             (self.path / name).unlink(missing_ok=True)
-        for pattern in ("checkpoints/*.ckpt", "pictures/*.png"):
+        for pattern in ("checkpoints/*.ckpt", "pictures/*.png", "pictures/test/*"):
             for file in self.path.glob(pattern):
                 file.unlink()
 

@@ -128,7 +128,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
 
     reason = offline_reason()
     if reason:
-        upload = f"wandb sync {folder.path}/wandb/offline-*"
+        upload = f"beyondpixel sync {folder.path}"
         rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
     seed = record["seed"]
     folder.path.mkdir(parents=True, exist_ok=True)

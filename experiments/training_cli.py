@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
+from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
@@ -147,7 +148,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def run_callbacks(folder: RunFolder) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
+    """Checkpoints `last` and `best`, learning rate, images a second, a few pictures and the classes' scores."""
     checkpoints = folder.path / "checkpoints"
     return [
         ModelCheckpoint(
@@ -170,6 +171,7 @@ def run_callbacks(folder: RunFolder) -> list[Callback]:
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
         PredictionPictures(),
+        ClassTable(),
     ]
 
 

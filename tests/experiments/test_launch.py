@@ -70,7 +70,7 @@ def run(place: Path, *words: str, code: int = 0) -> str:
 @pytest.mark.slow
 def test_from_specs_to_a_table(place: Path) -> None:
     said = run(place, "launch", "tiny", "--seeds", "2")
-    assert "W&B: no API key found, so logging offline; upload later with: wandb sync " in said
+    assert "W&B: no API key found, so logging offline; upload later with: beyondpixel sync " in said
     for row in ("ce", "rmi"):
         folder = RunFolder(place / "outputs" / "tiny" / row / "seed2")
         assert folder.state == {"status": "done", "step": 8, "max_steps": 8, "error": None}
