@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder, find_runs
@@ -67,48 +66,23 @@ def sync(
         UserError: before anything starts if a folder is not there, a number makes no sense or W&B cannot be reached;
             after all others are up if a run failed.
     """
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
     if jobs < 1 or timeout <= 0:
         raise UserError(f"--jobs must be at least 1 and --timeout above 0, got {jobs} and {timeout}")
-    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
-    console = Console(soft_wrap=True)
-    waiting = []
-    for run in runs.values():
-        parts = tuple(part for part in offline_parts(run) if not is_uploaded(part))
-        if parts and is_going_on(run, parts[-1]):
-            console.print(f"{escape(str(run.path))}: still running, left for later")
-        elif parts:
-            waiting.append(Upload(run, parts))
-    if dry_run:
+    console = Console(soft_wrap=True, markup=False)
+    waiting = _waiting(folders, console)
+    if dry_run or not waiting:
         for upload in waiting:
-            console.print(f"{escape(str(upload.run.path))}: would be uploaded ({len(upload.parts)} part(s))")
+            console.print(f"{upload.run.path}: would be uploaded ({len(upload.parts)} part(s))")
+        if not waiting:
+            console.print("Nothing to upload")
         return [upload.run for upload in waiting]
-    if not waiting:
-        console.print(f"Nothing to upload: {len(runs)} run(s) looked at")
-        return []
     reason = offline_reason()
     if reason is not None:
         raise UserError(
             f"nothing was uploaded, {len(waiting)} run(s) wait: {reason}; log in with `wandb login` or set "
             "WANDB_API_KEY, unset WANDB_MODE, and try again where there is a network"
         )
-    failed = []
-    processes: list[subprocess.Popen[str]] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda upload: _upload(upload, command, timeout, processes), waiting)
-        try:
-            for number, (upload, error) in enumerate(zip(waiting, results, strict=True), start=1):
-                if error is not None:
-                    failed.append(upload.run)
-                outcome = "uploaded" if error is None else f"failed: {error}"
-                console.print(f"[{number}/{len(waiting)}] {upload.run.path}: {outcome}", markup=False)
-        except BaseException:  # Ctrl-C: what goes on is ended, what waits does not begin
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                _end(process)
-            raise
+    failed = _upload_all(waiting, jobs, timeout, command, console)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(waiting)} uploads failed: {', '.join(str(run.path) for run in failed)}; "
@@ -136,6 +110,43 @@ def is_going_on(run: RunFolder, part: Path) -> bool:
     return run.state["status"] == "running" and silent < SECONDS_UNTIL_DEAD
 
 
+def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
+    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
+    if missing:
+        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
+    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
+    waiting = []
+    for run in runs.values():
+        parts = tuple(part for part in offline_parts(run) if not is_uploaded(part))
+        if parts and is_going_on(run, parts[-1]):
+            console.print(f"{run.path}: still running, left for later")
+        elif parts:
+            waiting.append(Upload(run, parts))
+    return waiting
+
+
+def _upload_all(
+    waiting: Sequence[Upload], jobs: int, timeout: float, command: Sequence[str], console: Console
+) -> list[RunFolder]:
+    """Upload everything, saying of each run what became of it; those that failed."""
+    failed = []
+    processes: list[subprocess.Popen[str]] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        results = pool.map(lambda upload: _upload(upload, command, timeout, processes), waiting)
+        try:
+            for number, (upload, error) in enumerate(zip(waiting, results, strict=True), start=1):
+                if error is not None:
+                    failed.append(upload.run)
+                outcome = "uploaded" if error is None else f"failed: {error}"
+                console.print(f"[{number}/{len(waiting)}] {upload.run.path}: {outcome}")
+        except BaseException:  # Ctrl-C: what goes on is ended, what waits does not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                _end(process)
+            raise
+    return failed
+
+
 def _log(part: Path) -> Path | None:
     return next(part.glob("run-*.wandb"), None)
 
@@ -145,7 +156,8 @@ def _upload(
 ) -> str | None:
     """Upload the parts of one run in their order; what went wrong, or None."""
     process = subprocess.Popen(
-        [*command, *map(str, upload.parts)],
+        [*command, *(str(part.resolve()) for part in upload.parts)],
+        cwd=upload.run.path,  # W&B leaves a log in a folder `wandb` of where it is called
         stdin=subprocess.DEVNULL,  # nobody is there to answer a question
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -84,7 +84,7 @@ def test_each_run_goes_up_once_and_a_failure_stops_no_other(
     assert [run.path.parent.name for run in sync([tmp_path], command=stand_in)] == ["bad"]
     assert [line[0] for line in asked(tmp_path)] == ["a", "bad", "c", "bad"]
     assert sync([tmp_path], command=stand_in) == []
-    assert "Nothing to upload: 3 run(s) looked at" in capsys.readouterr().out
+    assert "Nothing to upload" in capsys.readouterr().out
     assert len(asked(tmp_path)) == 4
 
 
