@@ -154,7 +154,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs, e.g. outputs/demo")
     parser.add_argument("--metric", default="test/mIoU", help="the figure to compare (default: test/mIoU)")
-    parser.add_argument("--baseline", metavar="ROW", help="row that differences refer to (default: the CE row)")
+    parser.add_argument("--baseline", metavar="ROW", help="row, or TABLE/ROW, that differences refer to (default: CE)")
     parser.add_argument("--format", choices=("table", "md", "csv", "latex"), default="table", help="default: table")
     parser.add_argument("--per-class", action="store_true", help="also the IoU of each class (csv: that instead)")
     parser.add_argument(

@@ -76,23 +76,24 @@ def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | 
     Args:
         folders: where to look.
         metric: a figure of summary.json, e.g. `test/mIoU`.
-        baseline: the row that differences refer to; None takes each table's first row with the CE loss.
+        baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
+            table's first row with the CE loss.
 
     Raises:
         UserError: if a folder does not exist, there are no runs, no run has the metric, or the baseline is not there.
     """
     grouped = _grouped(_find(folders, metric))
-    if baseline is not None and not any(row == baseline for _, row in grouped):
+    if baseline is not None and not any(baseline in (row, f"{table}/{row}") for table, row in grouped):
         raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in grouped)}")
     intervals = Intervals(metric)
     rows = []
     for (table, name), group in grouped.items():
-        base_name = _baseline_of(table, grouped, baseline)
-        base = [run for run in grouped.get((table, base_name or ""), []) if metric in run.summary]
+        base_key = _baseline_of(table, grouped, baseline)
+        base = [run for run in grouped.get(base_key or ("", ""), []) if metric in run.summary]
         finished = [run for run in group if metric in run.summary]
         rest = [run for run in group if metric not in run.summary]
         values, base_values = _values(finished, metric), _values(base, metric)
-        is_baseline = name == base_name
+        is_baseline = (table, name) == base_key
         compared = bool(values) and bool(base_values) and not is_baseline
         reference, base_reference = _reference(group, metric), _reference(base, metric)
         published = reference is not None and base_reference is not None and not is_baseline
@@ -136,9 +137,16 @@ def _grouped(runs: Sequence[RunFolder]) -> dict[tuple[str, str], list[RunFolder]
     return grouped
 
 
-def _baseline_of(table: str, grouped: Mapping[tuple[str, str], list[RunFolder]], wanted: str | None) -> str | None:
-    rows = [(row, group[0].record["axes"]["loss"]) for (name, row), group in grouped.items() if name == table]
-    return next((row for row, loss in rows if row == wanted or (wanted is None and loss == "ce")), None)
+def _baseline_of(
+    table: str, grouped: Mapping[tuple[str, str], list[RunFolder]], wanted: str | None
+) -> tuple[str, str] | None:
+    """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
+    if wanted is None:
+        own = (key for key, group in grouped.items() if key[0] == table and group[0].record["axes"]["loss"] == "ce")
+        return next(own, None)
+    return next(
+        (key for key in grouped if wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted)), None
+    )
 
 
 def _reference(group: Sequence[RunFolder], metric: str) -> float | None:

@@ -84,7 +84,7 @@ def build_workspace(rows: Sequence[Row], metric: str, place: str) -> ws.Workspac
             ws.Section(name="Training", panels=curves),
         ],
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Tags().isin(tables)],
+            filters=ws.And(ws.Tags().isin(tables)),
             groupby=[ws.Metric("Group")],
             order=[ws.Ordering(ws.Summary(metric), ascending=False)],
         ),

@@ -140,3 +140,11 @@ def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run
 def test_a_folder_given_twice_counts_once(folder: Path) -> None:
     rows = by_name(collect_rows([folder, folder / "t" / "rmi"], metric="test/mIoU"))
     assert len(rows["rmi"].values) == 3
+
+
+def test_a_baseline_of_another_table(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "only", 1, 0.5, table="u", axes={"loss": "rmi"})
+    rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU", baseline="t/ce")}
+    assert rows["u", "only"].difference == pytest.approx(0.09)
+    assert rows["t", "rmi"].difference == pytest.approx(0.04)
+    assert rows["t", "ce"].is_baseline

@@ -1,6 +1,5 @@
 """The W&B workspace, built and serialised without a server."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,22 @@ def test_what_the_workspace_asks(rows: list[Row]) -> None:
     assert [section.name for section in built.sections] == ["Rows", "Axes", "Training"]
     titles = [getattr(panel, "title", None) for section in built.sections for panel in section.panels]
     assert {"test/mIoU by row", "test/mIoU by loss", "test/mIoU by DF", "val/mIoU"} <= set(titles)
-    spec = json.dumps(built._to_model().model_dump(by_alias=True), default=str)
-    assert "table3" in spec  # the filter
-    assert '"config:df.value"' in spec or "df" in spec
+    spec = built._to_model().model_dump(by_alias=True, mode="json")["spec"]["section"]
+    (runs,) = spec["runSets"]
+    (condition,) = runs["filters"]["filters"]
+    assert (condition["key"], condition["op"], condition["value"]) == (
+        {"section": "run", "name": "tags"},
+        "IN",
+        ["table3"],
+    )
+    assert runs["grouping"] == [{"section": "run", "name": "group"}]
+    places = {
+        panel["config"]["xAxis"]
+        for section in spec["panelBankConfig"]["sections"]
+        for panel in section["panels"]
+        if panel["viewType"] == "Scatter Plot"
+    }
+    assert places == {"config:loss.value", "config:df.value"}
 
 
 def test_without_a_key_or_with_a_wrong_place(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
