@@ -55,6 +55,7 @@ def _dispatch(words: list[str]) -> None:
     _add_specs(commands)
     add_launch(commands)
     _add_compare(commands)
+    _add_sync(commands)
     _add_demo(commands)
     _add_data(commands)
     options, rest = parser.parse_known_args(words)
@@ -74,9 +75,18 @@ def _dispatch(words: list[str]) -> None:
             metric=options.metric,
             baseline=options.baseline,
             format=options.format,
+            per_class=options.per_class,
+            strict=options.strict,
             output=options.output,
             picture=options.picture,
+            plot=options.plot,
+            html=options.html,
+            wandb_workspace=options.wandb_workspace,
         )
+    elif options.command == "sync":
+        from beyondpixel.experiments.syncing import sync
+
+        sync(options.folders, jobs=options.jobs, timeout=options.timeout, dry_run=options.dry_run)
     elif options.command == "data" and options.action == "get":
         from beyondpixel.experiments.data_command import get_data
 
@@ -127,14 +137,19 @@ def _add_specs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "compare",
-        help="compare finished runs: table in the terminal, Markdown or CSV, and a picture",
+        help="compare finished runs: table, plots, pictures, a page with all of it",
         description="Compare the runs found below the given folders: mean and spread over seeds, difference to the "
-        "baseline row, the published number beside ours. Needs nothing but the run folders.",
+        "baseline row with a bootstrap interval over test images, the published number beside ours. Rows marked † "
+        "differ from the baseline in more than their axes. Needs nothing but the run folders.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs, e.g. outputs/demo")
     parser.add_argument("--metric", default="test/mIoU", help="the figure to compare (default: test/mIoU)")
-    parser.add_argument("--baseline", metavar="ROW", help="row that differences refer to (default: the CE row)")
-    parser.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
+    parser.add_argument("--baseline", metavar="ROW", help="row, or TABLE/ROW, that differences refer to (default: CE)")
+    parser.add_argument("--format", choices=("table", "md", "csv", "latex"), default="table", help="default: table")
+    parser.add_argument("--per-class", action="store_true", help="also the IoU of each class (csv: that instead)")
+    parser.add_argument(
+        "--strict", action="store_true", help="an error if a row differs from the baseline in more than its axes"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of the terminal")
     parser.add_argument(
         "--picture",
@@ -142,6 +157,32 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PNG",
         help="draw image, truth, baseline, best row and where they differ, on the test images that differ most",
     )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot the figure against DF, R, pooling, ... (PNG, PDF or SVG)"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page with tables, plots and predictions side by side"
+    )
+    parser.add_argument(
+        "--wandb-workspace",
+        metavar="ENTITY/PROJECT",
+        help="save a W&B workspace with these plots for the uploaded runs",
+    )
+
+
+def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "sync",
+        help="upload runs that W&B logged offline",
+        description="Upload what W&B logged offline in the runs below the given folders. What is up already is left "
+        "out, so the command can be repeated until all is up; runs that are still going are left for later.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs, e.g. outputs/demo")
+    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="uploads at the same time (default: 4)")
+    parser.add_argument(
+        "--timeout", type=float, default=900.0, metavar="S", help="give one run up after S seconds (default: 900)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

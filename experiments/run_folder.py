@@ -10,7 +10,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         summary.json      the last value of every figure, test scores included
         confusion.npz     test confusion matrix and class names
         checkpoints/      last.ckpt, best.ckpt
-        pictures/         predictions on a fixed few images
+        pictures/         predictions on a fixed few images; test/ holds some one by one
         log.txt           what a launched run said
         lock              held while the run goes on, says who holds it
         wandb/            W&B's own files
@@ -180,7 +180,7 @@ class RunFolder:
             "log.txt",
         ):
             (self.path / name).unlink(missing_ok=True)
-        for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "pictures/*.png"):
+        for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "pictures/*.png", "pictures/test/*"):
             for file in self.path.glob(pattern):
                 file.unlink()
 

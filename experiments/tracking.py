@@ -81,6 +81,14 @@ class RunFolderLogger(Logger):
         self.save()
 
 
+class AxesLogger(WandbLogger):
+    """W&B's logger with a config that stays as it was made: flat axes, and the resolved config below `config`."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Nothing to do: Lightning would lay the module's hyper-parameters over axes of the same names."""
+
+
 def offline_reason() -> str | None:
     """Why W&B has to work offline: a short reason, or None when it can be reached with a key.
 
@@ -131,12 +139,12 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
 
     reason = offline_reason()
     if reason:
-        upload = f"wandb sync {folder.path}/wandb/offline-*"
+        upload = f"beyondpixel sync {folder.path}"
         rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
     seed = record["seed"]
     axes = {name: value for name, value in record["axes"].items() if value is not None}
     folder.path.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
+    return AxesLogger(
         project=project_name(),
         name=f"{record['name']}/seed{seed}",
         group=record["name"],

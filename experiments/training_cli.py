@@ -21,6 +21,7 @@ from pytorch_lightning.plugins import CheckpointIO
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
 from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
+from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.config_mistakes import mistakes_in_config, mistakes_in_model
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
@@ -160,7 +161,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
+    """Checkpoints `last` and `best`, learning rate, images a second, a few pictures and the classes' scores."""
     return [
         LastCheckpoint(folder.last_checkpoint),  # first, so that the batch it stops before leaves no trace
         StepSeeds(seed),
@@ -176,6 +177,7 @@ def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
         PredictionPictures(),
+        ClassTable(),
     ]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from beyondpixel.experiments.compare.bootstrap import Interval
+from beyondpixel.experiments.compare.differences import remarks
+from beyondpixel.experiments.compare.intervals import Intervals
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder, find_runs
 
@@ -23,7 +26,11 @@ class Row:
         values: the metric of each run that has it.
         unfinished: how many runs have no value yet.
         difference: mean minus the baseline row's mean; None for the baseline itself and where there is none.
-        reference: the published number, in percent, where the spec records one.
+        interval: 95 % bootstrap interval of the difference over test images; None where it cannot be told.
+        reference: the published number, in percent, where the spec records one for this metric.
+        reference_difference: the published number minus the one published for the baseline.
+        remarks: what else the row differs in from its baseline, so that the difference is not owed to the axes alone.
+        is_baseline: whether differences refer to this row.
     """
 
     table: str
@@ -31,8 +38,17 @@ class Row:
     runs: tuple[RunFolder, ...]
     values: tuple[float, ...]
     unfinished: int
-    difference: float | None
-    reference: float | None
+    difference: float | None = None
+    interval: Interval | None = None
+    reference: float | None = None
+    reference_difference: float | None = None
+    remarks: tuple[str, ...] = ()
+    is_baseline: bool = False
+
+    @property
+    def finished(self) -> tuple[RunFolder, ...]:
+        """The runs that have a value, in the order of `values`."""
+        return self.runs[: len(self.values)]
 
     @property
     def mean(self) -> float | None:
@@ -51,53 +67,100 @@ class Row:
 
     def mean_of(self, figure: str) -> float | None:
         """Mean over seeds of another figure of the summaries."""
-        return _mean(self.runs, figure)
+        return _mean(_values(self.runs, figure))
 
 
 def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | None = None) -> list[Row]:
-    """The rows of all runs below the given folders.
+    """The rows of all runs below the given folders, table by table, the baseline row first.
 
     Args:
         folders: where to look.
         metric: a figure of summary.json, e.g. `test/mIoU`.
-        baseline: the row that differences refer to; None takes each table's first row with the CE loss.
+        baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
+            table's first row with the CE loss.
 
     Raises:
         UserError: if a folder does not exist, there are no runs, no run has the metric, or the baseline is not there.
     """
+    grouped = _grouped(_find(folders, metric))
+    if baseline is not None and not any(baseline in (row, f"{table}/{row}") for table, row in grouped):
+        raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in grouped)}")
+    intervals = Intervals(metric)
+    rows = []
+    for (table, name), group in grouped.items():
+        base_key = _baseline_of(table, grouped, baseline)
+        base = [run for run in grouped.get(base_key or ("", ""), []) if metric in run.summary]
+        finished = [run for run in group if metric in run.summary]
+        rest = [run for run in group if metric not in run.summary]
+        values, base_values = _values(finished, metric), _values(base, metric)
+        is_baseline = (table, name) == base_key
+        compared = bool(values) and bool(base_values) and not is_baseline
+        reference, base_reference = _reference(group, metric), _reference(base, metric)
+        published = reference is not None and base_reference is not None and not is_baseline
+        rows.append(
+            Row(
+                table,
+                name,
+                runs=(*finished, *rest),
+                values=values,
+                unfinished=len(rest),
+                difference=statistics.fmean(values) - statistics.fmean(base_values) if compared else None,
+                interval=intervals.of_difference(base, finished) if compared else None,
+                reference=reference,
+                reference_difference=reference - base_reference if published else None,  # type: ignore[operator]
+                remarks=remarks(finished, [] if is_baseline else base),
+                is_baseline=is_baseline,
+            )
+        )
+    tables = list(dict.fromkeys(row.table for row in rows))
+    return sorted(rows, key=lambda row: (tables.index(row.table), not row.is_baseline))
+
+
+def _find(folders: Sequence[str | Path], metric: str) -> list[RunFolder]:
     missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
     if missing:
         raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    runs = [run for folder in folders for run in find_runs(folder) if "axes" in run.record]
-    if not runs:
+    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder) if "axes" in run.record}
+    if not found:
         raise UserError(f"no runs below {', '.join(map(str, folders))}: expected folders with a run.json")
-    known = sorted({figure for run in runs for figure in run.summary})
-    if not any(metric in run.summary for run in runs):
+    if not any(metric in run.summary for run in found.values()):
+        known = sorted({figure for run in found.values() for figure in run.summary})
         scores = [figure for figure in known if figure.startswith(("test/", "val/"))]
         raise UserError(f"no run has a {metric} yet; figures there are: {', '.join(scores or known) or 'none'}")
+    return list(found.values())
+
+
+def _grouped(runs: Sequence[RunFolder]) -> dict[tuple[str, str], list[RunFolder]]:
     grouped: dict[tuple[str, str], list[RunFolder]] = {}
-    for run in dict.fromkeys(runs):
+    for run in runs:
         grouped.setdefault((run.record["table"], run.record["row"]), []).append(run)
-    if baseline is not None and not any(row == baseline for _, row in grouped):
-        raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in grouped)}")
-    means = {key: _mean(group, metric) for key, group in grouped.items()}
-    rows = []
-    for (table, name), group in grouped.items():
-        base = _baseline_of(table, grouped, baseline)
-        ours, theirs = means[table, name], means.get((table, base)) if base else None
-        difference = ours - theirs if name != base and ours is not None and theirs is not None else None
-        values = tuple(run.summary[metric] for run in group if metric in run.summary)
-        reference = next((run.record["reference"]["value"] for run in group if run.record.get("reference")), None)
-        ordered = tuple(sorted(group, key=lambda run: metric not in run.summary))
-        rows.append(Row(table, name, ordered, values, len(group) - len(values), difference, reference))
-    return rows
+    return grouped
 
 
-def _baseline_of(table: str, grouped: dict[tuple[str, str], list[RunFolder]], wanted: str | None) -> str | None:
-    rows = [(row, group[0].record["axes"]["loss"]) for (name, row), group in grouped.items() if name == table]
-    return next((row for row, loss in rows if row == wanted or (wanted is None and loss == "ce")), None)
+def _baseline_of(
+    table: str, grouped: Mapping[tuple[str, str], list[RunFolder]], wanted: str | None
+) -> tuple[str, str] | None:
+    """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
+    if wanted is None:
+        own = (key for key, group in grouped.items() if key[0] == table and group[0].record["axes"]["loss"] == "ce")
+        return next(own, None)
+    return next(
+        (key for key in grouped if wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted)), None
+    )
 
 
-def _mean(group: Sequence[RunFolder], metric: str) -> float | None:
-    values = [run.summary[metric] for run in group if metric in run.summary]
+def _reference(group: Sequence[RunFolder], metric: str) -> float | None:
+    """The published number, unless it is one of another metric."""
+    for run in group:
+        reference = run.record.get("reference")
+        if reference and reference.get("metric", metric) in (metric, metric.rpartition("/")[2]):
+            return float(reference["value"])
+    return None
+
+
+def _values(runs: Sequence[RunFolder], figure: str) -> tuple[float, ...]:
+    return tuple(run.summary[figure] for run in runs if figure in run.summary)
+
+
+def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None

@@ -5,101 +5,170 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from beyondpixel.experiments.compare.rows import Row
+from beyondpixel.experiments.compare.units import NOTHING, unit_of
 
 # axes first that ablations change most; those that are the same in all rows are left out of the printed table
-SHOWN_AXES = ("dataset", "model", "encoder", "loss", "pooling", "df", "region_size", "memory", "max_steps")
+FIRST_AXES = ("dataset", "model", "encoder", "loss", "pooling", "df", "region_size", "memory", "max_steps")
+MARK = "†"
 
 
-def cells_of(rows: Sequence[Row], metric: str, *, with_axes: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, as text. Scores between 0 and 1 are given in percent.
+@dataclass(frozen=True)
+class Cells:
+    """A table as text, for any format.
+
+    Attributes:
+        title: what it shows.
+        header: names of the columns.
+        body: one line a row.
+        best: indices of the lines with the highest score of their table.
+        notes: what the marks in the first column stand for.
+    """
+
+    title: str
+    header: list[str]
+    body: list[list[str]]
+    best: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def axes_that_differ(rows: Sequence[Row]) -> list[str]:
+    """The axes in which some rows differ, those first that ablations change most.
+
+    Axes that only one loss has (RMI's pooling, say) count as soon as two rows that have them differ, or as the only
+    trace of an otherwise equal row.
+    """
+    known = list(dict.fromkeys(axis for row in rows for axis in row.axes))
+    ordered = [axis for axis in FIRST_AXES if axis in known] + [axis for axis in known if axis not in FIRST_AXES]
+    return [axis for axis in ordered if len({str(row.axes.get(axis)) for row in rows}) > 1]
+
+
+def shown_axes(rows: Sequence[Row]) -> list[str]:
+    """The axes that get a column: all that differ, but those that merely tell which rows have the RMI loss.
+
+    Where `df` is 4 in each row that has one, a column for it says no more than the loss's column. The axes of
+    `FIRST_AXES` are shown nevertheless.
+    """
+    telling = []
+    for axis in axes_that_differ(rows):
+        values = {str(row.axes[axis]) for row in rows if row.axes.get(axis) is not None}
+        if axis in FIRST_AXES or len(values) > 1:
+            telling.append(axis)
+    return telling
+
+
+def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cells:
+    """One line a row: axes, mean and spread over seeds, difference to the baseline, the published number.
 
     Args:
         rows: from `collect_rows`.
         metric: the figure compared.
-        with_axes: whether the axes in which the rows differ get columns.
+        narrow: leave out the columns of axes and the range, which the rows' names and the deviation stand for.
     """
     several_tables = len({row.table for row in rows}) > 1
-    axes = [axis for axis in SHOWN_AXES if with_axes and len({str(row.axes.get(axis)) for row in rows}) > 1]
+    axes = [] if narrow else shown_axes(rows)
+    unit = unit_of(metric)
+    published = any(row.reference is not None for row in rows)
     header = [
         "row",
         *axes,
-        f"{metric} (%)",
-        "range",
+        f"{metric}{unit.label}",
+        *([] if narrow else ["range"]),
         "n",
         "Δ baseline",
-        *(["published (%)"] if any(row.reference is not None for row in rows) else []),
+        "95 % interval",
+        *(["published (%)"] if published else []),
         "images/s",
     ]
-    body = []
+    body, notes = [], []
     for row in rows:
-        line = [f"{row.table}/{row.name}" if several_tables else row.name]
-        line += ["–" if row.axes.get(axis) is None else str(row.axes[axis]) for axis in axes]
-        line += [_mean(row), _range(row), _count(row)]
-        line += ["–" if row.difference is None else f"{100 * row.difference:+.2f}"]
-        if any(other.reference is not None for other in rows):
-            line += ["–" if row.reference is None else f"{row.reference:.2f}"]
+        name = f"{row.table}/{row.name}" if several_tables else row.name
+        if row.remarks:
+            notes.append(f"{MARK} {name}: {'; '.join(row.remarks)}")
+        line = [f"{name} {MARK}" if row.remarks else name]
+        line += [NOTHING if row.axes.get(axis) is None else str(row.axes[axis]) for axis in axes]
+        line += [
+            unit.mean(row.mean, row.std),
+            *([] if narrow else [unit.range(row.values)]),
+            str(len(row.values)) + (f" (+{row.unfinished} unfinished)" if row.unfinished else ""),
+            unit.difference(row.difference),
+            unit.interval(row.interval),
+            *([_published(row)] if published else []),
+        ]
         speed = row.mean_of("train/images_per_s")
-        line += ["–" if speed is None else f"{speed:.1f}"]
+        line.append(NOTHING if speed is None else f"{speed:.1f}")
         body.append(line)
-    return header, body
+    title = f"{metric} over {', '.join(sorted({row.table for row in rows}))}"
+    return Cells(title, header, body, best_rows(rows, metric), tuple(notes))
 
 
-def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Table:
-    """A table for the terminal; the highest mean is bold. A narrow terminal gets no columns of axes."""
-    table = _table(rows, metric, with_axes=True)
-    wanted = console.measure(table, options=console.options.update(width=1000)).maximum
-    return table if wanted <= console.width else _table(rows, metric, with_axes=False)
+def best_rows(rows: Sequence[Row], metric: str) -> tuple[int, ...]:
+    """Indices of the rows with the best mean of their table: the highest score, or the lowest loss."""
+    if unit_of(metric).scale == 1.0 and "loss" not in metric:
+        return ()  # whether more steps, seconds or images a second are better is not ours to say
+    best: dict[str, float] = {}
+    choose = min if "loss" in metric else max
+    for row in rows:
+        if row.mean is not None:
+            best[row.table] = choose(best.get(row.table, row.mean), row.mean)
+    return tuple(index for index, row in enumerate(rows) if row.mean is not None and row.mean == best[row.table])
 
 
-def _table(rows: Sequence[Row], metric: str, *, with_axes: bool) -> Table:
-    header, body = cells_of(rows, metric, with_axes=with_axes)
-    best = max((row.mean for row in rows if row.mean is not None), default=None)
-    table = Table(title=f"{metric} over {', '.join(sorted({row.table for row in rows}))}")
-    for name in header:
-        table.add_column(name, no_wrap=name.startswith(metric))  # in a narrow terminal anything else may be broken
-    for row, line in zip(rows, body, strict=True):
-        table.add_row(*line, style="bold" if row.mean is not None and row.mean == best else None)
+def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Group:
+    """A table for the terminal; the highest mean is bold. A narrow terminal gets fewer columns."""
+    cells = main_cells(rows, metric)
+    table = rich_table(cells)
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        cells = main_cells(rows, metric, narrow=True)
+        table = rich_table(cells)
+    return Group(table, *(Text(note) for note in cells.notes))
+
+
+def rich_table(cells: Cells) -> Table:
+    """Cells for the terminal."""
+    table = Table(title=escape(cells.title))
+    for name in cells.header:
+        # in a narrow terminal anything else may be broken
+        table.add_column(escape(name), no_wrap=name.startswith(("test/", "val/")))
+    for index, line in enumerate(cells.body):
+        table.add_row(*map(escape, line), style="bold" if index in cells.best else None)
     return table
 
 
-def as_markdown(rows: Sequence[Row], metric: str) -> str:
-    """A Markdown table."""
-    header, body = cells_of(rows, metric)
-    lines = [header, ["---"] * len(header), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def as_markdown(cells: Cells) -> str:
+    """A Markdown table with its notes below."""
+    lines = [cells.header, ["---"] * len(cells.header), *cells.body]
+    text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return text + "".join(f"\n{note}\n" for note in cells.notes)
 
 
 def as_csv(rows: Sequence[Row], metric: str) -> str:
     """One line a run, with every axis: what a plotting tool or a spreadsheet wants."""
-    axes = list(rows[0].axes)
+    axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "row", "seed", "status", metric, "published_percent", *axes, "git_commit", "folder"])
+    of_run = ["table", "row", "seed", "status", metric]
+    of_row = ["row_difference", "row_interval_low", "row_interval_high", "published_percent", "also_differs_in"]
+    writer.writerow([*of_run, *of_row, *axes, "git_commit", "folder"])
     for row in rows:
         for run in row.runs:
-            value = run.summary.get(metric)
             writer.writerow(
-                [row.table, row.name, run.record["seed"], run.state["status"], value, row.reference]
+                [row.table, row.name, run.record["seed"], run.state["status"], run.summary.get(metric)]
+                + [row.difference, *(row.interval or (None, None)), row.reference, "; ".join(row.remarks)]
                 + [run.record["axes"].get(axis) for axis in axes]
                 + [run.record["git_commit"], run.path]
             )
     return text.getvalue()
 
 
-def _mean(row: Row) -> str:
-    if row.mean is None:
-        return "–"
-    return f"{100 * row.mean:.2f}" + (f" ± {100 * row.std:.2f}" if row.std is not None else "")
-
-
-def _range(row: Row) -> str:
-    return f"{100 * min(row.values):.2f} … {100 * max(row.values):.2f}" if len(row.values) > 1 else "–"
-
-
-def _count(row: Row) -> str:
-    return str(len(row.values)) + (f" (+{row.unfinished} unfinished)" if row.unfinished else "")
+def _published(row: Row) -> str:
+    if row.reference is None:
+        return NOTHING
+    return f"{row.reference:.2f}" + ("" if row.reference_difference is None else f" ({row.reference_difference:+.2f})")

@@ -1,5 +1,6 @@
 """Pictures of what the network predicts, while it learns."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from beyondpixel.lightning_modules.callbacks.palettes import data_attribute, palette_of
+from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
 from beyondpixel.lightning_modules.pictures import Picture, denormalize, prediction_sheet
 
 Batch = dict[str, Any]
@@ -23,27 +25,36 @@ class PredictionPictures(Callback):
     Loggers that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about
     three files for each image and time, so both numbers are small.
 
+    After a test, image, truth and prediction of a few images are also saved one by one in ``pictures/test/``, to be
+    laid side by side with other runs': those whose ids have the lowest checksums, so that all runs choose the same ones
+    and they come from all over the set.
+
     Palette, class names, mean and standard deviation are those of ``trainer.datamodule`` (``palette``,
     ``class_names``, ``mean``, ``std``); without them colours are made up and images are stretched to full contrast.
 
     Args:
         num_images: how many images to draw.
         every_n_epochs: how often to draw in training; the end is always drawn.
+        num_test_files: how many test images to save one by one; 0 for none.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if ``num_images`` or ``every_n_epochs`` is below 1, or ``num_test_files`` below 0.
 
     Example:
         >>> trainer = Trainer(callbacks=[PredictionPictures(num_images=2)], logger=False, accelerator="cpu")
     """
 
-    def __init__(self, num_images: int = 4, every_n_epochs: int = 10) -> None:
+    def __init__(self, num_images: int = 4, every_n_epochs: int = 10, num_test_files: int = 8) -> None:
         if num_images < 1 or every_n_epochs < 1:
             raise ValueError(f"num_images and every_n_epochs must be at least 1, got {num_images} and {every_n_epochs}")
+        if num_test_files < 0:
+            raise ValueError(f"num_test_files must be 0 or more, got {num_test_files}")
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
         self._samples: dict[str, list[Batch]] = {"val": [], "test": []}
         self._drawn_at_step = -1
+        self.num_test_files = num_test_files
+        self._test_files: dict[str, Batch] = {}
 
     def on_validation_batch_end(  # noqa: D102, PLR0917 - the hook's signature
         self,
@@ -66,6 +77,7 @@ class PredictionPictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._keep("test", batch)
+        self._keep_for_files(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.sanity_checking:
@@ -81,12 +93,40 @@ class PredictionPictures(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._draw("test", trainer.current_epoch, trainer, pl_module)
+        self._save_files(trainer, pl_module)
 
     def _keep(self, stage: str, batch: Batch) -> None:
         """Keep the first samples seen, one by one (validation images may differ in size), on the CPU."""
         samples = self._samples[stage]
         for index in range(min(len(batch["image"]), self.num_images - len(samples))):
             samples.append({key: batch[key][index].cpu() for key in ("image", "mask")})
+
+    def _keep_for_files(self, batch: Batch) -> None:
+        for index, name in enumerate(batch.get("id") or ()):
+            if name in self._test_files or self.num_test_files == 0:
+                continue  # distributed samplers repeat some images
+            if len(self._test_files) == self.num_test_files:
+                last = max(self._test_files, key=_checksum)
+                if _checksum(name) >= _checksum(last):
+                    continue
+                del self._test_files[last]
+            self._test_files[name] = {part: batch[part][index].cpu() for part in ("image", "mask")}
+
+    def _save_files(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        samples, self._test_files = self._test_files, {}
+        palette = palette_of(trainer, pl_module)
+        if not trainer.is_global_zero or len(palette) > 255:
+            return
+        for name, sample in samples.items():
+            save_sample(
+                Path(trainer.default_root_dir, "pictures", "test"),
+                name,
+                _picture(sample["image"], trainer),
+                sample["mask"].numpy(),
+                _predict(sample["image"], trainer, pl_module),
+                palette=palette,
+                ignore_index=int(pl_module.hparams["ignore_index"]),
+            )
 
     def _draw(self, stage: str, epoch: int, trainer: Trainer, pl_module: LightningModule) -> None:
         samples = self._samples[stage]
@@ -123,6 +163,10 @@ class PredictionPictures(Callback):
             log_image = getattr(logger, "log_image", None)
             if callable(log_image):
                 log_image(f"{stage}/predictions", images, step=trainer.global_step, masks=masks)
+
+
+def _checksum(name: str) -> int:
+    return zlib.crc32(name.encode())
 
 
 def _own_names(pl_module: LightningModule) -> list[str]:

@@ -1,18 +1,30 @@
 """W&B goes offline by itself and says why."""
 
+import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+import torch
 import wandb
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
+from torch.utils.data import DataLoader
+from wandb.proto import wandb_internal_pb2
 
+from beyondpixel.experiments.axes import axes_of
+from beyondpixel.experiments.class_table import ClassTable
+from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
+from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.lightning_modules import SegmentationModule
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +100,98 @@ def test_what_wandb_groups_and_filters_by(monkeypatch: pytest.MonkeyPatch, tmp_p
     config = given["config"]
     assert {name: config[name] for name in axes} == axes
     assert (config["table"], config["row"], config["git_commit"]) == ("table4", "rmi", "f00")
+
+
+def offline_records(folder: Path) -> list[Any]:
+    """W&B's records as they lie on disk: a log in LevelDB's format, read here by its public description.
+
+    A header of 7 bytes; then blocks of 32 KiB that hold pieces, each with checksum (4 bytes), length (2), kind (1):
+    1 whole, 2 first, 3 middle, 4 last piece of a record. What is left of a block below 7 bytes is padding.
+    """
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data = file.read_bytes()
+    records, pieces, at = [], b"", 7
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        pieces = (b"" if kind in (1, 2) else pieces) + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(pieces)
+            records.append(record)
+    return records
+
+
+LOSS = {"name": "rmi", "downsampling_factor": 5, "region_size": 1}
+
+
+def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Project, group, job type, tags, flat axes with nulls, the seed apart, test scores and the table of classes."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    config = resolve_config(
+        {"model": {"class_path": "DeepLabModule", "init_args": {"loss": LOSS}}, "seed_everything": 7},
+        "a test",
+    )
+    folder = RunFolder(tmp_path / "outputs" / "camvid_small" / "rmi" / "seed7")
+    record = {**identify(folder, config), "name": "camvid_small/rmi", "table": "camvid_small", "row": "rmi"}
+    logger = wandb_logger(folder, config, record)
+    assert logger is not None
+    module = PerfectModule(num_classes=3, loss=LOSS, class_names=["sky", "tree", "car"])
+    trainer = Trainer(
+        logger=[logger],
+        callbacks=[ClassTable()],
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    truth = torch.tensor([[0, 0, 1, 255, 1, 0, 0, 1]]).expand(8, 8)[None]
+    trainer.test(module, DataLoader([{"image": truth[0].float().expand(3, 8, 8), "mask": truth[0]}]), verbose=False)
+    wandb.finish()
+
+    records = offline_records(folder.path)
+    (run,) = {record.run.run_id: record.run for record in records if record.HasField("run")}.values()
+    assert (run.project, run.run_group, run.job_type) == ("beyondpixel", "camvid_small/rmi", "train")
+    assert (run.display_name, run.run_id) == ("camvid_small/rmi/seed7", record["wandb_id"])
+    assert sorted(run.tags) == ["camvid_small", "deeplab_v3plus", "rmi", "shapes"]
+    updates = [item for record in records for item in (*record.run.config.update, *record.config.update)]
+    logged = {item.key: json.loads(item.value_json) for item in updates if item.key}
+    axes = axes_of(config)
+    assert {axis: logged.get(axis, "missing") for axis in axes} == axes
+    # Lightning must not lay the module's hyper-parameters, where loss is a dictionary, over the axes
+    assert (logged["loss"], logged["df"], logged["memory"], logged["seed"]) == ("rmi", 5, None, 7)
+    assert logged["config"]["model"]["init_args"]["loss"] == LOSS
+    summary: dict[str, Any] = {}
+    for item in (item for record in records for item in record.summary.update):
+        summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    assert summary["test/mIoU"] == 1.0
+    assert summary["test/IoU/sky"] == 1.0
+    table = {key: summary[f"test/classes/{key}"] for key in ("_type", "ncols", "nrows", "path")}
+    assert (table["_type"], table["ncols"], table["nrows"]) == ("table-file", 2, 3)
+    (file,) = folder.path.glob(f"wandb/offline-run-*/files/{table['path']}")
+    content = json.loads(file.read_text())
+    assert content["columns"] == ["class", "IoU"]
+    assert content["data"][:2] == [["sky", 1.0], ["tree", 1.0]]
+
+
+class PerfectModule(SegmentationModule):
+    """Reads the class off the image."""
+
+    def configure_network(self) -> torch.nn.Module:
+        return Reader(self.num_classes)
+
+
+class Reader(torch.nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.scale = torch.nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        classes = images[:, 0].long().clamp(max=self.num_classes - 1)
+        return self.scale * torch.nn.functional.one_hot(classes, self.num_classes).movedim(-1, 1).float()

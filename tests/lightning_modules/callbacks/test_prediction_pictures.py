@@ -1,3 +1,4 @@
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from beyondpixel.lightning_modules.callbacks import PredictionPictures
+from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
 from beyondpixel.lightning_modules.pictures import denormalize, prediction_sheet
 
 Make = Callable[..., Any]
@@ -38,7 +40,7 @@ class ImageLogger(Logger):
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "pictures").glob("*"))
+    return sorted(path.name for path in (folder / "pictures").glob("*.png"))
 
 
 def test_drawn_every_n_epochs_and_at_the_end(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
@@ -133,3 +135,50 @@ def test_wandb_takes_them(
 def test_numbers_must_be_positive(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="num_images and every_n_epochs must be at least 1"):
         PredictionPictures(**arguments)
+    with pytest.raises(ValueError, match="num_test_files must be 0 or more, got -1"):
+        PredictionPictures(num_test_files=-1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_test_saves_the_images_of_the_lowest_checksums_one_by_one(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path, batch_size: int
+) -> None:
+    module = tiny_module()
+    data.batch_size = batch_size
+    samples = {sample["id"]: sample for sample in data.samples("test")}
+    chosen = sorted(samples, key=lambda name: zlib.crc32(name.encode()))[:2]
+    trainer(callbacks=[PredictionPictures(num_test_files=2)]).test(module, data, verbose=False)
+    folder = tmp_path / "pictures" / "test"
+    kinds = ("image.jpg", "prediction.png", "truth.png")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{name}.{kind}" for name in chosen for kind in kinds
+    )
+    for name in chosen:
+        with torch.no_grad():
+            preds = module.eval()(samples[name]["image"][None]).argmax(1)[0].numpy()
+        picture = Image.open(folder / f"{name}.prediction.png")
+        np.testing.assert_array_equal(np.asarray(picture), preds)
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.asarray(data.palette)[preds])
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / f"{name}.truth.png")), samples[name]["mask"])
+
+
+def test_no_files_if_none_are_asked_for(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
+    trainer(callbacks=[PredictionPictures(num_test_files=0)]).test(tiny_module(), data, verbose=False)
+    assert not (tmp_path / "pictures" / "test").exists()
+
+
+def test_an_id_with_slashes_stays_one_file_in_the_folder(tmp_path: Path) -> None:
+    mask = np.array([[0, 9]])
+    save_sample(
+        tmp_path,
+        "../a b/1",
+        np.zeros((1, 2, 3), np.uint8),
+        mask,
+        mask % 2,
+        palette=[(0, 0, 0), (9, 9, 9)],
+        ignore_index=9,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir())[0] == "..%2Fa%20b%2F1.image.jpg"
+    assert np.asarray(Image.open(tmp_path / "..%2Fa%20b%2F1.truth.png")).tolist() == [[0, 255]]
+    with pytest.raises(ValueError, match="room for 255 classes and void, got 256"):
+        save_sample(tmp_path, "x", np.zeros((1, 2, 3), np.uint8), mask, mask, palette=[(0, 0, 0)] * 256)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,35 +10,16 @@ from rich.console import Console
 
 from beyondpixel.experiments.compare.command import compare
 from beyondpixel.experiments.compare.rows import Row, collect_rows
-from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, cells_of
+from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, main_cells
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder
 
+MakeRun = Callable[..., RunFolder]
 SCORES = {"ce": [0.40, 0.42], "bce": [0.38, 0.39], "rmi": [0.44, 0.45, 0.46]}
 
 
-def make_run(
-    folder: Path, row: str, seed: int, score: float | None, *, table: str = "t", published: float | None = None
-) -> None:
-    run = RunFolder(folder / table / row / f"seed{seed}")
-    axes = {"loss": row, "df": 4 if row == "rmi" else None, "dataset": "camvid", "model": "deeplab_v3plus"}
-    reference = {"metric": "test/mIoU", "value": published, "source": "a paper"} if published else {}
-    run.record = {
-        "name": f"{table}/{row}",
-        "table": table,
-        "row": row,
-        "seed": seed,
-        "axes": {**axes, "seed": seed},
-        "reference": reference,
-        "git_commit": "abc",
-    }
-    run.update_state(status="running" if score is None else "done")
-    if score is not None:
-        run.summary = {"test/mIoU": score, "train/images_per_s": 10.0 * seed}
-
-
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, make_run: MakeRun) -> Path:
     for row, scores in SCORES.items():
         for seed, score in enumerate(scores, start=1):
             make_run(tmp_path, row, seed, score, published=61.11 if row == "rmi" else None)
@@ -66,16 +48,19 @@ def test_another_baseline(folder: Path) -> None:
 
 
 def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
-    lines = as_markdown(collect_rows([folder], metric="test/mIoU"), "test/mIoU").splitlines()
-    assert lines[0] == "| row | loss | df | test/mIoU (%) | range | n | Δ baseline | published (%) | images/s |"
-    assert "| rmi | rmi | 4 | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | 61.11 | 20.0 |" in lines
-    assert "| ce | ce | – | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | 15.0 |" in lines
+    lines = as_markdown(main_cells(collect_rows([folder], metric="test/mIoU"), "test/mIoU")).splitlines()
+    assert (
+        lines[0]
+        == "| row | loss | df | test/mIoU (%) | range | n | Δ baseline | 95 % interval | published (%) | images/s |"
+    )
+    assert "| rmi | rmi | 4 | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | – | 61.11 | 20.0 |" in lines
+    assert "| ce | ce | – | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | – | 15.0 |" in lines
 
 
-def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+def test_one_seed_has_no_spread(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
-    _, body = cells_of(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU")
-    assert body[0][1:5] == ["50.00", "–", "1", "–"]
+    cells = main_cells(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU")
+    assert cells.body[0][1:5] == ["50.00", "–", "1", "–"]
 
 
 def test_csv_has_a_line_for_every_run(folder: Path) -> None:
@@ -87,7 +72,7 @@ def test_csv_has_a_line_for_every_run(folder: Path) -> None:
     assert [line["status"] for line in lines if line["test/mIoU"] == ""] == ["running"]
 
 
-def test_each_table_has_its_own_baseline(folder: Path) -> None:
+def test_each_table_has_its_own_baseline(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "ce", 1, 0.7, table="u")
     make_run(folder, "rmi", 1, 0.6, table="u")
     rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU")}
@@ -129,3 +114,37 @@ def test_wrong_folders(tmp_path: Path) -> None:
         collect_rows([tmp_path / "nowhere"], metric="test/mIoU")
     with pytest.raises(UserError, match=r"no runs below .*: expected folders with a run\.json"):
         collect_rows([tmp_path], metric="test/mIoU")
+
+
+def test_the_baseline_comes_first_and_tables_stay_together(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "ce", 1, 0.7, table="s")
+    make_run(folder, "bce", 1, 0.6, table="s")
+    rows = collect_rows([folder], metric="test/mIoU")
+    assert [(row.table, row.name) for row in rows][:3] == [("s", "ce"), ("s", "bce"), ("t", "ce")]
+
+
+def test_published_numbers_of_another_metric_are_not_shown(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "ce", 1, 0.4, published=58.5)
+    assert by_name(collect_rows([folder], metric="test/mIoU"))["rmi"].reference_difference == pytest.approx(2.61)
+    assert by_name(collect_rows([folder], metric="train/images_per_s"))["rmi"].reference is None
+
+
+def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.4, figures={"test/loss": 0.5})
+    make_run(tmp_path, "rmi", 1, 0.5, figures={"test/loss": -0.25})
+    cells = main_cells(collect_rows([tmp_path], metric="test/loss"), "test/loss")
+    assert cells.header[3] == "test/loss"
+    assert [cells.body[1][3], cells.body[1][6], cells.best] == ["-0.250", "-0.750", (1,)]
+
+
+def test_a_folder_given_twice_counts_once(folder: Path) -> None:
+    rows = by_name(collect_rows([folder, folder / "t" / "rmi"], metric="test/mIoU"))
+    assert len(rows["rmi"].values) == 3
+
+
+def test_a_baseline_of_another_table(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "only", 1, 0.5, table="u", axes={"loss": "rmi"})
+    rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU", baseline="t/ce")}
+    assert rows["u", "only"].difference == pytest.approx(0.09)
+    assert rows["t", "rmi"].difference == pytest.approx(0.04)
+    assert rows["t", "ce"].is_baseline

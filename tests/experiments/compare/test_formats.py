@@ -1,0 +1,121 @@
+"""Per-class tables, LaTeX, CSV, and tables with very many or very odd rows."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beyondpixel.experiments.cli import main
+from beyondpixel.experiments.compare.classes import class_cells
+from beyondpixel.experiments.compare.command import as_text, compare
+from beyondpixel.experiments.compare.latex import as_latex
+from beyondpixel.experiments.compare.report import write_report
+from beyondpixel.experiments.compare.rows import collect_rows
+from beyondpixel.experiments.compare.tables import Cells
+from beyondpixel.experiments.errors import UserError
+
+MakeRun = Callable[..., Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_run: MakeRun) -> Path:
+    for seed, (sky, car) in enumerate([(0.8, 0.1), (0.9, 0.2)], start=1):
+        make_run(tmp_path, "ce", seed, 0.5, figures={"test/IoU/sky": sky, "test/IoU/car": car})
+        make_run(tmp_path, "rmi", seed, 0.6, figures={"test/IoU/sky": sky + 0.05, "test/IoU/car": car - 0.05})
+    return tmp_path
+
+
+def check_latex(text: str) -> None:
+    """What TeX would stop at: braces, environments, numbers of cells, bare special characters."""
+    bare = re.sub(r"\\[\\&%$#_{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    depth = 0
+    for character in bare:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+    assert columns
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert lines
+    for line in lines:
+        assert len(re.findall(r"(?<!\\)&", line)) + 1 == len(columns.group(1)), line
+    outside_math = re.sub(r"\$[^$]*\$", "", bare)
+    assert not re.search(r"[%#~_^]", outside_math), "a special character without its backslash"
+    assert text.isascii()
+
+
+def test_latex_is_sound(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, r"50% of_all & {x} ~^\ $<|>", 1, 0.7, commit="other")
+    text = as_text(collect_rows([folder], metric="test/mIoU"), "test/mIoU", "latex")
+    check_latex(text)
+    assert r"test/mIoU (\%)" in text
+    assert r"60.00 $\pm$ 0.00" in text
+    assert r"\textbf{70.00}" in text
+    assert r"50\% of\_all \& \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \$\textless{}" in text
+
+
+def test_a_line_that_begins_with_a_bracket_is_no_argument_of_the_one_before() -> None:
+    assert "\n{[1, 2]} & x" in as_latex(Cells("t", ["a", "b"], [["[1, 2]", "x"]]))
+
+
+def test_classes_by_hand(folder: Path) -> None:
+    cells = class_cells(collect_rows([folder], metric="test/mIoU"), "test/mIoU")
+    assert cells.header == ["class", "ce", "rmi"]
+    assert cells.body == [
+        ["sky", "85.00 ± 7.07", "90.00 ± 7.07 (+5.00)"],
+        ["car", "15.00 ± 7.07", "10.00 ± 7.07 (-5.00)"],
+    ]
+
+
+def test_classes_in_every_format(folder: Path) -> None:
+    rows = collect_rows([folder], metric="test/mIoU")
+    assert "| sky | 85.00 ± 7.07 | 90.00 ± 7.07 (+5.00) |" in as_text(rows, "test/mIoU", "md", per_class=True)
+    assert r"sky & 85.00 $\pm$ 7.07 &" in as_text(rows, "test/mIoU", "latex", per_class=True)
+    assert "90.00 ± 7.07 (+5.00)" in as_text(rows, "test/mIoU", "table", per_class=True)
+    lines = list(csv.DictReader(io.StringIO(as_text(rows, "test/mIoU", "csv", per_class=True))))
+    assert len(lines) == 8
+    assert [float(line["IoU"]) for line in lines[:2]] == [0.8, 0.1]
+
+
+def test_without_classes(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.5)
+    with pytest.raises(UserError, match="no run has logged a test/IoU/<class>: --per-class needs runs"):
+        compare([tmp_path], per_class=True)
+
+
+def test_a_bar_in_a_name_keeps_markdown_in_columns(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "a|b", 1, 0.5)
+    line = as_text(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU", "md").splitlines()[2]
+    assert line.startswith(r"| a\|b |")
+
+
+def test_three_hundred_rows(tmp_path: Path, make_run: MakeRun) -> None:
+    for index in range(300):
+        make_run(tmp_path, f"row{index:03}", 1, index / 1000, axes={"loss": "ce" if index == 0 else "rmi", "df": index})
+    rows = collect_rows([tmp_path], metric="test/mIoU")
+    for format in ("table", "md", "latex", "csv"):
+        assert "row299" in as_text(rows, "test/mIoU", format)
+    write_report(rows, "test/mIoU", tmp_path / "report.html")
+    assert "row299" in (tmp_path / "report.html").read_text()
+
+
+def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, plot, table = tmp_path / "p.html", tmp_path / "p.png", tmp_path / "t.tex"
+    words = [str(folder), "--per-class", "--strict", "--html", str(page), "--plot", str(plot)]
+    main(["compare", *words, "--format", "latex", "--output", str(table)])
+    assert all(file.stat().st_size > 500 for file in (page, plot, table))
+    assert "Report written to" in capsys.readouterr().out
+    main(["sync", str(folder), "--dry-run"])
+    assert "Nothing to upload" in capsys.readouterr().out
