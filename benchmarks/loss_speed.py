@@ -10,16 +10,16 @@ in float64, `inverse`, autograd.
 
 import argparse
 import contextlib
-import gc
 import importlib.util
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+from measuring.peak_memory import can_measure, peak_bytes
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from beyondpixel.losses import BinaryCrossEntropyLoss, CrossEntropyLoss, RMILoss
 
 CONSOLE = Console(width=110 if not sys.stdout.isatty() else None)
-PAGE_BYTES = 4096
 Step = Callable[[], Tensor]
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     region_term(plain, rounds)
     whole_loss(plain, rounds)
     grid(2 if arguments.quick else 3, (1, 3, 6) if arguments.quick else (1, 2, 3, 4, 5, 6))
-    training_step(1 if arguments.quick else 3)
+    training_step(2 if arguments.quick else 5)
     cuda(rounds)
 
 
@@ -114,9 +113,13 @@ def whole_loss(plain: ModuleType, rounds: int) -> None:
     )
     add_ratios(table, ["BCE + RMI", "avg"], race(steps, logits, rounds), "6 and 15")
     CONSOLE.print(table)
-    memory = Table("version", "peak above the inputs, × the logits' bytes", title="Memory (goal: at most 1.5)")
-    for name, step in steps.items():
-        memory.add_row(name, f"{peak_bytes(step, logits) / (logits.numel() * 4):.2f}")
+    if not can_measure():
+        CONSOLE.print("Peak memory: not measured, as this system has no /proc.")
+        return
+    memory = Table("version", "MB", "× the logits' bytes", title="Peak memory above the inputs (goal: at most 1.5)")
+    for name, arguments in (("authors", {}), ("eager", {"backend": "eager"}), ("compiled", {"backend": "compiled"})):
+        peak = peak_megabytes("authors" if name == "authors" else "RMI", 4, 513, **arguments)
+        memory.add_row(name, f"{peak:.0f}", f"{peak * 2**20 / (logits.numel() * 4):.2f}")
     CONSOLE.print(memory)
 
 
@@ -133,52 +136,49 @@ def add_ratios(table: Table, names: list[str], times: dict[str, float], goal: st
     table.add_row(*names, *(f"{value:.1f}" for value in times.values()), *ratios, goal)
 
 
-def peak_bytes(step: Step, logits: Tensor) -> int:
-    """How far the process grows during one step, sampled every half millisecond."""
-    logits.grad = None
-    gc.collect()
-    before = peak = resident_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, resident_bytes())
-            time.sleep(5e-4)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    step().backward()
-    done.set()
-    watcher.join()
-    return peak - before
+def one_step(name: str, size: int, side: int, arguments: dict[str, Any]) -> Callable[[], object]:
+    """Forward and backward of a version on a new batch."""
+    logits, labels = make_batch(size, 21, side)
+    makers: dict[str, Callable[[], Step]] = {
+        "authors": lambda: lambda: load_plain().plain_bce_rmi(logits, labels),
+        "CE": lambda: bind(CrossEntropyLoss(21), logits, labels),
+        "BCE": lambda: bind(BinaryCrossEntropyLoss(21), logits, labels),
+        "RMI": lambda: bind(RMILoss(21, **arguments), logits, labels),
+    }
+    step = makers[name]()
+    return lambda: step().backward()
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+def peak_megabytes(name: str, size: int, side: int, **arguments: Any) -> float:
+    tiny, real = ((name, *shape, arguments) for shape in ((1, 65), (size, side)))
+    return peak_bytes(one_step, tiny, real, torch.get_num_threads()) / 2**20
 
 
 def grid(rounds: int, values: tuple[int, ...]) -> None:
-    size, classes, side = 2, 21, 257
-    logits, labels = make_batch(size, classes, side)
-    table = Table("R \\ DF", *map(str, values), title=f"RMI + BCE, {size}×{classes}×{side}×{side}, eager: ms (peak MB)")
+    size, side = 2, 257
+    logits, labels = make_batch(size, 21, side)
+    columns = Table("R \\ DF", *map(str, values), title=f"BCE + RMI, {size}×21×{side}×{side}, eager: ms (peak MB)")
     cases = [(region_size, factor) for region_size in values for factor in values]
     cells = {}
     for region_size, factor in track(cases, "grid of R and DF", console=CONSOLE, transient=True):
-        step = bind(RMILoss(classes, region_size=region_size, downsampling_factor=factor), logits, labels)
-        milliseconds = race({"step": step}, logits, rounds)["step"]
-        cells[region_size, factor] = f"{milliseconds:.0f} ({peak_bytes(step, logits) / 2**20:.0f})"
+        arguments = {"region_size": region_size, "downsampling_factor": factor}
+        step = bind(RMILoss(21, **arguments), logits, labels)
+        cells[region_size, factor] = in_cell(race({"": step}, logits, rounds)[""], "RMI", size, side, **arguments)
     for region_size in values:
-        table.add_row(str(region_size), *(cells[region_size, factor] for factor in values))
-    for name, loss in (("CE", CrossEntropyLoss(classes)), ("BCE", BinaryCrossEntropyLoss(classes))):
-        step = bind(loss, logits, labels)
-        milliseconds = race({"step": step}, logits, rounds)["step"]
-        table.add_row(name, f"{milliseconds:.0f} ({peak_bytes(step, logits) / 2**20:.0f})")
-    CONSOLE.print(table)
+        columns.add_row(str(region_size), *(cells[region_size, factor] for factor in values))
+    for name, loss in (("CE", CrossEntropyLoss(21)), ("BCE", BinaryCrossEntropyLoss(21))):
+        milliseconds = race({"": bind(loss, logits, labels)}, logits, rounds)[""]
+        columns.add_row(name, in_cell(milliseconds, name, size, side))
+    CONSOLE.print(columns)
+
+
+def in_cell(milliseconds: float, name: str, size: int, side: int, **arguments: Any) -> str:
+    peak = f" ({peak_megabytes(name, size, side, **arguments):.0f})" if can_measure() else ""
+    return f"{milliseconds:.0f}{peak}"
 
 
 def training_step(rounds: int) -> None:
-    """DeepLabv3+, 16 images of 129 × 129: the whole step with RMI against that with BCE."""
+    """DeepLabv3+, 16 images of 128 × 128: the whole step with RMI against that with BCE."""
     import segmentation_models_pytorch as smp
 
     network = smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=21)

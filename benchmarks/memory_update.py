@@ -12,7 +12,6 @@ what a new process, which does nothing else, grows by during one update, as its 
 import argparse
 import gc
 import importlib.util
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from measuring.peak_memory import can_measure, peak_bytes
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -122,7 +122,7 @@ def race(updates: dict[str, Update], rounds: int) -> dict[str, float]:
 
 
 def peak_memory(sizes: tuple[tuple[int, int, int], ...], threads: int) -> None:
-    if not Path("/proc/self/status").exists():
+    if not can_measure():
         CONSOLE.print("Peak memory: not measured, as this system has no /proc.")
         return
     table = Table(
@@ -130,13 +130,11 @@ def peak_memory(sizes: tuple[tuple[int, int, int], ...], threads: int) -> None:
         title=f"Peak memory above the inputs, MB (goal: authors ÷ here at least {MEMORY_GOAL})",
     )
     cases = [(size, strategy) for size in sizes for strategy in SPEED_GOAL]
-    context = multiprocessing.get_context("spawn")
     for size, strategy in track(cases, "peak memory", console=CONSOLE, transient=True):
-        peaks = {}
-        for name in ("authors", "here"):
-            # a process for each, so that nothing freed by another is used again
-            with context.Pool(1) as pool:
-                peaks[name] = pool.apply(peak_megabytes, (size, strategy, name, threads))
+        peaks = {
+            name: peak_bytes(one_update, ((1, 16, 64), strategy, name), (size, strategy, name), threads) / 2**20
+            for name in ("authors", "here")
+        }
         images, stride, side = size
         small = -(-side // stride)
         row = [f"{peaks['authors']:.0f}", f"{peaks['here']:.1f}", f"{peaks['authors'] / peaks['here']:.0f}"]
@@ -144,22 +142,8 @@ def peak_memory(sizes: tuple[tuple[int, int, int], ...], threads: int) -> None:
     CONSOLE.print(table)
 
 
-def peak_megabytes(size: tuple[int, int, int], strategy: str, name: str, threads: int) -> float:
-    """How far this process grows during its first update at this size, after a tiny one that loads libraries."""
-    torch.set_num_threads(threads)
-    make_updates(*make_batch(1, 16, 64), strategy)[name]()
-    update = make_updates(*make_batch(*size), strategy)[name]
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far becomes the size now
-    before = resident("VmRSS")
-    update()
-    return (resident("VmHWM") - before) / 1024
-
-
-def resident(field: str) -> int:
-    """A line of /proc/self/status, in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+def one_update(size: tuple[int, int, int], strategy: str, name: str) -> Update:
+    return make_updates(*make_batch(*size), strategy)[name]
 
 
 def shape(tensor: Tensor) -> str:

@@ -34,7 +34,7 @@ def second_moments(labels: Tensor, probs: Tensor, *, region_size: int) -> Tensor
     side = 2 * region_size**2
     moments = torch.empty(len(labels), side, side, dtype=torch.float64, device=labels.device)
     scratch = Scratch(labels.device)
-    for part in chunks(len(labels), 8 * region_size * labels[0:1].numel(), labels.device):
+    for part in chunks(len(labels), 12 * region_size * labels[0:1].numel(), labels.device):
         moments[part] = _moments(_shift_rows(labels[part], probs[part], region_size, scratch))
     return moments
 
@@ -53,7 +53,7 @@ def moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *, region_s
     """
     grad = torch.empty_like(probs)
     scratch = Scratch(probs.device)
-    for part in chunks(len(probs), 8 * region_size * labels[0:1].numel(), probs.device):
+    for part in chunks(len(probs), 12 * region_size * labels[0:1].numel(), probs.device):
         shifted = _shift_rows(labels[part], probs[part], region_size, scratch)
         grad[part] = _fold(_rows_gradient(weights[part], shifted, scratch), scratch)
     return grad
