@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.experiments.inference.commands import (
+    add_export,
+    add_predict,
+    run_export,
+    run_predict,
+    wants_images,
+)
 
 EPILOG = """\
 where to start:
@@ -21,7 +28,6 @@ TRAINING = {
     "fit": "train a model (LightningCLI: every key of trainer, model and data)",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images",
-    "predict": "write predictions of a checkpoint as PNG files",
 }
 
 
@@ -38,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _dispatch(words: list[str]) -> None:
     # importing torch takes seconds, so --help and a mistyped word must not need it
-    if words and words[0] in TRAINING:
+    if words and (words[0] in TRAINING or (words[0] == "predict" and not wants_images(words))):
         _train(words)
         return
     parser = argparse.ArgumentParser(
@@ -50,6 +56,8 @@ def _dispatch(words: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
+    add_predict(commands)
+    add_export(commands)
     _add_launch(commands)
     _add_compare(commands)
     _add_demo(commands)
@@ -80,6 +88,10 @@ def _dispatch(words: list[str]) -> None:
             output=options.output,
             picture=options.picture,
         )
+    elif options.command == "predict":
+        run_predict(options)
+    elif options.command == "export":
+        run_export(options)
     elif options.command == "data" and options.action == "get":
         from beyondpixel.experiments.data_command import get_data
 

@@ -20,6 +20,9 @@ from pytorch_lightning.loggers import Logger
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import check_fits
+from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
+from beyondpixel.experiments.inference.protocol import Protocol
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
@@ -32,6 +35,8 @@ DEFAULT_SEED = 1
 DEFAULT_FOLDER = "outputs/fit"
 # keys of `trainer.fit` and of the command line that are no part of what a run is
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
+EVALUATIONS = ("validate", "test", "predict")
+PROTOCOL_WORDS = ("tta", "window", "overlap", "postprocess")
 
 
 @functools.cache
@@ -86,6 +91,28 @@ class SegmentationCLI(LightningCLI):
         for name in ("num_classes", "ignore_index", "class_names"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's, and for evaluations the words of the inference protocol."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in EVALUATIONS:
+            add = parser.add_argument
+            add("--tta", type=str | None, help="average over views: flip, scales=0.5,1,1.5, or 'scales=0.5,1 flip'")
+            add("--window", type=int | None, help="side of sliding windows in pixels; whole images without it")
+            add("--overlap", type=float | None, help="share of a window that the next one covers (default: a third)")
+            add("--postprocess", type=str | None, help="crf:STEPS, a fully connected CRF on the probabilities")
+        return parser
+
+    def _protocol(self) -> Protocol:
+        """What the words of an evaluation ask for."""
+        return Protocol.parse(**{name: self._get(self.config, name) for name in PROTOCOL_WORDS})
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Say in one sentence which checkpoint does not fit, where torch would list every layer."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if subcommand in EVALUATIONS and checkpoint not in (None, "last", "best", "hpc"):
+            check_fits(checkpoint, self.model)
+        super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would lay the checkpoint's hyper-parameters over the config; here the run's config.yaml rules."""
 
@@ -135,6 +162,9 @@ class SegmentationCLI(LightningCLI):
         else:  # an evaluation prints its scores; the run folder keeps those of its own test
             kwargs["enable_checkpointing"] = False
             loggers = loggers if loggers not in (None, True) else False
+            protocol = self._protocol()
+            if not protocol.is_default:
+                callbacks.append(EvaluationProtocol(protocol))
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
         return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)

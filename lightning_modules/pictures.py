@@ -20,6 +20,7 @@ __all__ = [
     "denormalize",
     "difference_map",
     "error_map",
+    "indexed",
     "overlay",
     "prediction_sheet",
     "sheet",
@@ -91,6 +92,24 @@ def colorize(mask: Mask, palette: Sequence[Color], ignore_index: int = 255) -> P
         )
     picture = np.asarray(palette, dtype=np.uint8)[known]
     return _hatched(picture, void)
+
+
+def indexed(mask: Mask, palette: Sequence[Color]) -> Image.Image:
+    """A picture that holds class numbers and, for viewers, their colours as its palette.
+
+    ``np.asarray`` of it, or of the PNG that it is saved as, gives the classes back. Above 256 classes it has 16 bits
+    and no palette.
+
+    Example:
+        >>> picture = indexed(np.array([[0, 1]]), palette=[(0, 0, 0), (128, 0, 0)])
+        >>> np.asarray(picture).tolist(), picture.convert("RGB").getpixel((1, 0))
+        ([[0, 1]], (128, 0, 0))
+    """
+    if len(palette) > 256:
+        return Image.fromarray(mask.astype(np.uint16))
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.putpalette([channel for color in palette for channel in color])
+    return picture
 
 
 def overlay(
