@@ -146,8 +146,10 @@ def config_beside(path: str | Path, config_file: Path | None = None) -> dict[str
     """The config of the run that a checkpoint lies in, or of another file.
 
     Raises:
-        UserError: if there is none, or it does not say which model and data.
+        UserError: if the checkpoint is missing, there is no config, or it does not say which model and data.
     """
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}")
     file = config_file or Path(path).resolve().parent.parent / "config.yaml"
     if not file.is_file():
         raise UserError(

@@ -83,7 +83,7 @@ class DenseCRF:
         field.addPairwiseBilateral(
             sxy=self.color_position_std,
             srgb=self.color_std,
-            rgbim=np.ascontiguousarray(image),
+            rgbim=np.require(image, requirements=["C", "W"]),  # the package insists on a writable array
             compat=self.color_weight,
             **kernel,
         )

@@ -64,19 +64,7 @@ def write_onnx(module: SegmentationModule, output: Path) -> float:
     _require("onnx")
     _require("onnxscript")  # torch's exporter is written in it
     network = module.network.cpu().eval()
-    size = {0: "batch", 2: "height", 3: "width"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program: Any = torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, 75, 101),),
-            dynamo=True,
-            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in size.items()},),
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-        program.save(output, external_data=False)
+    _trace(network, output)
     session = runtime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
     difference = max(_difference(network, session, *size) for size in CHECKED_SIZES)
     if not difference <= TOLERANCE:
@@ -86,6 +74,29 @@ def write_onnx(module: SegmentationModule, output: Path) -> float:
             f"{TOLERANCE:.0e}; no file is kept. Use --format state_dict"
         )
     return difference
+
+
+def _trace(network: nn.Module, output: Path) -> None:
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            program: Any = torch.onnx.export(
+                network,
+                (torch.zeros(2, 3, 75, 101),),
+                dynamo=True,
+                dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in sizes.items()},),
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except RuntimeError as error:  # torch.onnx's errors are of this kind
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--format onnx: {type(network).__name__} cannot be traced for images of any size ({reason}); "
+            "use --format state_dict"
+        ) from error
+    program.save(output, external_data=False)
 
 
 @torch.inference_mode()

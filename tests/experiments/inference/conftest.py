@@ -51,4 +51,6 @@ def run(finished_run: RunFolder, tmp_path: Path) -> RunFolder:
     """A finished run to play with."""
     copy = tmp_path / "outputs" / "tiny" / "ce" / "seed3"
     shutil.copytree(finished_run.path, copy)
-    return RunFolder(copy)
+    run = RunFolder(copy)
+    run.config = {**run.config, "trainer": {**run.config["trainer"], "default_root_dir": str(copy)}}
+    return run
