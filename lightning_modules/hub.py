@@ -106,10 +106,11 @@ class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         missing = [name for name in found.missing_keys if not name.startswith(TRAINING_ONLY)]
         if missing or found.unexpected_keys:
             raise ValueError(
-                f"{source}: {WEIGHTS_FILE} lacks {missing[:5]} and has {found.unexpected_keys[:5]} too many; it was saved "
-                f"by another version of {cls.__name__}"
+                f"{source}: {WEIGHTS_FILE} lacks {missing[:5]} and has {found.unexpected_keys[:5]} too many; it was "
+                f"saved by another version of {cls.__name__}"
             )
-        return module.eval()
+        module.eval()
+        return module
 
     def push_to_hub(
         self,
