@@ -23,6 +23,8 @@ where to start:
   beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
   beyondpixel fit --model.loss=rmi --model.encoder=resnet18
                                                      one training run; `beyondpixel fit --help` lists the keys
+  beyondpixel predict --ckpt_path RUN/checkpoints/last.ckpt --images photos --output predictions
+                                                     your own images to PNG files; resumable
 """
 TRAINING = {
     "fit": "train a model (LightningCLI: every key of trainer, model and data)",

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.pool import Refined, RefinementPool, started_ahead
+from beyondpixel.experiments.inference.pool import Refined, RefinementPool, available_cores, started_ahead
 from beyondpixel.experiments.inference.protocol import Protocol, as_logits
 from beyondpixel.lightning_modules.pictures import denormalize
 from beyondpixel.losses import CrossEntropyLoss
@@ -34,7 +34,7 @@ class EvaluationProtocol(Callback):
 
     Args:
         protocol: what to do.
-        workers: processes for the CRF; as many as cores if None.
+        workers: processes for the CRF of each of Lightning's processes; the cores shared out if None.
 
     Example:
         >>> trainer = Trainer(callbacks=[EvaluationProtocol(Protocol(flip=True))], logger=False, accelerator="cpu")
@@ -61,7 +61,9 @@ class EvaluationProtocol(Callback):
                 f"a CRF would see the padding in batches of {data.eval_batch_size} images of different sizes: "
                 "set --data.eval_batch_size 1"
             )
-        pool = RefinementPool(self.protocol.crf, self.workers)
+        # processes of one machine share its cores
+        workers = self.workers or max(1, available_cores() // max(1, trainer.num_devices))
+        pool = RefinementPool(self.protocol.crf, workers)
         name = LOADERS[stage]
         plain = getattr(data, name)
 
@@ -110,24 +112,27 @@ class EvaluationProtocol(Callback):
         def forward(images: Tensor) -> Tensor:
             if self._ready and torch.equal(self._ready[0][0], images):
                 return as_logits(self._ready.popleft()[1])
-            probs = self._timed_probs(module, images)
-            if self.protocol.crf is not None:
-                # not a batch of the loader: somebody, such as who draws pictures, wants single images predicted
-                pairs = zip(_pictures(images, module.trainer), probs.cpu().numpy(), strict=True)
-                refined = np.stack([self.protocol.crf(picture, one) for picture, one in pairs])
-                probs = torch.from_numpy(refined).to(probs.device)
-            return as_logits(probs)
+            if self.protocol.crf is None:
+                return as_logits(self._timed_probs(module, images))
+            # not a batch of the loader: somebody, such as who draws pictures, wants single images predicted
+            probs = self._probs(module, images)
+            pairs = zip(_pictures(images, module.trainer), probs.cpu().numpy(), strict=True)
+            refined = np.stack([self.protocol.crf(picture, one) for picture, one in pairs])
+            return as_logits(torch.from_numpy(refined).to(probs.device))
 
         module.forward = forward  # type: ignore[method-assign]
 
     def _timed_probs(self, module: LightningModule, images: Tensor) -> Tensor:
         _wait_for(images.device)
         started = time.perf_counter()
-        # the class's forward: the instance's is the protocol's
-        probs = self.protocol.network_probs(lambda view: type(module).forward(module, view), images)
+        probs = self._probs(module, images)
         _wait_for(images.device)
         self._network_seconds += [(time.perf_counter() - started) / len(images)] * len(images)
         return probs
+
+    def _probs(self, module: LightningModule, images: Tensor) -> Tensor:
+        # the class's forward: the instance's is the protocol's
+        return self.protocol.network_probs(lambda view: type(module).forward(module, view), images)
 
     def _refined_batches(
         self, loader: Any, pool: RefinementPool, trainer: Trainer, module: LightningModule

@@ -29,13 +29,16 @@ def batches(number: int) -> list[dict[str, Any]]:
     """Blobs whose class is their colour."""
     masks = torch.randint(0, 3, (number, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     images = torch.eye(3)[masks].movedim(-1, 1) + 0.1 * torch.randn(number, 3, 32, 32)
-    return [{"image": image, "mask": mask, "id": str(index)} for index, (image, mask) in enumerate(zip(images, masks))]
+    return [
+        {"image": image, "mask": mask, "id": str(index)}
+        for index, (image, mask) in enumerate(zip(images, masks, strict=True))
+    ]
 
 
 def main() -> None:
     """Train, test, save and load."""
     pl.seed_everything(0)
-    module = PlainNet(3, width=12, loss={"name": "rmi", "downsampling_factor": 2}, lr=0.02, class_names=["r", "g", "b"])
+    module = PlainNet(3, width=12, lr=0.02, class_names=["r", "g", "b"])
     trainer = pl.Trainer(
         max_epochs=6, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )

@@ -1,6 +1,7 @@
 """The CRF against mean-field inference written out over all pairs of pixels, in float64."""
 
 import dataclasses
+import subprocess
 import sys
 from typing import Any
 
@@ -164,3 +165,9 @@ def test_ahead_keeps_the_order_and_starts_no_more_than_asked() -> None:
     seen = [(next(results), len(begun)) for _ in range(6)]
     assert seen == [(0, 3), (-1, 4), (-2, 5), (-3, 6), (-4, 6), (-5, 6)]
     assert list(results) == []
+
+
+def test_the_processes_do_not_wait_for_torch() -> None:
+    code = "import sys, beyondpixel.experiments.inference.pool; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"
