@@ -25,13 +25,15 @@ RMI_AXES = {
 MODEL_AXES = ("encoder", "output_stride", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
+EVALUATION_AXES = ("tta", "window", "postprocess")
 
 
-def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The flat axes of a resolved LightningCLI config.
 
     Args:
         config: with `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`.
+        evaluation: `tta`, `window`, `postprocess` where the run evaluates another run's model under a protocol.
 
     Returns:
         One entry an axis; None where the axis does not apply to this run.
@@ -59,6 +61,7 @@ def axes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": config["data"]["class_path"].rpartition(".")[2].removesuffix("DataModule").lower(),
         **{axis: data.get(axis) for axis in DATA_AXES},
         **{axis: trainer.get(axis) for axis in TRAINER_AXES},
+        **{axis: (evaluation or {}).get(axis) for axis in EVALUATION_AXES},
         "seed": config.get("seed_everything"),
     }
 

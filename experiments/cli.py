@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyondpixel.experiments.errors import Stopped, UserError, as_user_error
+from beyondpixel.experiments.inference.commands import (
+    add_export,
+    add_predict,
+    run_export,
+    run_predict,
+    wants_images,
+)
 from beyondpixel.experiments.launch.options import add_launch, run_launch
 
 EPILOG = """\
@@ -18,12 +25,13 @@ where to start:
   beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
   beyondpixel fit --model.loss=rmi --model.encoder=resnet18
                                                      one training run; `beyondpixel fit --help` lists the keys
+  beyondpixel predict --ckpt_path RUN/checkpoints/last.ckpt --images photos --output predictions
+                                                     your own images to PNG files; resumable
 """
 TRAINING = {
     "fit": "train a model (LightningCLI: every key of trainer, model and data)",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images",
-    "predict": "write predictions of a checkpoint as PNG files",
 }
 
 
@@ -40,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _dispatch(words: list[str]) -> None:
     # importing torch takes seconds, so --help and a mistyped word must not need it
-    if words and words[0] in TRAINING:
+    if words and (words[0] in TRAINING or (words[0] == "predict" and not wants_images(words))):
         _train(words)
         return
     parser = argparse.ArgumentParser(
@@ -52,6 +60,8 @@ def _dispatch(words: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
+    add_predict(commands)
+    add_export(commands)
     _add_specs(commands)
     add_launch(commands)
     _add_compare(commands)
@@ -87,6 +97,10 @@ def _dispatch(words: list[str]) -> None:
         from beyondpixel.experiments.syncing import sync
 
         sync(options.folders, jobs=options.jobs, timeout=options.timeout, dry_run=options.dry_run)
+    elif options.command == "predict":
+        run_predict(options)
+    elif options.command == "export":
+        run_export(options)
     elif options.command == "data" and options.action == "get":
         from beyondpixel.experiments.data_command import get_data
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import load_module
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
 
@@ -18,15 +18,11 @@ def load_model(run: RunFolder) -> SegmentationModule:
     """The trained model of a run, on the CPU, ready to predict.
 
     Raises:
-        UserError: if its last checkpoint is missing.
+        UserError: if its last checkpoint is missing, damaged, or does not fit the code here.
     """
     if not run.last_checkpoint.exists():
         raise UserError(f"{run.last_checkpoint} is missing: this needs the trained model; launch the row again")
-    module, _, name = run.config["model"]["class_path"].rpartition(".")
-    model: SegmentationModule = getattr(importlib.import_module(module), name).load_from_checkpoint(
-        run.last_checkpoint, map_location="cpu", weights_only=True
-    )
-    return model.eval()
+    return load_module(run.last_checkpoint, run.config)
 
 
 def build_data(config: Mapping[str, Any]) -> SegmentationDataModule:

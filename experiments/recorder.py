@@ -25,7 +25,8 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run (run.json): what the launcher wrote, completed; a run keeps its W&B id when it resumes.
 
     Args:
-        folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`.
+        folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`, and
+            `evaluation` if it evaluates another run's model.
         config: the resolved config.
     """
     known = folder.record
@@ -38,7 +39,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
         "wandb_id": new_wandb_id(),
         **known,
         "seed": config["seed_everything"],
-        "axes": axes_of(config),
+        "axes": axes_of(config, known.get("evaluation")),
         "git_commit": git_commit(),
         "environment": describe_environment(),
     }

@@ -24,6 +24,9 @@ from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
 from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.config_mistakes import mistakes_in_config, mistakes_in_model
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import check_fits
+from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
+from beyondpixel.experiments.inference.protocol import Protocol
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.layers import Origin
 from beyondpixel.experiments.recorder import RunRecorder, identify
@@ -41,6 +44,8 @@ DEFAULT_FOLDER = "outputs/fit"
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
 # what the parser raises for a mistake in a config
 PARSER_ERRORS = (ArgumentError, ValueError, TypeError)
+EVALUATIONS = ("validate", "test", "predict")
+PROTOCOL_WORDS = ("tta", "window", "overlap", "postprocess")
 
 
 @functools.cache
@@ -97,6 +102,28 @@ class SegmentationCLI(LightningCLI):
         for name in ("num_classes", "ignore_index", "class_names"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's, and for evaluations the words of the inference protocol."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in EVALUATIONS:
+            add = parser.add_argument
+            add("--tta", type=str | None, help="average over views: flip, scales=0.5,1,1.5, or 'scales=0.5,1 flip'")
+            add("--window", type=int | None, help="side of sliding windows in pixels; whole images without it")
+            add("--overlap", type=float | None, help="share of a window that the next one covers (default: a third)")
+            add("--postprocess", type=str | None, help="crf:STEPS, a fully connected CRF on the probabilities")
+        return parser
+
+    def _protocol(self) -> Protocol:
+        """What the words of an evaluation ask for."""
+        return Protocol.parse(**{name: self._get(self.config, name) for name in PROTOCOL_WORDS})
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Say in one sentence which checkpoint does not fit, where torch would list every layer."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if subcommand in EVALUATIONS and checkpoint not in (None, "last", "best", "hpc"):
+            check_fits(checkpoint, self.model)
+        super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would lay the checkpoint's hyper-parameters over the config; here the run's config.yaml rules."""
 
@@ -146,6 +173,9 @@ class SegmentationCLI(LightningCLI):
         else:  # an evaluation prints its scores; the run folder keeps those of its own test
             kwargs["enable_checkpointing"] = False
             loggers = loggers if loggers not in (None, True) else False
+            protocol = self._protocol()
+            if not protocol.is_default:
+                callbacks.append(EvaluationProtocol(protocol))
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
         plugins = list(given["plugins"] or [])

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.parsing import collect_init_args
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from beyondpixel.lightning_modules.hub import HubMixin
 from beyondpixel.lightning_modules.metrics import SegmentationScores
 from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
 from beyondpixel.lightning_modules.parameter_groups import parameter_groups
@@ -18,7 +19,7 @@ from beyondpixel.lightning_modules.schedules import WarmupPolyLR
 from beyondpixel.losses import SegmentationLoss, build_loss
 
 
-class SegmentationModule(LightningModule):
+class SegmentationModule(HubMixin, LightningModule):
     """Steps, scores, optimiser, schedule and logging; a subclass says in ``configure_network`` what the network is.
 
     Batches are dicts: ``image`` float32 (N, 3, H, W), normalised; ``mask`` int64 (N, H, W); ``id`` list of str. Logged

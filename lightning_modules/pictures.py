@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from beyondpixel.lightning_modules.details import Window, with_details
 from beyondpixel.lightning_modules.sheets import Color, Picture, Swatches, sheet
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "denormalize",
     "difference_map",
     "error_map",
+    "indexed",
     "overlay",
     "prediction_sheet",
     "sheet",
@@ -91,6 +93,24 @@ def colorize(mask: Mask, palette: Sequence[Color], ignore_index: int = 255) -> P
         )
     picture = np.asarray(palette, dtype=np.uint8)[known]
     return _hatched(picture, void)
+
+
+def indexed(mask: Mask, palette: Sequence[Color]) -> Image.Image:
+    """A picture that holds class numbers and, for viewers, their colours as its palette.
+
+    ``np.asarray`` of it, or of the PNG that it is saved as, gives the classes back. Above 256 classes it has 16 bits
+    and no palette.
+
+    Example:
+        >>> picture = indexed(np.array([[0, 1]]), palette=[(0, 0, 0), (128, 0, 0)])
+        >>> np.asarray(picture).tolist(), picture.convert("RGB").getpixel((1, 0))
+        ([[0, 1]], (128, 0, 0))
+    """
+    if len(palette) > 256:
+        return Image.fromarray(mask.astype(np.uint16))
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.putpalette([channel for color in palette for channel in color])
+    return picture
 
 
 def overlay(
@@ -177,6 +197,7 @@ def comparison_sheet(
     class_names: Sequence[str],
     ignore_index: int = 255,
     heading: str | None = None,
+    windows: Sequence[Window] | None = None,
 ) -> Image.Image:
     """One row an image: the image, its truth, two predictions, and where just one of the two is right.
 
@@ -188,6 +209,7 @@ def comparison_sheet(
         class_names: name of each class.
         ignore_index: label of void.
         heading: a line above all.
+        windows: a part of each image, framed, and enlarged in a row below.
 
     Example:
         >>> image, mask = np.zeros((24, 32, 3), dtype=np.uint8), np.zeros((24, 32), dtype=int)
@@ -201,12 +223,15 @@ def comparison_sheet(
     first_name, second_name = first_title.splitlines()[0], second_title.splitlines()[0]
     masks = {"truth": targets, first_title: first_preds, second_title: second_preds}
     differences = [difference_map(*row, ignore_index) for row in zip(first_preds, second_preds, targets, strict=True)]
+    columns: dict[str, Sequence[Picture]] = {
+        "image": images,
+        **{title: [colorize(mask, palette, ignore_index) for mask in column] for title, column in masks.items()},
+        "where they differ": differences,
+    }
+    if windows is not None:
+        columns = {title: with_details(pictures, windows) for title, pictures in columns.items()}
     return sheet(
-        {
-            "image": images,
-            **{title: [colorize(mask, palette, ignore_index) for mask in column] for title, column in masks.items()},
-            "where they differ": differences,
-        },
+        columns,
         legends={
             "Classes": class_swatches([*targets, *first_preds, *second_preds], palette, class_names, ignore_index),
             "Difference": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.rebuilding import build_data, load_model
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
-from beyondpixel.lightning_modules.pictures import comparison_sheet, denormalize
+from beyondpixel.lightning_modules.details import Window, busiest_window
+from beyondpixel.lightning_modules.pictures import comparison_sheet
 
-Mask = NDArray[np.int64]
+EACH_WAY = 2
+IMAGES_FILE = "test_images.npz"
+Mask = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,25 @@ class Example:
     Attributes:
         image: uint8 (H, W, 3).
         truth, first, second: (H, W) class indices.
-        gain: pixels that only the second has right minus pixels that only the first has right, as a share of all
-            labelled ones.
     """
 
     image: NDArray[np.uint8]
     truth: Mask
     first: Mask
     second: Mask
-    gain: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Test images and by how much the second model is ahead on each, with the rule in words.
+
+    Attributes:
+        gains: by image id, most first.
+        rule: what a gain is.
+    """
+
+    gains: dict[str, float]
+    rule: str
 
 
 def draw_rows(rows: Sequence[Row], metric: str, output: Path) -> None:
@@ -64,10 +77,11 @@ def draw_rows(rows: Sequence[Row], metric: str, output: Path) -> None:
 
 
 def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str, str]) -> None:
-    """Draw image, truth, both predictions and their difference for three test images.
+    """Draw image, truth, both predictions and their difference, with the window where they differ most enlarged.
 
-    The images are those where the second model gains most on the first, where its gain is the median, and where it is
-    least (a loss, mostly), so both ways are shown.
+    The images are the two where the second model is furthest ahead of the first, and the two where it is furthest
+    behind, in boundary IoU per image (mean over the classes in it), so that neither way is left out. Where a run
+    recorded no boundary areas, the share of pixels that are right decides; the heading says which.
 
     Args:
         first: the baseline's run.
@@ -78,35 +92,79 @@ def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str
     data = build_data(second.config)
     data.setup("test")
     models = [load_model(run) for run in (first, second)]
-    examples = sorted(_examples(models, data), key=lambda example: -example.gain)
-    chosen = [examples[0], examples[len(examples) // 2], examples[-1]] if len(examples) > 2 else examples
     names = [title.splitlines()[0] for title in titles]
+    choice = by_boundaries(first, second) or by_pixels(models, data)
+    chosen = both_ends(choice.gains)
+    examples = [_example(name, models, data) for name in chosen]
+    figures = ", ".join(f"{100 * gain:+.1f}" for gain in chosen.values())
     sheet = comparison_sheet(
-        [example.image for example in chosen],
-        [example.truth for example in chosen],
-        (titles[0], [example.first for example in chosen]),
-        (titles[1], [example.second for example in chosen]),
+        [example.image for example in examples],
+        [example.truth for example in examples],
+        (titles[0], [example.first for example in examples]),
+        (titles[1], [example.second for example in examples]),
         palette=data.palette,
         class_names=data.class_names,
         ignore_index=data.ignore_index,
-        heading=f"Test images where {names[1]} gains most on {names[0]}, where it gains the median, and the least: "
-        + ", ".join(f"{100 * example.gain:+.1f} %" for example in chosen)
-        + " of pixels",
+        heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, of "
+        f"{len(choice.gains)}, by {choice.rule}: {figures} points. Framed: where they differ most.",
+        windows=[_window(example, data.ignore_index) for example in examples],
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(output)
 
 
-@torch.inference_mode()
-def _examples(models: Sequence[SegmentationModule], data: SegmentationDataModule) -> list[Example]:
-    examples = []
-    for batch in track(data.test_dataloader(), description="Looking for test images that differ"):
-        predictions = [model(batch["image"]).argmax(1).numpy() for model in models]
-        truths = batch["mask"].numpy()
-        for image, truth, first, second in zip(batch["image"].numpy(), truths, *predictions, strict=True):
-            picture = denormalize(image, data.mean, data.std)
-            examples.append(Example(picture, truth, first, second, gain(first, second, truth, data.ignore_index)))
-    return examples
+def both_ends(gains: Mapping[str, float]) -> dict[str, float]:
+    """The two images of the largest gains, then the two of the smallest; all where there are no more than four.
+
+    Example:
+        >>> both_ends({"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0, "e": -0.1})
+        {'a': 0.3, 'b': 0.2, 'd': 0.0, 'e': -0.1}
+    """
+    ordered = list(gains.items())
+    return dict(ordered[:EACH_WAY] + ordered[max(EACH_WAY, len(ordered) - EACH_WAY) :])
+
+
+def by_boundaries(first: RunFolder, second: RunFolder) -> Choice | None:
+    """Gains in boundary IoU per image, from the areas that both runs recorded; None if one did not."""
+    scores = []
+    for run in (first, second):
+        file = run.path / IMAGES_FILE
+        arrays = dict(np.load(file)) if file.exists() else {}
+        if not {"id", "boundary_intersection", "boundary_union"} <= set(arrays):
+            return None
+        means = mean_ratio(arrays["boundary_intersection"], arrays["boundary_union"])
+        scores.append(dict(zip(arrays["id"].tolist(), means.tolist(), strict=True)))
+    if set(scores[0]) != set(scores[1]):
+        raise UserError(f"--picture: {first.path} and {second.path} were tested on different images")
+    gains = {name: scores[1][name] - scores[0][name] for name in scores[0]}
+    known = {name: gain for name, gain in gains.items() if not np.isnan(gain)}
+    return Choice(_most_first(known), "boundary IoU of the image")
+
+
+def by_pixels(models: Sequence[SegmentationModule], data: SegmentationDataModule) -> Choice:
+    """Gains in pixels that are right, for which all test images are predicted."""
+    gains = {
+        name: gain(example.first, example.second, example.truth, data.ignore_index)
+        for name in track(data.samples(data.test_split).ids, description="Looking for test images that differ")
+        for example in [_example(name, models, data)]
+    }
+    return Choice(_most_first(gains), "share of pixels that are right (no boundary areas were recorded)")
+
+
+def mean_ratio(intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Per image, the mean over classes of intersection / union, where the union is not empty; NaN where all are.
+
+    Args:
+        intersection, union: (n, C).
+
+    Example:
+        >>> mean_ratio(np.array([[1, 0, 3]]), np.array([[2, 0, 4]]))
+        array([0.625])
+    """
+    present = union > 0
+    ratios = np.where(present, intersection / np.maximum(union, 1), 0.0)
+    count = present.sum(1)
+    return np.where(count > 0, ratios.sum(1) / np.maximum(count, 1), np.nan)
 
 
 def gain(first: Mask, second: Mask, truth: Mask, ignore_index: int) -> float:
@@ -120,6 +178,25 @@ def gain(first: Mask, second: Mask, truth: Mask, ignore_index: int) -> float:
     labelled = truth != ignore_index
     more = int(((second == truth) & labelled).sum()) - int(((first == truth) & labelled).sum())
     return more / max(1, int(labelled.sum()))
+
+
+@torch.inference_mode()
+def _example(name: str, models: Sequence[SegmentationModule], data: SegmentationDataModule) -> Example:
+    samples = data.samples(data.test_split)
+    sample = samples[samples.ids.index(name)]
+    assert sample.mask is not None  # test images have truth
+    image = data.normalize({"image": torch.from_numpy(sample.image).permute(2, 0, 1)[None]})["image"]
+    first, second = (model(image).argmax(1)[0].numpy() for model in models)
+    return Example(sample.image, sample.mask, first, second)
+
+
+def _window(example: Example, ignore_index: int) -> Window:
+    one_right = (example.first == example.truth) != (example.second == example.truth)
+    return busiest_window(one_right & (example.truth != ignore_index))
+
+
+def _most_first(gains: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
 
 def _title(row: Row, metric: str) -> str:

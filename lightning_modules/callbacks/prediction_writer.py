@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from beyondpixel.lightning_modules.callbacks.palettes import palette_of
+from beyondpixel.lightning_modules.pictures import indexed
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -48,10 +47,4 @@ class PredictionWriter(BasePredictionWriter):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"id {name!r} leads out of the folder of predictions, {folder}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            classes = preds.cpu().numpy()
-            if len(palette) > 256:
-                Image.fromarray(classes.astype(np.uint16)).save(path)
-            else:
-                picture = Image.fromarray(classes.astype(np.uint8))
-                picture.putpalette([channel for color in palette for channel in color])
-                picture.save(path)
+            indexed(preds.cpu().numpy(), palette).save(path)

@@ -41,7 +41,9 @@ class FeatureGrid:
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest fitting (height, width) that holds ``size``."""
         extra = 1 if self.on_pixels else 0
-        height, width = (max(-(-(length - extra) // self.stride), 1) * self.stride + extra for length in size)
+        # rounded up without negative numbers, whose division ONNX rounds the other way
+        steps = ((length - extra + self.stride - 1) // self.stride for length in size)
+        height, width = (max(step, 1) * self.stride + extra for step in steps)
         return height, width
 
     def pad(self, images: Tensor) -> Tensor:

@@ -1,0 +1,80 @@
+"""A finished run's model evaluated once more under another protocol, as a run of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb
+from pytorch_lightning.callbacks import Callback
+
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.experiments.inference.checkpoints import check_fits
+from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
+from beyondpixel.experiments.inference.protocol import Protocol
+from beyondpixel.experiments.recorder import identify
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.training_cli import SegmentationCLI
+from beyondpixel.lightning_modules.networks import without_pretrained_weights
+
+
+def evaluate_run(
+    source: RunFolder,
+    target: RunFolder,
+    *,
+    postprocess: str | None = None,
+    tta: str | None = None,
+    window: int | None = None,
+    overlap: float | None = None,
+) -> None:
+    """Test the last checkpoint of a trained run under a protocol, without training.
+
+    The target becomes a run folder like any other, without checkpoints: config (the source's), record, state, figures,
+    confusion matrix. Its axes are the source's with `tta`, `window` and `postprocess`, its record names the source, and
+    its summary has, beside the scores, `test/network_seconds`, `test/crf_seconds` and `test/inference_seconds`, per
+    image, and `test/crf_steps` and `test/views`. Calling it again tests again.
+
+    Args:
+        source: a run that has been trained.
+        target: the run folder to write; what a launcher recorded there (`name`, `table`, `row`, ...) is kept.
+        postprocess, tta, window, overlap: as for :meth:`Protocol.parse`.
+
+    Raises:
+        UserError: if the source is not trained, its checkpoint does not fit, or the words mean nothing.
+    """
+    protocol = Protocol.parse(postprocess=postprocess, tta=tta, window=window, overlap=overlap)
+    if not source.finished or not source.last_checkpoint.exists():
+        raise UserError(
+            f"{source.path} is not trained (its state is {source.state['status']}"
+            f"{'' if source.last_checkpoint.exists() else ', it has no last.ckpt'}): launch it first"
+        )
+    if source.path.resolve() == target.path.resolve():
+        raise UserError(f"{target.path} is the run to evaluate; its evaluation needs a folder of its own")
+    own = source.config
+    config: dict[str, Any] = {**own, "trainer": {**own["trainer"], "default_root_dir": str(target.path)}}
+    target.config = config
+    origin = {"run": source.record.get("name"), "seed": own["seed_everything"], "folder": str(source.path)}
+    target.record = {**target.record, "evaluation": {**origin, **protocol.words}}
+    target.record = identify(target, config)
+    target.update_state(status="running", step=source.state.get("step", 0), error=None)
+    target.metrics_file.unlink(missing_ok=True)
+    try:
+        with as_user_error(DataError), without_pretrained_weights():
+            cli = SegmentationCLI(args=config, run=False)
+            check_fits(source.last_checkpoint, cli.model)
+            callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # which Trainer does have
+            callbacks.append(EvaluationProtocol(protocol))
+            cli.trainer.test(cli.model, cli.datamodule, ckpt_path=str(source.last_checkpoint), weights_only=True)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        message = None if stopped else f"{type(error).__name__}: {error}"
+        target.update_state(status="interrupted" if stopped else "failed", error=message)
+        wandb.finish(exit_code=1)
+        raise
+    wandb.finish()
+    target.summary = {
+        **target.summary,
+        "test/views": protocol.views,
+        "test/crf_steps": 0 if protocol.crf is None else protocol.crf.steps,
+    }
+    target.update_state(status="done")

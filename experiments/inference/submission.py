@@ -1,0 +1,50 @@
+"""Archives as test servers want them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.inputs import Input
+from beyondpixel.experiments.inference.outputs import PredictionFolder
+
+# VOC 2012 development kit, section 5.3: competition 5 is for models trained on VOC's own train and val images alone,
+# competition 6 for all others, so for whatever saw SBD's masks (trainaug)
+VOC_COMPETITIONS = {"voc": "comp6", "voc:comp5": "comp5", "voc:comp6": "comp6"}
+VOC_CLASSES = 21
+
+
+def check_submission(submission: str, *, num_classes: int, colors: str) -> None:
+    """Refuse what a server would refuse, before anything is predicted.
+
+    Raises:
+        UserError: for a model or pictures that the server does not take.
+    """
+    if num_classes != VOC_CLASSES:
+        raise UserError(
+            f"--submission {submission}: VOC has {VOC_CLASSES} classes with background, but the model has {num_classes}"
+        )
+    if colors != "palette":
+        raise UserError(f"--submission {submission}: the server reads class numbers: leave out --colors {colors}")
+
+
+def pack_voc(inputs: Sequence[Input], predictions: PredictionFolder, submission: str) -> Path:
+    """Pack predictions for VOC 2012's test server.
+
+    Args:
+        inputs: every image of the test set.
+        predictions: where all of them are predicted.
+        submission: a key of `VOC_COMPETITIONS`.
+
+    Returns:
+        The archive, `results.tgz` in the folder of predictions; in it lie
+        `results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png` and so on.
+    """
+    archive = predictions.path / "results.tgz"
+    folder = f"results/VOC2012/Segmentation/{VOC_COMPETITIONS[submission]}_test_cls"
+    with tarfile.open(archive, "w:gz") as file:
+        for one in inputs:
+            file.add(predictions.mask_file(one.name), f"{folder}/{Path(one.name).name}.png")
+    return archive

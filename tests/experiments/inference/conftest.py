@@ -1,0 +1,56 @@
+"""A finished run without the training: a network with random weights that favours different classes here and there."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from beyondpixel.experiments.recorder import identify
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.lightning_modules import DeepLabModule
+
+NUM_TEST = 5
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Do not change it: `run` is a copy."""
+    run = RunFolder(tmp_path_factory.mktemp("outputs") / "tiny" / "ce" / "seed3")
+    data = {
+        "class_path": "beyondpixel.datamodules.ShapesDataModule",
+        "init_args": {"num_test": NUM_TEST, "image_size": [40, 56], "eval_batch_size": 2, "num_workers": 0},
+    }
+    model = {
+        "class_path": "beyondpixel.lightning_modules.DeepLabModule",
+        "init_args": {"encoder": "resnet18", "loss": "bce"},
+    }
+    trainer = {
+        "default_root_dir": str(run.path),
+        "max_steps": 1,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    config = resolve_config({"seed_everything": 3, "model": model, "data": data, "trainer": trainer}, "a test")
+    torch.manual_seed(0)
+    module = DeepLabModule(11, encoder="resnet18", loss="bce")
+    quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet.strategy.connect(module)
+    quiet.save_checkpoint(run.last_checkpoint)
+    run.config = config
+    run.record = identify(run, config)
+    run.update_state(status="done", step=1)
+    return run
+
+
+@pytest.fixture
+def run(finished_run: RunFolder, tmp_path: Path) -> RunFolder:
+    """A finished run to play with."""
+    copy = tmp_path / "outputs" / "tiny" / "ce" / "seed3"
+    shutil.copytree(finished_run.path, copy)
+    run = RunFolder(copy)
+    run.config = {**run.config, "trainer": {**run.config["trainer"], "default_root_dir": str(copy)}}
+    return run

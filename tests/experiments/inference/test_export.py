@@ -1,0 +1,100 @@
+"""Exported networks run by ONNX Runtime, and loaded without this package's checkpoints."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from beyondpixel.experiments.cli import main
+from beyondpixel.experiments.inference import export as export_file
+from beyondpixel.experiments.rebuilding import load_model
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.lightning_modules import DeepLabModule
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "output_stride"), [("v3plus", 16), ("v3", 8)])
+def test_onnx_runtime_gives_pytorchs_logits_at_any_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], variant: str, output_stride: int
+) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    torch.manual_seed(0)
+    module = DeepLabModule(5, encoder="resnet18", variant=variant, output_stride=output_stride)  # type: ignore[arg-type]
+    with torch.no_grad():  # statistics unlike those at the start, as after training
+        for _ in range(3):
+            module.train()(torch.randn(2, 3, 65, 65))
+    module.eval()
+    difference = export_file.write_onnx(module, tmp_path / "model.onnx")
+    assert difference < 1e-5
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    # other sizes than those that the export itself tries
+    for shape in [(1, 3, 16, 17), (3, 3, 41, 88), (1, 3, 113, 64), (2, 3, 33, 33)]:
+        images = torch.randn(*shape)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            expected = module(images).numpy()
+        assert logits.shape == expected.shape
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_difference(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    file = tmp_path / "new" / "model.onnx"
+    main(["export", f"--ckpt_path={run.last_checkpoint}", "--format=onnx", f"--output={file}"])
+    shown = capsys.readouterr().out
+    assert "ONNX Runtime's logits differ from PyTorch's by at most" in shown
+    assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]  # weights are within
+
+
+def test_a_graph_that_computes_something_else_is_not_kept(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
+    def trace_something_else(network: torch.nn.Module, output: Path) -> None:
+        import onnx
+
+        names = ["images"], ["logits"]
+        sizes = ["n", 11, "h", "w"]
+        nodes = [onnx.helper.make_node("ReduceMean", ["images"], ["grey"], axes=[1], keepdims=1)]
+        nodes.append(onnx.helper.make_node("Concat", ["grey"] * 11, ["logits"], axis=1))
+        values = [
+            onnx.helper.make_tensor_value_info(name[0], onnx.TensorProto.FLOAT, size)
+            for name, size in zip(names, (["n", 3, "h", "w"], sizes), strict=True)
+        ]
+        graph = onnx.helper.make_graph(nodes, "other", values[:1], values[1:])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), output)
+
+    monkeypatch.setattr(export_file, "_trace", trace_something_else)
+    with pytest.raises(SystemExit, match=r"logits differ from PyTorch's by .* more than 1e-04; no file is kept"):
+        main(["export", f"--ckpt_path={run.last_checkpoint}", "--format=onnx", f"--output={tmp_path / 'model.onnx'}"])
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_state_dict_fills_a_network(run: RunFolder, tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    main(["export", f"--ckpt_path={run.last_checkpoint}", "--format=state_dict", f"--output={file}"])
+    module = DeepLabModule(11, encoder="resnet18", loss="ce").eval()
+    module.network.load_state_dict(torch.load(file, weights_only=True))
+    images = torch.randn(1, 3, 33, 47)
+    with torch.no_grad():
+        assert torch.equal(module(images), load_model(run)(images))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_extra(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else type(sys)(name))
+    with pytest.raises(SystemExit, match=rf"needs the package {package}, .*: pip install 'beyondpixel\[export\]'"):
+        main(["export", f"--ckpt_path={run.last_checkpoint}", "--format=onnx", f"--output={tmp_path / 'model.onnx'}"])
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_output_that_cannot_be_written(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "model.pth"
+    with pytest.raises(SystemExit, match=r"--output: .*model.pth cannot be written \(Not a directory\)|File exists"):
+        main(["export", f"--ckpt_path={run.last_checkpoint}", "--format=state_dict", f"--output={output}"])
