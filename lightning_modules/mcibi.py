@@ -109,6 +109,11 @@ class MCIBIModule(SegmentationModule):
                 "consistency_from_epoch must be null with memory='statistics': MCIBI++ has no consistency loss, since "
                 "its representations are random draws"
             )
+        if update_strategy == "mean" and slots > 1:
+            raise ValueError(
+                f"update_strategy must be 'cosine' with slots={slots}: a plain mean does not say which slot a pixel "
+                "belongs to"
+            )
         super().__init__(num_classes, **kwargs)
         self._weights = {"context": context_weight, "image_context": 1.0, "auxiliary": auxiliary_weight}
         # features and labels of the batches since the last optimiser step
@@ -199,7 +204,7 @@ class MCIBIModule(SegmentationModule):
         """Cross entropy of the last head on the representations of seen classes; 0 if there are none."""
         network: Any = self.network
         representations, seen = network.memory.representations(), network.memory.seen  # (K, S, C), (K, S)
-        logits = network.head.classify_vectors(representations.flatten(0, 1).clone())  # (KS, K)
+        logits = network.head.classify_vectors(representations.flatten(0, 1))  # (KS, K)
         classes = torch.arange(self.num_classes, device=seen.device)[:, None].expand_as(seen)
         losses = F.cross_entropy(logits.float(), classes.flatten(), reduction="none") * seen.flatten()
         return losses.sum() / seen.sum().clamp_min(1)

@@ -110,4 +110,3 @@ class DeepLab(nn.Module):
         fine = self.decoder.block1(features[2])  # (N, 48, H/4, W/4)
         coarse = self.grid.upsample(self.decoder.aspp(features[-1]), fine.shape[-2:])  # (N, 256, H/4, W/4)
         return cast(Tensor, self.decoder.block2(torch.cat([coarse, fine], dim=1)))
-

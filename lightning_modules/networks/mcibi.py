@@ -211,7 +211,7 @@ class MCIBI(nn.Module):
         self, maps: Sequence[Tensor], features: Tensor, within: Tensor | None, class_logits: Tensor
     ) -> Tensor:
         # copies: a training step updates the memory before the backward pass needs what was read
-        representations, seen = self.memory.representations().clone(), self.memory.seen.clone()
+        representations, seen = self.memory.representations(), self.memory.seen.clone()
 
         def classify(class_logits: Tensor) -> Tensor:
             mixed = aggregate_representations(class_logits, representations, seen, hard=self.hard)

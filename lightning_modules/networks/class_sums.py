@@ -1,0 +1,132 @@
+"""Sums, per class, of features upsampled to the labels' size, made from the features as they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from beyondpixel.lightning_modules.networks.bilinear_cells import BilinearCells
+from beyondpixel.lightning_modules.networks.process_sums import sum_over_processes
+
+# Weights of the cosine strategy. Below the first, a pixel's 1 - cos is rounding error and counts as 0. The second
+# stands for 0: it is lost beside any true weight, and where all weights are 0 it makes them equal, that is, the mean.
+_ROUNDING = 1e-12
+_ZERO = 1e-30
+_NORM_FLOOR = 1e-8  # as torch.nn.functional.cosine_similarity
+# Values worked on at once: what a CPU's cache holds; elsewhere few and large steps are better.
+_CPU_BLOCK, _DEVICE_BLOCK = 2**17, 2**24
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Weighted sums over the pixels of every class and slot, float64.
+
+    Attributes:
+        features: (K, S, C), Σ w · r with r the upsampled feature of a pixel.
+        weights: (K, S), Σ w.
+        pixels: (K, S), how many pixels.
+    """
+
+    features: Tensor
+    weights: Tensor
+    pixels: Tensor
+
+    def mean(self) -> Tensor:
+        """(K, S, C), weighted mean; 0 where there are no pixels."""
+        return self.features / torch.where(self.pixels > 0, self.weights, 1).unsqueeze(-1)
+
+    def over_processes(self) -> "ClassSums":
+        """The sums over the batches of all processes."""
+        return ClassSums(*sum_over_processes(self.features, self.weights, self.pixels))
+
+
+def class_sums(
+    features: Tensor, target: Tensor, num_classes: int, *, ignore_index: int, reference: Tensor | None = None
+) -> ClassSums:
+    """Sum upsampled features over the pixels of each class, without upsampling them.
+
+    Bilinear upsampling is linear: r = Uf. So Σ_i w_i r_i = (Uᵀw)ᵀ f, the features times the weights pulled back through
+    the transpose of the interpolation. The weights need more of r than sums, namely its cosine with a reference: r·M is
+    the upsampled map of f·M, and the norm of r is a quadratic form (see `BilinearCells.squared_norms`).
+
+    Args:
+        features: (N, C, h, w), floating point, any memory format. Computed in float64.
+        target: (N, H, W) integer labels, others than 0 … K-1 count as void.
+        num_classes: K.
+        ignore_index: label of the void pixels.
+        reference: (K, S, C) float64. A pixel of class k counts for the slot s whose reference[k, s] has the highest
+            cosine with its feature (the first, if equal), with the weight 1 - cos. A row of zeros has the cosine 0.
+            None: one slot, all weights 1.
+
+    Returns:
+        Sums over the batch. On a CPU they are the same bits however the images are shared out among calls and added.
+
+    Example:
+        >>> sums = class_sums(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 1, 255]]]), 2, ignore_index=255)
+        >>> sums.pixels.tolist(), sums.mean().tolist()
+        ([[2.0], [1.0]], [[[1.0, 1.0, 1.0]], [[1.0, 1.0, 1.0]]])
+    """
+    _, channels, height, width = features.shape
+    slots = 1 if reference is None else reference.shape[1]
+    cells = BilinearCells((height, width), (target.shape[1], target.shape[2]), features.device)
+    units = None if reference is None else _unit_rows(reference)
+    rows = (num_classes + 1) * slots  # void pixels are the last class, which is dropped
+    sums = torch.zeros(rows, channels, dtype=torch.float64, device=features.device)
+    weight_sums, pixels = sums.new_zeros(rows), sums.new_zeros(rows)
+    for image, labels in zip(features, target, strict=True):
+        row = _class_or_void(labels, num_classes, ignore_index) * slots
+        weights = None
+        if units is not None:
+            slot, cosine = _nearest_slot(image, row, units, cells)
+            row = row + slot if slots > 1 else row
+            weights = 1 - cosine
+            weights.masked_fill_(weights < _ROUNDING, _ZERO)
+        shares = cells.pull_back(weights, row * (height * width) + cells.cell, rows).flatten(1)
+        for start, block in _channel_blocks(image):
+            sums[:, start : start + len(block)] += shares @ block.flatten(1).T
+        weight_sums += shares.sum(1)
+        pixels.index_add_(0, row.flatten(), sums.new_ones(()).expand(row.numel()))
+    return ClassSums(
+        sums.view(num_classes + 1, slots, channels)[:-1],
+        weight_sums.view(num_classes + 1, slots)[:-1],
+        pixels.view(num_classes + 1, slots)[:-1],
+    )
+
+
+def _nearest_slot(image: Tensor, row: Tensor, units: Tensor, cells: BilinearCells) -> tuple[Tensor, Tensor]:
+    """Slot (H, W) of the pixel's class with the highest cosine, and that cosine."""
+    rows, (height, width) = units.shape[0] * units.shape[1], cells.map_size
+    products = torch.zeros(rows, height * width, dtype=torch.float64, device=image.device)
+    for start, block in _channel_blocks(image):
+        products.addmm_(units[..., start : start + len(block)].flatten(0, 1), block.flatten(1))
+    table = cells.coefficients(products.view(rows, height, width))
+    best = cells.interpolate(table, row * (height * width) + cells.cell)
+    slot = torch.zeros_like(row)
+    for number in range(1, units.shape[1]):
+        product = cells.interpolate(table, (row + number) * (height * width) + cells.cell)
+        slot.masked_fill_(product > best, number)
+        best = torch.maximum(best, product)
+    norms = cells.squared_norms(block for _, block in _channel_blocks(image)).sqrt_()
+    return slot, best / norms.clamp_(min=_NORM_FLOOR)
+
+
+def _channel_blocks(image: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(C, h, w) in float64, some channels at a time, with the number of the first."""
+    size = _CPU_BLOCK if image.device.type == "cpu" else _DEVICE_BLOCK
+    step = max(size // (image.shape[1] * image.shape[2]), 1)
+    for start in range(0, image.shape[0], step):
+        yield start, image[start : start + step].to(torch.float64, memory_format=torch.contiguous_format)
+
+
+def _unit_rows(reference: Tensor) -> Tensor:
+    """Rows of norm 1, and one class of zeros for the void pixels."""
+    units = reference / reference.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
+    return torch.cat([units, units.new_zeros(1, *units.shape[1:])])
+
+
+def _class_or_void(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Labels as int64, with num_classes for void pixels."""
+    labels = labels.long()
+    void = (labels == ignore_index) | (labels < 0) | (labels >= num_classes)
+    return labels.masked_fill(void, num_classes)

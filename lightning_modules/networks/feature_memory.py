@@ -1,0 +1,172 @@
+"""The memory of MCIBI: representations of each class, mined from the whole data set."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from beyondpixel.lightning_modules.networks.class_sums import class_sums
+from beyondpixel.lightning_modules.networks.labelled_features import (
+    check_count,
+    check_label_extremes,
+    check_labelled_features,
+    check_momentum,
+    label_extremes,
+)
+from beyondpixel.lightning_modules.networks.random_pixels import random_pixel_features
+
+Initialization = Literal["mean", "random_pixel"]
+Strategy = Literal["cosine", "mean"]
+
+
+class FeatureMemory(nn.Module):
+    """The memory M of MCIBI (Jin et al., "Mining Contextual Information Beyond Image", ICCV 2021).
+
+    `update` moves the row of every class c that the batch shows towards the features r_i of its pixels:
+
+        M_c ← (1 − m) M_c + m Σ_i w_i r_i,    w_i = (1 − cos(r_i, M_c)) / Σ_j (1 − cos(r_j, M_c))
+
+    (strategy "cosine"; with "mean", w_i is one over the number of pixels). As in the authors' code, r_i are features
+    upsampled bilinearly to the labels' size. They are never made: see
+    :func:`~beyondpixel.lightning_modules.networks.class_sums.class_sums`. All is computed in float64, autocast or not.
+
+    *First sight.* An empty slot takes what `initialization` says, whatever the momentum and the strategy: the mean of
+    the class's pixels in this batch ("mean", the authors' code), or one of them ("random_pixel", which the paper's
+    text describes). With several slots, as in the authors' code, a class fills one slot a batch, in order, from all its
+    pixels; the filled ones rest meanwhile. Once all are filled, each pixel goes to the slot with the highest cosine
+    (the first, if equal), and each slot has its own weights.
+
+    *What changes nothing:* void pixels, classes that the batch does not show, slots that no pixel goes to, and a batch
+    with a feature that is not finite. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the weights are
+    equal.
+
+    *Several processes.* If torch.distributed is initialised, `update` must be called by all processes together, each
+    with its own batch, even if that has no valid pixels. Sums and weights are added over the processes, not memories
+    averaged. The cosines use the memory as it was before the update, which is the same everywhere. So n processes get
+    the memory that one process gets from the concatenated batch. A random pixel is drawn from all processes' pixels,
+    numbered in the order of the ranks, by a private generator that is the same on all of them and leaves PyTorch's
+    global random state alone. The draw depends on `seed`, class and slot, so it survives a restart.
+
+    The authors' code differs in this: rows of zeros mean "empty", slots without pixels decay, 0 / 0 is NaN, and
+    memories are averaged over processes whether they saw the class or not.
+
+    Args:
+        num_classes: K.
+        channels: C of the features.
+        slots: S, representations of each class. More than one needs the strategy "cosine".
+        initialization: "mean" or "random_pixel".
+        seed: of the random pixels; only "random_pixel" reads it.
+
+    Attributes:
+        memory: buffer (K, S, C) float32, zeros where nothing was seen. `update` writes into it; read it through
+            `representations`.
+        seen: buffer (K, S) bool, which slots hold something.
+
+    Raises:
+        ValueError: for a number below 1 or an unknown initialization.
+
+    Example:
+        >>> memory = FeatureMemory(num_classes=3, channels=2)
+        >>> features = torch.tensor([[3.0, 4.0]]).view(1, 2, 1, 1)
+        >>> memory.update(features, torch.tensor([[[1, 1], [255, 1]]]), momentum=0.9)
+        >>> memory.seen.tolist(), memory.representations()[1].tolist()
+        ([[False], [True], [False]], [[3.0, 4.0]])
+    """
+
+    memory: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        slots: int = 1,
+        *,
+        initialization: Initialization = "mean",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("channels", channels), ("slots", slots)):
+            check_count(name, value)
+        if initialization not in ("mean", "random_pixel"):
+            raise ValueError(f"initialization: expected 'mean' or 'random_pixel', got {initialization!r}")
+        self.num_classes = num_classes
+        self.channels = channels
+        self.slots = slots
+        self.initialization = initialization
+        generator = torch.Generator().manual_seed(seed)
+        self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator)
+        self.register_buffer("memory", torch.zeros(num_classes, slots, channels))
+        self.register_buffer("seen", torch.zeros(num_classes, slots, dtype=torch.bool))
+
+    def representations(self) -> Tensor:
+        """The memory as it is now, (K, S, C) float32, zeros where nothing was seen.
+
+        A copy, without a graph: a later `update` changes neither it nor the gradients of what was computed from it.
+        """
+        return self.memory.clone()
+
+    @torch.no_grad()
+    def update(
+        self,
+        features: Tensor,
+        target: Tensor,
+        *,
+        momentum: float,
+        strategy: Strategy = "cosine",
+        ignore_index: int = 255,
+    ) -> None:
+        """Move the memory towards the features of a batch; see the class for the equation.
+
+        Args:
+            features: (N, C, h, w) at the network's stride, any floating-point type, memory format and range.
+            target: (N, H, W) integer labels, at full size.
+            momentum: m in [0, 1], the weight of the batch; MCIBI anneals it polynomially from 0.9.
+            strategy: "cosine" or "mean"; "mean" only with one slot.
+            ignore_index: label of the void pixels.
+
+        Raises:
+            TypeError: for features that are not floating point, or labels that are not integers.
+            ValueError: for shapes, devices or labels that do not fit, a momentum out of range, or a strategy that is
+                unknown or needs one slot. The memory is as it was then.
+        """
+        self._check_strategy(strategy)
+        check_momentum(momentum)
+        check_labelled_features(features, target, self.memory, self.channels)
+        extremes = label_extremes(target, ignore_index)
+        filling = ~self.seen.all(dim=1)  # (K,)
+        reference = None
+        if strategy == "cosine":
+            # a row of zeros has the cosine 0 with everything: all pixels go to slot 0, with the weight 1
+            reference = self.memory.double().masked_fill(filling[:, None, None], 0)
+        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index, reference=reference)
+        sums = sums.over_processes()
+        means, usable = sums.mean(), sums.features.isfinite().all()
+        present = (sums.pixels > 0) & usable  # (K, S)
+
+        first_empty = (~self.seen).int().argmax(dim=1, keepdim=True)  # (K, 1)
+        filled = torch.zeros_like(self.seen).scatter(1, first_empty, (filling & present[:, 0])[:, None])
+        initial = means[:, 0]
+        if self.initialization == "random_pixel" and bool(filled.any()):
+            draws = self._draws.to(filled.device).masked_fill(~filled, -1).amax(dim=1)
+            initial = random_pixel_features(features, target, draws, ignore_index=ignore_index)
+        moved = (1 - momentum) * self.memory.double() + momentum * means
+        memory = torch.where((present & ~filling[:, None])[..., None], moved.float(), self.memory)
+        memory = torch.where(filled[..., None], initial[:, None].float(), memory)
+        # last, as it waits for the device, and after the collective calls, so that no other process hangs in them
+        check_label_extremes(extremes, self.num_classes, ignore_index)
+        self.memory.copy_(memory)
+        self.seen |= filled
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(module)`."""
+        return f"{self.num_classes}, {self.channels}, slots={self.slots}, initialization={self.initialization!r}"
+
+    def _check_strategy(self, strategy: str) -> None:
+        if strategy not in ("cosine", "mean"):
+            raise ValueError(f"strategy: expected 'cosine' or 'mean', got {strategy!r}")
+        if strategy == "mean" and self.slots > 1:
+            raise ValueError(
+                f"strategy: expected 'cosine' as slots is {self.slots}, got 'mean'; plain means do not say which slot "
+                "a pixel belongs to, and the slots would become equal. Set slots=1 for 'mean'"
+            )

@@ -1,0 +1,120 @@
+"""The memory of MCIBI++: the mean and standard deviation of each class's features."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from beyondpixel.lightning_modules.networks.class_sums import class_sums
+from beyondpixel.lightning_modules.networks.labelled_features import (
+    check_count,
+    check_label_extremes,
+    check_labelled_features,
+    check_momentum,
+    label_extremes,
+)
+
+
+class StatisticsMemory(nn.Module):
+    """The memory of MCIBI++ (Jin et al., "MCIBI++", TPAMI 2022), as the authors' code has it: two numbers a class.
+
+    `update` averages the upsampled features of each class's pixels to one vector of C channels, and takes the mean μ'
+    and standard deviation σ' (with C − 1) of its C values:
+
+        μ ← (1 − m) μ + m μ',    σ ← (1 − m) σ + m σ'
+
+    from μ = 0 and σ = 1 on, without annealing. `representations` draws C values from Normal(μ, σ) for each class, with
+    a generator of its own that starts at the class's number, so the same draws come every time, on every device and
+    process, and PyTorch's global random state is left alone. (The authors' code seeds the global one in every forward.)
+
+    It has the methods of :class:`~beyondpixel.lightning_modules.networks.feature_memory.FeatureMemory` and the same
+    behaviour with void pixels, absent classes, features that are not finite, and several processes, whose class sums
+    are added before the statistics are taken.
+
+    Args:
+        num_classes: K.
+        channels: C of the features, at least 2.
+
+    Attributes:
+        memory: buffer (K, 2) float32, μ and σ.
+        seen: buffer (K, 1) bool, which classes have shown up; no other class differs from (0, 1).
+        slots: 1.
+
+    Raises:
+        ValueError: for a number too small.
+
+    Example:
+        >>> memory = StatisticsMemory(num_classes=2, channels=4)
+        >>> features = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
+        >>> memory.update(features, torch.zeros(1, 8, 8, dtype=torch.long), momentum=0.5)
+        >>> [round(value, 4) for value in memory.memory.flatten().tolist()], memory.representations().shape
+        ([1.25, 1.1455, 0.0, 1.0], torch.Size([2, 1, 4]))
+    """
+
+    memory: Tensor
+    seen: Tensor
+    _noise: Tensor
+    slots = 1
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__()
+        check_count("num_classes", num_classes)
+        check_count("channels", channels, at_least=2)
+        self.num_classes = num_classes
+        self.channels = channels
+        # drawn on the CPU, whose generator gives the same numbers on every machine
+        noise = [torch.randn(1, channels, generator=torch.Generator().manual_seed(k)) for k in range(num_classes)]
+        self.register_buffer("memory", torch.tensor([0.0, 1.0]).repeat(num_classes, 1))
+        self.register_buffer("seen", torch.zeros(num_classes, 1, dtype=torch.bool))
+        self.register_buffer("_noise", torch.stack(noise), persistent=False)
+
+    def representations(self) -> Tensor:
+        """(K, 1, C) float32, drawn from Normal(μ, σ) of each class; equal draws for equal μ and σ."""
+        mean, std = self.memory[:, :, None, None].unbind(dim=1)
+        return mean + std * self._noise
+
+    @torch.no_grad()
+    def update(
+        self,
+        features: Tensor,
+        target: Tensor,
+        *,
+        momentum: float = 0.1,
+        strategy: Literal["mean"] = "mean",
+        ignore_index: int = 255,
+    ) -> None:
+        """Move the statistics towards those of a batch; see the class for the equation.
+
+        Args:
+            features: (N, C, h, w) at the network's stride, any floating-point type and memory format.
+            target: (N, H, W) integer labels, at full size.
+            momentum: m in [0, 1], the weight of the batch.
+            strategy: only "mean": there is no vector to take cosines with.
+            ignore_index: label of the void pixels.
+
+        Raises:
+            TypeError: for features that are not floating point, or labels that are not integers.
+            ValueError: for shapes, devices or labels that do not fit, a momentum out of range, or another strategy. The
+                memory is as it was then.
+        """
+        if strategy != "mean":
+            raise ValueError(
+                f"strategy: expected 'mean', got {strategy!r}; two numbers a class have no direction to compare with. "
+                "FeatureMemory offers 'cosine'"
+            )
+        check_momentum(momentum)
+        check_labelled_features(features, target, self.memory, self.channels)
+        extremes = label_extremes(target, ignore_index)
+        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index).over_processes()
+        present = (sums.pixels > 0) & sums.features.isfinite().all()  # (K, 1)
+        std, mean = torch.std_mean(sums.mean()[:, 0], dim=1)
+        moved = (1 - momentum) * self.memory.double() + momentum * torch.stack([mean, std], dim=1)
+        memory = torch.where(present, moved.float(), self.memory)
+        # last, as it waits for the device, and after the collective calls, so that no other process hangs in them
+        check_label_extremes(extremes, self.num_classes, ignore_index)
+        self.memory.copy_(memory)
+        self.seen |= present
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(module)`."""
+        return f"{self.num_classes}, {self.channels}"
