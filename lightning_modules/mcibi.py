@@ -207,7 +207,8 @@ class MCIBIModule(SegmentationModule):
         logits = network.head.classify_vectors(representations.flatten(0, 1))  # (KS, K)
         classes = torch.arange(self.num_classes, device=seen.device)[:, None].expand_as(seen)
         losses = F.cross_entropy(logits.float(), classes.flatten(), reduction="none") * seen.flatten()
-        return losses.sum() / seen.sum().clamp_min(1)
+        mean: Tensor = losses.sum() / seen.sum().clamp_min(1)
+        return mean
 
 
 def _joined(batches: list[tuple[Tensor, Tensor]], *, stride: int, ignore_index: int) -> tuple[Tensor, Tensor]:

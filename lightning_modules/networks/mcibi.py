@@ -181,10 +181,10 @@ class MCIBI(nn.Module):
         coarse: dict[str, Tensor] = {}
         if self.auxiliary_head is not None and (self.training or isinstance(self.context, ObjectContext)):
             coarse["auxiliary"] = self.auxiliary_head(maps[-2])
-        features = None if self.representation is None else self.representation(maps[-1])  # R (N, C, h, w)
+        features: Any = None if self.representation is None else self.representation(maps[-1])  # R (N, C, h, w)
         if isinstance(self.context, ObjectContext):
             auxiliary = self.grid.upsample(coarse["auxiliary"], features.shape[-2:])
-            within = self.context(features, auxiliary)
+            within: Any = self.context(features, auxiliary)
         else:
             within = None if self.context is None else self.context(maps[-1])
         if self.memory is None:
