@@ -67,7 +67,7 @@ def annealed_momentum(
 
     Example:
         >>> [round(annealed_momentum(t, base=0.9, max_iters=4), 4) for t in (0, 1, 2, 3)]
-        [0.9, 0.6947, 0.4823, 0.2585]
+        [0.9, 0.6968, 0.4865, 0.2649]
     """
     floor = floor_ratio * base
     momentum: float = max(1.0 - iteration / max_iters, 0.0) ** power * (base - floor) + floor
