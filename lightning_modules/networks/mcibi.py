@@ -119,6 +119,8 @@ class MCIBI(nn.Module):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        if atrous_rates is not None and not (len(atrous_rates) > 0 and min(atrous_rates) > 0):
+            raise ValueError(f"atrous_rates must be at least one positive number, got {list(atrous_rates)}")
         if slots > 1 and memory == "statistics":
             raise ValueError(f"slots must be 1 with memory='statistics', which keeps two numbers a class, got {slots}")
         self.encoder, self.grid = build_encoder(encoder, output_stride=output_stride, weights=encoder_weights)
