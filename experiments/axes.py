@@ -25,12 +25,13 @@ RMI_AXES = {
 MEMORY_AXES = {
     "refinement": "refinement",
     "momentum_rule": "memory_momentum_rule",
+    "memory_momentum": "memory_momentum",
     "update_strategy": "update_strategy",
     "slots": "slots",
     "initialization": "initialization",
     "aggregation": "aggregation",
 }
-STATISTICS_AXES = ("refinement", "momentum_rule", "aggregation")
+STATISTICS_AXES = ("refinement", "momentum_rule", "memory_momentum", "aggregation")
 NETWORKS = {"none": "fcn", "ppm": "pspnet", "aspp": "deeplabv3", "ocr": "ocrnet", "upernet": "upernet"}
 MODEL_AXES = ("encoder", "output_stride", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")

@@ -10,6 +10,7 @@ from beyondpixel.experiments.training_cli import resolve_config
 OF_A_MEMORY = (
     "refinement",
     "momentum_rule",
+    "memory_momentum",
     "update_strategy",
     "slots",
     "initialization",
@@ -34,6 +35,7 @@ def test_features() -> None:
     assert {axis: found[axis] for axis in OF_A_MEMORY} == {
         "refinement": False,
         "momentum_rule": "poly",
+        "memory_momentum": 0.9,
         "update_strategy": "cosine",
         "slots": 2,
         "initialization": "mean",
@@ -47,7 +49,7 @@ def test_statistics() -> None:
     found = axes("MCIBIModule", memory="statistics", memory_momentum_rule="constant")
     assert (found["model"], found["memory"]) == ("mcibi++_deeplabv3", "statistics")
     applying = {axis for axis in OF_A_MEMORY if found[axis] is not None}
-    assert applying == {"refinement", "momentum_rule", "aggregation"}
+    assert applying == {"refinement", "momentum_rule", "memory_momentum", "aggregation"}
 
 
 @pytest.mark.parametrize(("context", "name"), [("none", "fcn"), ("ocr", "ocrnet"), ("upernet", "upernet")])
