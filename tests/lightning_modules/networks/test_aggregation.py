@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from beyondpixel.lightning_modules.networks import DatasetContext, SelfAttentionBlock, aggregate_representations
 
@@ -137,6 +138,31 @@ def test_attention_is_the_explicit_matrix(training: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, other)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements in the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_never_holds_the_matrix(dtype: torch.dtype) -> None:
+    """Neither forward nor backward makes a tensor that grows with the square of the positions."""
+    block = SelfAttentionBlock(8, attention_channels=8).to(dtype)
+    maps = torch.randn(1, 8, 40, 50, dtype=dtype, requires_grad=True)
+    with LargestTensor() as largest:
+        block(maps, maps).float().square().sum().backward()
+    assert 8 * 2000 <= largest.elements <= 4 * 8 * 2000  # the matrix would have 2000 * 2000
 
 
 def test_without_refinement_the_mix_itself_is_fused() -> None:
