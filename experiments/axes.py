@@ -19,6 +19,7 @@ RMI_AXES = {
     "pixel_weight": "pixel_weight",
     "pixel_loss": "pixel_loss",
     "covariance": "covariance",
+    "ridge": "ridge",
     "absent_classes": "absent_classes",
 }
 # of a memory of representations (MCIBI); a memory of statistics (MCIBI++) has some of them

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.experiments.errors import Stopped, UserError, as_user_error
+from beyondpixel.experiments.launch.options import add_launch, run_launch
 
 EPILOG = """\
 where to start:
   beyondpixel demo                                   train CE, BCE and RMI on generated scenes, draw a comparison
+  beyondpixel specs                                  the tables that can be launched, and what is published for them
   beyondpixel launch camvid_small --data.root DIR    train every row of a table of run specs
   beyondpixel compare outputs/camvid_small           mean and spread over seeds, difference to the baseline
   beyondpixel fit --model.loss=rmi --model.encoder=resnet18
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _dispatch(words)
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         sys.exit(130)
 
 
@@ -50,7 +52,8 @@ def _dispatch(words: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
-    _add_launch(commands)
+    _add_specs(commands)
+    add_launch(commands)
     _add_compare(commands)
     _add_demo(commands)
     _add_data(commands)
@@ -58,17 +61,11 @@ def _dispatch(words: list[str]) -> None:
     if rest and options.command != "launch":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "launch":
-        from beyondpixel.experiments.launch.local import launch
-        from beyondpixel.experiments.specs import parse_overrides
+        run_launch(options, rest)
+    elif options.command == "specs":
+        from beyondpixel.experiments.specs_command import show_specs
 
-        launch(
-            options.specs,
-            seeds=options.seeds,
-            output=options.output,
-            overrides=parse_overrides(rest),
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-        )
+        show_specs(options.specs)
     elif options.command == "compare":
         from beyondpixel.experiments.compare.command import compare
 
@@ -117,21 +114,14 @@ def _with_config_of_checkpoint(words: list[str]) -> list[str]:
     return [words[0], f"--config={config}", *words[1:]] if config.exists() else words
 
 
-def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_specs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "launch",
-        help="train and test run specs, one after the other, each with several seeds",
-        description="Train and test every row of the given run specs with every seed. Finished runs are kept and "
-        "skipped, unfinished ones resumed. Config keys can be overridden for all rows: --data.root DIR, "
-        "--trainer.max_steps 100, --model.lr 0.01.",
+        "specs",
+        help="list the tables and rows that can be launched",
+        description="Without a name: all tables that come with the package. With names: their rows, the axes in which "
+        "the rows differ, and the published scores.",
     )
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="a YAML file, a folder of them, or a table's name")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="K", help="seeds of each row (default: 1)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check the specs and show what would run")
-    parser.add_argument("--overwrite", action="store_true", help="replace finished runs")
+    parser.add_argument("specs", nargs="*", metavar="TABLE", help="a table, a row, a YAML file or a folder of them")
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

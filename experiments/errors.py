@@ -1,11 +1,26 @@
-"""What a user can mend: shown as one message, without a traceback."""
+"""What a user can mend, shown as one message without a traceback; and the stop that a user or a cluster asked for."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A mistake in a spec, a path or an option; its text says what was expected, what was got and the remedy."""
+
+
+class Stopped(BaseException):
+    """A run was asked to stop by a signal, and has done so between two steps, with a checkpoint.
+
+    It is no `Exception`, like `KeyboardInterrupt`: nothing went wrong.
+
+    Args:
+        signal: what asked.
+    """
+
+    def __init__(self, signal: signal.Signals) -> None:
+        super().__init__(signal.name)
+        self.signal = signal
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.environment import describe_environment, git_commit
+from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import new_wandb_id
 from beyondpixel.lightning_modules import SegmentationModule
@@ -57,6 +58,15 @@ class RunRecorder(Callback):
         self.config = config
         self.record = record
         self._written = 0.0
+        self._metrics_size: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much had been logged when a checkpoint was saved."""
+        return {"metrics_size": self.folder.metrics_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it until the training starts."""
+        self._metrics_size = state_dict["metrics_size"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say who is about to train."""
@@ -67,7 +77,9 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run logs again what came after its checkpoint."""
         if trainer.is_global_zero:
-            self.folder.drop_metrics_after(trainer.global_step)
+            size = self._metrics_size if trainer.global_step else 0
+            if size is not None:
+                self.folder.cut_metrics(size)
             max_steps = int(trainer.estimated_stepping_batches)
             self.folder.update_state(status="running", step=trainer.global_step, max_steps=max_steps, error=None)
 
@@ -80,7 +92,7 @@ class RunRecorder(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """An interrupted run can be resumed; a failed one says why."""
         if trainer.is_global_zero:
-            stopped = isinstance(exception, KeyboardInterrupt)
+            stopped = isinstance(exception, KeyboardInterrupt | Stopped | SystemExit)
             error = None if stopped else f"{type(exception).__name__}: {exception}"
             status = "interrupted" if stopped else "failed"
             self.folder.update_state(status=status, step=trainer.global_step, error=error)

@@ -11,6 +11,8 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         confusion.npz     test confusion matrix and class names
         checkpoints/      last.ckpt, best.ckpt
         pictures/         predictions on a fixed few images
+        log.txt           what a launched run said
+        lock              held while the run goes on, says who holds it
         wandb/            W&B's own files
 """
 
@@ -25,7 +27,7 @@ from typing import Any, Literal
 
 import yaml
 
-Status = Literal["new", "running", "interrupted", "failed", "trained", "done"]
+Status = Literal["new", "queued", "running", "interrupted", "failed", "trained", "done"]
 FINISHED: tuple[Status, ...] = ("trained", "done")
 
 
@@ -80,6 +82,16 @@ class RunFolder:
         return self.path / "confusion.npz"
 
     @property
+    def log_file(self) -> Path:
+        """What a launched run said."""
+        return self.path / "log.txt"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that the run belongs to."""
+        return self.path / "lock"
+
+    @property
     def last_checkpoint(self) -> Path:
         """The newest checkpoint; the papers evaluate this one."""
         return self.path / "checkpoints" / "last.ckpt"
@@ -113,7 +125,7 @@ class RunFolder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where the run is (state.json): `status`, `step`, `max_steps`, `error`."""
+        """Where the run is (state.json): `status`, `step`, `max_steps`, `error`, and `job` of a SLURM job."""
         return {"status": "new", **self._read("state.json")}
 
     def update_state(self, **changes: Any) -> None:
@@ -142,16 +154,33 @@ class RunFolder:
                 except json.JSONDecodeError:
                     return
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget what was logged after a checkpoint's step, because a resumed run will log it again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+    @property
+    def metrics_size(self) -> int:
+        """Bytes logged so far."""
+        return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+
+    def cut_metrics(self, size: int) -> None:
+        """Forget what was logged after a checkpoint, because a resumed run will log it again.
+
+        Args:
+            size: the bytes that were there when the checkpoint was saved.
+        """
+        if self.metrics_size > size:
+            os.truncate(self.metrics_file, size)
 
     def clear(self) -> None:
         """Remove what a run wrote, and only that: other files in the folder stay."""
-        for name in ("config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "confusion.npz"):
+        for name in (
+            "config.yaml",
+            "run.json",
+            "state.json",
+            "metrics.jsonl",
+            "summary.json",
+            "confusion.npz",
+            "log.txt",
+        ):
             (self.path / name).unlink(missing_ok=True)
-        for pattern in ("checkpoints/*.ckpt", "pictures/*.png"):
+        for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "pictures/*.png"):
             for file in self.path.glob(pattern):
                 file.unlink()
 

@@ -2,28 +2,45 @@
 
 A spec is a diff. `base` names fragments of `experiments/base/`, merged in order; `config` holds the keys of
 LightningCLI that this row changes; `reference` records a published number. Its name is its path: the spec
-`runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`.
+`runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A file with a `grid` is several rows
+(see `grids.py`), and one with `evaluate` trains nothing: it tests a finished row once more, with post-processing.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.grids import GridRow, grid_rows
+from beyondpixel.experiments.layers import Layer, Origin, close_to, keys_of, merge, shown
+from beyondpixel.experiments.spec_checks import mistakes_in
+from beyondpixel.experiments.spec_files import SpecError, SpecFile, read_value, read_yaml
+
+__all__ = ["BASE", "RUNS", "RowPlace", "Spec", "SpecError", "find_specs", "load_spec", "merge", "parse_overrides"]
 
 BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
-SPEC_KEYS = ("base", "config", "reference")
-REFERENCE_KEYS = ("metric", "value", "source")
-# a key that says which class or which loss the keys beside it belong to
-SELECTORS = ("class_path", "name")
+
+
+@dataclass(frozen=True, order=True)
+class RowPlace:
+    """Where a row is written.
+
+    Attributes:
+        file: the YAML file.
+        row: its name; that of the file, but in a grid, which holds several.
+    """
+
+    file: Path
+    row: str
+
+    @property
+    def name(self) -> str:
+        """`table/row`."""
+        return f"{self.file.parent.name}/{self.row}"
 
 
 @dataclass(frozen=True)
@@ -32,10 +49,14 @@ class Spec:
 
     Attributes:
         table: the folder's name.
-        row: the file's name without `.yaml`.
+        row: the file's name without `.yaml`, or a name that its grid makes.
         file: where it was read.
-        config: the resolved LightningCLI config, without a seed.
-        reference: `metric`, `value`, `source` of a published number; empty where there is none.
+        config: the resolved LightningCLI config, without a seed; of a row that only evaluates, the trained row's.
+        reference: `metric`, `value`, `source`, `per_class`, `inference_seconds` of a published number; empty where
+            there is none.
+        evaluate: `run`, the `table/row` whose finished checkpoint this row tests, and how: `postprocess` (`crf:5`),
+            `tta`, `window`, `overlap`, as for `beyondpixel test`; None for a row that trains.
+        origin: where each key of `config` was given.
     """
 
     table: str
@@ -43,6 +64,8 @@ class Spec:
     file: Path
     config: dict[str, Any]
     reference: dict[str, Any]
+    evaluate: dict[str, Any] | None
+    origin: Origin
 
     @property
     def name(self) -> str:
@@ -50,91 +73,75 @@ class Spec:
         return f"{self.table}/{self.row}"
 
 
-def find_specs(places: Sequence[str | Path]) -> list[Path]:
-    """The spec files that the given files, folders or names stand for.
+def find_specs(places: Sequence[str | Path]) -> list[RowPlace]:
+    """The rows that the given files, folders or names stand for.
 
     Args:
-        places: YAML files, folders with YAML files, or names such as `camvid_small` and `camvid_small/rmi`,
-            looked up among the specs that come with the package.
+        places: YAML files, folders with YAML files, rows of a grid in a folder (`FOLDER/ROW`), or names such as
+            `camvid_small` and `camvid_small/rmi`, looked up among the specs that come with the package.
 
     Raises:
-        UserError: if a place does not exist or holds no spec.
+        UserError: if a place does not exist or holds no spec, or if two files in a folder give rows of one name.
 
     Example:
-        >>> [file.stem for file in find_specs(["demo"])]
+        >>> [place.row for place in find_specs(["demo"])]
         ['bce', 'ce', 'rmi']
+        >>> [place.name for place in find_specs(["rmi_table3a/avg_df2"])]
+        ['rmi_table3a/avg_df2']
     """
-    files: list[Path] = []
+    found: list[RowPlace] = []
     for place in places:
-        candidates = [Path(place), RUNS / place, RUNS / f"{place}.yaml"]
-        found = next((path for path in candidates if path.exists()), None)
-        if found is None:
-            known = sorted({p.parent.name for p in RUNS.rglob("*.yaml")} | {_name(p) for p in RUNS.rglob("*.yaml")})
-            close = difflib.get_close_matches(str(place), known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"tables that come with it: {', '.join(known)}"
+        here = next(filter(None, (_rows_at(path) for path in (Path(place), RUNS / place))), None)
+        if here is None and Path(place).is_dir():
+            raise UserError(f"no run spec in {place}: expected files that end in .yaml")
+        if here is None:
+            rows = [row for file in RUNS.rglob("*.yaml") for row in _rows_in(file)]
+            tables = sorted({row.file.parent.name for row in rows})
+            hint = close_to(
+                place,
+                [*tables, *(row.name for row in rows)],
+                otherwise=f"tables that come with it: {', '.join(tables)}",
+            )
             raise UserError(f"no run spec or folder named {place}; {hint}")
-        here = sorted(found.rglob("*.yaml")) if found.is_dir() else [found]
-        if not here:
-            raise UserError(f"no run spec in {found}: expected files that end in .yaml")
-        files.extend(file for file in here if file not in files)
-    return files
+        found.extend(row for row in here if row not in found)
+    _check_names(found)
+    return found
 
 
-def load_spec(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
-    """Read a spec and resolve it.
+def load_spec(place: RowPlace | str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """Read a row and resolve it.
 
     Args:
-        file: the YAML file.
+        place: what `find_specs` gave, or the YAML file of a single row.
         overrides: dotted LightningCLI keys to values, e.g. `{"data.root": "/data/CamVid"}`; they win.
 
     Raises:
-        UserError: naming the file, if it is no YAML, holds an unknown key or names a fragment that is not there.
+        SpecError: naming file and line of all that is wrong: no YAML, an unknown key, a fragment that is not there, ...
 
     Example:
         >>> spec = load_spec(RUNS / "demo" / "rmi.yaml", {"trainer.max_steps": 5})
         >>> spec.name, spec.config["model"]["init_args"]["loss"]["name"], spec.config["trainer"]["max_steps"]
         ('demo/rmi', 'rmi', 5)
     """
-    file = Path(file).resolve()
-    content = _read(file)
-    _check_keys(content, SPEC_KEYS, f"{file}")
-    reference = content.get("reference") or {}
-    _check_keys(reference, REFERENCE_KEYS, f"{file}: reference")
-    config: dict[str, Any] = {}
-    for name in content.get("base") or []:
-        fragment = BASE / f"{name}.yaml"
-        if not fragment.exists():
-            known = sorted(str(p.relative_to(BASE).with_suffix("")) for p in BASE.rglob("*.yaml"))
-            raise UserError(f"{file}: base names the fragment {name!r}, but there are only: {', '.join(known)}")
-        config = merge(config, _read(fragment))
-    config = merge(config, content.get("config") or {})
-    for key, value in (overrides or {}).items():
-        config = merge(config, _nested(key, value))
-    for part in ("model", "data"):
-        if "class_path" not in config.get(part, {}):
-            raise UserError(f"{file}: no {part}.class_path; add it or a base fragment that has it")
-    return Spec(table=file.parent.name, row=file.stem, file=file, config=config, reference=reference)
-
-
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` with `change` laid over it: mappings merge, everything else is replaced.
-
-    Where a mapping's `class_path` or `name` changes, the keys beside it belong to another class and go.
-
-    Example:
-        >>> merge({"loss": {"name": "rmi", "region_size": 3}, "lr": 0.1}, {"loss": {"name": "bce"}})
-        {'loss': {'name': 'bce'}, 'lr': 0.1}
-        >>> merge({"loss": {"name": "rmi", "region_size": 3}}, {"loss": {"pooling": "max"}})
-        {'loss': {'name': 'rmi', 'region_size': 3, 'pooling': 'max'}}
-    """
-    if any(key in base and key in change and base[key] != change[key] for key in SELECTORS):
-        return copy.deepcopy(dict(change))
-    merged = copy.deepcopy(dict(base))
-    for key, value in change.items():
-        old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
-    return merged
+    if not isinstance(place, RowPlace):
+        place = RowPlace(Path(place).resolve(), Path(place).stem)
+    source = read_yaml(place.file)
+    mistakes = mistakes_in(source)
+    if mistakes:
+        raise SpecError(mistakes)
+    reference = _reference_of(source, place.row)
+    evaluate = source.content.get("evaluate")
+    if evaluate is None:
+        origin = _origin(source, place.row, overrides or {})
+    else:
+        trained = load_spec(_trained_row(source), overrides)
+        if trained.evaluate is not None:
+            where = source.place_of("evaluate", "run")
+            raise SpecError(
+                [f"{where}: evaluate.run: {trained.name} trains nothing itself; name the row that it tests"]
+            )
+        origin = trained.origin
+    return Spec(place.file.parent.name, place.row, place.file, origin.config(), reference, evaluate, origin)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -158,35 +165,103 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{word} has no value: expected {word} VALUE")
             value = rest.pop(0)
-        overrides[key] = yaml.safe_load(value)
+        overrides[key] = read_value(value)
     return overrides
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """`data.root` → {data: {init_args: {root: value}}}, the way LightningCLI reads it on the command line."""
-    parts = key.split(".")
-    if parts[0] in ("data", "model") and parts[1] not in ("class_path", "init_args"):
-        parts.insert(1, "init_args")
-    for part in reversed(parts):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
+def _rows_at(path: Path) -> list[RowPlace]:
+    if path.is_dir():
+        return [row for file in sorted(path.rglob("*.yaml")) for row in _rows_in(file.absolute())]
+    if path.is_file():
+        return _rows_in(path.absolute())
+    if len(path.parts) == 1 or not path.parent.is_dir():  # a table's name is no row of the working directory
+        return []
+    return [
+        row for file in sorted(path.parent.glob("*.yaml")) for row in _rows_in(file.absolute()) if row.row == path.name
+    ]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _rows_in(file: Path) -> list[RowPlace]:
+    """The rows that a file holds; what is wrong in it is told when one of them is loaded."""
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no valid YAML: {error}") from error
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{file}: expected a mapping at its top, got {type(content).__name__}")
-    return content or {}
+        source = read_yaml(file)
+        names = [row.name for row in grid_rows(source)] if "grid" in source.content else [file.stem]
+    except SpecError:
+        names = [file.stem]
+    return [RowPlace(file, name) for name in names]
 
 
-def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = [key for key in content if key not in known]
-    if unknown:
-        raise UserError(f"{where}: unknown key {', '.join(map(str, unknown))}; valid keys are {', '.join(known)}")
+def _check_names(rows: Sequence[RowPlace]) -> None:
+    files: dict[tuple[Path, str], Path] = {}
+    for place in rows:
+        other = files.setdefault((place.file.parent, place.row), place.file)
+        if other != place.file:
+            raise UserError(f"{shown(other)} and {shown(place.file)} both have a row {place.row}; rename one of them")
 
 
-def _name(file: Path) -> str:
-    return str(file.relative_to(RUNS).with_suffix(""))
+def _origin(source: SpecFile, row: str, overrides: Mapping[str, Any]) -> Origin:
+    point = _point(source, row)
+    base = [(name, source.place_of("base", str(index))) for index, name in enumerate(source.content.get("base") or [])]
+    layers = [*_fragments([*base, *point.base]), source.layer("config"), *point.layers]
+    layers += [Layer.at(f"--{key}", keys_of(key), value) for key, value in overrides.items()]
+    origin = Origin(source.file, tuple(layers))
+    config = origin.config()
+    mistakes = [
+        f"{origin.place_of((part,))}: no {part}.class_path; add it or a base fragment that has it"
+        for part in ("model", "data")
+        if not isinstance(config.get(part), dict) or "class_path" not in config[part]
+    ]
+    if mistakes:
+        raise SpecError(mistakes)
+    return origin
+
+
+def _point(source: SpecFile, row: str) -> GridRow:
+    if "grid" not in source.content:
+        return GridRow(row, (), ())
+    rows = {point.name: point for point in grid_rows(source)}
+    if row not in rows:
+        names = ", ".join(rows)
+        raise SpecError(
+            [f"{source.place_of('grid')}: this is a grid, and {row} is none of its rows, which are {names}"]
+        )
+    return rows[row]
+
+
+def _fragments(names: Sequence[tuple[str, str]]) -> list[Layer]:
+    layers: list[Layer] = []
+    mistakes: list[str] = []
+    for name, place in names:
+        file = BASE / f"{name}.yaml"
+        if not file.is_file():
+            known = sorted(p.relative_to(BASE).with_suffix("").as_posix() for p in BASE.rglob("*.yaml"))
+            hint = close_to(name, known, otherwise=f"there are {', '.join(known)}")
+            mistakes.append(f"{place}: base: no fragment {name!r}; {hint}")
+            continue
+        try:
+            layers.append(read_yaml(file).layer())
+        except SpecError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise SpecError(mistakes)
+    return layers
+
+
+def _trained_row(source: SpecFile) -> RowPlace:
+    """The row that `evaluate.run` names: in a table beside this one, or among those that come with the package."""
+    name = source.content["evaluate"]["run"]
+    tables = source.file.parent.parent
+    rows = [row for row in (_rows_at(tables / name) or _rows_at(RUNS / name)) if row.name == name]
+    if len(rows) != 1:
+        near = [row.name for file in sorted(source.file.parent.glob("*.yaml")) for row in _rows_in(file)]
+        hint = close_to(name, near, otherwise="expected TABLE/ROW of a run spec")
+        raise SpecError([f"{source.place_of('evaluate', 'run')}: evaluate.run: there is no row {name}; {hint}"])
+    return rows[0]
+
+
+def _reference_of(source: SpecFile, row: str) -> dict[str, Any]:
+    """The published number of a row; in a grid, `value` may hold those of several rows."""
+    reference = dict(source.content.get("reference") or {})
+    if isinstance(reference.get("value"), dict):
+        return {**reference, "value": reference["value"][row]} if row in reference["value"] else {}
+    return reference

@@ -17,6 +17,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from beyondpixel.experiments.run_folder import RunFolder
 
 PROJECT = "beyondpixel"
+# axes whose values are tags as well, to filter runs with one click
+TAGGED_AXES = ("loss", "model", "memory", "dataset")
 
 
 class RunFolderLogger(Logger):
@@ -118,7 +120,8 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     Args:
         folder: the run's folder; W&B's files go below it.
         config: the resolved config.
-        record: the run's record: `name`, `table`, `row`, `seed`, `axes`, `git_commit`, `environment`, `wandb_id`.
+        record: the run's record: `name`, `table`, `row`, `seed`, `axes`, `reference`, `git_commit`, `environment`,
+            `wandb_id`.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         return None
@@ -131,19 +134,23 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
         upload = f"wandb sync {folder.path}/wandb/offline-*"
         rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
     seed = record["seed"]
+    axes = {name: value for name, value in record["axes"].items() if value is not None}
     folder.path.mkdir(parents=True, exist_ok=True)
     return WandbLogger(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=project_name(),
         name=f"{record['name']}/seed{seed}",
         group=record["name"],
         job_type="train",
-        tags=[record["table"], record["axes"]["loss"], record["axes"]["dataset"]],
+        tags=[record["table"], *(str(axes[name]) for name in TAGGED_AXES if name in axes)],
         id=record["wandb_id"],
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
         settings=wandb.Settings(console="off"),
         config={
             **record["axes"],
+            "table": record["table"],
+            "row": record["row"],
+            "reference": record.get("reference") or None,
             "git_commit": record["git_commit"],
             "environment": record["environment"],
             "config": config,
@@ -151,6 +158,14 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     )
 
 
+def project_name() -> str:
+    """W&B's project: `WANDB_PROJECT`, or this package's name."""
+    return os.environ.get("WANDB_PROJECT", PROJECT)
+
+
 def new_wandb_id() -> str:
-    """An id for a run that starts from nothing; a resumed run keeps the one in its record."""
-    return secrets.token_hex(4)
+    """An id for a run that starts from nothing; a resumed run keeps the one in its record.
+
+    The agent of a W&B sweep has chosen it already, and knows the run by it.
+    """
+    return os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)

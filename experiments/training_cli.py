@@ -16,22 +16,30 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import CheckpointIO
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
+from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
+from beyondpixel.experiments.config_mistakes import mistakes_in_config, mistakes_in_model
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.last_checkpoint import LastCheckpoint
+from beyondpixel.experiments.layers import Origin
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.spec_files import SpecError
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
+from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
-from beyondpixel.losses import build_loss
 
 DEFAULT_SEED = 1
 DEFAULT_FOLDER = "outputs/fit"
 # keys of `trainer.fit` and of the command line that are no part of what a run is
 NOT_CONFIG = ("config", "ckpt_path", "weights_only", "overwrite")
+# what the parser raises for a mistake in a config
+PARSER_ERRORS = (ArgumentError, ValueError, TypeError)
 
 
 @functools.cache
@@ -39,6 +47,8 @@ def quieten_lightning() -> None:
     """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda line: "Tip:" not in str(line.msg))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # on a node of a cluster, where a run need not be a job
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # it suspects a mistake when arguments are handed over while the process has its own
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # an evaluation has no use for the callbacks of the training
@@ -115,7 +125,7 @@ class SegmentationCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except (ValueError, OSError) as error:  # FileNotFoundError and ConnectionError are OSErrors
-                raise UserError(str(_own_error(error) or error)) from error
+                raise UserError(str(own_error(error) or error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to the run folder and to W&B, and keeps `last` and `best` checkpoints."""
@@ -130,14 +140,17 @@ class SegmentationCLI(LightningCLI):
             if loggers in (None, True):
                 run_folder_logger: Logger = RunFolderLogger(self.folder)
                 loggers = [run_folder_logger, *filter(None, [wandb_logger(self.folder, config, record)])]
-            callbacks += run_callbacks(self.folder)
+            callbacks += run_callbacks(self.folder, config["seed_everything"])
             callbacks.append(RunRecorder(self.folder, config, record))
         else:  # an evaluation prints its scores; the run folder keeps those of its own test
             kwargs["enable_checkpointing"] = False
             loggers = loggers if loggers not in (None, True) else False
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
-        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
+        plugins = list(given["plugins"] or [])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs)
 
     def after_fit(self) -> None:
         """Say where everything is."""
@@ -146,20 +159,13 @@ class SegmentationCLI(LightningCLI):
         )
 
 
-def run_callbacks(folder: RunFolder) -> list[Callback]:
+def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
-    checkpoints = folder.path / "checkpoints"
     return [
+        LastCheckpoint(folder.last_checkpoint),  # first, so that the batch it stops before leaves no trace
+        StepSeeds(seed),
         ModelCheckpoint(
-            checkpoints,
-            "last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,  # also where validation is rare or there is none
-            save_on_exception=True,
-            enable_version_counter=False,
-        ),
-        ModelCheckpoint(
-            checkpoints,
+            folder.last_checkpoint.parent,
             "best",
             monitor="val/mIoU",
             mode="max",
@@ -173,33 +179,41 @@ def run_callbacks(folder: RunFolder) -> list[Callback]:
     ]
 
 
-def resolve_config(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+def resolve_config(config: dict[str, Any], source: str | Path | Origin) -> dict[str, Any]:
     """A config with every default filled in, checked without building anything.
 
     Args:
         config: LightningCLI's keys.
-        source: what to name in an error, normally the spec's file.
+        source: where the keys were given, or what to name in an error.
 
     Raises:
-        UserError: for an unknown key, class or loss, or a value of the wrong type.
+        SpecError: naming every unknown key, class or loss, and every value of the wrong type, and where it was given.
 
     Example:
         >>> config = resolve_config({"model": {"class_path": "DeepLabModule"}, "seed_everything": 3}, "an example")
         >>> config["data"]["class_path"], config["seed_everything"]
         ('beyondpixel.datamodules.ShapesDataModule', 3)
     """
+    origin = source if isinstance(source, Origin) else Origin(Path(source))
+    mistakes = mistakes_in_model(config.get("model"))
     try:
-        resolved = _ParseOnly(args=config, run=False).resolved_config()
-        loss = resolved["model"]["init_args"].get("loss")
-        if isinstance(loss, str | dict):
-            settings = {"name": loss} if isinstance(loss, str) else loss
-            build_loss(**{"num_classes": 2, **settings})
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: {error}") from error
+        resolved = _resolve(config)
+    except PARSER_ERRORS as error:
+        mistakes += mistakes_in_config(config, _resolve, PARSER_ERRORS)
+        if not mistakes:  # no key is wrong by itself
+            raise SpecError([f"{origin}: {error}"]) from error
+    if mistakes:
+        raise SpecError([f"{origin.place_of(keys)}: {'.'.join(keys)}: {text}" for keys, text in mistakes])
     return resolved
 
 
-def _own_error(error: BaseException | None) -> BaseException | None:
+def _resolve(config: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config.get("trainer", {}), dict):  # the parser takes anything
+        raise TypeError(f"trainer: expected keys and values, got {config['trainer']!r}")
+    return _ParseOnly(args=config, run=False).resolved_config()
+
+
+def own_error(error: BaseException | None) -> BaseException | None:
     """What a class of ours said, out of the parser's report on everything that it tried."""
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))

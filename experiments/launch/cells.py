@@ -1,4 +1,4 @@
-"""From specs and seeds to cells, each with its folder and its resolved config, all checked before any starts."""
+"""From specs and seeds to cells, each with its folder and its resolved config."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.rebuilding import build_data
 from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.specs import Spec, find_specs, load_spec
+from beyondpixel.experiments.specs import Spec, SpecError, find_specs, load_spec
 from beyondpixel.experiments.training_cli import resolve_config
 
 
@@ -49,7 +47,12 @@ class Cell:
 
 
 def expand(
-    places: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
+    places: Sequence[str | Path],
+    *,
+    seeds: Sequence[int],
+    output: Path,
+    overrides: Mapping[str, Any],
+    mistakes: list[str],
 ) -> list[Cell]:
     """Every cell of the given specs, row by row.
 
@@ -58,40 +61,18 @@ def expand(
         seeds: of each row.
         output: the folder that holds the tables' folders.
         overrides: dotted config keys that win over every spec.
-
-    Raises:
-        UserError: listing every spec that is wrong, so that nothing starts before all are right.
+        mistakes: takes what is wrong with a spec, so that all mistakes can be told at once.
     """
     cells: list[Cell] = []
-    mistakes: list[str] = []
-    looked_for: list[Any] = []
-    for file in find_specs(places):
+    for place in find_specs(places):
         try:
-            spec = load_spec(file, overrides)
-            resolved = resolve_config(spec.config, file)
-            for seed in seeds:
-                folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
-                trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
-                cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
-            if resolved["data"] not in looked_for:
-                looked_for.append(resolved["data"])
-                find_data(resolved, file)
-        except UserError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise UserError("nothing was started:\n" + "\n".join(mistakes))
+            spec = load_spec(place, overrides)
+            resolved = resolve_config(spec.config, spec.origin)
+        except SpecError as error:
+            mistakes += error.mistakes
+            continue
+        for seed in dict.fromkeys(seeds):
+            folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
+            trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
+            cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
     return cells
-
-
-def find_data(config: Mapping[str, Any], source: Path) -> None:
-    """Look for the data that a config names, without reading images.
-
-    Raises:
-        UserError: naming the spec, if something is missing.
-    """
-    try:
-        data = build_data(config)
-        for stage in ("fit", "test"):
-            data.setup(stage)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error

@@ -1,101 +1,193 @@
-"""Run cells on this machine, one after the other, each in a process of its own."""
+"""Run cells on this machine, each in a process of its own: one a GPU, or several on the CPU."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.cells import Cell, expand
-from beyondpixel.experiments.run_folder import FINISHED
-from beyondpixel.experiments.starting import checkpoint_to_resume, differences, start_over
+from beyondpixel.experiments.launch.cell import HELD, STOPPED
+from beyondpixel.experiments.launch.cells import Cell
+from beyondpixel.experiments.launch.lock import HeldError, RunLock
+from beyondpixel.experiments.launch.view import Outcome, View
+from beyondpixel.experiments.starting import start_over
+
+SECONDS_BETWEEN_LOOKS = 0.5
+COMMAND = (sys.executable, "-m", "beyondpixel.experiments.launch.cell")
 
 
-def launch(
-    places: Sequence[str | Path],
-    *,
-    seeds: Sequence[int],
-    output: Path,
-    overrides: Mapping[str, Any],
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> list[Cell]:
-    """Train and test every cell that is not done yet.
+@dataclass(frozen=True)
+class Slot:
+    """A place where one cell runs at a time.
+
+    Attributes:
+        devices: the GPUs it may see, as for CUDA_VISIBLE_DEVICES; empty on a machine without.
+        threads: CPU threads; None leaves that to torch.
+    """
+
+    devices: tuple[str, ...] = ()
+    threads: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        """This process's, for a cell in this slot."""
+        environment = dict(os.environ)
+        if self.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+        if self.threads is not None:
+            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        return environment
+
+
+def make_slots(jobs: int | None = None, gpus: int = 1, *, devices: Sequence[str] | None = None) -> list[Slot]:
+    """The places for cells on this machine.
 
     Args:
-        places: spec files, folders or names of tables.
-        seeds: of each row.
-        output: the folder that holds the tables' folders.
-        overrides: dotted config keys that win over every spec.
-        overwrite: replace finished runs instead of keeping them.
-        dry_run: check everything and show what would run.
-
-    Returns:
-        All cells, done ones included.
+        jobs: how many cells at a time; None is one for each group of GPUs, and one on a machine without GPUs.
+        gpus: GPUs of one cell.
+        devices: this machine's GPUs, as for CUDA_VISIBLE_DEVICES; None finds out.
 
     Raises:
-        UserError: if a spec is wrong, if a finished run was made with another config, or, after all others have
-            run, if a cell failed.
+        UserError: if a cell is to have more GPUs than there are.
+
+    Example:
+        >>> [slot.devices for slot in make_slots(gpus=2, devices=["0", "1", "2", "3"])]
+        [('0', '1'), ('2', '3')]
+        >>> make_slots(jobs=2, devices=[])[0].devices
+        ()
     """
-    console = Console()
-    with console.status("Checking the specs ..."):
-        cells = expand(places, seeds=seeds, output=output, overrides=overrides)
-    waiting = [cell for cell in cells if overwrite or not _is_done(cell)]
-    unfinished = [] if overwrite else [cell for cell in cells if cell.folder.state["status"] not in FINISHED]
-    resume = {cell.name: checkpoint_to_resume(cell.folder, cell.config) for cell in unfinished}
-    console.print(_overview(cells, waiting, resume))
-    if dry_run:
-        return cells
-    failed = []
-    for number, cell in enumerate(waiting, start=1):
-        console.rule(f"[bold]{number}/{len(waiting)}[/bold] {cell.name} → {cell.folder.path}", align="left")
+    found = list(_visible_devices() if devices is None else devices)
+    if not found:
+        if gpus > 1:
+            raise UserError(f"--gpus {gpus}: this machine has no GPU; leave --gpus away to run on the CPU")
+        number = jobs or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        return [Slot(threads=max(1, cores // number) if number > 1 else None) for _ in range(number)]
+    size = max(1, gpus)
+    if size > len(found):
+        raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give {len(found)} or fewer")
+    groups = [tuple(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
+    # more jobs than groups share GPUs, which pays for small models
+    return [Slot(groups[index % len(groups)]) for index in range(jobs or len(groups))]
+
+
+def run_locally(cells: Sequence[Cell], slots: Sequence[Slot], view: View, *, overwrite: bool = False) -> None:
+    """Train and test cells, as many at a time as there are slots.
+
+    The cells' processes are in sessions of their own: Ctrl-C reaches this process alone, which asks each of them to
+    save and stop. They go on if this process is killed; the next launch finds them by their locks.
+
+    Args:
+        cells: what to run.
+        slots: from `make_slots`.
+        view: is told what happens, and shows it.
+        overwrite: remove what an earlier run left, right before the new one starts.
+
+    Raises:
+        KeyboardInterrupt: when Ctrl-C has been pressed (or SIGTERM has come) and all cells have stopped.
+    """
+    waiting = deque(cells)
+    free = list(reversed(slots))
+    running: list[_Running] = []
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is to do what Ctrl-C does
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell = waiting.popleft()
+                try:
+                    running.append(_start(cell, free[-1], view, overwrite=overwrite))
+                    free.pop()
+                except HeldError as error:  # another launcher was quicker
+                    view.ended(cell, "elsewhere", str(error))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                free.append(one.slot)
+                view.ended(one.cell, *_outcome(one))
+            view.refresh()
+    except KeyboardInterrupt:
+        _stop(running, view)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    slot: Slot
+    process: subprocess.Popen[bytes]
+
+
+def _start(cell: Cell, slot: Slot, view: View, *, overwrite: bool) -> _Running:
+    with RunLock(cell.folder.lock_file):
         if overwrite:
             start_over(cell.folder)
         cell.prepare()
-        if _run(cell) != 0:
-            failed.append(cell)
-            console.print(f"[red]{cell.name} failed[/red]: {cell.folder.state.get('error') or 'see above'}")
-    if failed:
-        names = ", ".join(cell.name for cell in failed)
-        raise UserError(f"{len(failed)} of {len(waiting)} runs failed: {names}; launch again to retry them")
-    return cells
-
-
-def _is_done(cell: Cell) -> bool:
-    if cell.folder.state["status"] != "done":
-        return False
-    changed = differences(cell.folder.config, cell.config)
-    if changed:
-        raise UserError(
-            f"{cell.folder.path} holds a finished run of another config ({'; '.join(changed[:5])}), which is kept; "
-            "add --overwrite to replace it, or choose another --output"
+    with cell.folder.log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [*COMMAND, str(cell.folder.path)],
+            env=slot.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    return True
+    view.started(cell, f"process {process.pid}")
+    return _Running(cell, slot, process)
 
 
-def _run(cell: Cell) -> int:
-    command = [sys.executable, "-m", "beyondpixel.experiments.launch.cell", str(cell.folder.path)]
-    process = subprocess.Popen(command)
+def _outcome(one: _Running) -> tuple[Outcome, str]:
+    code, folder = one.process.returncode, one.cell.folder
+    state = folder.state
+    if code == 0:
+        return "done", ""
+    if code == HELD:
+        return "elsewhere", "another process has it"
+    if code == STOPPED:
+        return "stopped", ""
+    if code < 0:  # killed: it is no failure of the run, and the next launch resumes it
+        name = signal.Signals(-code).name
+        note = f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        folder.update_state(status="interrupted", error=note)
+        return "stopped", note
+    if state["status"] != "failed":  # it ended before it could say why
+        folder.update_state(status="failed", error=f"ended with code {code}: {_last_line(folder.log_file)}")
+    return "failed", folder.state.get("error") or ""
+
+
+def _stop(running: Sequence[_Running], view: View) -> None:
+    """Ask every cell to save and stop, and wait for it; a second Ctrl-C ends them at once."""
+    view.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
+    for one in running:
+        one.process.send_signal(signal.SIGINT)
     try:
-        return process.wait()
+        for one in running:
+            one.process.wait()
+            view.ended(one.cell, *_outcome(one))
     except KeyboardInterrupt:
-        # Ctrl-C reaches the run as well; it saves a checkpoint before it ends
-        process.wait()
+        for one in running:
+            if one.process.poll() is None:
+                os.killpg(one.process.pid, signal.SIGKILL)
         raise
 
 
-def _overview(cells: Sequence[Cell], waiting: Sequence[Cell], resume: Mapping[str, Path | None]) -> Table:
-    table = Table("run", "seed", "state", "folder", title=f"{len(waiting)} of {len(cells)} runs to do")
-    for cell in cells:
-        state = "done, kept"
-        if cell in waiting:
-            step = cell.folder.state.get("step", 0)
-            state = f"resumes at step {step}" if resume.get(cell.name) else "starts"
-        table.add_row(cell.spec.name, str(cell.seed), state, str(cell.folder.path))
-    return table
+def _last_line(file: Path) -> str:
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _visible_devices() -> list[str]:
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if chosen is not None:
+        return [device.strip() for device in chosen.split(",") if device.strip()][:count]
+    return [str(index) for index in range(count)]

@@ -61,7 +61,7 @@ class BilinearCells:
             (H, W) float64.
         """
         flat = index.flatten()
-        values, *others = (table.index_select(0, flat).view_as(index) for table in coefficients)
+        values, *others = [table.index_select(0, flat).view_as(index) for table in coefficients.unbind()]
         for other, factor in zip(others, (self.right, self.down, self._down_right), strict=True):
             values.addcmul_(other, factor)
         return values

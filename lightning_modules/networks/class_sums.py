@@ -60,7 +60,7 @@ def class_sums(
             None: one slot, all weights 1.
 
     Returns:
-        Sums over the batch. On a CPU they are the same bits however the images are shared out among calls and added.
+        Sums over the batch, of this process.
 
     Example:
         >>> sums = class_sums(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 1, 255]]]), 2, ignore_index=255)

@@ -119,7 +119,7 @@ class FeatureMemory(nn.Module):
         """Move the memory towards the features of a batch; see the class for the equation.
 
         Args:
-            features: (N, C, h, w) at the network's stride, any floating-point type, memory format and range.
+            features: (N, C, h, w) at the network's stride, any floating-point type and memory format.
             target: (N, H, W) integer labels, at full size.
             momentum: m in [0, 1], the weight of the batch; MCIBI anneals it polynomially from 0.9.
             strategy: "cosine" or "mean"; "mean" only with one slot.
@@ -149,7 +149,7 @@ class FeatureMemory(nn.Module):
         initial = means[:, 0]
         if self.initialization == "random_pixel" and bool(filled.any()):
             draws = self._draws.to(filled.device).masked_fill(~filled, -1).amax(dim=1)
-            initial = random_pixel_features(features, target, draws, ignore_index=ignore_index)
+            initial = random_pixel_features(features, target, draws)
         moved = (1 - momentum) * self.memory.double() + momentum * means
         memory = torch.where((present & ~filling[:, None])[..., None], moved.float(), self.memory)
         memory = torch.where(filled[..., None], initial[:, None].float(), memory)

@@ -15,10 +15,12 @@ class Truth(ABC):
     Attributes:
         shape: (N, H, W).
         valid: (N, H, W) bool, False where the pixel is void; None where the target cannot hold void pixels.
+        may_have_void: False where it is known, without waiting for a device, that no pixel is void.
     """
 
     shape: tuple[int, int, int]
     valid: Tensor | None
+    may_have_void: bool
 
     @abstractmethod
     def replace(
@@ -70,6 +72,7 @@ class LabelTruth(Truth):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.valid = target != ignore_index
+        self.may_have_void = target.device.type != "cpu" or not bool(self.valid.all())
         # smaller, and read more than once
         self.labels = target.to(torch.int16).masked_fill(~self.valid, -1).contiguous()
         self._extremes = torch.stack(torch.where(self.valid, target, 0).aminmax()) if target.numel() > 0 else None
@@ -109,6 +112,7 @@ class MultiHotTruth(Truth):
     """
 
     valid = None
+    may_have_void = False
 
     def __init__(self, target: Tensor) -> None:
         self.shape = (target.shape[0], target.shape[2], target.shape[3])

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from typing_extensions import override
 
 from beyondpixel.losses.functional._validation import Truth
 from beyondpixel.losses.functional.chunks import chunks
+from beyondpixel.losses.functional.large_pages import empty_gradient
 from beyondpixel.losses.functional.rmi.pooling import AverageWindows, Windows
+from beyondpixel.losses.functional.scratch import Scratch
+
+# numbers between ½ and 1 whose product is still far from the smallest float32
+_FACTORS = 64
 
 
 class MapPass(torch.autograd.Function):
@@ -34,14 +38,25 @@ class MapPass(torch.autograd.Function):
         if windows is not None:
             size = windows.size(*scores.shape[2:])
             pooled = torch.empty(*scores.shape[:2], *size, dtype=_dtype(scores), device=scores.device)
+        scratch = Scratch(scores.device)
         for band in _bands(scores, windows):
             maps = band.read(scores)
-            if windows is not None and pooled is not None:
-                probs = band.pad(maps.sigmoid() if with_logits else maps, truth, windows)
-                pooled[band.images, :, band.window_rows], chosen = windows.reduce(probs)
-                all_chosen.append(chosen)
+            padded, probs = (windows or AverageWindows(1)).frame(maps, band.top(windows), scratch)
+            if with_logits:
+                torch.sigmoid(maps, out=probs)
+            else:
+                probs.copy_(maps)
             if pixel:
-                total += _cross_entropy_sum(maps, truth, band, with_logits)
+                total += _cross_entropy_sum(maps, probs, truth, band, with_logits=with_logits, scratch=scratch)
+            if windows is not None and pooled is not None:
+                valid = band.valid(truth, probs.dtype)
+                if valid is not None:
+                    probs *= valid
+                height, width = (band.window_rows.stop - band.window_rows.start), pooled.shape[3]
+                padded = padded[:, :, : height * windows.factor, : width * windows.factor]
+                reduced, chosen = windows.reduce(padded, band.top(windows), scratch)
+                pooled[band.images, :, band.window_rows] = reduced
+                all_chosen.append(chosen)
         ctx.save_for_backward(scores, *all_chosen)
         ctx.truth, ctx.with_logits, ctx.pixel, ctx.windows = truth, with_logits, pixel, windows
         return total, pooled
@@ -52,26 +67,41 @@ class MapPass(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, grad_pooled: Tensor | None) -> tuple[Tensor | None, ...]:
         scores, *all_chosen = ctx.saved_tensors
         truth: Truth = ctx.truth
+        windows: Windows | None = ctx.windows if grad_pooled is not None else None
         chosen = iter(all_chosen)
-        grad = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+        grad = empty_gradient(scores)
+        scratch = Scratch(scores.device)
         with torch.autocast(scores.device.type, enabled=False):
             for band in _bands(scores, ctx.windows):
                 maps = band.read(scores)
-                probs = maps.sigmoid_() if ctx.with_logits else maps
-                slope = (1 - probs).mul_(probs)
-                region = slope if ctx.with_logits else torch.ones_like(slope)
-                if ctx.windows is not None and grad_pooled is not None:
-                    band.scale(region, grad_pooled, ctx.windows, next(chosen))
+                probs = scratch.like("probs", maps)
+                torch.sigmoid(maps, out=probs) if ctx.with_logits else probs.copy_(maps)
+                into = grad[band.images, :, band.rows]
+                region = into if into.dtype == probs.dtype else scratch.like("region", probs)
+                if windows is not None and grad_pooled is not None:
+                    part = grad_pooled[band.images, :, band.window_rows]
+                    windows.write_gradient(
+                        region,
+                        part,
+                        next(chosen),
+                        probs=probs,
+                        top=band.top(windows),
+                        with_logits=ctx.with_logits,
+                        scratch=scratch,
+                    )
                 else:
-                    region = torch.zeros_like(maps)
+                    region.zero_()
                 if ctx.pixel:
+                    slope = None if ctx.with_logits else (1 - probs).mul_(probs).clamp_min_(1e-12)
                     difference = truth.replace(probs, probs, band.images, band.rows, lambda values: values - 1)
-                    if not ctx.with_logits:
-                        difference = difference / slope.clamp_min(1e-12)
-                    region += difference * grad_total.to(difference.dtype)
-                if truth.valid is not None:
-                    region *= truth.valid[band.images, None, band.rows]
-                grad[band.images, :, band.rows] = region
+                    if slope is not None:
+                        difference /= slope
+                    region.addcmul_(difference, grad_total.to(difference.dtype))
+                valid = band.valid(truth, region.dtype)
+                if valid is not None:
+                    region *= valid
+                if region is not into:
+                    into.copy_(region)
         return grad, None, None, None, None
 
 
@@ -89,45 +119,21 @@ class _Band(NamedTuple):
     window_rows: slice
 
     def read(self, scores: Tensor) -> Tensor:
-        """A fresh contiguous (B, C, rows, W) copy, in at least float32."""
+        """(B, C, rows, W) in at least float32, the last two axes contiguous; to be read only."""
         part = scores[self.images, :, self.rows]
+        if part.dtype == _dtype(scores) and part.stride()[2:] == (part.shape[3], 1):
+            return part
         return part.to(_dtype(scores), copy=True, memory_format=torch.contiguous_format)
 
-    def _place(self, windows: Windows, shape: torch.Size) -> tuple[slice, slice, slice, slice]:
-        """Where the pixels lie in the padded windows (rows, columns), and which pixels these are (rows, columns)."""
-        top = max(0, windows.padding - self.window_rows.start * windows.factor)
-        rows = min((self.window_rows.stop - self.window_rows.start) * windows.factor - top, shape[2])
-        columns = min(windows.size(1, shape[3])[1] * windows.factor - windows.padding, shape[3])
-        return (
-            slice(top, top + rows),
-            slice(windows.padding, windows.padding + columns),
-            slice(0, rows),
-            slice(0, columns),
-        )
+    def top(self, windows: Windows | None) -> int:
+        """How many rows of the first windows lie above the map."""
+        return 0 if windows is None else max(0, windows.padding - self.window_rows.start * windows.factor)
 
-    def pad(self, probs: Tensor, truth: Truth, windows: Windows) -> Tensor:
-        """Probabilities laid out in whole windows, 0 where void or outside the map."""
-        batch, channels = probs.shape[:2]
-        height = (self.window_rows.stop - self.window_rows.start) * windows.factor
-        width = windows.size(1, probs.shape[3])[1] * windows.factor
-        rows, columns, from_rows, from_columns = self._place(windows, probs.shape)
-        padded = probs.new_zeros(batch, channels, height, width)
-        target = padded[:, :, rows, columns]
-        if truth.valid is None:
-            target.copy_(probs[:, :, from_rows, from_columns])
-        else:
-            valid = truth.valid[self.images, None, self.rows].to(probs.dtype)
-            torch.mul(probs[:, :, from_rows, from_columns], valid[:, :, from_rows, from_columns], out=target)
-        return padded
-
-    def scale(self, maps: Tensor, grad_pooled: Tensor, windows: Windows, chosen: Tensor | None) -> None:
-        """Multiply maps in place by the gradient of the probabilities, given that of the pooled ones."""
-        rows, columns, to_rows, to_columns = self._place(windows, maps.shape)
-        grad = grad_pooled[self.images, :, self.window_rows]
-        maps[:, :, to_rows, to_columns] *= windows.spread(grad, chosen, rows, columns)
-        # pixels in no window
-        maps[:, :, to_rows.stop :] = 0
-        maps[:, :, :, to_columns.stop :] = 0
+    def valid(self, truth: Truth, dtype: torch.dtype) -> Tensor | None:
+        """(B, 1, rows, W), 1 where the pixel counts and 0 where it is void; None where all count."""
+        if truth.valid is None or not truth.may_have_void:
+            return None
+        return truth.valid[self.images, None, self.rows].to(dtype)
 
 
 def _dtype(scores: Tensor) -> torch.dtype:
@@ -147,16 +153,22 @@ def _bands(scores: Tensor, windows: Windows | None) -> Iterator[_Band]:
             yield _Band(images, slice(start, stop), window_rows)
 
 
-def _cross_entropy_sum(maps: Tensor, truth: Truth, band: _Band, with_logits: bool) -> Tensor:
+def _cross_entropy_sum(
+    maps: Tensor, probs: Tensor, truth: Truth, band: _Band, *, with_logits: bool, scratch: Scratch
+) -> Tensor:
     if with_logits:
-        # softplus(x) where the label is 0, softplus(-x) where it is 1; from the threshold on, softplus(x) is x
-        signed = truth.replace(maps, maps, band.images, band.rows, torch.neg)
-        losses = F.softplus(signed, threshold=40 if maps.dtype == torch.float64 else 20)
+        # the loss is max(x, 0) - log σ(|x|) where the label is 0, and the same of -x where it is 1. Classes share
+        # logarithms; what a product rounds away is some 1e-7 of a pixel's loss, and not of a class's
+        above = torch.clamp_min(maps, 0, out=scratch.like("above", maps))
+        by_pixel = truth.replace(above, maps, band.images, band.rows, lambda values: -values.clamp_max(0)).sum(1)
+        sure = torch.sub(1, probs, out=scratch.like("sure", probs))
+        torch.maximum(sure, probs, out=sure)
+        for part in torch.split(sure, _FACTORS, 1):
+            by_pixel -= part.prod(1).log_()
     else:
         # as in torch the logarithm ends at -100, so a wrong probability of exactly 0 costs 100 and not infinity
         log_probs = truth.replace(torch.log1p(-maps), maps, band.images, band.rows, torch.log)
-        losses = -log_probs.clamp_min_(-100)
-    by_pixel = losses.sum(1)
+        by_pixel = -log_probs.clamp_min_(-100).sum(1)
     if truth.valid is not None:
         by_pixel *= truth.valid[band.images, band.rows]
     return by_pixel.sum(dtype=torch.float64)

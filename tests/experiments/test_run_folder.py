@@ -50,12 +50,14 @@ def test_state_keeps_what_is_not_changed(tmp_path: Path) -> None:
 
 def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
+    sizes = [run.metrics_size]
     for step in (10, 20, 30):
         run.append_metrics({"train/loss": step / 10}, step=step)
+        sizes.append(run.metrics_size)
     with run.metrics_file.open("a") as file:
         file.write('{"step": 40, "train/lo')
     assert [line["train/loss"] for line in run.metrics()] == [1.0, 2.0, 3.0]
-    run.drop_metrics_after(20)
+    run.cut_metrics(sizes[2])
     run.append_metrics({"train/loss": 9.0}, step=25)
     assert [(line["step"], line["train/loss"]) for line in run.metrics()] == [(10, 1.0), (20, 2.0), (25, 9.0)]
 

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 import pytest
 import wandb
+from pytorch_lightning.loggers import WandbLogger
 
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
@@ -68,3 +69,22 @@ def test_summary_holds_the_last_of_every_figure(tmp_path: Path) -> None:
     again.log_metrics({"train/loss": 0.5}, step=3)
     again.finalize("success")
     assert RunFolder(tmp_path).summary == {"train/loss": 0.5, "val/mIoU": 0.5}
+
+
+def test_what_wandb_groups_and_filters_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Group = row of a table, so that W&B averages over seeds; the seed apart; every axis an entry, null or not."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    axes = {"loss": "rmi", "df": 4, "memory": None, "model": "deeplab_v3plus", "dataset": "camvid", "seed": 2}
+    record = {
+        **{"name": "table4/rmi", "table": "table4", "row": "rmi", "seed": 2, "axes": axes, "wandb_id": "abcd"},
+        **{"git_commit": "f00", "environment": {"python": "3"}, "reference": {"value": 65.1}},
+    }
+    logger = wandb_logger(RunFolder(tmp_path), {"trainer": {}}, record)
+    assert isinstance(logger, WandbLogger)
+    given = logger._wandb_init
+    assert (given["name"], given["group"], given["job_type"]) == ("table4/rmi/seed2", "table4/rmi", "train")
+    assert (given["id"], given["resume"], given["mode"]) == ("abcd", "allow", "offline")
+    assert given["tags"] == ["table4", "rmi", "deeplab_v3plus", "camvid"]
+    config = given["config"]
+    assert {name: config[name] for name in axes} == axes
+    assert (config["table"], config["row"], config["git_commit"]) == ("table4", "rmi", "f00")

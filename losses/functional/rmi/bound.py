@@ -56,7 +56,8 @@ class RegionBound(torch.autograd.Function):
             moments = second_moments(labels, probs, region_size=region_size)
         else:
             moments = strided_second_moments(labels, probs, region_size=region_size, step=step)
-        moments = moments * scale
+        if normalise:
+            moments *= scale
         cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
 
         factor, jittered = stable_cholesky(cov_probs, ridge)
@@ -70,7 +71,7 @@ class RegionBound(torch.autograd.Function):
             weights = torch.linalg.solve_triangular(factor.mT, half, upper=True)  # Wᵀ
             from_labels = torch.cholesky_solve(weights.mT, residual_factor).mT  # Wᵀ K
             from_probs = from_labels @ weights.mT  # Wᵀ K W
-            ctx.save_for_backward(probs, labels, from_labels, from_probs)
+            ctx.save_for_backward(probs, labels, torch.cat([from_labels, -from_probs], 2))
         ctx.kernels = kernels
         ctx.region_size, ctx.step, ctx.scale = region_size, step, scale / side
         jittered = jittered + residual_jittered
@@ -81,18 +82,14 @@ class RegionBound(torch.autograd.Function):
     @override
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        probs, labels, from_labels, from_probs = ctx.saved_tensors
-        weight = (grad * ctx.scale)[:, None, None]
+        probs, labels, weights = ctx.saved_tensors
+        side = ctx.region_size
         with torch.autocast(probs.device.type, enabled=False):
-            matrices = (weight * from_labels, -weight * from_probs)
+            weights = weights * (grad * ctx.scale)[:, None, None]
             if ctx.kernels is not None and ctx.step == 1:
-                grad_probs = compiled_moments_backward(
-                    ctx.kernels, *matrices, labels, probs, region_size=ctx.region_size
-                )
+                grad_probs = compiled_moments_backward(ctx.kernels, weights, labels, probs, region_size=side)
             elif ctx.step == 1:
-                grad_probs = moments_backward(*matrices, labels, probs, region_size=ctx.region_size)
+                grad_probs = moments_backward(weights, labels, probs, region_size=side)
             else:
-                grad_probs = strided_moments_backward(
-                    *matrices, labels, probs, region_size=ctx.region_size, step=ctx.step
-                )
+                grad_probs = strided_moments_backward(weights, labels, probs, region_size=side, step=ctx.step)
         return grad_probs, None, None, None, None, None, None

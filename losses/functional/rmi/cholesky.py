@@ -23,18 +23,20 @@ def stable_cholesky(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     shifted.diagonal(dim1=1, dim2=2).add_(ridge)
     # the variant that raises would end the run, and the compiled one may return nonsense without `info`
     factor, info = torch.linalg.cholesky_ex(shifted)
-    finite = shifted.isfinite().all(-1).all(-1)
-    failed = (info > 0) & finite
-    jittered = failed.sum()
+    failed = info > 0
     # on an accelerator this waits for the device; it stands where little is left to queue
-    if bool(jittered > 0):
-        largest = matrix.diagonal(dim1=1, dim2=2).abs().amax(1)
-        extra = torch.maximum(largest * 2**-50, torch.full_like(largest, ridge))
-        for _ in range(_ATTEMPTS):
-            shifted.diagonal(dim1=1, dim2=2).add_((extra * failed)[:, None])
-            factor, info = torch.linalg.cholesky_ex(shifted)
-            failed = (info > 0) & finite
-            if not bool(failed.any()):
-                break
-            extra = extra * _ESCALATION
+    if not bool(failed.any()):
+        return factor, failed.sum()
+    finite = shifted.isfinite().all(-1).all(-1)
+    failed &= finite
+    jittered = failed.sum()
+    largest = matrix.diagonal(dim1=1, dim2=2).abs().amax(1)
+    extra = torch.maximum(largest * 2**-50, torch.full_like(largest, ridge))
+    for _ in range(_ATTEMPTS):
+        shifted.diagonal(dim1=1, dim2=2).add_((extra * failed)[:, None])
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        failed = (info > 0) & finite
+        if not bool(failed.any()):
+            break
+        extra = extra * _ESCALATION
     return torch.where((finite & ~failed)[:, None, None], factor, torch.nan), jittered

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from beyondpixel.losses.functional._validation import LabelTruth
+from beyondpixel.losses.functional.large_pages import empty_gradient
 from beyondpixel.losses.functional.rmi.pooling import MaxWindows, Windows
 
 _SOURCE = Path(__file__).with_name("kernels.c")
@@ -30,10 +31,11 @@ _FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",
-    "-shared",
     "-fPIC",
-    "-pthread",
 ]
+# tried in this order. The library is linked without an OpenMP of its own, so that it shares PyTorch's, whose threads
+# are there already; where PyTorch brings none that fits the compiler, the kernels run in one thread
+_PARALLEL_FLAGS: tuple[list[str], ...] = (["-fopenmp"], [])
 # the place in a window is kept in 16 bits
 _LARGEST_FACTOR = 181
 
@@ -49,37 +51,42 @@ def load_kernels() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    try:
-        return ctypes.CDLL(str(_compile(compiler)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        output = getattr(error, "stderr", None) or str(error)
-        warnings.warn(
-            f'backend="compiled": {compiler} could not compile the kernels, so the loss goes on with '
-            f'backend="eager", which gives equal results: {output.strip()[-500:]}',
-            stacklevel=2,
-        )
-        return None
+    output = ""
+    for parallel in _PARALLEL_FLAGS:
+        try:
+            return ctypes.CDLL(str(_compile(compiler, [*_FLAGS, *parallel])))
+        except (OSError, subprocess.CalledProcessError) as error:
+            output = getattr(error, "stderr", None) or str(error)
+    warnings.warn(
+        f'backend="compiled": {compiler} could not compile the kernels, so the loss goes on with '
+        f'backend="eager", which gives equal results: {output.strip()[-500:]}',
+        stacklevel=2,
+    )
+    return None
 
 
-def _compile(compiler: str) -> Path:
-    library = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
+def _compile(compiler: str, flags: list[str]) -> Path:
+    library = _cache_folder() / f"kernels-{_fingerprint(compiler, flags)}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            fresh = Path(folder) / library.name
-            command = [*compiler.split(), *_FLAGS, str(_SOURCE), "-o", str(fresh), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            compiled, fresh = Path(folder) / "kernels.o", Path(folder) / library.name
+            for command in (
+                [*compiler.split(), *flags, "-c", str(_SOURCE), "-o", str(compiled)],
+                [*compiler.split(), "-shared", str(compiled), "-o", str(fresh), "-lm"],
+            ):
+                subprocess.run(command, check=True, capture_output=True, text=True)
             # other processes may do the same at the same time; a rename is atomic
             fresh.replace(library)
     return library
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: str, compiler_flags: list[str]) -> str:
     """Of all that the library depends on; home folders are shared between machines with different processors."""
     cpu = Path("/proc/cpuinfo")
     flags = (
         next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "") if cpu.exists() else ""
     )
-    parts = (_SOURCE.read_text(), " ".join(_FLAGS), compiler, platform.platform(), platform.machine(), flags)
+    parts = (_SOURCE.read_text(), " ".join(compiler_flags), compiler, platform.platform(), platform.machine(), flags)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -135,7 +142,7 @@ class CompiledMapPass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_pooled: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, chosen = ctx.saved_tensors
-        grad = torch.empty_like(logits)
+        grad = empty_gradient(logits)
         grad_pooled = grad_pooled.contiguous()
         ctx.kernels.maps_backward(
             _address(logits),
@@ -177,12 +184,11 @@ def compiled_second_moments(kernels: ctypes.CDLL, labels: Tensor, probs: Tensor,
 
 
 def compiled_moments_backward(
-    kernels: ctypes.CDLL, from_labels: Tensor, from_probs: Tensor, labels: Tensor, probs: Tensor, *, region_size: int
+    kernels: ctypes.CDLL, weights: Tensor, labels: Tensor, probs: Tensor, *, region_size: int
 ) -> Tensor:
     """As `moments.moments_backward`, for float32 maps on a CPU."""
     labels, probs = labels.contiguous(), probs.contiguous()
-    weights = torch.cat([from_labels, from_probs], 2)
-    grad = torch.empty_like(probs)
+    weights, grad = weights.contiguous(), torch.empty_like(probs)
     kernels.regions_backward(
         _address(weights),
         _address(labels),

@@ -1,17 +1,12 @@
 /* The CPU kernels of backend="compiled": what map_pass.py and moments.py do, in one sweep over each map.
  *
- * Plain C11 and POSIX threads. `compiled.py` compiles this file for the machine it runs on, so loops are written for
+ * Plain C11, in parallel where it is compiled with OpenMP. `compiled.py` compiles this file for the machine it runs on, so loops are written for
  * the compiler to vectorise: no calls inside them, and sums that it may reorder are marked.
  */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #define RESTRICT restrict
 
@@ -19,30 +14,10 @@
 
 typedef void (*work_fn)(int64_t item, void *context);
 
-typedef struct {
-    work_fn work;
-    void *context;
-    int64_t items;
-    atomic_llong next;
-} job_t;
-
-static void *run_job(void *argument) {
-    job_t *job = argument;
-    for (int64_t item; (item = atomic_fetch_add(&job->next, 1)) < job->items;) job->work(item, job->context);
-    return NULL;
-}
-
+/* OpenMP's threads are PyTorch's own (see compiled.py): others would compete with them, since they wait actively */
 static void parallel(work_fn work, void *context, int64_t items, int64_t threads) {
-    job_t job = {work, context, items, 0};
-    pthread_t others[64];
-    int started = 0;
-    /* threads live for one call: none is left behind to be lost in a fork */
-    while (started < threads - 1 && started < 64 && started < items - 1) {
-        if (pthread_create(&others[started], NULL, run_job, &job) != 0) break;
-        started++;
-    }
-    run_job(&job);
-    while (started > 0) pthread_join(others[--started], NULL);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t item = 0; item < items; item++) work(item, context);
 }
 
 /* ---- exp(-|x|) and log(1 + e), accurate to float rounding; NaN stays NaN ---- */
@@ -244,24 +219,12 @@ void maps_forward(
     parallel(forward_map, &maps, images * classes, threads);
 }
 
-/* a fresh gradient is met page by page, which takes as long as computing it; large pages are met 512 times faster */
-static void want_large_pages(float *values, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    uintptr_t page = 1 << 21, start = ((uintptr_t)values + page - 1) & ~(page - 1), stop = (uintptr_t)values + bytes;
-    stop &= ~(page - 1);
-    if (stop > start) madvise((void *)start, stop - start, MADV_HUGEPAGE); /* a wish: failing is fine */
-#else
-    (void)values, (void)bytes;
-#endif
-}
-
 void maps_backward(
     const float *logits, const int16_t *labels, int16_t *chosen, const float *grad_pooled, float *grad,
     float grad_total, int64_t images, int64_t classes, int64_t height, int64_t width, int64_t small_height,
     int64_t small_width, int64_t factor, int64_t threads) {
     maps_t maps = {logits, labels, NULL, chosen, NULL, grad_pooled, grad, grad_total,
                    classes, height, width, small_height, small_width, factor};
-    want_large_pages(grad, sizeof(float) * (size_t)(images * classes * height * width));
     parallel(backward_map, &maps, images * classes, threads);
 }
 
@@ -312,11 +275,31 @@ typedef struct {
     int64_t height, width, side;
 } regions_t;
 
-static double dot(const double *RESTRICT a, const double *RESTRICT b, int64_t n) {
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
+/* sums[s] = sum over i of a[i] b[i + s], for all shifts from `first` on; four at a time share the reading of a */
+static void shifted_dots(
+    const double *RESTRICT a, const double *RESTRICT b, int64_t n, int64_t first, int64_t shifts, double *sums) {
+    int64_t s = first;
+    for (; s + 3 < shifts; s += 4) {
+        double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+        for (int64_t i = 0; i < n; i++) {
+            s0 += a[i] * b[i + s], s1 += a[i] * b[i + s + 1];
+            s2 += a[i] * b[i + s + 2], s3 += a[i] * b[i + s + 3];
+        }
+        sums[s] = s0, sums[s + 1] = s1, sums[s + 2] = s2, sums[s + 3] = s3;
+    }
+    for (; s + 1 < shifts; s += 2) {
+        double s0 = 0.0, s1 = 0.0;
+#pragma omp simd reduction(+ : s0, s1)
+        for (int64_t i = 0; i < n; i++) s0 += a[i] * b[i + s], s1 += a[i] * b[i + s + 1];
+        sums[s] = s0, sums[s + 1] = s1;
+    }
+    if (s < shifts) {
+        double s0 = 0.0;
+#pragma omp simd reduction(+ : s0)
+        for (int64_t i = 0; i < n; i++) s0 += a[i] * b[i + s];
+        sums[s] = s0;
+    }
 }
 
 /* both maps in double, less their means, which keeps digits */
@@ -351,43 +334,59 @@ static void offset_means(const regions_t *r, const double *maps, double *means) 
     for (int64_t i = 0; i < 2 * side * side; i++) means[i] /= (double)(rows * columns);
 }
 
+/* the moments of map j and map k for regions' rows ly apart, and columns lx >= 0 apart, or with `mirrored` -lx apart:
+ * the entry of offsets (dy, dx) and (dy + ly, dx + lx) sums products of pixels (ly, lx) apart */
+static void moments_of_rows(
+    const regions_t *r, const double *maps, const double *means, int64_t j, int64_t k, int64_t ly, int mirrored,
+    double *row_sums, double *out) {
+    int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1, d = side * side;
+    /* each pair is wanted once: of rows that are the same, lx = 0 of two maps in one order only, and lx < 0 not at all */
+    int64_t first = mirrored || (ly == 0 && j > k) ? 1 : 0;
+    for (int64_t y = 0; y + ly < h; y++) {
+        const double *a = maps + (j * h + y) * w, *b = maps + (k * h + y + ly) * w;
+        const double *fixed = mirrored ? b : a, *moved = mirrored ? a : b;
+        double sums[64];
+        shifted_dots(fixed, moved, columns, first, side, sums);
+        for (int64_t shift = first; shift < side; shift++) {
+            double sum = sums[shift];
+            double *of_row = row_sums + (shift * h + y) * side;
+            of_row[0] = sum;
+            for (int64_t dx = 1; dx + shift < side; dx++) {
+                sum += fixed[dx - 1 + columns] * moved[dx - 1 + columns + shift] - fixed[dx - 1] * moved[dx - 1 + shift];
+                of_row[dx] = sum;
+            }
+        }
+    }
+    for (int64_t shift = first; shift < side; shift++)
+        for (int64_t dx = 0; dx + shift < side; dx++) {
+            const double *of_rows = row_sums + shift * h * side + dx;
+            int64_t dx_j = mirrored ? dx + shift : dx, dx_k = mirrored ? dx : dx + shift;
+            double sum = 0.0;
+            for (int64_t y = 0; y < rows; y++) sum += of_rows[y * side];
+            for (int64_t dy = 0; dy + ly < side; dy++) {
+                if (dy > 0) sum += of_rows[(dy - 1 + rows) * side] - of_rows[(dy - 1) * side];
+                int64_t one = j * d + dy * side + dx_j, two = k * d + (dy + ly) * side + dx_k;
+                double value = sum - means[one] * means[two] * (double)(rows * columns);
+                out[one * 2 * d + two] = value;
+                out[two * 2 * d + one] = value;
+            }
+        }
+}
+
 static void moments_of_map(int64_t item, void *context) {
     const regions_t *r = context;
-    int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1;
-    int64_t d = side * side, size = h * w;
-    double *maps = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + h * side));
+    int64_t side = r->side, d = side * side, size = r->height * r->width;
+    double *maps = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + side * r->height * side));
     double *means = maps + 2 * size, *row_sums = means + 2 * d;
     double *out = r->moments + item * 4 * d * d;
     centre(r, item, maps);
     offset_means(r, maps, means);
-    /* the entry of offsets (dy, dx) of map j and (dy + ly, dx + lx) of map k sums products of pixels (ly, lx) apart */
     for (int64_t j = 0; j < 2; j++)
         for (int64_t k = 0; k < 2; k++)
-            for (int64_t ly = 0; ly < side; ly++)
-                for (int64_t lx = 1 - side; lx < side; lx++) {
-                    if (ly == 0 && (lx < 0 || (lx == 0 && j > k))) continue; /* the mirror image of another */
-                    int64_t low = lx < 0 ? -lx : 0, high = lx < 0 ? side : side - lx; /* dx */
-                    for (int64_t y = 0; y + ly < h; y++) {
-                        const double *a = maps + (j * h + y) * w, *b = maps + (k * h + y + ly) * w + lx;
-                        double sum = dot(a + low, b + low, columns);
-                        row_sums[y * side + low] = sum;
-                        for (int64_t dx = low + 1; dx < high; dx++) {
-                            sum += a[dx - 1 + columns] * b[dx - 1 + columns] - a[dx - 1] * b[dx - 1];
-                            row_sums[y * side + dx] = sum;
-                        }
-                    }
-                    for (int64_t dx = low; dx < high; dx++) {
-                        double sum = 0.0;
-                        for (int64_t y = 0; y < rows; y++) sum += row_sums[y * side + dx];
-                        for (int64_t dy = 0; dy + ly < side; dy++) {
-                            if (dy > 0) sum += row_sums[(dy - 1 + rows) * side + dx] - row_sums[(dy - 1) * side + dx];
-                            int64_t one = j * d + dy * side + dx, two = k * d + (dy + ly) * side + dx + lx;
-                            double value = sum - means[one] * means[two] * (double)(rows * columns);
-                            out[one * 2 * d + two] = value;
-                            out[two * 2 * d + one] = value;
-                        }
-                    }
-                }
+            for (int64_t ly = 0; ly < side; ly++) {
+                moments_of_rows(r, maps, means, j, k, ly, 0, row_sums, out);
+                if (ly > 0) moments_of_rows(r, maps, means, j, k, ly, 1, row_sums, out);
+            }
     free(maps);
 }
 
@@ -426,7 +425,15 @@ static void filter_row(
         for (int64_t ly = -reach_y[1]; ly <= side - 1 - reach_y[0]; ly++) {
             const double *row = maps + (j * r->height + y + ly) * r->width;
             const double *tap = taps + (j * span + ly + side - 1) * span + side - 1;
-            for (int64_t lx = -reach_x[1]; lx <= side - 1 - reach_x[0]; lx++) {
+            int64_t lx = -reach_x[1], last = side - 1 - reach_x[0];
+            /* several taps at once, so that `out` is read and written less often */
+            for (; lx + 3 <= last; lx += 4) {
+                double w0 = tap[lx], w1 = tap[lx + 1], w2 = tap[lx + 2], w3 = tap[lx + 3];
+                const double *RESTRICT shifted = row + lx;
+                for (int64_t x = from; x < to; x++)
+                    out[x] += w0 * shifted[x] + w1 * shifted[x + 1] + (w2 * shifted[x + 2] + w3 * shifted[x + 3]);
+            }
+            for (; lx <= last; lx++) {
                 double weight = tap[lx];
                 const double *RESTRICT shifted = row + lx;
                 for (int64_t x = from; x < to; x++) out[x] += weight * shifted[x];

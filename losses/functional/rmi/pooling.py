@@ -8,6 +8,7 @@ then is in `lower_bound.py`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from beyondpixel.losses.functional._validation import LabelTruth, MultiHotTruth, Truth
+from beyondpixel.losses.functional.scratch import Scratch
 
 
 class Windows(ABC):
@@ -32,13 +34,53 @@ class Windows(ABC):
         """Number of windows below and beside each other; pixels at the end may fall in none."""
         return (height + 2 * self.padding) // self.factor, (width + 2 * self.padding) // self.factor
 
-    @abstractmethod
-    def reduce(self, padded: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, C, m DF, w DF) to (B, C, m, w), and what `spread` needs to know about it."""
+    def frame(self, maps: Tensor, top: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """Room for maps laid out in whole windows.
+
+        Args:
+            maps: (B, C, rows, W), a band of rows.
+            top: rows of the first windows that lie above it.
+            scratch: where the room is.
+
+        Returns:
+            The room, 0 outside the map, at least as large as its windows, and the (B, C, rows, W) part of it that is
+            the map, not filled.
+        """
+        batch, channels, height, width = maps.shape
+        stop, right = top + height, self.padding + width
+        whole = -(-stop // self.factor) * self.factor, -(-right // self.factor) * self.factor
+        room = scratch.take("room", (batch, channels, *whole), maps.dtype)
+        for margin in (room[:, :, :top], room[:, :, stop:], room[..., : self.padding], room[..., right:]):
+            margin.zero_()
+        return room, room[:, :, top:stop, self.padding : right]
 
     @abstractmethod
-    def spread(self, grad: Tensor, chosen: Tensor | None, rows: slice, columns: slice) -> Tensor:
-        """The transpose: (B, C, m, w) to some rows and columns of (B, C, m DF, w DF)."""
+    def reduce(self, padded: Tensor, top: int, scratch: Scratch) -> tuple[Tensor, Tensor | None]:
+        """(B, C, m DF, w DF) to (B, C, m, w), and what `write_gradient` needs to know about it."""
+
+    @abstractmethod
+    def write_gradient(
+        self,
+        into: Tensor,
+        grad: Tensor,
+        chosen: Tensor | None,
+        *,
+        probs: Tensor,
+        top: int,
+        with_logits: bool,
+        scratch: Scratch,
+    ) -> None:
+        """From the gradient of the pooled probabilities to that of the scores.
+
+        Args:
+            into: (B, C, rows, W), all of it is written.
+            grad: (B, C, m, w).
+            chosen: as `reduce` returned it.
+            probs: (B, C, rows, W).
+            top: as for `frame`.
+            with_logits: whether the scores are logits, or the probabilities themselves.
+            scratch: for what lies between.
+        """
 
     @abstractmethod
     def from_counts(self, counts: Tensor) -> Tensor:
@@ -49,13 +91,14 @@ class AverageWindows(Windows):
     """Mean over the window, pixels outside the map counting as 0."""
 
     @override
-    def reduce(self, padded: Tensor) -> tuple[Tensor, None]:
+    def reduce(self, padded: Tensor, top: int, scratch: Scratch) -> tuple[Tensor, None]:
         factor = self.factor
         if factor == 1:
             return padded, None
         batch, channels, height, width = padded.shape
-        rows = padded.view(batch, channels, height // factor, factor, width).sum(3)
-        rows = rows.view(batch, channels, height // factor, width // factor, factor)
+        by_window = padded.view(batch, channels, height // factor, factor, width)
+        rows = scratch.take("rows", (batch, channels, height // factor, width), padded.dtype)
+        rows = torch.sum(by_window, 3, out=rows).view(*rows.shape[:3], width // factor, factor)
         # several times faster than a sum over so short an axis
         total = rows[..., 0] + rows[..., 1]
         for column in range(2, factor):
@@ -63,12 +106,44 @@ class AverageWindows(Windows):
         return total.div_(factor**2), None
 
     @override
-    def spread(self, grad: Tensor, chosen: Tensor | None, rows: slice, columns: slice) -> Tensor:
-        if self.factor == 1:
-            return grad[:, :, rows, columns]
-        wide = (grad / self.factor**2)[..., None].expand(*grad.shape, self.factor).flatten(3)
-        window_of_row = torch.arange(rows.start, rows.stop, device=grad.device) // self.factor
-        return wide[..., columns].index_select(2, window_of_row)
+    def write_gradient(
+        self,
+        into: Tensor,
+        grad: Tensor,
+        chosen: Tensor | None,
+        *,
+        probs: Tensor,
+        top: int,
+        with_logits: bool,
+        scratch: Scratch,
+    ) -> None:
+        width = into.shape[3]
+        if self.factor > 1:
+            wide = scratch.take("wide", (*grad.shape, self.factor), grad.dtype)
+            grad = wide.copy_((grad / self.factor**2)[..., None]).flatten(3)[..., self.padding :]
+            if grad.shape[3] < width:
+                grad = F.pad(grad, (0, width - grad.shape[3]))  # pixels in no window
+            grad = grad[..., :width]
+        stop = 0
+        for windows, rows in self._whole_rows(top, into.shape[2], grad.shape[2]):
+            count, stop = windows.stop - windows.start, rows.stop
+            by_window = grad[:, :, windows, None]
+            shape = (*into.shape[:2], count, (rows.stop - rows.start) // count, width)
+            part = into[:, :, rows].view(shape)
+            if with_logits:
+                torch.ops.aten.sigmoid_backward.grad_input(by_window, probs[:, :, rows].view(shape), grad_input=part)
+            else:
+                part.copy_(by_window)
+        into[:, :, stop:] = 0
+
+    def _whole_rows(self, top: int, height: int, count: int) -> Iterator[tuple[slice, slice]]:
+        """Windows below each other that hold equally many rows of the map, and these rows."""
+        first = 1 if top > 0 else 0
+        whole = max(first, min(count, (height + top) // self.factor))
+        for start, stop in ((0, first), (first, whole), (whole, count)):
+            rows = slice(max(0, start * self.factor - top), min(height, stop * self.factor - top))
+            if stop > start:
+                yield slice(start, stop), rows
 
     @override
     def from_counts(self, counts: Tensor) -> Tensor:
@@ -79,27 +154,42 @@ class MaxWindows(Windows):
     """Largest value in the window; values are never below 0, the value outside the map."""
 
     @override
-    def reduce(self, padded: Tensor) -> tuple[Tensor, Tensor]:
+    def reduce(self, padded: Tensor, top: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
         # aten's max_pool2d takes four times as long on a CPU
         batch, channels, height, width = padded.shape
         largest, row = _largest(padded.view(batch, channels, height // self.factor, self.factor, width), 3)
         largest, column = _largest(largest.view(*largest.shape[:3], width // self.factor, self.factor), 4)
+        # where nothing is above 0, a pixel of the map is chosen and not the 0 outside
+        column[..., 0].clamp_(min=self.padding)
         row = row.view(*column.shape, self.factor).gather(4, column[..., None].long())[..., 0]
-        return largest, row * self.factor + column
+        row[:, :, 0].clamp_(min=top)
+        return largest, torch.stack([row, column])
 
     @override
-    def spread(self, grad: Tensor, chosen: Tensor | None, rows: slice, columns: slice) -> Tensor:
+    def write_gradient(
+        self,
+        into: Tensor,
+        grad: Tensor,
+        chosen: Tensor | None,
+        *,
+        probs: Tensor,
+        top: int,
+        with_logits: bool,
+        scratch: Scratch,
+    ) -> None:
         if chosen is None:
             raise ValueError("chosen: expected the positions that reduce returned, got None")
-        factor = self.factor
-        batch, channels, height, width = grad.shape
-        first = torch.arange(height, device=grad.device)[:, None] * factor**2 * width
-        first = first + torch.arange(width, device=grad.device) * factor
-        within = chosen.long()
-        index = first + within // factor * (factor * width) + within % factor
-        flat = grad.new_zeros(batch, channels, height * width * factor**2)
-        flat.scatter_(2, index.flatten(2), grad.flatten(2))
-        return flat.view(batch, channels, height * factor, width * factor)[:, :, rows, columns]
+        # one pixel of a window has all of its gradient
+        row, column = chosen
+        width = into.shape[3]
+        corner_row = torch.arange(grad.shape[2], device=grad.device)[:, None] * self.factor - top
+        corner = corner_row * width + torch.arange(grad.shape[3], device=grad.device) * self.factor - self.padding
+        index = torch.add(corner, row, alpha=width).add_(column).flatten(2)
+        grad = grad.flatten(2)
+        if with_logits:
+            grad = torch.ops.aten.sigmoid_backward(grad, probs.flatten(2).gather(2, index))
+        into.zero_()
+        into.view(*into.shape[:2], -1).scatter_(2, index, grad)
 
     @override
     def from_counts(self, counts: Tensor) -> Tensor:
@@ -107,11 +197,13 @@ class MaxWindows(Windows):
 
 
 def _largest(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Largest value along a short axis, and the place (int16) of the first that is as large."""
-    largest, place = values.select(dim, 0), values.new_zeros((), dtype=torch.int16)
+    """Largest value along a short axis, and the place of the first that is as large."""
+    largest = values.select(dim, 0)
+    dtype = torch.uint8 if values.shape[dim] <= 256 else torch.int16
+    place = torch.zeros_like(largest, dtype=dtype, memory_format=torch.contiguous_format)
     for candidate in range(1, values.shape[dim]):
         value = values.select(dim, candidate)
-        place = torch.maximum(place, (value > largest).to(torch.int16).mul_(candidate))
+        place = torch.maximum(place, (value > largest).to(dtype).mul_(candidate))
         largest = torch.maximum(largest, value)
     return largest, place
 
@@ -141,6 +233,7 @@ def pool_truth(truth: Truth, num_classes: int, windows: Windows, dtype: torch.dt
         padding = windows.padding
         height, width = windows.size(*truth.shape[1:])
         padded = F.pad(truth.multi_hot.to(dtype), (padding, windows.factor, padding, windows.factor))
-        return windows.reduce(padded[:, :, : height * windows.factor, : width * windows.factor].contiguous())[0]
+        padded = padded[:, :, : height * windows.factor, : width * windows.factor]
+        return windows.reduce(padded, padding, Scratch(padded.device))[0]
     assert isinstance(truth, LabelTruth)
     return windows.from_counts(count_labels(truth, num_classes, windows).to(dtype)).to(dtype)

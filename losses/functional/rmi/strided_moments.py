@@ -16,15 +16,12 @@ def strided_second_moments(labels: Tensor, probs: Tensor, *, region_size: int, s
     return moments
 
 
-def strided_moments_backward(
-    from_labels: Tensor, from_probs: Tensor, labels: Tensor, probs: Tensor, *, region_size: int, step: int
-) -> Tensor:
+def strided_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *, region_size: int, step: int) -> Tensor:
     """As `moments.moments_backward`, for every step-th region."""
     grad = torch.empty_like(probs)
     for part in chunks(len(probs), _bytes_each(probs, region_size, step), probs.device):
-        stack = torch.bmm(from_labels[part], _regions(labels[part], region_size, step))
-        stack.baddbmm_(from_probs[part], _regions(probs[part], region_size, step))
-        grad[part] = _fold(stack, probs[part], region_size, step)
+        stack = torch.cat([_regions(labels[part], region_size, step), _regions(probs[part], region_size, step)], 1)
+        grad[part] = _fold(weights[part] @ stack, probs[part], region_size, step)
     return grad
 
 

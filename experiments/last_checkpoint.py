@@ -1,0 +1,84 @@
+"""The newest checkpoint, saved where a resumed run goes on exactly as if it had never stopped: between two steps."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+
+from beyondpixel.experiments.errors import Stopped
+
+# Ctrl-C; what `kill` and a cluster's preemption send; what submitit lets SLURM send before the time limit
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class LastCheckpoint(Callback):
+    """Saves after each pass over the data, at the end, and, before it raises `Stopped`, when a signal asks to stop.
+
+    Always between two steps, when one is finished and logged and the next has not begun. What Lightning saves at the
+    end of an epoch resumes with the data of the epoch after next if the training is limited by steps, and what it
+    saves on an exception holds statistics of BatchNorm that saw a batch which the resumed run trains on again.
+
+    During a validation a stop waits for its end, because half a validation's scores cannot be taken up again. On
+    several processes all stop at the same step, whichever of them was signalled. A second Ctrl-C stops at once.
+
+    Args:
+        file: the checkpoint.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._asked: signal.Signals | None = None
+        self._logged_steps = 0
+        self._resumed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number that the next step is logged with."""
+        return {"logged_steps": self._logged_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember that number."""
+        self._logged_steps = state_dict["logged_steps"]
+        self._resumed = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over; Lightning gives them back to their former owners when the trainer ends."""
+        # Not earlier: Lightning has by now set its own handlers, of which one talks to the other processes from inside
+        # the handler and another asks SLURM for a second requeue.
+        self._asked = None
+        for number in SIGNALS:
+            signal.signal(number, self._ask)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The place to save, and to stop."""
+        loop = trainer.fit_loop.epoch_loop
+        if self._resumed:  # Lightning counts the turn in which its loops find out where they were as a step
+            loop._batches_that_stepped = self._logged_steps
+            self._resumed = False
+        self._logged_steps = loop._batches_that_stepped
+        stop = trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False)
+        if stop or (batch_idx == 0 and trainer.global_step > 0):
+            self._save(trainer)
+        if stop:
+            raise Stopped(self._asked or signal.SIGTERM)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The trained model, which the papers evaluate."""
+        self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.file)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = signal.Signals(number)
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        rank_zero_info(f"{self._asked.name}: stopping after this step, with a checkpoint{again}")

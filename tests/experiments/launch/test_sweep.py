@@ -1,0 +1,61 @@
+"""The sweep file, and what W&B's agent makes of it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.apis.public import sweeps
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from beyondpixel.experiments import cli
+from beyondpixel.experiments.launch import sweep
+from beyondpixel.experiments.tracking import new_wandb_id
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture
+def written(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    monkeypatch.chdir(place)
+    file = place / "sweep.yaml"
+    cli.main(["launch", "tiny", "--seeds", "1", "2", "--as-wandb-sweep", str(file), "--trainer.max_steps", "5"])
+    assert f"wandb sweep {file}" in capsys.readouterr().out
+    assert not (place / "outputs").exists()
+    return file
+
+
+def test_a_grid_over_rows_and_seeds_that_wandb_accepts(written: Path, place: Path) -> None:
+    text = written.read_text()
+    assert "2 rows, 2 seeds" in text
+    content = yaml.safe_load(text)
+    rows = [str(place / "tiny" / f"{row}.yaml") for row in ("ce", "rmi")]
+    assert content["method"] == "grid"
+    assert content["parameters"] == {"spec": {"values": rows}, "seed": {"values": [1, 2]}}
+    # W&B's own check, which raises for what it does not understand
+    sweeps._validate_config_and_fill_distribution(content)
+
+
+def test_the_agents_command_runs_one_cell(written: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = yaml.safe_load(written.read_text())
+    spec = content["parameters"]["spec"]["values"][1]
+    # as W&B's agent puts it together
+    arguments = create_sweep_command_args({"args": {"spec": {"value": spec}, "seed": {"value": 2}}})
+    words: list[str] = []
+    for part in create_sweep_command(content["command"]):
+        words += arguments["args"] if part == "${args}" else [part]
+    words = words[words.index(sys.executable) :]  # before it stands /usr/bin/env
+    assert words[:3] == [sys.executable, "-m", "beyondpixel.experiments.launch.sweep"]
+    called: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", called.append)
+    monkeypatch.setattr(sys, "argv", words[2:])
+    sweep.main()
+    expected = ["launch", spec, "--seeds", "2", "--output", str(place / "outputs"), "--trainer.max_steps", "5"]
+    assert called == [expected]
+
+
+def test_the_run_has_the_id_that_the_agent_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "abc12345")
+    assert new_wandb_id() == "abc12345"
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert new_wandb_id() != new_wandb_id()
