@@ -22,6 +22,18 @@ RMI_AXES = {
     "ridge": "ridge",
     "absent_classes": "absent_classes",
 }
+# of a memory of representations (MCIBI); a memory of statistics (MCIBI++) has some of them
+MEMORY_AXES = {
+    "refinement": "refinement",
+    "momentum_rule": "memory_momentum_rule",
+    "memory_momentum": "memory_momentum",
+    "update_strategy": "update_strategy",
+    "slots": "slots",
+    "initialization": "initialization",
+    "aggregation": "aggregation",
+}
+STATISTICS_AXES = ("refinement", "momentum_rule", "memory_momentum", "aggregation")
+NETWORKS = {"none": "fcn", "ppm": "pspnet", "aspp": "deeplabv3", "ocr": "ocrnet", "upernet": "upernet"}
 MODEL_AXES = ("encoder", "output_stride", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
@@ -56,7 +68,7 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
         "loss": loss["name"],
         **{axis: settings.get(key) if is_rmi else None for axis, key in RMI_AXES.items()},
         "model": _model_name(config["model"]["class_path"], model),
-        "memory": None,
+        **_memory_axes(model),
         **{axis: model.get(axis) for axis in MODEL_AXES},
         "dataset": config["data"]["class_path"].rpartition(".")[2].removesuffix("DataModule").lower(),
         **{axis: data.get(axis) for axis in DATA_AXES},
@@ -66,8 +78,23 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
     }
 
 
+def _memory_axes(model: Mapping[str, Any]) -> dict[str, Any]:
+    memory = model.get("memory")
+    axes = {axis: model.get(key) for axis, key in MEMORY_AXES.items()}
+    axes["consistency"] = model.get("consistency_from_epoch") is not None
+    applying = {None: (), "statistics": STATISTICS_AXES}.get(memory, tuple(axes))
+    return {
+        "memory": memory,
+        "context": model.get("context"),
+        **{axis: value if axis in applying else None for axis, value in axes.items()},
+    }
+
+
 def _model_name(class_path: str, arguments: Mapping[str, Any]) -> str:
     name = class_path.rpartition(".")[2].removesuffix("Module").lower()
+    if arguments.get("context") in NETWORKS:
+        method = {None: "", "features": "mcibi_", "statistics": "mcibi++_"}.get(arguments.get("memory"), f"{name}_")
+        return method + NETWORKS[arguments["context"]]
     return f"{name}_{arguments['variant']}" if "variant" in arguments else name
 
 

@@ -2,5 +2,6 @@
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.deeplab import DeepLabModule
+from beyondpixel.lightning_modules.mcibi import MCIBIModule
 
-__all__ = ["DeepLabModule", "SegmentationModule"]
+__all__ = ["DeepLabModule", "MCIBIModule", "SegmentationModule"]

@@ -165,11 +165,9 @@ class SegmentationModule(HubMixin, LightningModule):
 
     def _step(self, batch: dict[str, Any], stage: str) -> Tensor:
         images, target = self._entry(batch, "image", stage), self._entry(batch, "mask", stage)
-        logits = self(images)
-        loss: Tensor = self.loss(logits, target)
+        logits, loss, logged = self.logits_and_loss(images, target, stage)
         training = stage == "train"
-        terms = {f"loss_{name}": term for name, term in getattr(self.loss, "terms", {}).items()}
-        for name, value in {"loss": loss, **terms}.items():
+        for name, value in {"loss": loss, **logged}.items():
             self.log(
                 f"{stage}/{name}",
                 value.detach(),
@@ -182,6 +180,25 @@ class SegmentationModule(HubMixin, LightningModule):
         if not training:
             self._scores(stage).update(logits.argmax(dim=1), target)
         return loss
+
+    def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What one batch is predicted and trained to be; override it where a network has more than one output.
+
+        Args:
+            images: (N, 3, H, W).
+            target: (N, H, W) labels.
+            stage: "train", "val" or "test".
+
+        Returns:
+            Logits (N, C, H, W) to score; the scalar to minimise or report; and what is logged beside it, by its name
+            without the stage, such as :meth:`loss_terms`.
+        """
+        logits = self(images)
+        return logits, self.loss(logits, target), self.loss_terms()
+
+    def loss_terms(self) -> dict[str, Tensor]:
+        """The terms of the last batch's loss, unweighted: ``loss_pixel``, ``loss_rmi``, ..."""
+        return {f"loss_{name}": term for name, term in getattr(self.loss, "terms", {}).items()}
 
     @staticmethod
     def _entry(batch: dict[str, Any], key: str, stage: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Warm-up and polynomial decay of the learning rate, counted in iterations."""
+"""Warm-up and polynomial decay, counted in iterations: of the learning rate, and of a memory's momentum."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -46,6 +46,32 @@ def warmup_poly(
     remaining = 1.0 - (iteration - warmup_iters) / (max_iters - warmup_iters)
     decayed: float = lr * max(remaining, 0.0) ** power
     return max(decayed, min_lr)
+
+
+def annealed_momentum(
+    iteration: int, *, base: float, max_iters: int, power: float = 0.9, floor_ratio: float = 0.01
+) -> float:
+    r"""Momentum of MCIBI's memory in one iteration (Jin et al., ICCV 2021; the formula is the published code's).
+
+    .. math:: m_t = (1 - t / T)^{p}\, (m_0 - m_{min}) + m_{min}
+
+    with :math:`t` the iterations done before, :math:`T` = ``max_iters`` and :math:`m_{min}` = ``floor_ratio`` *
+    :math:`m_0`.
+
+    Args:
+        iteration: iterations done before this one, from 0.
+        base: the first iteration's momentum.
+        max_iters: iterations of the whole training.
+        power: exponent of the decay.
+        floor_ratio: where the decay ends, as a fraction of ``base``.
+
+    Example:
+        >>> [round(annealed_momentum(t, base=0.9, max_iters=4), 4) for t in (0, 1, 2, 3)]
+        [0.9, 0.6968, 0.4865, 0.2649]
+    """
+    floor = floor_ratio * base
+    momentum: float = max(1.0 - iteration / max_iters, 0.0) ** power * (base - floor) + floor
+    return momentum
 
 
 class WarmupPolyLR(LambdaLR):

@@ -52,9 +52,44 @@ class FeatureGrid:
         padded_height, padded_width = self.padded_size((height, width))
         return F.pad(images, (0, padded_width - width, 0, padded_height - height))
 
+    def frame_labels(self, target: Tensor, *, ignore_index: int) -> Tensor:
+        """Frame (N, H, W) labels with void so that every feature stands in the middle of its own square of pixels.
+
+        Upsampling with ``align_corners=False`` presumes that. A feature on a pixel then lies half a pixel off, since an
+        even square has no middle pixel.
+
+        Example:
+            >>> grid = FeatureGrid(stride=4, on_pixels=True)
+            >>> grid.frame_labels(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 0].tolist()
+            [9, 9, 9, 9, 9, 9, 9, 9]
+            >>> grid.frame_labels(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 2].tolist()
+            [9, 9, 0, 0, 9, 9, 9, 9]
+        """
+        height, width = target.shape[-2:]
+        padded_height, padded_width = self.padded_size((height, width))
+        before, after = (self.stride // 2, (self.stride - 1) // 2) if self.on_pixels else (0, 0)
+        right, below = padded_width - width + after, padded_height - height + after
+        return F.pad(target, (before, right, before, below), value=ignore_index)
+
     def upsample(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Bilinear upsampling of (N, C, h, w) to a finer map of the same padded image; (N, C, *size)."""
         return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=self.on_pixels)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of three-channel images.
+
+    Example:
+        >>> check_images(torch.zeros(3, 8, 8))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: images must be (N, 3, H, W), got (3, 8, 8); repeat the channel of grey images three times, ...
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images must be (N, 3, H, W), got {tuple(images.shape)}; "
+            "repeat the channel of grey images three times, and add the batch axis to a single image"
+        )
 
 
 def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:

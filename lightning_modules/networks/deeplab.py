@@ -7,7 +7,9 @@ import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder, DeepLabV3PlusDecoder
 from torch import Tensor, nn
 
+from beyondpixel.lightning_modules.networks.alignment import check_images
 from beyondpixel.lightning_modules.networks.encoders import build_encoder
+from beyondpixel.lightning_modules.networks.initialization import initialize_head, set_norm_momentum
 
 # Chen et al., arXiv 1706.05587, section 4: rates double with the resolution
 _ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -89,17 +91,12 @@ class DeepLab(nn.Module):
         self.variant = variant
         self.classifier = nn.Conv2d(256, num_classes, kernel_size=1)
         for part in (self.decoder, self.classifier):
-            _initialize(part)
-        if norm_momentum is not None:
-            _set_norm_momentum(self, norm_momentum)
+            initialize_head(part)
+        set_norm_momentum(self, norm_momentum)
 
     def forward(self, images: Tensor) -> Tensor:
         """From (N, 3, H, W) normalised images of any size to (N, num_classes, H, W) logits."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images must be (N, 3, H, W), got {tuple(images.shape)}; "
-                "repeat the channel of grey images three times, and add the batch axis to a single image"
-            )
+        check_images(images)
         height, width = images.shape[-2:]
         padded = self.grid.pad(images)
         features = self.encoder(padded)
@@ -113,19 +110,3 @@ class DeepLab(nn.Module):
         fine = self.decoder.block1(features[2])  # (N, 48, H/4, W/4)
         coarse = self.grid.upsample(self.decoder.aspp(features[-1]), fine.shape[-2:])  # (N, 256, H/4, W/4)
         return cast(Tensor, self.decoder.block2(torch.cat([coarse, fine], dim=1)))
-
-
-def _initialize(part: nn.Module) -> None:
-    for module in part.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def _set_norm_momentum(network: nn.Module, momentum: float) -> None:
-    if not 0 < momentum <= 1:
-        raise ValueError(f"norm_momentum must be in (0, 1], got {momentum}")
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = momentum

@@ -71,3 +71,24 @@ def test_features_of_strided_convolutions_are_centred_on_pixels(name: str) -> No
 
 def test_patches_are_told_from_pixels() -> None:
     assert not build_encoder("tu-convnext_atto", output_stride=16)[1].on_pixels
+
+
+@pytest.mark.parametrize(("on_pixels", "shift"), [(True, 0.5), (False, 0.0)])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_framed_labels_fit_upsampling_that_is_not_aligned_with_corners(
+    on_pixels: bool, shift: float, stride: int
+) -> None:
+    """Features that hold the column they were computed at give back each pixel's own column, or half a pixel more."""
+    grid = FeatureGrid(stride=stride, on_pixels=on_pixels)
+    height, width = 37, 90
+    padded = grid.padded_size((height, width))
+    rows, columns = (length // stride + (1 if on_pixels else 0) for length in padded)
+    centres = torch.arange(columns, dtype=torch.float64) * stride + (0 if on_pixels else (stride - 1) / 2)
+    target = torch.arange(width).expand(1, height, width).contiguous()
+    framed = grid.frame_labels(target, ignore_index=255)
+    features = centres.expand(1, 1, rows, columns).contiguous()
+    fine = nn.functional.interpolate(features, size=framed.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    assert framed.shape[-2:] == (rows * stride, columns * stride)
+    assert (framed != 255).sum() == height * width
+    inside = (framed != 255) & (framed >= stride) & (framed < centres[-1])
+    torch.testing.assert_close(fine[inside], framed[inside].double() + shift)

@@ -1,0 +1,67 @@
+"""The attention block of MCIBI and OCRNet: where each position looks, in time quadratic and memory linear in H·W."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias that keeps the size, BatchNorm, ReLU.
+
+    Example:
+        >>> import torch
+        >>> conv_norm_relu(3, 8, kernel_size=3, dilation=2)(torch.zeros(2, 3, 5, 7)).shape
+        torch.Size([2, 8, 5, 7])
+    """
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class SelfAttentionBlock(nn.Module):
+    r"""Each position of a map gathers from all positions of another one (MCIBI's refinement P; OCRNet's Eq. 4–6).
+
+    .. math:: Y = o\big(\mathrm{softmax}(q(X)\, k(S)^T / \sqrt{d})\, v(S)\big)
+
+    with X the queries, S the source, and d = ``attention_channels``. q and k are two 1x1 convolutions with BatchNorm
+    and ReLU, v and o one. The (HW, HW) matrix is never stored, neither in training nor in evaluation, where
+    :func:`torch.nn.functional.scaled_dot_product_attention` has a fused kernel for device and dtype.
+
+    Args:
+        channels: those of queries, source and result.
+        attention_channels: d.
+
+    Example:
+        >>> import torch
+        >>> block = SelfAttentionBlock(16, attention_channels=8)
+        >>> block(torch.zeros(2, 16, 5, 7), torch.zeros(2, 16, 3, 1)).shape
+        torch.Size([2, 16, 5, 7])
+    """
+
+    def __init__(self, channels: int, attention_channels: int) -> None:
+        super().__init__()
+        self.query = _projection(channels, attention_channels)
+        self.key = _projection(channels, attention_channels)
+        self.value = conv_norm_relu(channels, attention_channels)
+        self.out = conv_norm_relu(attention_channels, channels)
+
+    def forward(self, queries: Tensor, source: Tensor) -> Tensor:
+        """From (N, C, H, W) queries and a (N, C, h, w) source to (N, C, H, W)."""
+        gathered = F.scaled_dot_product_attention(
+            _tokens(self.query(queries)), _tokens(self.key(source)), _tokens(self.value(source))
+        )  # (N, 1, HW, d)
+        maps = gathered.squeeze(1).transpose(1, 2).reshape(len(queries), -1, *queries.shape[-2:])
+        out: Tensor = self.out(maps)
+        return out
+
+
+def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(conv_norm_relu(in_channels, out_channels), conv_norm_relu(out_channels, out_channels))
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(N, d, H, W) to (N, 1 head, HW, d)."""
+    # the fused kernels want the channels next to each other; without that, torch falls back to the whole matrix
+    return maps.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)

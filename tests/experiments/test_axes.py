@@ -1,0 +1,65 @@
+"""Axes of models with a memory: flat, and null where they do not apply."""
+
+from typing import Any
+
+import pytest
+
+from beyondpixel.experiments.axes import axes_of
+from beyondpixel.experiments.training_cli import resolve_config
+
+OF_A_MEMORY = (
+    "refinement",
+    "momentum_rule",
+    "memory_momentum",
+    "update_strategy",
+    "slots",
+    "initialization",
+    "aggregation",
+    "consistency",
+)
+
+
+def axes(name: str, **arguments: Any) -> dict[str, Any]:
+    model = {"class_path": f"beyondpixel.lightning_modules.{name}", "init_args": arguments}
+    return axes_of(resolve_config({"model": model}, "a test"))
+
+
+def test_features() -> None:
+    found = axes("MCIBIModule", context="ppm", slots=2, refinement=False, consistency_from_epoch=1, loss="rmi")
+    assert (found["model"], found["memory"], found["context"], found["loss"]) == (
+        "mcibi_pspnet",
+        "features",
+        "ppm",
+        "rmi",
+    )
+    assert {axis: found[axis] for axis in OF_A_MEMORY} == {
+        "refinement": False,
+        "momentum_rule": "poly",
+        "memory_momentum": 0.9,
+        "update_strategy": "cosine",
+        "slots": 2,
+        "initialization": "mean",
+        "aggregation": "soft",
+        "consistency": True,
+    }
+    assert axes("MCIBIModule")["consistency"] is False
+
+
+def test_statistics() -> None:
+    found = axes("MCIBIModule", memory="statistics", memory_momentum_rule="constant")
+    assert (found["model"], found["memory"]) == ("mcibi++_deeplabv3", "statistics")
+    applying = {axis for axis in OF_A_MEMORY if found[axis] is not None}
+    assert applying == {"refinement", "momentum_rule", "memory_momentum", "aggregation"}
+
+
+@pytest.mark.parametrize(("context", "name"), [("none", "fcn"), ("ocr", "ocrnet"), ("upernet", "upernet")])
+def test_without_a_memory_it_is_the_plain_network(context: str, name: str) -> None:
+    found = axes("MCIBIModule", memory=None, context=context)
+    assert (found["model"], found["memory"], found["context"]) == (name, None, context)
+    assert all(found[axis] is None for axis in OF_A_MEMORY)
+
+
+def test_other_models_have_none_of_them() -> None:
+    found = axes("DeepLabModule", variant="v3")
+    assert found["model"] == "deeplab_v3"
+    assert all(found[axis] is None for axis in ("memory", "context", *OF_A_MEMORY))
