@@ -74,8 +74,11 @@ class LabelTruth(Truth):
         self.valid = target != ignore_index
         self.may_have_void = target.device.type != "cpu" or not bool(self.valid.all())
         # smaller, and read more than once
-        self.labels = target.to(torch.int16).masked_fill(~self.valid, -1).contiguous()
-        self._extremes = torch.stack(torch.where(self.valid, target, 0).aminmax()) if target.numel() > 0 else None
+        self.labels = target.to(torch.int16).contiguous()
+        if self.may_have_void:
+            self.labels = self.labels.masked_fill(~self.valid, -1)
+            target = torch.where(self.valid, target, 0)
+        self._extremes = torch.stack(target.aminmax()) if target.numel() > 0 else None
 
     @override
     def replace(
@@ -91,6 +94,8 @@ class LabelTruth(Truth):
 
     @override
     def occupied_images(self) -> Tensor:
+        if not self.may_have_void:
+            return torch.ones(self.shape[0], dtype=torch.bool, device=self.valid.device)
         return self.valid.flatten(1).any(1)
 
     @override

@@ -21,7 +21,11 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
-from beyondpixel.losses.functional.rmi.compiled import compiled_moments_backward, compiled_second_moments
+from beyondpixel.losses.functional.rmi.compiled import (
+    compiled_bound,
+    compiled_moments_backward,
+    compiled_second_moments,
+)
 from beyondpixel.losses.functional.rmi.moments import moments_backward, second_moments
 from beyondpixel.losses.functional.rmi.strided_moments import strided_moments_backward, strided_second_moments
 
@@ -56,25 +60,17 @@ class RegionBound(torch.autograd.Function):
             moments = second_moments(labels, probs, region_size=region_size)
         else:
             moments = strided_second_moments(labels, probs, region_size=region_size, step=step)
-        if normalise:
-            moments *= scale
-        cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
-
-        factor, jittered = stable_cholesky(cov_probs, ridge)
-        # A = F Fᵀ, so C A⁻¹ Cᵀ = B Bᵀ with B = C F⁻ᵀ: a symmetric matrix, and no inverse
-        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)  # Bᵀ
-        residual = cov_labels - half.mT @ half
-        residual_factor, residual_jittered = stable_cholesky(residual, ridge)
-        bound = -residual_factor.diagonal(dim1=1, dim2=2).log().sum(1) / side
-
-        if ctx.needs_input_grad[0]:
-            weights = torch.linalg.solve_triangular(factor.mT, half, upper=True)  # Wᵀ
-            from_labels = torch.cholesky_solve(weights.mT, residual_factor).mT  # Wᵀ K
-            from_probs = from_labels @ weights.mT  # Wᵀ K W
-            ctx.save_for_backward(probs, labels, torch.cat([from_labels, -from_probs], 2))
+        wanted = bool(ctx.needs_input_grad[0])
+        result = None
+        if kernels is not None:
+            result = compiled_bound(kernels, moments, scale=scale, ridge=ridge, with_weights=wanted)
+        if result is None:
+            result = bound_from_moments(moments, scale=scale, ridge=ridge, with_weights=wanted)
+        bound, weights, jittered = result
+        if weights is not None:
+            ctx.save_for_backward(probs, labels, weights)
         ctx.kernels = kernels
         ctx.region_size, ctx.step, ctx.scale = region_size, step, scale / side
-        jittered = jittered + residual_jittered
         ctx.mark_non_differentiable(jittered)
         return bound, jittered
 
@@ -93,3 +89,35 @@ class RegionBound(torch.autograd.Function):
             else:
                 grad_probs = strided_moments_backward(weights, labels, probs, region_size=side, step=ctx.step)
         return grad_probs, None, None, None, None, None, None
+
+
+def bound_from_moments(
+    moments: Tensor, *, scale: float, ridge: float, with_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """I_l from second moments.
+
+    Args:
+        moments: (M, 2d, 2d) float64, as of `moments.second_moments`.
+        scale: what they are multiplied by, 1/n for covariances.
+        ridge: ξ.
+        with_weights: whether a gradient is wanted.
+
+    Returns:
+        I_l (M,), the weights (M, d, 2d) for which its gradient in P is weights [Y; P] / d or None, and how many
+        matrices needed more than the ridge, an int64 scalar.
+    """
+    side = moments.shape[1] // 2
+    if scale != 1:
+        moments = moments * scale
+    cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
+    factor, jittered = stable_cholesky(cov_probs, ridge)
+    # A = F Fᵀ, so C A⁻¹ Cᵀ = B Bᵀ with B = C F⁻ᵀ: a symmetric matrix, and no inverse
+    half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)  # Bᵀ
+    residual_factor, residual_jittered = stable_cholesky(cov_labels - half.mT @ half, ridge)
+    bound = -residual_factor.diagonal(dim1=1, dim2=2).log().sum(1) / side
+    weights = None
+    if with_weights:
+        transposed = torch.linalg.solve_triangular(factor.mT, half, upper=True)  # Wᵀ
+        from_labels = torch.cholesky_solve(transposed.mT, residual_factor).mT  # Wᵀ K
+        weights = torch.cat([from_labels, -from_labels @ transposed.mT], 2)  # Wᵀ K, - Wᵀ K W
+    return bound, weights, jittered + residual_jittered

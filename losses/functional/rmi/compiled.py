@@ -183,6 +183,26 @@ def compiled_second_moments(kernels: ctypes.CDLL, labels: Tensor, probs: Tensor,
     return moments
 
 
+def compiled_bound(
+    kernels: ctypes.CDLL, moments: Tensor, *, scale: float, ridge: float, with_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor] | None:
+    """As `bound.bound_from_moments`; None where a matrix is not positive definite with the ridge."""
+    count, side = len(moments), moments.shape[1] // 2
+    bound = torch.empty(count, dtype=torch.float64)
+    weights = torch.empty(count, side, 2 * side, dtype=torch.float64) if with_weights else None
+    failed = torch.empty(count, dtype=torch.bool)
+    kernels.regions_bound(
+        _address(moments),
+        _address(bound),
+        _address(weights),
+        _address(failed),
+        ctypes.c_double(scale),
+        ctypes.c_double(ridge),
+        *_sizes(count, side, torch.get_num_threads()),
+    )
+    return None if bool(failed.any()) else (bound, weights, torch.zeros((), dtype=torch.int64))
+
+
 def compiled_moments_backward(
     kernels: ctypes.CDLL, weights: Tensor, labels: Tensor, probs: Tensor, *, region_size: int
 ) -> Tensor:

@@ -494,3 +494,101 @@ void regions_backward(
     regions_t regions = {labels, probs, NULL, weights, grad, height, width, side};
     parallel(moments_backward_of_map, &regions, maps, threads);
 }
+
+/* ---- the bound from the moments ---- */
+
+typedef struct {
+    const double *moments; /* (M, 2d, 2d) */
+    double *bound;         /* (M) */
+    double *weights;       /* (M, d, 2d): gradient of the bound times d in P = weights [Y; P], or NULL */
+    uint8_t *failed;       /* (M): whether a matrix was not positive definite; then the rest is not to be used */
+    double scale, ridge;
+    int64_t d;
+} bounds_t;
+
+/* the lower Cholesky factor in place; 0 where a pivot is not positive, NaN included */
+static int factorise(double *a, int64_t d) {
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j <= i; j++) {
+            double sum = a[i * d + j];
+#pragma omp simd reduction(- : sum)
+            for (int64_t k = 0; k < j; k++) sum -= a[i * d + k] * a[j * d + k];
+            if (i > j)
+                a[i * d + j] = sum / a[j * d + j];
+            else if (sum > 0.0)
+                a[i * d + i] = sqrt(sum);
+            else
+                return 0;
+        }
+    return 1;
+}
+
+/* right = L^-1 right, for all columns at once */
+static void solve_lower(const double *RESTRICT factor, double *right, int64_t d) {
+    for (int64_t i = 0; i < d; i++) {
+        double *RESTRICT row = right + i * d;
+        for (int64_t k = 0; k < i; k++)
+            for (int64_t j = 0; j < d; j++) row[j] -= factor[i * d + k] * right[k * d + j];
+        for (int64_t j = 0; j < d; j++) row[j] /= factor[i * d + i];
+    }
+}
+
+/* right = L^-T right */
+static void solve_upper(const double *RESTRICT factor, double *right, int64_t d) {
+    for (int64_t i = d - 1; i >= 0; i--) {
+        double *RESTRICT row = right + i * d;
+        for (int64_t k = i + 1; k < d; k++)
+            for (int64_t j = 0; j < d; j++) row[j] -= factor[k * d + i] * right[k * d + j];
+        for (int64_t j = 0; j < d; j++) row[j] /= factor[i * d + i];
+    }
+}
+
+/* as in bound.py: A = S_P + ridge = F F^T, half = F^-1 C^T, M = S_Y - half^T half + ridge = G G^T */
+static void bound_of_map(int64_t item, void *context) {
+    const bounds_t *b = context;
+    int64_t d = b->d;
+    const double *labels = b->moments + item * 4 * d * d, *cross = labels + d, *probs = labels + 2 * d * d + d;
+    double *factor = malloc(sizeof(double) * (size_t)(4 * d * d));
+    double *half = factor + d * d, *residual = half + d * d, *solved = residual + d * d;
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j < d; j++) {
+            factor[i * d + j] = b->scale * probs[i * 2 * d + j] + (i == j ? b->ridge : 0.0);
+            residual[i * d + j] = b->scale * labels[i * 2 * d + j] + (i == j ? b->ridge : 0.0);
+            half[i * d + j] = b->scale * cross[j * 2 * d + i];
+        }
+    int definite = factorise(factor, d);
+    if (definite) {
+        solve_lower(factor, half, d);
+        for (int64_t k = 0; k < d; k++)
+            for (int64_t i = 0; i < d; i++)
+                for (int64_t j = 0; j < d; j++) residual[i * d + j] -= half[k * d + i] * half[k * d + j];
+        definite = factorise(residual, d);
+    }
+    b->failed[item] = !definite;
+    double sum = 0.0;
+    for (int64_t i = 0; definite && i < d; i++) sum -= log(residual[i * d + i]);
+    b->bound[item] = sum / (double)d;
+    if (definite && b->weights != NULL) {
+        double *weights = b->weights + item * 2 * d * d;
+        solve_upper(factor, half, d); /* W^T, W = C A^-1 */
+        for (int64_t i = 0; i < d; i++)
+            for (int64_t j = 0; j < d; j++) solved[i * d + j] = half[j * d + i];
+        solve_lower(residual, solved, d);
+        solve_upper(residual, solved, d); /* M^-1 W, the transpose of what Y is multiplied with */
+        for (int64_t i = 0; i < d; i++)
+            for (int64_t j = 0; j < d; j++) {
+                double product = 0.0;
+                for (int64_t k = 0; k < d; k++) product += solved[k * d + i] * half[j * d + k];
+                weights[i * 2 * d + j] = solved[j * d + i];
+                weights[i * 2 * d + d + j] = -product;
+            }
+    }
+    free(factor);
+}
+
+void regions_bound(
+    const double *moments, double *bound, double *weights, uint8_t *failed, double scale, double ridge, int64_t maps,
+    int64_t d, int64_t threads) {
+    bounds_t bounds = {moments, bound, weights, failed, scale, ridge, d};
+    parallel(bound_of_map, &bounds, maps, threads);
+}

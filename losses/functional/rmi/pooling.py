@@ -220,8 +220,11 @@ def count_labels(truth: LabelTruth, num_classes: int, windows: Windows) -> Tenso
     index = channel * (small_height * small_width) + (row * small_width + column)
     # what is not counted goes to one slot more; whole numbers add exactly, so their order does not matter
     total = batch * num_classes * small_height * small_width
-    counted = truth.valid & ((row < small_height) & (column < small_width))
-    index = torch.where(counted, index, total).flatten()
+    reached = tuple(count * windows.factor - windows.padding for count in (small_height, small_width))
+    if truth.may_have_void or reached[0] < height or reached[1] < width:
+        counted = truth.valid & ((row < small_height) & (column < small_width))
+        index = torch.where(counted, index, total)
+    index = index.flatten()
     counts = torch.zeros(total + 1, dtype=torch.float32, device=device)
     counts.scatter_add_(0, index, torch.ones(1, device=device).expand(index.numel()))
     return counts[:total].view(batch, num_classes, small_height, small_width)
