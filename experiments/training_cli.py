@@ -20,11 +20,18 @@ from pytorch_lightning.loggers import Logger
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules  # noqa: F401  (both imported so that YAML may name their classes shortly)
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
-from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
+from beyondpixel.lightning_modules.callbacks import (
+    ConfusionPicture,
+    InferenceTime,
+    PredictionPictures,
+    PredictionWriter,
+    Throughput,
+)
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 from beyondpixel.losses import build_loss
 
@@ -137,7 +144,15 @@ class SegmentationCLI(LightningCLI):
             loggers = loggers if loggers not in (None, True) else False
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
+            else:
+                callbacks += [EvaluationRecorder(self._validated_run()), InferenceTime()]
         return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
+
+    def _validated_run(self) -> RunFolder | None:
+        """The run whose checkpoint is validated; nothing else may write what is known about a run."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        own = checkpoint and self.folder.path.resolve() in Path(checkpoint).resolve().parents
+        return self.folder if own and self.subcommand == "validate" else None
 
     def after_fit(self) -> None:
         """Say where everything is."""
@@ -147,7 +162,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def run_callbacks(folder: RunFolder) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, images per second and pictures of a fixed few predictions."""
+    """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
     checkpoints = folder.path / "checkpoints"
     return [
         ModelCheckpoint(
@@ -170,6 +185,9 @@ def run_callbacks(folder: RunFolder) -> list[Callback]:
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
         PredictionPictures(),
+        ConfusionPicture(),
+        InferenceTime(),
+        EvaluationRecorder(folder),
     ]
 
 
