@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
@@ -45,7 +46,11 @@ class EvaluationRecorder(Callback):
         if areas is not None:
             for end, value in zip(("low", "high"), bootstrap_miou(areas), strict=True):
                 # the same on all processes; sync_dist only tells Lightning so
-                pl_module.log(f"{stage}/mIoU_{end}", value, sync_dist=True)
+                pl_module.log(
+                    f"{stage}/mIoU_{end}",
+                    torch.tensor(value, dtype=torch.float64, device=pl_module.device),
+                    sync_dist=True,
+                )
         if self.folder is None or not trainer.is_global_zero:
             return
         if areas is not None:
