@@ -42,6 +42,23 @@ def git_commit() -> str | None:
         return None
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called by its maker, so that times can be told apart; the processor's type if that is all known.
+
+    Example:
+        >>> device_name(torch.device("cpu")) != ""
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions and hardware, as plain types.
 

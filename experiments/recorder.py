@@ -6,17 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.environment import describe_environment, git_commit
+from beyondpixel.experiments.environment import describe_environment, device_name, git_commit
 from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.tracking import new_wandb_id
-from beyondpixel.lightning_modules import SegmentationModule
-from beyondpixel.lightning_modules.metrics import SegmentationScores
 
 SECONDS_BETWEEN_STATES = 5.0
 
@@ -46,7 +43,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunRecorder(Callback):
-    """Writes config, record and state of a run, and its confusion matrix when it has been tested.
+    """Writes config, record and state of a run.
 
     Args:
         folder: the run's folder.
@@ -72,6 +69,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say who is about to train."""
         if stage == "fit" and trainer.is_global_zero:
+            self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
             self.folder.config = self.config
             self.folder.record = self.record
 
@@ -102,11 +100,3 @@ class RunRecorder(Callback):
         """Trained, not yet tested."""
         if trainer.is_global_zero:
             self.folder.update_state(status="trained", step=trainer.global_step)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the confusion matrix: every other score over the set can be computed from it."""
-        scores = pl_module.scores["test"] if isinstance(pl_module, SegmentationModule) else None
-        if isinstance(scores, SegmentationScores):
-            matrix = scores.compute().cpu().numpy()  # reduces over ranks: all of them must call it
-            if trainer.is_global_zero:
-                np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)

@@ -9,6 +9,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         metrics.jsonl     every logged figure, one line a step
         summary.json      the last value of every figure, test scores included
         confusion.npz     test confusion matrix and class names
+        test_images.npz   areas of each test image (image_areas.py); val_images.npz where validated on its own
         checkpoints/      last.ckpt, best.ckpt
         pictures/         predictions on a fixed few images; test/ holds some one by one
         log.txt           what a launched run said
@@ -19,6 +20,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -81,6 +83,10 @@ class RunFolder:
         """Test confusion matrix, rows are the truth (NumPy archive with `matrix` and `class_names`)."""
         return self.path / "confusion.npz"
 
+    def images_file(self, stage: str) -> Path:
+        """Areas of each image of the evaluation `test` or `val`, for `ImageAreas.load`."""
+        return self.path / f"{stage}_images.npz"
+
     @property
     def log_file(self) -> Path:
         """What a launched run said."""
@@ -117,11 +123,11 @@ class RunFolder:
     @property
     def summary(self) -> dict[str, float]:
         """The last value of every figure (summary.json)."""
-        return self._read("summary.json")
+        return _figures(self._read("summary.json"))
 
     @summary.setter
     def summary(self, summary: dict[str, float]) -> None:
-        self._write("summary.json", summary)
+        self._write("summary.json", _plain_json(summary))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class RunFolder:
         """Add one line of figures."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.metrics_file.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, float]]:
         """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
@@ -150,7 +156,7 @@ class RunFolder:
         with self.metrics_file.open() as file:
             for line in file:
                 try:
-                    yield json.loads(line)
+                    yield _figures(json.loads(line))
                 except json.JSONDecodeError:
                     return
 
@@ -176,10 +182,11 @@ class RunFolder:
             "state.json",
             "metrics.jsonl",
             "summary.json",
-            "confusion.npz",
             "log.txt",
         ):
             (self.path / name).unlink(missing_ok=True)
+        for file in (self.confusion_file, self.images_file("test"), self.images_file("val")):
+            file.unlink(missing_ok=True)
         for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "pictures/*.png", "pictures/test/*"):
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -190,6 +197,15 @@ class RunFolder:
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+
+def _plain_json(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN and no infinity, and readers other than Python's refuse them: null stands for both."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _figures(content: dict[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in content.items()}
 
 
 def find_runs(folder: str | Path) -> list[RunFolder]:

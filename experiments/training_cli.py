@@ -24,6 +24,7 @@ from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
 from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.config_mistakes import mistakes_in_config, mistakes_in_model
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.inference.checkpoints import check_fits
 from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
 from beyondpixel.experiments.inference.protocol import Protocol
@@ -35,7 +36,13 @@ from beyondpixel.experiments.spec_files import SpecError
 from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
-from beyondpixel.lightning_modules.callbacks import PredictionPictures, PredictionWriter, Throughput
+from beyondpixel.lightning_modules.callbacks import (
+    ConfusionPicture,
+    InferenceTime,
+    PredictionPictures,
+    PredictionWriter,
+    Throughput,
+)
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
 DEFAULT_SEED = 1
@@ -178,10 +185,20 @@ class SegmentationCLI(LightningCLI):
                 callbacks.append(EvaluationProtocol(protocol))
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
+            else:
+                callbacks.append(EvaluationRecorder(self._validated_run()))
+                if protocol.is_default:  # which times itself otherwise
+                    callbacks.append(InferenceTime())
         plugins = list(given["plugins"] or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         return super().instantiate_trainer(logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs)
+
+    def _validated_run(self) -> RunFolder | None:
+        """The run whose checkpoint is validated; nothing else may write what is known about a run."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        own = checkpoint and self.folder.path.resolve() in Path(checkpoint).resolve().parents
+        return self.folder if own and self.subcommand == "validate" else None
 
     def after_fit(self) -> None:
         """Say where everything is."""
@@ -191,7 +208,7 @@ class SegmentationCLI(LightningCLI):
 
 
 def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, images a second, a few pictures and the classes' scores."""
+    """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
     return [
         LastCheckpoint(folder.last_checkpoint),  # first, so that the batch it stops before leaves no trace
         StepSeeds(seed),
@@ -208,6 +225,9 @@ def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         Throughput(),
         PredictionPictures(),
         ClassTable(),
+        ConfusionPicture(),
+        InferenceTime(),
+        EvaluationRecorder(folder),
     ]
 
 

@@ -1,9 +1,9 @@
 """The task that every network here is trained for: a class for each pixel."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.hub import HubMixin
-from beyondpixel.lightning_modules.metrics import SegmentationScores
+from beyondpixel.lightning_modules.metrics import EvaluationScores
 from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
 from beyondpixel.lightning_modules.parameter_groups import parameter_groups
 from beyondpixel.lightning_modules.schedules import WarmupPolyLR
@@ -25,7 +25,8 @@ class SegmentationModule(HubMixin, LightningModule):
     Batches are dicts: ``image`` float32 (N, 3, H, W), normalised; ``mask`` int64 (N, H, W); ``id`` list of str. Logged
     are ``train/loss`` and its terms (``train/loss_pixel``, ``train/loss_rmi``, ...) at each step, and for ``val`` and
     ``test`` the loss, its terms, ``mIoU``, ``pixel_accuracy``, ``mean_accuracy`` and ``IoU/<class>``, from one
-    confusion matrix over the whole set. Training is by SGD with warm-up and polynomial decay over all iterations.
+    confusion matrix over the whole set; for ``test`` also scores of boundaries and of small objects, all of which
+    metrics/README.md defines. Training is by SGD with warm-up and polynomial decay over all iterations.
 
     Hyper-parameters are plain values, so a checkpoint needs nothing but this package to be loaded.
 
@@ -43,6 +44,8 @@ class SegmentationModule(HubMixin, LightningModule):
             v3+ on VOC).
         warmup_iters: iterations of linear warm-up.
         warmup_start_lr, lr_power, min_lr: see :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
+        structure_scores: the evaluations, "val" or "test", that also score boundaries, bands around them and objects
+            by size; this takes tens of milliseconds an image.
 
     Raises:
         ValueError: for an argument out of range or names that don't fit.
@@ -74,17 +77,21 @@ class SegmentationModule(HubMixin, LightningModule):
         warmup_start_lr: float = 1e-4,
         lr_power: float = 0.9,
         min_lr: float = 1e-6,
+        structure_scores: Sequence[Literal["val", "test"]] = ("test",),
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be 2 or more (background counts as a class), got {num_classes}")
+        if isinstance(structure_scores, str) or not set(structure_scores) <= {"val", "test"}:
+            raise ValueError(f"structure_scores must list 'val', 'test', both or none, got {structure_scores!r}")
         self._save_plain_hyperparameters(inspect.currentframe())
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
         self.network = self.configure_network()
         self.loss = self.configure_loss(loss)
-        self.scores = nn.ModuleDict({stage: self.configure_scores() for stage in ("val", "test")})
+        self.structure_scores = tuple(structure_scores)
+        self.scores = nn.ModuleDict({stage: self.configure_scores(stage) for stage in ("val", "test")})
 
     def _save_plain_hyperparameters(self, frame: Any) -> None:
         # Lightning's own save_hyperparameters() would, under LightningCLI, save a recipe that needs jsonargparse to
@@ -114,9 +121,14 @@ class SegmentationModule(HubMixin, LightningModule):
             )
         return build_loss(**{"num_classes": self.num_classes, "ignore_index": self.ignore_index, **loss})
 
-    def configure_scores(self) -> SegmentationScores:
-        """Build the scores of one evaluation set."""
-        return SegmentationScores(self.num_classes, ignore_index=self.ignore_index, class_names=self.class_names)
+    def configure_scores(self, stage: str) -> EvaluationScores:
+        """Build the scores of the evaluation set "val" or "test"."""
+        return EvaluationScores(
+            self.num_classes,
+            ignore_index=self.ignore_index,
+            class_names=self.class_names,
+            structure=stage in self.structure_scores,
+        )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +190,7 @@ class SegmentationModule(HubMixin, LightningModule):
                 batch_size=len(images),
             )
         if not training:
-            self._scores(stage).update(logits.argmax(dim=1), target)
+            self.evaluation_scores(stage).update(logits.argmax(dim=1), target, batch.get("id"))
         return loss
 
     def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -208,12 +220,14 @@ class SegmentationModule(HubMixin, LightningModule):
         entry: Tensor = batch[key]
         return entry
 
-    def _scores(self, stage: str) -> SegmentationScores:
-        return cast(SegmentationScores, self.scores[stage])
+    def evaluation_scores(self, stage: str) -> EvaluationScores:
+        """The scores of "val" or "test"; empty but between the first batch and the end of an evaluation."""
+        return cast(EvaluationScores, self.scores[stage])
 
     def _log_scores(self, stage: str) -> None:
-        scores = self._scores(stage)
-        for name, value in scores.summary().items():
+        scores = self.evaluation_scores(stage)
+        unprinted = getattr(getattr(self.trainer, "datamodule", None), "unprinted_classes", ())
+        for name, value in scores.summary([name for name in unprinted if name in self.class_names]).items():
             # already the same on all processes; sync_dist only tells Lightning so
             self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
         scores.reset()

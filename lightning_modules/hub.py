@@ -151,7 +151,7 @@ def _find(source: str | Path, name: str, **options: Any) -> Path:
             raise FileNotFoundError(f"{source} has no {name}; expected a folder that save_pretrained wrote")
         return file
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(hf_hub_download(str(source), name, **options))

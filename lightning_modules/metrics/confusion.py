@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from beyondpixel.lightning_modules.metrics.labels import check_labels
+
 
 def iou_per_class(confusion: Tensor) -> Tensor:
     """Intersection over union of every class.
@@ -65,6 +67,18 @@ def mean_accuracy(confusion: Tensor) -> Tensor:
     return (counts.diagonal() / counts.sum(1)).nanmean()
 
 
+def frequency_weighted_iou(confusion: Tensor) -> Tensor:
+    """Mean of :func:`iou_per_class` weighted by the classes' share of the truth; NaN if there are no pixels.
+
+    Example:
+        >>> import torch
+        >>> frequency_weighted_iou(torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))  # 0.4 · 3/6 + 0.6 · 4/7
+        tensor(0.5429, dtype=torch.float64)
+    """
+    share = confusion.double().sum(1) / confusion.sum()
+    return (share * iou_per_class(confusion).nan_to_num(0.0)).sum()
+
+
 class SegmentationScores(MulticlassConfusionMatrix):
     """One confusion matrix over all images and all processes, and the scores read off it.
 
@@ -80,8 +94,9 @@ class SegmentationScores(MulticlassConfusionMatrix):
         >>> import torch
         >>> scores = SegmentationScores(2, class_names=["road", "car"])
         >>> scores.update(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 255]]]))  # (N, H, W) each
-        >>> {name: score.item() for name, score in scores.summary().items()}
-        {'mIoU': 1.0, 'pixel_accuracy': 1.0, 'mean_accuracy': 1.0, 'IoU/road': 1.0, 'IoU/car': 1.0}
+        >>> {name: score.item() for name, score in scores.summary().items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'mIoU': 1.0, 'pixel_accuracy': 1.0, 'mean_accuracy': 1.0, 'frequency_weighted_IoU': 1.0,
+         'IoU/road': 1.0, 'IoU/car': 1.0}
     """
 
     def __init__(
@@ -99,6 +114,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
         # torchmetrics' own check counts distinct labels: slow, and most wrong labels pass it
         super().__init__(num_classes=num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
         self.class_names = names
+        self._void = ignore_index
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count pixels.
@@ -110,16 +126,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
         Raises:
             ValueError: if shapes differ or a label is out of range.
         """
-        if preds.shape != target.shape:
-            raise ValueError(
-                f"preds and target must have one shape, (N, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}"
-            )
-        wrong = (target != self.ignore_index) & ((target < 0) | (target >= self.num_classes))
-        if wrong.any():
-            raise ValueError(
-                f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
-                f"0..{self.num_classes - 1} and ignore_index={self.ignore_index}"
-            )
+        check_labels(preds, target, num_classes=self.num_classes, ignore_index=self._void)
         super().update(preds, target)
 
     def reset(self) -> None:
@@ -129,7 +136,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
             super().reset()
 
     def summary(self) -> dict[str, Tensor]:
-        """``mIoU``, ``pixel_accuracy``, ``mean_accuracy`` and ``IoU/<class>``, each a float64 scalar in 0..1 or NaN.
+        """``mIoU``, accuracies, ``frequency_weighted_IoU`` and ``IoU/<class>``, each a float64 scalar in 0..1 or NaN.
 
         Collective in a distributed run: every process must call it.
         """
@@ -138,6 +145,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
             "mIoU": mean_iou(confusion),
             "pixel_accuracy": pixel_accuracy(confusion),
             "mean_accuracy": mean_accuracy(confusion),
+            "frequency_weighted_IoU": frequency_weighted_iou(confusion),
         }
         scores.update(
             {f"IoU/{name}": iou for name, iou in zip(self.class_names, iou_per_class(confusion), strict=True)}

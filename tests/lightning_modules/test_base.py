@@ -13,15 +13,15 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules import SegmentationModule
-from beyondpixel.lightning_modules.metrics import SegmentationScores
+from beyondpixel.lightning_modules.metrics import EvaluationScores
 from beyondpixel.lightning_modules.schedules import warmup_poly
 from beyondpixel.losses import RMILoss
 
 Make = Callable[..., Any]
 
 
-def _scores_of(module: SegmentationModule, loader: Any) -> dict[str, float]:
-    scores = SegmentationScores(3, class_names=["red", "green", "blue"])
+def _scores_of(module: SegmentationModule, loader: Any, *, structure: bool = False) -> dict[str, float]:
+    scores = EvaluationScores(3, class_names=["red", "green", "blue"], structure=structure)
     module.eval()
     with torch.no_grad():
         for batch in loader:
@@ -51,17 +51,39 @@ def test_fit_validate_test_log_the_named_metrics(data: Any, tiny_module: Make, t
         assert {"train/loss", "train/loss_pixel", "train/loss_rmi"} <= set(step)
         # the terms are unweighted; RMILoss weighs them half and half
         assert step["train/loss"] == pytest.approx(0.5 * step["train/loss_pixel"] + 0.5 * step["train/loss_rmi"], 1e-5)
-    names = {"mIoU", "pixel_accuracy", "mean_accuracy", "IoU/red", "IoU/green", "IoU/blue"}
+    names = {"mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU", "IoU/red", "IoU/green", "IoU/blue"}
     losses = {"loss", "loss_pixel", "loss_rmi"}
     assert {"train/loss", "val/mIoU"} == set(run.progress_bar_metrics)
     assert {f"val/{name}" for name in names | losses} <= set(run.callback_metrics)
 
     (validated,) = run.validate(module, data, verbose=False)
     (tested,) = run.test(module, data, verbose=False)
+    structure = {"boundary_IoU", "boundary_F", *(f"trimap_mIoU/{width}" for width in (1, 2, 4, 8, 16))}
+    structure |= {f"boundary_{score}/{name}" for score in ("IoU", "F") for name in ("red", "green", "blue")}
+    structure |= {"IoU_small", "IoU_medium", "IoU_large"}
+    assert set(validated) == {f"val/{name}" for name in names | losses}
+    assert set(tested) == {f"test/{name}" for name in names | losses | structure}
     for stage, logged, loader in (("val", validated, data.val_dataloader()), ("test", tested, data.test_dataloader())):
-        assert set(logged) == {f"{stage}/{name}" for name in names | losses}
-        for name, score in _scores_of(module, loader).items():
-            assert logged[f"{stage}/{name}"] == pytest.approx(score, rel=1e-6)
+        for name, score in _scores_of(module, loader, structure=stage == "test").items():
+            assert logged[f"{stage}/{name}"] == pytest.approx(score, rel=1e-6, nan_ok=True)
+
+
+def test_structure_is_scored_where_asked(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module, run = tiny_module(structure_scores=["val"]), trainer()
+    (validated,) = run.validate(module, data, verbose=False)
+    (tested,) = run.test(module, data, verbose=False)
+    assert validated["val/boundary_IoU"] == pytest.approx(
+        _scores_of(module, data.val_dataloader(), structure=True)["boundary_IoU"], rel=1e-6
+    )
+    assert "test/boundary_IoU" not in tested
+
+
+def test_a_mean_without_the_classes_that_the_data_module_names(data: Any, tiny_module: Make, trainer: Make) -> None:
+    data.unprinted_classes = ("green",)
+    (logged,) = trainer().validate(tiny_module(class_names=["red", "green", "blue"]), data, verbose=False)
+    assert logged["val/mIoU_2"] == pytest.approx((logged["val/IoU/red"] + logged["val/IoU/blue"]) / 2, rel=1e-6)
+    (logged,) = trainer().validate(tiny_module(), data, verbose=False)  # a model that knows no names
+    assert "val/mIoU_2" not in logged
 
 
 def test_scores_start_anew_for_each_evaluation(data: Any, tiny_module: Make, trainer: Make) -> None:
@@ -199,6 +221,8 @@ class TestLoss:
     [
         ({"num_classes": 1}, r"num_classes must be 2 or more \(background counts as a class\), got 1"),
         ({"class_names": ["a", "b"]}, "class_names must hold num_classes=3 names, got 2"),
+        ({"structure_scores": ["train"]}, r"structure_scores must list 'val', 'test', both or none, got \['train'\]"),
+        ({"structure_scores": "test"}, "structure_scores must list 'val', 'test', both or none, got 'test'"),
     ],
 )
 def test_bad_arguments(tiny_module: Make, arguments: dict[str, Any], message: str) -> None:

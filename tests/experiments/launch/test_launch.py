@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from beyondpixel.experiments.image_areas import ImageAreas
 from beyondpixel.experiments.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -44,6 +45,8 @@ def test_from_specs_to_a_table(place: Path) -> None:
         check_scores(folder)
         check_figures(folder, row)
         assert list((folder.path / "pictures").glob("*.png"))
+        assert folder.summary["test/seconds_per_image"] > 0
+        assert folder.record["environment"]["device"]
 
     again = run(place, "launch", "tiny", "--seeds", "2", "--data.num_train", "8")
     assert "0 of 2 runs to do" in again
@@ -101,11 +104,18 @@ def check_wandb_files(place: Path) -> None:
 
 
 def check_evaluation_of_a_checkpoint(place: Path) -> None:
-    """`test --ckpt_path` finds the config beside the checkpoint and gets the run's own score."""
+    """`test --ckpt_path` finds the config beside the checkpoint and gets the run's own score.
+
+    Neither it nor `validate` changes what the run's own test left; `validate` leaves the areas of its images beside it.
+    """
     folder = RunFolder(place / "outputs" / "tiny" / "rmi" / "seed2")
     said = run(place, "test", "--ckpt_path", str(folder.last_checkpoint))
     line = next(line for line in said.splitlines() if "test/mIoU" in line)
     assert float(line.replace("│", " ").split()[-1]) == pytest.approx(folder.summary["test/mIoU"], abs=1e-5)
+    tested = folder.images_file("test").read_bytes()
+    assert "val/mIoU_low" in run(place, "validate", "--ckpt_path", str(folder.last_checkpoint))
+    assert len(ImageAreas.load(folder.images_file("val"))) == 2
+    assert folder.images_file("test").read_bytes() == tested
     run(place, "predict", "--ckpt_path", str(folder.last_checkpoint))
     assert len(list((folder.path / "predictions").rglob("*.png"))) == 3
 

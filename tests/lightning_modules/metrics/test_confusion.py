@@ -38,6 +38,7 @@ def _numpy_scores(preds: NDArray[np.int64], target: NDArray[np.int64]) -> dict[s
         "mIoU": float(np.mean([iou for iou in ious.values() if not np.isnan(iou)])),
         "pixel_accuracy": float(np.mean(preds == target)),
         "mean_accuracy": float(np.mean(recalls)),
+        "frequency_weighted_IoU": float(np.mean([ious[f"IoU/{label}"] for label in target])),
         **ious,
     }
 

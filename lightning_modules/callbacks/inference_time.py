@@ -1,0 +1,75 @@
+"""How long one image takes."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class InferenceTime(Callback):
+    """Logs ``test/seconds_per_image``: the median time from a normalised image to logits of the image's own size.
+
+    The first test images are passed one by one, in the trainer's precision, on the device that the test runs on;
+    reading, normalising and scoring are not in it. Passes that warm up are not counted: three at the beginning, and
+    one at each change of the images' size, for which memory and algorithms are chosen anew. Only the first process
+    measures.
+
+    Args:
+        num_images: how many to time.
+
+    Raises:
+        ValueError: if it is below 1.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[InferenceTime(num_images=5)], logger=False, accelerator="cpu")
+    """
+
+    def __init__(self, num_images: int = 20) -> None:
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        self.num_images = num_images
+        self._seconds: list[float] = []
+        self._size: torch.Size | None = None
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._seconds = []
+        self._size = None
+
+    def on_test_batch_end(  # noqa: D102, PLR0917 - the hook's signature
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero or len(self._seconds) >= self.num_images:
+            return
+        with trainer.precision_plugin.forward_context():
+            for image in batch["image"].split(1)[: self.num_images - len(self._seconds)]:
+                if image.shape != self._size:
+                    for _ in range(3 if self._size is None else 1):
+                        pl_module(image)
+                    self._size = image.shape
+                self._seconds.append(_seconds(pl_module, image))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._seconds:
+            pl_module.log("test/seconds_per_image", statistics.median(self._seconds), rank_zero_only=True)
+
+
+def _seconds(pl_module: LightningModule, image: Tensor) -> float:
+    _wait(image)
+    start = time.perf_counter()
+    pl_module(image)
+    _wait(image)
+    return time.perf_counter() - start
+
+
+def _wait(image: Tensor) -> None:
+    if image.is_cuda:  # the GPU works on while Python is ahead
+        torch.cuda.synchronize(image.device)

@@ -1,0 +1,145 @@
+"""mIoU of small, medium and large objects."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beyondpixel.lightning_modules.metrics.counting import CountingScore, ratio
+
+Labels = NDArray[np.integer]
+Numbers = NDArray[np.int32]
+SIZES = ("small", "medium", "large")
+
+
+class ObjectSizeScores(CountingScore):
+    """mIoU by the size of objects, where an object is an 8-connected component of one class in the truth.
+
+    Small is an area below 32² pixels, large one from 96² on (COCO's bounds), medium between, at the evaluated size.
+    Void is taken out of truth and prediction before components are found. For each size and class:
+
+    - a true pixel, found or not, counts for its object's size;
+    - a pixel that is predicted wrongly belongs to a component of the prediction, and counts for the size of the object
+      of the same class that this component covers most of (of two equally, the larger); if it covers none, for the
+      component's own size.
+
+    IoU is found / (true + wrongly predicted), summed over the whole set; the mean is over the classes for which that is
+    not empty. So a class whose small objects exist in the prediction only counts as 0 among the small ones, as a class
+    that is only predicted does in mIoU.
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_index: truth label of pixels that do not count.
+        bounds: area from which an object is medium, and from which it is large, in pixels.
+        kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``bounds`` are not two ascending positive numbers.
+
+    Example:
+        >>> target = torch.tensor([[[1, 0, 0, 0, 0, 0, 0, 0, 1, 1]]])
+        >>> preds = torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 0, 0, 1]]])
+        >>> scores = ObjectSizeScores(2, bounds=(2, 7))  # ones of area 1 and 2, zeros of area 7
+        >>> scores.update(preds, target)
+        >>> {name: round(score.item(), 3) for name, score in scores.summary().items()}  # 1/2, 1/2, 6/8
+        {'IoU_small': 0.5, 'IoU_medium': 0.5, 'IoU_large': 0.75}
+    """
+
+    found: Tensor
+    truth: Tensor
+    wrong: Tensor
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, *, bounds: tuple[int, int] = (32**2, 96**2), **kwargs: Any
+    ) -> None:
+        if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
+            raise ValueError(f"bounds must be two areas in pixels, positive and ascending, got {bounds}")
+        names = ("found", "truth", "wrong")
+        super().__init__(num_classes, ignore_index, shapes=dict.fromkeys(names, (len(SIZES), num_classes)), **kwargs)
+        self.bounds = tuple(bounds)
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the areas of a batch, (N, H, W) each; connected components are found on the CPU."""
+        self.check(preds, target)
+        void = target == self.ignore_index
+        pairs = torch.stack([preds.masked_fill(void, self.num_classes), target.masked_fill(void, self.num_classes)])
+        counts = np.zeros((3, len(SIZES), self.num_classes), dtype=np.int64)
+        # connected components are found class by class: the smaller the labels, the sooner
+        labels = pairs.to(torch.uint8 if self.num_classes < 256 else torch.int32).cpu().numpy()
+        for predicted, truth in zip(*labels, strict=True):
+            self._add_image(counts, predicted, truth)
+        found, true, wrong = torch.from_numpy(counts).to(self.found.device)
+        self.found += found
+        self.truth += true
+        self.wrong += wrong
+
+    def _add_image(self, counts: NDArray[np.int64], preds: Labels, target: Labels) -> None:
+        found, truth, wrong = counts
+        objects, classes, areas = components(target, self.num_classes)
+        parts, part_classes, part_areas = components(preds, self.num_classes)
+        right = (preds == target) & (objects > 0)
+
+        sizes = np.digitize(areas, self.bounds)
+        np.add.at(truth, (sizes[1:], classes[1:]), areas[1:])
+        hits = np.bincount(objects[right], minlength=len(areas))
+        np.add.at(found, (sizes[1:], classes[1:]), hits[1:])
+
+        part, covered, pixels = _overlaps(parts, objects, right)
+        part_sizes = np.digitize(part_areas, self.bounds)
+        # the last entry of a part wins: that with most pixels, of equal ones the largest object's
+        order = np.lexsort((areas[covered], pixels))
+        part_sizes[part[order]] = sizes[covered[order]]
+        misses = part_areas - np.bincount(parts[right], minlength=len(part_areas))
+        np.add.at(wrong, (part_sizes[1:], part_classes[1:]), misses[1:])
+
+    def compute(self) -> Tensor:
+        """(3,) float64 in 0..1, for small, medium, large; NaN where there is no such object."""
+        return ratio(self.found, self.truth + self.wrong).nanmean(dim=1)
+
+    def summary(self) -> dict[str, Tensor]:
+        """``IoU_small``, ``IoU_medium`` and ``IoU_large``."""
+        return {f"IoU_{size}": score for size, score in zip(SIZES, self.compute(), strict=True)}
+
+
+def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tuple[Labels, Labels, Labels]:
+    """Parts and objects that overlap, and in how many of the given pixels."""
+    codes = np.where(where, parts * np.int64(objects.max() + 1) + objects, -1).ravel()
+    # neighbours mostly are of the same pair: sorting runs of pixels is faster than sorting pixels
+    starts = np.flatnonzero(np.diff(codes, prepend=-2))
+    lengths = np.diff(starts, append=codes.size)
+    pairs, run = np.unique(codes[starts], return_inverse=True)
+    pixels = np.bincount(run, weights=lengths).astype(np.int64)
+    part, covered = np.divmod(pairs, objects.max() + 1)
+    return part[pairs >= 0], covered[pairs >= 0], pixels[pairs >= 0]
+
+
+def components(labels: Labels, num_classes: int) -> tuple[Numbers, Labels, Labels]:
+    """8-connected components of equal labels.
+
+    Args:
+        labels: (H, W); labels of ``num_classes`` and more are in no component.
+        num_classes: C.
+
+    Returns:
+        (H, W) number of each pixel's component, 0 for none; and for each number its class and its area (those of 0
+        mean nothing).
+
+    Example:
+        >>> numbers, classes, areas = components(np.array([[1, 1, 0, 1, 9]]), num_classes=2)
+        >>> numbers.tolist(), classes[1:].tolist(), areas[1:].tolist()
+        ([[2, 2, 1, 3, 0]], [0, 1, 1], [1, 2, 1])
+    """
+    numbers = np.zeros(labels.shape, dtype=np.int32)
+    classes = [np.zeros(1, dtype=np.int64)]
+    known = 0
+    for index in np.flatnonzero(np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]):
+        mask = labels == index
+        count, of_class = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        numbers += of_class
+        np.add(numbers, known, out=numbers, where=mask)
+        known += count - 1
+        classes.append(np.full(count - 1, index))
+    return numbers, np.concatenate(classes), np.bincount(numbers.ravel(), minlength=known + 1)

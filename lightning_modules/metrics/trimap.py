@@ -1,0 +1,85 @@
+"""mIoU in narrow bands around the true boundaries.
+
+Kohli, Ladický and Torr, "Robust higher order potentials for enforcing label consistency" (IJCV 2009), and Krähenbühl
+and Koltun (NeurIPS 2011), who draw it over the width of the band.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beyondpixel.lightning_modules.metrics.counting import CountingScore, ratio
+from beyondpixel.lightning_modules.metrics.neighbourhoods import beside_other_label, dilate
+
+
+class TrimapScores(CountingScore):
+    """mIoU over the pixels within 1, 2, 4, ... pixels of a boundary of the truth.
+
+    A valid pixel is in the band of width w if a pixel with another label is at most w away in the chessboard metric,
+    so the band has w pixels on either side of a boundary, and a wider band holds the narrower ones. Void is another
+    label (PASCAL VOC surrounds its objects with it), but void pixels are in no band; the image's border is no boundary.
+    Areas are summed over the whole set for each band, then IoU is taken, then the mean over the classes that truth or
+    prediction hold in the band.
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_index: truth label of pixels that do not count.
+        widths: of the bands, in pixels, ascending.
+        kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``widths`` are not ascending positive numbers.
+
+    Example:
+        >>> target = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
+        >>> scores = TrimapScores(2, widths=(1, 4))
+        >>> scores.update(torch.tensor([[[0, 0, 0, 0, 0, 1, 1, 1]]]), target)
+        >>> {name: round(score.item(), 3) for name, score in scores.summary().items()}  # 1/2 and 0, 4/5 and 3/4
+        {'trimap_mIoU/1': 0.25, 'trimap_mIoU/4': 0.775}
+    """
+
+    intersection: Tensor
+    predicted: Tensor
+    truth: Tensor
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, *, widths: Sequence[int] = (1, 2, 4, 8, 16), **kwargs: Any
+    ) -> None:
+        if not widths or min(widths) < 1 or sorted(set(widths)) != list(widths):
+            raise ValueError(f"widths must be ascending numbers of pixels, 1 or more, got {list(widths)}")
+        names = ("intersection", "predicted", "truth")
+        super().__init__(num_classes, ignore_index, shapes=dict.fromkeys(names, (len(widths), num_classes)), **kwargs)
+        self.widths = tuple(widths)
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the areas of a batch, (N, H, W) each."""
+        self.check(preds, target)
+        valid = target != self.ignore_index
+        near = beside_other_label(target.where(valid, self.num_classes), image_border=False)
+        ring = torch.full_like(target, len(self.widths), dtype=torch.long)  # the narrowest band that a pixel is in
+        reach = 1
+        for width in self.widths:
+            near, reach = dilate(near, width - reach), width
+            ring -= near.long()
+        self.intersection += self._count(target, ring, valid & (preds == target))
+        self.predicted += self._count(preds, ring, valid)
+        self.truth += self._count(target, ring, valid)
+
+    def _count(self, labels: Tensor, ring: Tensor, where: Tensor) -> Tensor:
+        """(bands, C): pixels in each band."""
+        bins = len(self.widths) * self.num_classes
+        flat = (ring * self.num_classes + labels).where(where & (ring < len(self.widths)), bins)
+        counts = torch.bincount(flat.flatten(), minlength=bins + 1)[:bins].reshape(-1, self.num_classes)
+        # torch has no deterministic cumulative sum of integers on CUDA, and the few rows are added as fast this way
+        return torch.stack([counts[: band + 1].sum(dim=0) for band in range(len(counts))])
+
+    def compute(self) -> Tensor:
+        """(bands,) float64 in 0..1; NaN for a band that is empty."""
+        return ratio(self.intersection, self.predicted + self.truth - self.intersection).nanmean(dim=1)
+
+    def summary(self) -> dict[str, Tensor]:
+        """``trimap_mIoU/<width>`` for each band."""
+        scores = self.compute().reshape(-1)  # torchmetrics makes a scalar of a single band
+        return {f"trimap_mIoU/{width}": score for width, score in zip(self.widths, scores, strict=True)}

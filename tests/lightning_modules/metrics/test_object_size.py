@@ -1,0 +1,104 @@
+"""Against a loop over SciPy's components, and by hand."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from beyondpixel.lightning_modules.metrics import ObjectSizeScores
+
+Make = Callable[..., Any]
+Labels = NDArray[np.int64]
+
+
+def _objects(labels: Labels, index: int) -> list[set[tuple[int, int]]]:
+    numbers, count = ndimage.label(labels == index, structure=np.ones((3, 3)))
+    return [set(map(tuple, np.argwhere(numbers == number).tolist())) for number in range(1, count + 1)]
+
+
+def _size(area: int, bounds: tuple[int, int]) -> int:
+    return 0 if area < bounds[0] else 1 if area < bounds[1] else 2
+
+
+def _expected(batches: list[tuple[Labels, Labels]], classes: int, bounds: tuple[int, int]) -> list[float]:
+    found, truth, wrong = Counter[Any](), Counter[Any](), Counter[Any]()
+    known = (
+        (np.where(t == 255, -1, p), np.where(t == 255, -1, t)) for maps in batches for p, t in zip(*maps, strict=True)
+    )
+    for preds, target in known:
+        for index in range(classes):
+            objects = _objects(target, index)
+            parts = _objects(preds, index)
+            predicted = set().union(*parts)
+            for thing in objects:
+                truth[_size(len(thing), bounds), index] += len(thing)
+                found[_size(len(thing), bounds), index] += len(thing & predicted)
+            for part in parts:
+                covered, area = max(((len(thing & part), len(thing)) for thing in objects), default=(0, 0))
+                own = area if covered else len(part)
+                wrong[_size(own, bounds), index] += len(part - set().union(*objects))
+    means = []
+    for size in range(3):
+        ious = [
+            found[size, index] / (truth[size, index] + wrong[size, index])
+            for index in range(classes)
+            if truth[size, index] + wrong[size, index]
+        ]
+        means.append(float(np.mean(ious)) if ious else float("nan"))
+    return means
+
+
+@pytest.mark.parametrize(("classes", "bounds"), [(5, (20, 150)), (5, (32**2, 96**2)), (300, (6, 40))])
+def test_equals_a_loop_over_components(label_maps: Make, classes: int, bounds: tuple[int, int]) -> None:
+    batches = [label_maps(seed, size=size, classes=6) for seed, size in enumerate([(37, 53), (60, 83)])]
+    if classes == 300:  # more than a byte holds
+        batches = [(preds + 290, np.where(target == 255, 255, target + 290)) for preds, target in batches]
+    else:
+        batches = [(preds.clip(max=4), np.where(target == 255, 255, target.clip(max=4))) for preds, target in batches]
+    scores = ObjectSizeScores(classes, bounds=bounds)
+    for preds, target in batches:
+        scores.update(torch.from_numpy(preds), torch.from_numpy(target))
+    summary = scores.summary()
+    assert list(summary) == ["IoU_small", "IoU_medium", "IoU_large"]
+    expected = _expected(batches, classes, bounds)
+    np.testing.assert_allclose([score.item() for score in summary.values()], expected, rtol=1e-12)
+
+
+def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None:
+    """A car of 4 pixels and one of 40, one prediction over both: what it adds counts for the large one."""
+    target = np.zeros((1, 12, 30), dtype=np.int64)
+    target[0, 2:4, 2:4] = 1
+    target[0, 2:6, 10:20] = 1
+    preds = target.copy()
+    preds[0, 2, 4:10] = 1  # a bridge of 6 pixels
+    preds[0, 10, 5:8] = 1  # 3 pixels that cover nothing
+    scores = ObjectSizeScores(2, bounds=(10, 1000))
+    scores.update(torch.from_numpy(preds), torch.from_numpy(target))
+    assert scores.found[:, 1].tolist() == [4, 40, 0]
+    assert scores.truth[:, 1].tolist() == [4, 40, 0]
+    assert scores.wrong[:, 1].tolist() == [3, 6, 0]
+
+
+def test_diagonal_neighbours_are_one_object() -> None:
+    scores = ObjectSizeScores(2, bounds=(2, 3))
+    eye = torch.eye(3, dtype=torch.long)[None]
+    scores.update(eye, eye)
+    assert scores.truth[:, 1].tolist() == [0, 0, 3]
+    assert scores.truth[:, 0].tolist() == [0, 0, 6]
+
+
+def test_all_void() -> None:
+    scores = ObjectSizeScores(2)
+    scores.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
+    assert scores.compute().isnan().all()
+
+
+@pytest.mark.parametrize("bounds", [(0, 5), (5, 5), (9, 4)])
+def test_bounds_must_ascend(bounds: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="bounds must be two areas in pixels, positive and ascending, got"):
+        ObjectSizeScores(2, bounds=bounds)
