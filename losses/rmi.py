@@ -27,6 +27,10 @@ class RMILoss(SegmentationLoss):
     ridge's (-3.80 for each class with ξ = 5e-4) as predictions get better. Log `terms["pixel"]` and `terms["rmi"]`
     apart, and choose checkpoints by a metric.
 
+    **The RMI term alone cannot tell a prediction from its inverse**: P enters through covariances, and those of 1 - P
+    are the same up to a sign that squares away. The pixel term decides which of the two is learned, so a network from
+    scratch needs enough of it (λ, or some training without RMI).
+
     Args:
         num_classes: C.
         region_size: R, the side of a region on the pooled maps.

@@ -104,6 +104,16 @@ def test_affine_predictions_are_perfect_ones() -> None:
     torch.testing.assert_close(bound, torch.full((1, 2), -0.5, dtype=torch.float64) * torch.tensor(m).double().log())
 
 
+@pytest.mark.parametrize("covariance", ["sum", "mean"])
+def test_bound_cannot_tell_predictions_from_their_inverse(batch: Batch, covariance: str) -> None:
+    # P enters by its covariances only, and 1 - P has those of P but for a sign that squares away
+    logits, labels = batch
+    settings = {"downsampling_factor": 1, "covariance": covariance}
+    labels = labels.clamp(max=logits.shape[1] - 1)  # void pixels enter as probability 0 either way
+    bound, inverse = (rmi_lower_bound(probs, labels, **settings) for probs in (logits.sigmoid(), (-logits).sigmoid()))
+    torch.testing.assert_close(inverse, bound)
+
+
 def test_several_factors_are_averaged(batch: Batch) -> None:
     logits, labels = batch()
     both = RMILoss(3, downsampling_factor=(2, 3), pixel_loss=None)(logits, labels)
