@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning import Trainer
 
 from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.lightning_modules import MCIBIModule
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -56,15 +58,63 @@ def test_the_ablation_notebook_draws_the_runs_below_outputs(tmp_path: Path, monk
     assert "rmi_table3b" not in shown
 
 
-def execute(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The notebook as it is after a run in an empty folder."""
-    monkeypatch.delenv("BEYONDPIXEL_OUTPUTS", raising=False)
+@pytest.mark.slow
+def test_the_mcibi_notebook_shows_a_run_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of four classes, with ASPP and an untrained network; the network of the notebook itself has seven."""
+    model = {
+        "class_path": "beyondpixel.lightning_modules.MCIBIModule",
+        "init_args": {"encoder": "resnet18", "channels": 12, "attention_channels": 6, "context": "aspp"},
+    }
+    data = {
+        "class_path": "beyondpixel.datamodules.ShapesDataModule",
+        "init_args": {
+            "classes": ["sky", "building", "road", "pavement"],
+            "num_test": 8,
+            "image_size": [40, 56],
+            "num_workers": 0,
+        },
+    }
+    module = MCIBIModule(4, **model["init_args"])
+    memory: Any = module.network.memory
+    memory.memory.uniform_()
+    memory.seen.fill_(True)
+    run = RunFolder(tmp_path / "outputs" / "tiny" / "mcibi" / "seed1")
+    quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet.strategy.connect(module)
+    quiet.save_checkpoint(run.last_checkpoint)
+    run.config = {"model": model, "data": data}
+    run.update_state(status="done", step=5, max_steps=5)
+    name = "outputs/tiny/mcibi/seed1"
+    folder = tmp_path / "notebooks"  # the run is found from the folder above
+    folder.mkdir()
+    few_steps = {"STEPS = 240": "STEPS = 4"}
+    notebook = execute(FOLDER / "02_mcibi.ipynb", folder, monkeypatch, replacing=few_steps, BEYONDPIXEL_RUN=name)
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert f"Shown: run {name}, step 5 of 5 (done)" in said
+    assert "pixels of each of 4 classes" in said
+
+
+def execute(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replacing: dict[str, str] | None = None,
+    **environment: str,
+) -> Any:
+    """The notebook as it is after a run in a folder of its own, with some of its text replaced."""
+    for name in ("BEYONDPIXEL_OUTPUTS", "BEYONDPIXEL_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     pytest.importorskip("ipykernel")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses the one that puts figures into the notebook
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     notebook = nbformat.read(path, as_version=4)
+    for old, new in (replacing or {}).items():
+        (cell,) = [cell for cell in notebook.cells if old in cell.source]
+        cell.source = cell.source.replace(old, new)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     return notebook
 
