@@ -8,6 +8,7 @@ import yaml
 
 from beyondpixel.experiments import specs
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.layers import shown
 from beyondpixel.experiments.specs import RUNS, RowPlace, SpecError, find_specs, load_spec, merge, parse_overrides
 
 
@@ -137,7 +138,7 @@ def test_every_key_is_told_where_it_was_given_last(tmp_path: Path) -> None:
     text = "base: [data/shapes, model/deeplabv3_resnet18]\nconfig:\n  model:\n    init_args:\n      encoder: resnet34\n"
     file = write(tmp_path / "t" / "row.yaml", text)
     origin = load_spec(file, {"trainer.max_steps": 5, "model.loss": {"name": "rmi", "pooling": "max"}}).origin
-    fragment = f"{RUNS.parent / 'base' / 'model' / 'deeplabv3_resnet18.yaml'}"
+    fragment = shown(RUNS.parent / "base" / "model" / "deeplabv3_resnet18.yaml")
     assert origin.place_of(("model", "init_args", "encoder")) == f"{file}:5"
     assert origin.place_of(("model", "init_args", "variant")) == f"{fragment}:5"
     assert origin.place_of(("model", "init_args", "loss", "pooling")) == "--model.loss"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -107,9 +108,9 @@ def test_affine_predictions_are_perfect_ones() -> None:
 @pytest.mark.parametrize("covariance", ["sum", "mean"])
 def test_bound_cannot_tell_predictions_from_their_inverse(batch: Batch, covariance: str) -> None:
     # P enters by its covariances only, and 1 - P has those of P but for a sign that squares away
-    logits, labels = batch
-    settings = {"downsampling_factor": 1, "covariance": covariance}
+    logits, labels = batch(dtype=torch.float64)
     labels = labels.clamp(max=logits.shape[1] - 1)  # void pixels enter as probability 0 either way
+    settings: dict[str, Any] = {"downsampling_factor": 1, "covariance": covariance}
     bound, inverse = (rmi_lower_bound(probs, labels, **settings) for probs in (logits.sigmoid(), (-logits).sigmoid()))
     torch.testing.assert_close(inverse, bound)
 

@@ -94,7 +94,7 @@ def test_a_module_that_goes_its_own_way_is_noticed(run: RunFolder) -> None:
     module, data = load_model(run), build_data(run.config)
 
     def step(batch: dict[str, Any], batch_idx: int) -> None:
-        module._scores("test").update(module.network(batch["image"]).argmax(1), batch["mask"])
+        module.evaluation_scores("test").update(module.network(batch["image"]).argmax(1), batch["mask"])
 
     module.test_step = step  # type: ignore[method-assign]
     protocol = EvaluationProtocol(Protocol.parse(postprocess="crf:1"), workers=1)

@@ -28,7 +28,7 @@ def write(place: Path, name: str, config: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ({"model": {"init_args": {"loss": {"name": "rmi", "radius": 3}}}}, r"radius.*region_size"),
-        ({"model": {"init_args": {"loss": "rmj"}}}, r"expected one of .*'rmi'.*got 'rmj'"),
+        ({"model": {"init_args": {"loss": "rmj"}}}, r"expected one of .*rmi.*got 'rmj'; did you mean rmi"),
         (
             {"model": {"init_args": {"loss": {"name": "rmi", "pooling": "sum"}}}},
             r"pooling: expected one of .*'avg'.*got 'sum'",

@@ -38,7 +38,7 @@ def test_from_specs_to_a_table(place: Path) -> None:
         folder = RunFolder(place / "outputs" / "tiny" / row / "seed2")
         assert folder.state == {"status": "done", "step": 8, "max_steps": 8, "error": None}
         assert f"tiny/{row} seed2 is done, mIoU {100 * folder.summary['test/mIoU']:.1f} %" in said
-        offline = "W&B: no API key found, so logging offline; upload later with: wandb sync "
+        offline = "W&B: no API key found, so logging offline; upload later with: beyondpixel sync "
         assert offline in folder.log_file.read_text()
         assert (folder.record["axes"]["loss"], folder.record["seed"]) == (row, 2)
         assert folder.record["reference"]["value"] == 50.0

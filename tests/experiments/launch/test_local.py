@@ -109,6 +109,7 @@ def test_a_failure_stops_no_other_and_says_why(cells: Callable[..., list[Cell]])
 def test_ctrl_c_stops_all_cells_and_waits_for_them(cells: Callable[..., list[Cell]]) -> None:
     three = cells("time.sleep(60)", "time.sleep(60)", DONE)
     view, said = view_of(three)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 
     def press() -> None:
         while not all((cell.folder.path / "began").exists() for cell in three[:2]):

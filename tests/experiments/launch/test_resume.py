@@ -20,7 +20,7 @@ from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.training_cli import resolve_config
 
 COMMAND = [sys.executable, "-m", "beyondpixel.experiments.launch.cell"]
-TIMES = ("train/images_per_s",)  # what a clock says differs
+TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
 
 
 def prepare(path: Path, config: dict[str, Any]) -> RunFolder:
