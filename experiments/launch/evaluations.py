@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cells import Cell
@@ -68,7 +71,8 @@ def refuse_source(cell: Cell) -> None:
             f"first, or both together: {train} {launch_name(cell.spec)} --seeds {cell.seed}{again}, with the other "
             "options of this launch"
         )
-    changed = [text for text in differences(source.config, cell.config) if text.partition(" was ")[0] not in PLACES]
+    wanted = _without_new_keys(cell.config, source.config)
+    changed = [text for text in differences(source.config, wanted) if text.partition(" was ")[0] not in PLACES]
     if changed:
         raise UserError(
             f"{place}: {source.path} was trained with another config ({'; '.join(changed[:5])}); give the options that "
@@ -79,3 +83,14 @@ def refuse_source(cell: Cell) -> None:
             f"{place}: {source.last_checkpoint} is gone, which this row tests; put it back, or train it anew: "
             f"{train} --seeds {cell.seed} --overwrite"
         )
+
+
+def _without_new_keys(config: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the keys that the code had not yet when the old one was written: nobody could choose there."""
+    return {
+        key: _without_new_keys(value, old[key])
+        if isinstance(value, Mapping) and isinstance(old[key], Mapping)
+        else value
+        for key, value in config.items()
+        if key in old
+    }
