@@ -38,6 +38,8 @@ INDIFFERENT_KEYS = (
     "trainer.log_every_n_steps",
     "trainer.num_sanity_val_steps",
 )
+# of a run that only evaluates: the devices that computed its score, which is the same on any number of them
+INDIFFERENT_KEYS_OF_EVALUATIONS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 INDIFFERENT_PACKAGES = ("wandb",)  # it only watches
 UNKNOWN = "unknown"
 
@@ -129,13 +131,15 @@ def _config_differences(run: RunFolder, baseline: RunFolder) -> list[str]:
     told = [(axes.get(axis), their_axes.get(axis)) for axis in axes if axes.get(axis) != their_axes.get(axis)]
     # the keys of two different losses, though of one name, have nothing to do with each other
     other_loss = axes.get("loss") != their_axes.get("loss")
+    evaluates = "evaluation" in run.record or "evaluation" in baseline.record
+    indifferent = INDIFFERENT_KEYS + (INDIFFERENT_KEYS_OF_EVALUATIONS if evaluates else ())
     found = []
     for key in ours.keys() & theirs.keys():
         name = key.rpartition(".")[2]
         if (
             ours[key] == theirs[key]
             or not key.startswith(("data.", "model.", "trainer."))
-            or key in INDIFFERENT_KEYS
+            or key in indifferent
             or name in axes
             or name in RMI_AXES.values()
             or (ours[key], theirs[key]) in told

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from beyondpixel.experiments.axes import EVALUATION_AXES
 from beyondpixel.experiments.compare.bootstrap import Interval
 from beyondpixel.experiments.compare.differences import remarks
 from beyondpixel.experiments.compare.intervals import Intervals
@@ -77,7 +78,7 @@ def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | 
         folders: where to look.
         metric: a figure of summary.json, e.g. `test/mIoU`.
         baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
-            table's first row with the CE loss.
+            table's first row with the CE loss that is tested without post-processing.
 
     Raises:
         UserError: if a folder does not exist, there are no runs, no run has the metric, or the baseline is not there.
@@ -142,11 +143,16 @@ def _baseline_of(
 ) -> tuple[str, str] | None:
     """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
     if wanted is None:
-        own = (key for key, group in grouped.items() if key[0] == table and group[0].record["axes"]["loss"] == "ce")
+        own = (key for key, group in grouped.items() if key[0] == table and _is_plain_ce(group[0].record))
         return next(own, None)
     return next(
         (key for key in grouped if wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted)), None
     )
+
+
+def _is_plain_ce(record: Mapping[str, Any]) -> bool:
+    """Trained with the CE loss and tested as it is, not with a CRF, say."""
+    return bool(record["axes"]["loss"] == "ce") and all(record["axes"].get(axis) is None for axis in EVALUATION_AXES)
 
 
 def _reference(group: Sequence[RunFolder], metric: str) -> float | None:

@@ -1,5 +1,7 @@
 """One cell in a process of its own: train (or resume), then test the last checkpoint, as the papers do.
 
+A cell that evaluates tests another run's checkpoint instead.
+
 Called by the launcher as `python -m beyondpixel.experiments.launch.cell RUN_FOLDER`.
 """
 
@@ -20,7 +22,7 @@ STOPPED = 130
 
 
 def run_cell(path: str | Path, *, patience: float = 2.0) -> None:
-    """Train and test the run whose config lies in a folder, and write down how it ended.
+    """Train and test, or only evaluate, the run whose config lies in a folder, and write down how it ended.
 
     It is safe to call again after an interruption, and by two processes at once: only one will do the work.
 
@@ -38,10 +40,16 @@ def run_cell(path: str | Path, *, patience: float = 2.0) -> None:
         if folder.state["status"] == "done":
             return
         try:
-            _train_and_test(folder)
-        except (Stopped, KeyboardInterrupt):
+            if "evaluate" in folder.record:
+                _evaluate(folder)
+            else:
+                _train_and_test(folder)
+        except (Stopped, KeyboardInterrupt, SystemExit) as error:
             if first and not folder.finished:
                 folder.update_state(status="interrupted", error=None)
+            # outside a training Lightning answers Ctrl-C by ending the process, as if something had failed
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
             raise
         except Exception as error:
             if first:
@@ -76,6 +84,14 @@ def _train_and_test(folder: RunFolder) -> None:
             cli.trainer.test(cli.model, cli.datamodule)
     finally:
         wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
+
+
+def _evaluate(folder: RunFolder) -> None:
+    from beyondpixel.experiments.inference.evaluate_run import evaluate_run
+
+    record = folder.record
+    how = {word: value for word, value in record["evaluate"].items() if word != "run"}
+    evaluate_run(RunFolder(record["source"]), folder, **how, config=folder.config)
 
 
 def main() -> None:

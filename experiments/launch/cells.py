@@ -20,21 +20,29 @@ class Cell:
         spec: the row of the table.
         seed: the random seed.
         folder: the run's folder, which depends on the spec and the seed alone.
-        config: the resolved config.
+        config: the resolved config; of an evaluation, that of the run it tests, on one device.
+        source: the run whose checkpoint is tested, where the spec says `evaluate`; None for a run that trains.
     """
 
     spec: Spec
     seed: int
     folder: RunFolder
     config: dict[str, Any]
+    source: RunFolder | None = None
 
     @property
     def name(self) -> str:
         """`table/row seed<k>`."""
         return f"{self.spec.name} seed{self.seed}"
 
+    @property
+    def source_name(self) -> str:
+        """`table/row seed<k>` of the run that is tested."""
+        return f"{(self.spec.evaluate or {}).get('run')} seed{self.seed}"
+
     def prepare(self) -> None:
         """Write down who the run is, for the process that will do it."""
+        asked = {} if self.source is None else {"evaluate": self.spec.evaluate, "source": str(self.source.path)}
         self.folder.config = self.config
         self.folder.record = {
             **self.folder.record,
@@ -43,6 +51,7 @@ class Cell:
             "row": self.spec.row,
             "seed": self.seed,
             "reference": self.spec.reference,
+            **asked,
         }
 
 
@@ -74,5 +83,9 @@ def expand(
         for seed in dict.fromkeys(seeds):
             folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
             trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
-            cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
+            source = None
+            if spec.evaluate is not None:
+                source = RunFolder(output / spec.evaluate["run"] / f"seed{seed}")
+                trainer |= {"devices": 1, "num_nodes": 1}  # several would each see a part of the images
+            cells.append(Cell(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}, source))
     return cells

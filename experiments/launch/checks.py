@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from pytorch_lightning import LightningModule, Trainer
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.protocol import Protocol
 from beyondpixel.experiments.launch.cells import Cell
-from beyondpixel.experiments.training_cli import SegmentationCLI, own_error
+from beyondpixel.experiments.launch.evaluations import place_of_evaluate
+from beyondpixel.experiments.training_cli import PROTOCOL_WORDS, SegmentationCLI, own_error
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
 # W&B's files, pictures, logs and scores of a run
@@ -30,7 +33,8 @@ def check_parts(cells: Sequence[Cell], mistakes: list[str], *, anew: bool = Fals
 
     Encoders that do not exist, cannot be dilated to the asked stride or whose weights cannot be had, and data sets
     that are not there, are found here rather than by a job that has waited for a night. Pretrained weights are
-    fetched now, where the node that launches has a network and those that compute may have none.
+    fetched now, where the node that launches has a network and those that compute may have none. Of an evaluation
+    also its words are checked, and that the package of its post-processing is installed.
 
     Args:
         cells: those that are to run.
@@ -38,15 +42,22 @@ def check_parts(cells: Sequence[Cell], mistakes: list[str], *, anew: bool = Fals
         anew: whether checkpoints that are there will be replaced instead of resumed, which needs no other weights.
 
     Returns:
-        The bytes of one checkpoint, by the spec's name.
+        The bytes of one checkpoint, by the spec's name; 0 for an evaluation, which makes none.
     """
     sizes: dict[str, int] = {}
     known: dict[tuple[bool, str], int | Exception] = {}
     begin = {cell.spec.name for cell in cells if anew or not cell.folder.last_checkpoint.exists()}
+    trained = {cell.spec.name for cell in cells if cell.source is None}
     for cell in cells:
         if cell.spec.name in sizes:
             continue
-        resumed = cell.spec.name not in begin
+        if cell.spec.evaluate is not None:
+            _check_protocol(cell, mistakes)
+            sizes[cell.spec.name] = 0
+            if cell.spec.evaluate["run"] in trained:
+                continue
+        # whose checkpoint is there already
+        resumed = cell.source is not None or cell.spec.name not in begin
         key = (resumed, _parts_of(cell.config))
         if key not in known:
             try:
@@ -55,10 +66,8 @@ def check_parts(cells: Sequence[Cell], mistakes: list[str], *, anew: bool = Fals
             except (UserError, ValueError) as error:
                 known[key] = error
         found = known[key]
-        if isinstance(found, int):
-            sizes[cell.spec.name] = found
-        else:
-            sizes[cell.spec.name] = 0
+        sizes[cell.spec.name] = found if isinstance(found, int) and cell.source is None else 0
+        if not isinstance(found, int):
             said = str(own_error(found) or found)
             part = ("data", "init_args", "root") if isinstance(found, DataError) else ("model", "init_args", "encoder")
             mistakes.append(f"{cell.spec.origin.place_of_complaint(said, otherwise=part)}: {said}")
@@ -84,7 +93,7 @@ def check_space(cells: Sequence[Cell], sizes: Mapping[str, int], output: Path, m
 
     Args:
         cells: those that are to run.
-        sizes: bytes of a checkpoint, by the spec's name.
+        sizes: bytes of a checkpoint, by the spec's name; 0 for an evaluation, which makes none.
         output: where they write.
         mistakes: takes the sentence that says what is needed and what is there.
     """
@@ -95,6 +104,15 @@ def check_space(cells: Sequence[Cell], sizes: Mapping[str, int], output: Path, m
             f"--output {output}: {len(cells)} runs need about {_gigabytes(needed)} (each its checkpoints `last` and "
             f"`best` and one being written), but {_gigabytes(free)} are free; make room, or choose another --output"
         )
+
+
+def _check_protocol(cell: Cell, mistakes: list[str]) -> None:
+    words = {word: value for word, value in (cell.spec.evaluate or {}).items() if word != "run"}
+    try:
+        Protocol.parse(**words)
+    except UserError as error:  # which speaks of options of the command line
+        said = re.sub(rf"--({'|'.join(PROTOCOL_WORDS)})", r"evaluate.\1", str(error))
+        mistakes.append(f"{place_of_evaluate(cell.spec)}: {said}")
 
 
 class _Builder(SegmentationCLI):

@@ -33,7 +33,7 @@ def launch(
     gpus: int | None = None,
     slurm: Resources | None = None,
 ) -> list[Cell]:
-    """Train and test every cell that is not done yet.
+    """Train and test every cell that is not done yet; those that only evaluate when their source is done.
 
     Args:
         places: spec files, folders or names of tables.
@@ -51,8 +51,8 @@ def launch(
         All cells, done ones included.
 
     Raises:
-        UserError: if a spec is wrong, if a finished run was made with another config, or, after all others have
-            run, if a cell failed.
+        UserError: if a spec is wrong, if a finished run was made with another config, if an evaluation has no source
+            to test, or, after all others have run, if a cell failed.
     """
     console = Console()
     devices = slurm.devices() if slurm else {"trainer.devices": gpus} if (gpus or 1) > 1 else {}
@@ -70,11 +70,14 @@ def launch(
     console.print(overview(plan))
     if dry_run:
         return list(plan.cells)
-    work = plan.work
-    if slurm:
-        submit(work, slurm, output=output, overwrite=overwrite, say=_printer(console))
+    work, waiting = plan.work, plan.of_kind("waits")
+    if slurm:  # which can let them wait for each other's jobs
+        submit([*work, *waiting], slurm, output=output, overwrite=overwrite, say=_printer(console))
     elif work:
         _run_here(work, slots, console, overwrite=overwrite)
+    if waiting and not slurm:
+        names = ", ".join(cell.name for cell in waiting)
+        console.print(f"Left out until the runs that they test are done elsewhere: {names}; then launch again")
     left = plan.of_kind("failed")
     if left:
         names = ", ".join(cell.name for cell in left)
@@ -100,17 +103,21 @@ def _run_here(work: Sequence[Cell], slots: Sequence[Any], console: Console, *, o
     except KeyboardInterrupt:
         view.say("Stopped. The same command goes on from the checkpoints.")
         raise
+    omitted = ", ".join(cell.name for cell in view.of("left out"))
+    left_out = f" (left out for that: {omitted})" if omitted else ""
     failed = view.of("failed")
     if failed:
         names = ", ".join(cell.name for cell in failed)
         raise UserError(
-            f"{len(failed)} of {len(work)} runs failed: {names}; see their log.txt, mend the cause, "
+            f"{len(failed)} of {len(work)} runs failed: {names}{left_out}; see their log.txt, mend the cause, "
             "and launch again with --retry-failed"
         )
     stopped = view.of("stopped")
     if stopped:
         names = ", ".join(cell.name for cell in stopped)
-        raise UserError(f"{len(stopped)} of {len(work)} runs were stopped: {names}; the same command resumes them")
+        raise UserError(
+            f"{len(stopped)} of {len(work)} runs were stopped: {names}{left_out}; the same command resumes them"
+        )
 
 
 def _printer(console: Console) -> Any:

@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cell import HELD, STOPPED
 from beyondpixel.experiments.launch.cells import Cell
+from beyondpixel.experiments.launch.evaluations import has_result
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.launch.view import Outcome, View
+from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.experiments.starting import start_over
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -78,7 +79,7 @@ def make_slots(jobs: int | None = None, gpus: int = 1, *, devices: Sequence[str]
 
 
 def run_locally(cells: Sequence[Cell], slots: Sequence[Slot], view: View, *, overwrite: bool = False) -> None:
-    """Train and test cells, as many at a time as there are slots.
+    """Train and test cells, as many at a time as there are slots; evaluations when their sources are done.
 
     The cells' processes are in sessions of their own: Ctrl-C reaches this process alone, which asks each of them to
     save and stop. They go on if this process is killed; the next launch finds them by their locks.
@@ -92,14 +93,20 @@ def run_locally(cells: Sequence[Cell], slots: Sequence[Slot], view: View, *, ove
     Raises:
         KeyboardInterrupt: when Ctrl-C has been pressed (or SIGTERM has come) and all cells have stopped.
     """
-    waiting = deque(cells)
+    waiting = list(cells)
     free = list(reversed(slots))
     running: list[_Running] = []
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is to do what Ctrl-C does
     try:
         while waiting or running:
-            while waiting and free:
-                cell = waiting.popleft()
+            for cell in _ready(waiting, running):
+                if cell.source is not None and cell.source.state["status"] != "done":
+                    waiting.remove(cell)
+                    view.ended(cell, "left out", f"{cell.source_name}, which it tests, {_how_it_ended(cell.source)}")
+                    continue
+                if not free:
+                    break
+                waiting.remove(cell)
                 try:
                     running.append(_start(cell, free[-1], view, overwrite=overwrite))
                     free.pop()
@@ -125,9 +132,21 @@ class _Running:
     process: subprocess.Popen[bytes]
 
 
+def _ready(waiting: Iterable[Cell], running: Iterable[_Running]) -> list[Cell]:
+    """Those that need not wait for another one's end."""
+    unfinished = {cell.folder.path for cell in (*waiting, *(one.cell for one in running))}
+    return [cell for cell in waiting if cell.source is None or cell.source.path not in unfinished]
+
+
+def _how_it_ended(source: RunFolder) -> str:
+    status = source.state["status"]
+    return {"failed": "failed", "interrupted": "was stopped"}.get(status, f"is not done (it is {status})")
+
+
 def _start(cell: Cell, slot: Slot, view: View, *, overwrite: bool) -> _Running:
     with RunLock(cell.folder.lock_file):
-        if overwrite:
+        # an evaluation resumes nothing; another launcher may have finished it meanwhile
+        if overwrite or (cell.source is not None and not has_result(cell)):
             start_over(cell.folder)
         cell.prepare()
     with cell.folder.log_file.open("ab") as log:

@@ -13,7 +13,8 @@ Train and test every row of the given run specs with every seed, here or on a SL
 
 Each run has a folder, OUTPUT/TABLE/ROW/seedK, which decides what a launch does: finished runs are kept, running and
 queued ones left alone, interrupted ones resumed at their last checkpoint, failed ones shown and left alone until
---retry-failed. So the same command can be given again at any time, and twice at once.
+--retry-failed. So the same command can be given again at any time, and twice at once. Rows that train nothing but
+evaluate another row, with a CRF say, come after that row; launched without it, they need it finished.
 
 Config keys can be overridden for all rows: --data.root DIR, --trainer.max_steps 100, --model.lr 0.01.
 """
@@ -56,7 +57,7 @@ def add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cluster.add_argument(
         "--time", metavar="LIMIT", help="minutes or HH:MM:SS (default: 4:00:00); a run that needs longer is requeued"
     )
-    cluster.add_argument("--max-parallel", type=_positive, metavar="K", help="runs at a time (default: all)")
+    cluster.add_argument("--max-parallel", type=_positive, metavar="K", help="trainings at a time (default: all)")
     cluster.add_argument("--cpus", type=_positive, metavar="N", help="CPUs for each GPU (default: the cluster's)")
     cluster.add_argument("--mem", metavar="SIZE", help="memory of a node, such as 32G (default: the cluster's)")
     cluster.add_argument(

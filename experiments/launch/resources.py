@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
@@ -43,12 +43,24 @@ class Resources:
         devices = max(1, self.gpus)
         return {"trainer.devices": devices, "trainer.num_nodes": self.nodes} if devices * self.nodes > 1 else {}
 
+    def of_evaluation(self) -> Resources:
+        """What an evaluation gets: one device, and all CPUs that a training has on a node, as a CRF runs on them."""
+        cpus = None if self.cpus is None else self.cpus * max(1, self.gpus)
+        return replace(self, gpus=min(1, self.gpus), nodes=1, cpus=cpus)
+
     def warning_s(self) -> int:
         """Seconds before the time limit at which SLURM says that it comes: a tenth of it, 2 minutes at most."""
         return min(LONGEST_WARNING_S, max(SHORTEST_WARNING_S, self.minutes * 6))
 
-    def parameters(self, name: str) -> dict[str, Any]:
-        """submitit's parameters."""
+    def parameters(self, name: str, *, after: str | None = None) -> dict[str, Any]:
+        """submitit's parameters.
+
+        Args:
+            name: of the job.
+            after: a job that must succeed before this one starts; if it fails, this one is cancelled.
+        """
+        # without the option, a job whose dependency has failed waits for ever
+        wait = {} if after is None else {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"}
         given: dict[str, Any] = {
             "job_name": name,
             "nodes": self.nodes,
@@ -63,7 +75,7 @@ class Resources:
             # one task that fails must not leave the others waiting for it
             "srun_args": ["--kill-on-bad-exit=1"],
             # preemption and the failure of a node bring the job back
-            "additional_parameters": {"requeue": True, **self.options},
+            "additional_parameters": {"requeue": True, **wait, **self.options},
         }
         return {key: value for key, value in given.items() if value is not None}
 

@@ -1,18 +1,24 @@
-"""Hand cells to SLURM through submitit: an array job, one cell an element."""
+"""Hand cells to SLURM through submitit: an array job, one cell an element.
+
+Evaluations are arrays of their own, one for each run that they test, which SLURM starts when that one has succeeded:
+a requeue in between does not count as an end, and if it fails they are cancelled.
+"""
 
 from __future__ import annotations
 
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cell import run_cell
 from beyondpixel.experiments.launch.cells import Cell
+from beyondpixel.experiments.launch.evaluations import has_result
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.launch.queue import ask, living_jobs
 from beyondpixel.experiments.launch.resources import Resources
@@ -55,7 +61,7 @@ def submit(
     overwrite: bool = False,
     run: Callable[..., None] = run_cell,
 ) -> list[str]:
-    """Submit cells as one array job; they go on without this process.
+    """Submit trainings as one array job, and evaluations as others behind it; they go on without this process.
 
     Args:
         cells: what to run.
@@ -71,36 +77,82 @@ def submit(
     Raises:
         UserError: if SLURM refuses the job.
     """
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    launch_id = secrets.token_hex(3)
-    # a folder for each launch: a cluster that was set up anew gives the same job numbers again
-    executor = SlurmExecutor(output.absolute() / "slurm" / launch_id, max_num_timeout=TIMEOUTS)
-    executor.update_parameters(**resources.parameters(f"beyondpixel-{launch_id}"))
+    submission = _Submission(resources, output.absolute() / "slurm" / secrets.token_hex(3), say, overwrite, run)
     with ExitStack() as locks:
         mine = _take(cells, locks, say)  # a job that starts at once waits until they are prepared
-        if not mine:
-            return []
+        jobs = submission.submit([cell for cell in mine if cell.source is None])
+        for job, group in _by_awaited_job([cell for cell in mine if cell.source is not None], jobs, say).items():
+            jobs |= submission.submit(group, after=job)
+    if jobs:
+        main = list(dict.fromkeys(number.split("_")[0] for number in jobs.values()))
+        say(f"Watch them with: squeue --job {','.join(main)}; the same command with --dry-run shows where each run is")
+        say(f"Cancel them with: scancel {' '.join(main)}; launched again, they go on from their checkpoints")
+    return list(jobs.values())
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """What the arrays of one launch have in common; `folder` is new, as a cluster that was set up anew gives the same
+    job numbers again."""
+
+    resources: Resources
+    folder: Path
+    say: Callable[[str], None]
+    overwrite: bool
+    run: Callable[..., None]
+
+    def submit(self, cells: Sequence[Cell], after: str | None = None) -> dict[Path, str]:
+        """Submit an array of trainings, or of evaluations, which may have to wait for a job; the jobs by folder."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if not cells:
+            return {}
+        evaluates = cells[0].source is not None
+        resources = self.resources.of_evaluation() if evaluates else self.resources
+        executor = SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
+        executor.update_parameters(**resources.parameters(f"beyondpixel-{self.folder.name}", after=after))
         try:
             with executor.batch():
                 jobs = [
-                    executor.submit(SlurmCell(cell.folder.path.absolute(), resources.minutes, run)) for cell in mine
+                    executor.submit(SlurmCell(cell.folder.path.absolute(), resources.minutes, self.run))
+                    for cell in cells
                 ]
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            raise UserError(f"SLURM refused the job, and nothing was started: {error}") from error
-        for cell, job in zip(mine, jobs, strict=True):
-            if overwrite:
+            what = (
+                f"the job of {', '.join(cell.name for cell in cells)}"
+                if evaluates
+                else "the job, and nothing was started"
+            )
+            raise UserError(f"SLURM refused {what}: {error}") from error
+        for cell, job in zip(cells, jobs, strict=True):
+            if self.overwrite or (evaluates and not has_result(cell)):
                 start_over(cell.folder)
             cell.prepare()
             queued = {} if cell.folder.finished else {"status": "queued"}
             cell.folder.update_state(**queued, job=job.job_id)
-            say(f"{cell.name} is SLURM job {job.job_id}, log: {cell.folder.log_file}")
-    numbers = [job.job_id for job in jobs]
-    main = numbers[0].split("_")[0]
-    say(f"Watch them with: squeue --job {main}; the same command with --dry-run shows where each run is")
-    say(f"Cancel them with: scancel {main}; launched again, they go on from their checkpoints")
-    return numbers
+            when = f", after job {after}" if after else ""
+            self.say(f"{cell.name} is SLURM job {job.job_id}{when}, log: {cell.folder.log_file}")
+        return {cell.folder.path: job.job_id for cell, job in zip(cells, jobs, strict=True)}
+
+
+def _by_awaited_job(
+    cells: Sequence[Cell], jobs: Mapping[Path, str], say: Callable[[str], None]
+) -> dict[str | None, list[Cell]]:
+    """Evaluations by the job that their source is, None where it is done: a dependency is one of a whole array."""
+    living = living_jobs() if cells else {}
+    groups: dict[str | None, list[Cell]] = {}
+    for cell in cells:
+        assert cell.source is not None
+        state = cell.source.state
+        job = jobs.get(cell.source.path) or (state.get("job") if state.get("job") in living else None)
+        if job is None and state["status"] != "done":
+            say(
+                f"{cell.name} is left out until {cell.source_name}, which is running elsewhere, is done; launch it then"
+            )
+            continue
+        groups.setdefault(job, []).append(cell)
+    return groups
 
 
 def _take(cells: Sequence[Cell], locks: ExitStack, say: Callable[[str], None]) -> list[Cell]:

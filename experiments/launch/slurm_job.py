@@ -64,8 +64,11 @@ class SlurmCell:
 
         folder = RunFolder(self.path)
         minutes = (time.monotonic() - self._began) / 60
-        if folder.state.get("step", 0) <= self._first_step and minutes > self.minutes / 2:
-            error = f"no step was finished within the time limit of {self.minutes} minutes; give more with --time"
+        evaluates = "evaluate" in folder.record  # which begins anew each time
+        moved = folder.state.get("step", 0) > self._first_step and not evaluates
+        if not moved and minutes > self.minutes / 2:
+            what = "the evaluation did not end" if evaluates else "no step was finished"
+            error = f"{what} within the time limit of {self.minutes} minutes; give more with --time"
             folder.update_state(status="failed", error=error)
             return None
         return DelayedSubmission(SlurmCell(self.path, self.minutes, self.run))

@@ -42,7 +42,11 @@ def write_sweep(
         UserError: for mistakes in the specs, as for a launch.
     """
     plan = make_plan(places, seeds=seeds, output=output, overrides=overrides)
-    specs = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells))
+    specs = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells if cell.source is None))
+    # an agent may be the first to ask for a row, and does not wait for others
+    evaluations = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells if cell.source is not None))
+    if not specs:
+        raise UserError(f"{', '.join(evaluations)}: train nothing; beyondpixel launch does them without a sweep")
     names = ", ".join(dict.fromkeys(cell.spec.table for cell in plan.cells))
     changes = [word for key, value in overrides.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
     sweep = {
@@ -68,6 +72,10 @@ def write_sweep(
         f"Wrote {file}; nothing was started.\nStart the sweep with: wandb sweep {file}\nand run its agents, each on a "
         "machine or GPU of its own, with the command that it prints: wandb agent ENTITY/PROJECT/SWEEP_ID"
     )
+    if evaluations:
+        print(
+            f"Not in it, because they test rows that it trains: {', '.join(evaluations)}; launch them when it is done"
+        )
     return sweep
 
 

@@ -15,11 +15,18 @@ from rich.table import Table
 
 from beyondpixel.experiments.launch.cells import Cell
 
-Outcome = Literal["done", "failed", "stopped", "elsewhere"]
+Outcome = Literal["done", "failed", "stopped", "elsewhere", "left out"]
 SECONDS_BETWEEN_LINES = 60.0
 # of a long launch the table shows the cells that run, those that went wrong, and this many before and after
 SHOWN_NEIGHBOURS = 5
-COLOURS = {"done": "green", "failed": "red", "stopped": "yellow", "elsewhere": "yellow", "runs": "bold"}
+COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "elsewhere": "yellow",
+    "left out": "yellow",
+    "runs": "bold",
+}
 
 
 @dataclass
@@ -73,7 +80,7 @@ class View:
 
     def __init__(self, cells: Sequence[Cell], console: Console) -> None:
         self.console = console
-        self._entries = {cell.name: _Entry(cell) for cell in cells}
+        self._entries = {cell.name: _Entry(cell, note=_awaited(cell, cells)) for cell in cells}
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._last_lines = time.monotonic()
 
@@ -104,7 +111,7 @@ class View:
         entry = self._entries[cell.name]
         entry.state, entry.note = outcome, note
         score = Progress.score(cell) if outcome == "done" else ""
-        text = {"done": "is done", "elsewhere": "is left alone"}.get(outcome, outcome)
+        text = {"done": "is done", "elsewhere": "is left alone", "left out": "is left out"}.get(outcome, outcome)
         self._line(f"{cell.name} {text}{f', mIoU {score} %' if score else ''}{f': {note}' if note else ''}")
         if outcome == "failed":
             self._line(f"  its log: {cell.folder.log_file}")
@@ -153,6 +160,11 @@ class View:
     def _line(self, text: str) -> None:
         if not self._live:
             self.say(text)
+
+
+def _awaited(cell: Cell, cells: Sequence[Cell]) -> str:
+    awaited = cell.source is not None and any(other.folder.path == cell.source.path for other in cells)
+    return f"for {cell.source_name}" if awaited else ""
 
 
 def duration(seconds: float) -> str:

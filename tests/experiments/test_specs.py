@@ -131,7 +131,7 @@ def test_specs_are_found_by_file_folder_and_name(tmp_path: Path) -> None:
     assert find_specs([a]) == [RowPlace(a, "a")]
     assert find_specs([tmp_path, a]) == [RowPlace(a, "a"), RowPlace(b, "b")]
     assert find_specs(["camvid_small/rmi"]) == [RowPlace(RUNS / "camvid_small" / "rmi.yaml", "rmi")]
-    assert [place.row for place in find_specs(["camvid_small"])] == ["bce", "ce", "rmi"]
+    assert [place.row for place in find_specs(["demo"])] == ["bce", "ce", "rmi"]
 
 
 def test_every_key_is_told_where_it_was_given_last(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def test_rows_with_axes_and_published_scores(
 
 def test_axes_that_do_not_apply_are_no_difference() -> None:
     axes = differing_axes([load_spec(place) for place in find_specs(["camvid_small"])])
-    assert axes == {"loss": ["bce", "ce", "rmi"]}
+    assert axes == {
+        "loss": ["affinity", "bce", "ce", "ce", "ce", "ce", "rmi"],
+        "evaluates": ["itself", "itself", "itself", "ce crf:1", "ce crf:10", "ce crf:5", "itself"],
+    }
     ridges = differing_axes([load_spec(place) for place in find_specs(["rmi_covariance_voc"])])
     assert ridges == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
 

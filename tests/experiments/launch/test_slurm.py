@@ -15,9 +15,9 @@ import yaml
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.cells import Cell, expand
 from beyondpixel.experiments.launch.launching import launch
-from beyondpixel.experiments.launch.plan import situation_of
 from beyondpixel.experiments.launch.queue import living_jobs
 from beyondpixel.experiments.launch.resources import Resources
+from beyondpixel.experiments.launch.situations import situation_of
 from beyondpixel.experiments.launch.slurm import submit
 from beyondpixel.experiments.run_folder import RunFolder
 
@@ -40,7 +40,10 @@ def run(path, *, patience=0):
     with RunLock(folder.lock_file, patience=patience):
         first = folder.state.get("step", 0)
         start = {"time": time.time(), "step": first, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        for step in range(first, folder.record["cheap_steps"]):
+        if "cannot" in folder.record:
+            folder.update_state(status="failed")
+            raise RuntimeError("it cannot")
+        for step in range(first, folder.record.get("cheap_steps", 1)):
             time.sleep(0.1)
             folder.update_state(status="running", step=step + 1)
             if asked:
@@ -176,6 +179,34 @@ def test_a_requeue_by_the_administrator(cluster: Any, cheap: Callable[..., None]
     wait_until(lambda: cell.folder.state["status"] == "done", 90, lambda: said_by(cell))
     assert [turn["signals"][:1] for turn in turns(cell)] == [["SIGTERM"], []]
     assert cluster.restarts(job) == 1
+
+
+def test_evaluations_start_when_their_source_has_succeeded(
+    cluster: Any, cheap: Callable[..., None], place: Path
+) -> None:
+    """However often that is requeued; if it fails, they do not wait for ever."""
+    sources = cells_of(place, 1, 2, steps=30)
+    sources[1].folder.record = {"cannot": True}
+    text = 'evaluate: {run: tiny/ce, postprocess: "crf:1"}'
+    rows = [place / "tiny" / f"crf{number}.yaml" for number in (1, 2)]
+    for row in rows:
+        row.write_text(text)
+    evaluations = expand(rows, seeds=[1, 2], output=place / "outputs", overrides={}, mistakes=[])
+    jobs = submit([*evaluations, *sources], CPU, output=place / "outputs", say=print, run=cheap)
+    job = {cell.name: cell.folder.state["job"] for cell in (*evaluations, *sources)}
+    assert sorted(job.values()) == sorted(jobs)
+    assert situation_of(evaluations[0], jobs=living_jobs()).kind == "queued"
+    run_seconds(sources[0])
+    cluster.run("scontrol", "requeue", job["tiny/ce seed1"])
+    for number in (1, 2):  # of the source that failed
+        cancelled = job[f"tiny/crf{number} seed2"]
+        wait_until(lambda job=cancelled: job not in living_jobs(), 60, lambda job=cancelled: cluster.state(job))
+        assert cluster.state(cancelled) == "CANCELLED"
+    fine = [cell for cell in evaluations if cell.seed == 1]
+    wait_until(lambda: all(c.folder.state["status"] == "done" for c in fine), 90, lambda: said_by(fine[0]))
+    assert len(turns(sources[0])) == 2
+    assert all(turns(sources[0])[1]["ended"] < turn["time"] for cell in fine for turn in turns(cell))
+    assert sum(len(turns(cell)) for cell in evaluations) == 2
 
 
 def test_a_cancelled_cell_stays_away_and_is_resumed_by_the_next_launch(
