@@ -7,12 +7,14 @@ import os
 import secrets
 import socket
 from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from beyondpixel.experiments.run_folder import RunFolder
 
@@ -82,7 +84,24 @@ class RunFolderLogger(Logger):
 
 
 class AxesLogger(WandbLogger):
-    """W&B's logger with a config that stays as it was made: flat axes, and the resolved config below `config`."""
+    """W&B's logger with a config that stays as it was made: flat axes, and the resolved config below `config`.
+
+    W&B logs through a process of its own, which a cluster that ends a job ends as well. The training is not to fail
+    of that: it goes on without W&B, to its checkpoint.
+    """
+
+    _lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log figures, pictures and tables; nothing once W&B's process has ended."""
+        if self._lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except ConnectionError as error:
+            self._lost = True
+            rank_zero_warn(f"W&B's process has ended ({error}); the run goes on without it, its folder has everything")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -164,6 +183,14 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
             "config": config,
         },
     )
+
+
+def finish_wandb(exit_code: int = 0) -> None:
+    """Close W&B's run, if there is one and its process is still there."""
+    import wandb
+
+    with suppress(ConnectionError):
+        wandb.finish(exit_code=exit_code)
 
 
 def project_name() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import wandb
 from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.datamodules.datasets.errors import DataError
@@ -16,6 +15,7 @@ from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
 from beyondpixel.experiments.inference.protocol import Protocol
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.tracking import finish_wandb
 from beyondpixel.experiments.training_cli import SegmentationCLI
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
@@ -83,9 +83,9 @@ def evaluate_run(
         stopped = isinstance(error, KeyboardInterrupt | Stopped | SystemExit)
         message = None if stopped else f"{type(error).__name__}: {error}"
         target.update_state(status="interrupted" if stopped else "failed", error=message)
-        wandb.finish(exit_code=1)
+        finish_wandb(1)
         raise
-    wandb.finish()
+    finish_wandb()
     target.summary = {
         **target.summary,
         "test/views": protocol.views,

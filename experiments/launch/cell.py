@@ -66,10 +66,9 @@ def process_rank() -> int:
 
 
 def _train_and_test(folder: RunFolder) -> None:
-    import wandb
-
     from beyondpixel.datamodules.datasets.errors import DataError
     from beyondpixel.experiments.starting import checkpoint_to_resume
+    from beyondpixel.experiments.tracking import finish_wandb
     from beyondpixel.experiments.training_cli import SegmentationCLI
     from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
@@ -83,7 +82,7 @@ def _train_and_test(folder: RunFolder) -> None:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(resume) if resume else None)
             cli.trainer.test(cli.model, cli.datamodule)
     finally:
-        wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
+        finish_wandb(1 if sys.exc_info()[0] else 0)
 
 
 def _evaluate(folder: RunFolder) -> None:

@@ -195,3 +195,38 @@ class Reader(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         classes = images[:, 0].long().clamp(max=self.num_classes - 1)
         return self.scale * torch.nn.functional.one_hot(classes, self.num_classes).movedim(-1, 1).float()
+
+
+KILLED = """
+import os, signal, sys, warnings
+from pathlib import Path
+from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.tracking import finish_wandb, wandb_logger
+
+record = {"name": "t/r", "table": "t", "row": "r", "seed": 1, "axes": {"loss": "ce"}, "wandb_id": "abcd1234"}
+logger = wandb_logger(RunFolder(sys.argv[1]), {}, {**record, "git_commit": None, "environment": {}})
+logger.log_metrics({"a": 1.0}, step=0)
+(service,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+os.kill(int(service), signal.SIGTERM)
+os.waitpid(int(service), 0)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for step in range(1, 50):
+        logger.log_metrics({"a": float(step)}, step=step)
+finish_wandb()
+print([str(warning.message) for warning in said])
+os._exit(0)  # W&B's own goodbye, at exit, complains of the process as well
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds W&B's process as Linux tells it")
+def test_a_run_outlives_wandbs_process(tmp_path: Path) -> None:
+    """A cluster that cancels or preempts a job signals all of its processes at once."""
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert line.count("W&B's process has ended") == 1

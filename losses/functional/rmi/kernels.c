@@ -115,8 +115,11 @@ static void finish_windows(const maps_t *m, float *row, const int16_t *row_place
         } else {
             float largest = 0.0f; /* the value outside the map, and of void pixels */
             int64_t place = 0;
-            for (int64_t i = from < 0 ? 0 : from; i < to; i++)
-                if (row[i] > largest || row[i] != row[i]) largest = row[i], place = row_place[i] * k + (i - from);
+            for (int64_t i = from < 0 ? 0 : from; i < to; i++) {
+                int better = (row[i] > largest) | (row[i] != row[i]); /* without a jump: it could not be foreseen */
+                largest = better ? row[i] : largest;
+                place = better ? row_place[i] * k + (i - from) : place;
+            }
             m->pooled[offset + j] = largest;
             m->chosen[offset + j] = (int16_t)place;
         }
