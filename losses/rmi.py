@@ -103,7 +103,8 @@ class RMILoss(SegmentationLoss):
         if not self.with_logits:
             check_probs(preds)
         binary = self.pixel_loss in ("bce", "bce_mean")
-        fused = fused_terms(preds, truth, self.options, with_logits=self.with_logits, pixel=binary)
+        skip = self.absent_classes == "skip"
+        fused = fused_terms(preds, truth, self.options, with_logits=self.with_logits, pixel=binary, find_absent=skip)
         self.jittered = self.jittered + fused.jittered
         count = torch.tensor(float(len(preds)), dtype=torch.float64, device=preds.device)
         terms = {"rmi": Term(self._region_total(fused.bound, fused.absent, truth), count)}
@@ -113,9 +114,10 @@ class RMILoss(SegmentationLoss):
         truth.check_values()
         return terms
 
-    def _region_total(self, bound: Tensor, absent: Tensor, truth: Truth) -> Tensor:
+    @staticmethod
+    def _region_total(bound: Tensor, absent: Tensor | None, truth: Truth) -> Tensor:
         left_out = ~truth.occupied_images()[:, None]
-        if self.absent_classes == "skip":
+        if absent is not None:
             left_out = left_out | absent
         return -bound.masked_fill(left_out, 0).sum()
 

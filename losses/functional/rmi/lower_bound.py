@@ -88,17 +88,19 @@ class FusedTerms(NamedTuple):
     Attributes:
         pixel_total: float64 scalar, the summed binary cross entropy (0 if it was not asked for).
         bound: (N, C) float64, I_l averaged over the downsampling factors.
-        absent: (N, C) bool, True where the pooled label map is empty for every factor.
+        absent: (N, C) bool, True where the pooled label map is empty for every factor; None if not asked for.
         jittered: int64 scalar, matrices that needed more than the ridge.
     """
 
     pixel_total: Tensor
     bound: Tensor
-    absent: Tensor
+    absent: Tensor | None
     jittered: Tensor
 
 
-def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_logits: bool, pixel: bool) -> FusedTerms:
+def fused_terms(
+    scores: Tensor, truth: Truth, options: RegionOptions, *, with_logits: bool, pixel: bool, find_absent: bool = False
+) -> FusedTerms:
     """Binary cross entropy and I_l of the same scores."""
     batch, num_classes, height, width = scores.shape
     pixel_total, bounds, absent, jittered = [], [], [], []
@@ -131,11 +133,12 @@ def fused_terms(scores: Tensor, truth: Truth, options: RegionOptions, *, with_lo
         )
         pixel_total.append(total)
         bounds.append(bound.view(batch, num_classes))
-        absent.append(labels.flatten(2).amax(2) == 0)
+        if find_absent:
+            absent.append(labels.flatten(2).amax(2) == 0)
         jittered.append(count)
     return FusedTerms(
         pixel_total[0],
         torch.stack(bounds).mean(0),
-        torch.stack(absent).all(0),
+        torch.stack(absent).all(0) if find_absent else None,
         torch.stack(jittered).sum(),
     )

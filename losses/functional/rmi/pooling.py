@@ -200,10 +200,12 @@ def _largest(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Largest value along a short axis, and the place of the first that is as large."""
     largest = values.select(dim, 0)
     dtype = torch.uint8 if values.shape[dim] <= 256 else torch.int16
-    place = torch.zeros_like(largest, dtype=dtype, memory_format=torch.contiguous_format)
+    place = largest.new_zeros((), dtype=dtype)
     for candidate in range(1, values.shape[dim]):
         value = values.select(dim, candidate)
-        place = torch.maximum(place, (value > largest).to(dtype).mul_(candidate))
+        larger = value > largest
+        larger = larger.view(torch.uint8) if dtype == torch.uint8 else larger.to(dtype)
+        place = torch.maximum(place, larger.mul_(candidate))
         largest = torch.maximum(largest, value)
     return largest, place
 
