@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beyondpixel.experiments.compare.bootstrap import Interval
+from beyondpixel.experiments.bootstrap import Interval
 from beyondpixel.experiments.compare.differences import remarks
 from beyondpixel.experiments.compare.intervals import Intervals
 from beyondpixel.experiments.errors import UserError
