@@ -6,6 +6,7 @@ import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -91,7 +92,8 @@ class ImageAreas:
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive; a reader sees the old or the new one, never a part."""
         archive = io.BytesIO()
-        np.savez_compressed(archive, **self._arrays())
+        arrays: dict[str, Any] = self._arrays()
+        np.savez_compressed(archive, **arrays)
         write_atomically(Path(path), archive.getvalue())
 
     @classmethod

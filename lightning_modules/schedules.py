@@ -54,9 +54,8 @@ def warmup_poly(
         return min(warmup_start_lr + (lr - warmup_start_lr) * iteration / warmup_iters, lr)
     counted = iteration if decay_to == "zero" else min(iteration, max_iters) - 1
     remaining = max(1.0 - (counted - warmup_iters) / (max_iters - warmup_iters), 0.0)
-    if decay_to == "zero":
-        return max(lr * remaining**power, min_lr)
-    return (lr - min_lr) * remaining**power + min_lr
+    decay: float = remaining**power
+    return max(lr * decay, min_lr) if decay_to == "zero" else (lr - min_lr) * decay + min_lr
 
 
 def annealed_momentum(
