@@ -10,16 +10,15 @@ in float64, `inverse`, autograd.
 
 import argparse
 import contextlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from measuring.peak_memory import can_measure, peak_bytes
+from measuring.plain_ways import load_from_tests
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -40,22 +39,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else 7
     CONSOLE.print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds, forward + backward\n")
-    plain = load_plain()
+    plain = load_from_tests("losses/plain_rmi.py")
     region_term(plain, rounds)
     whole_loss(plain, rounds)
     grid(2 if arguments.quick else 3, (1, 3, 6) if arguments.quick else (1, 2, 3, 4, 5, 6))
     training_step(2 if arguments.quick else 5)
     cuda(rounds)
-
-
-def load_plain() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "tests" / "losses" / "plain_rmi.py"
-    spec = importlib.util.spec_from_file_location("plain_rmi", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_batch(size: int, num_classes: int, side: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -140,7 +129,7 @@ def one_step(name: str, size: int, side: int, arguments: dict[str, Any]) -> Call
     """Forward and backward of a version on a new batch."""
     logits, labels = make_batch(size, 21, side)
     makers: dict[str, Callable[[], Step]] = {
-        "authors": lambda: lambda: load_plain().plain_bce_rmi(logits, labels),
+        "authors": lambda: lambda: load_from_tests("losses/plain_rmi.py").plain_bce_rmi(logits, labels),
         "CE": lambda: bind(CrossEntropyLoss(21), logits, labels),
         "BCE": lambda: bind(BinaryCrossEntropyLoss(21), logits, labels),
         "RMI": lambda: bind(RMILoss(21, **arguments), logits, labels),

@@ -11,15 +11,13 @@ what a new process, which does nothing else, grows by during one update, as its 
 
 import argparse
 import gc
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import torch
 from measuring.peak_memory import can_measure, peak_bytes
+from measuring.plain_ways import load_from_tests
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -49,16 +47,6 @@ def main() -> None:
     cuda()
 
 
-def load_direct() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "tests" / "lightning_modules" / "networks" / "direct_memory.py"
-    spec = importlib.util.spec_from_file_location("direct_memory", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def make_batch(images: int, stride: int, side: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Features after a ReLU, and labels in blocks of 32 × 32 with one row in nine void."""
     small = -(-side // stride)
@@ -74,7 +62,7 @@ def make_updates(features: Tensor, target: Tensor, strategy: str) -> dict[str, U
     memory.memory.uniform_()
     memory.seen.fill_(True)
     statistics = StatisticsMemory(CLASSES, CHANNELS).to(features.device)
-    direct, start = load_direct(), memory.memory.clone()
+    direct, start = load_from_tests("lightning_modules/networks/direct_memory.py"), memory.memory.clone()
 
     def authors() -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = direct.direct_update(

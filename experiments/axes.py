@@ -38,6 +38,8 @@ MODEL_AXES = ("encoder", "output_stride", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
 EVALUATION_AXES = ("tta", "window", "postprocess")
+# null where the loss, or the memory, is another: that alone tells nothing that `loss` and `memory` do not
+METHOD_AXES = frozenset((*RMI_AXES, *MEMORY_AXES, "consistency"))
 
 
 def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -103,3 +105,7 @@ def _defaults(loss: str) -> dict[str, Any]:
         return {}
     parameters = inspect.signature(LOSSES[loss]).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+# the names of all axes, in the order of `axes_of`: whatever config it is given, they are the same
+AXES = tuple(axes_of({"model": {"class_path": "Model"}, "data": {"class_path": "Data"}}))

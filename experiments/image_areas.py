@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
+import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run_folder import write_atomically
 
 AREAS = ("intersection", "predicted", "truth")
 BOUNDARY_AREAS = ("boundary_intersection", "boundary_union")
+_REMEDY = "remove it, or test the run again to renew it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class ImageAreas:
 
     Example:
         >>> areas = ImageAreas(np.array(["a", "b"]), *np.array([[[3, 0], [1, 2]], [[4, 0], [2, 2]], [[3, 1], [1, 3]]]))
-        >>> areas.mean_iou()  # 4/6 and 2/4
-        0.5833333333333333
+        >>> areas.iou_per_class(), areas.mean_iou()  # 4/6 and 2/4
+        (array([0.66666667, 0.5       ]), 0.5833333333333333)
         >>> import tempfile, pathlib
         >>> file = pathlib.Path(tempfile.mkdtemp(), "test_images.npz")
         >>> areas.save(file)
@@ -54,15 +57,16 @@ class ImageAreas:
     boundary_union: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.id.ndim != 1 or len(set(self.id.tolist())) != len(self.id):
-            raise ValueError(f"id must be one-dimensional with distinct entries, got {self.id.tolist()}")
-        for name in (*AREAS, *BOUNDARY_AREAS):
-            areas = getattr(self, name)
-            if areas is not None and areas.shape != (len(self.id), self.num_classes):
-                raise ValueError(
-                    f"{name} must have the shape (images, classes) = ({len(self.id)}, {self.num_classes}), "
-                    f"got {areas.shape}"
-                )
+        distinct = len(set(self.id.ravel().tolist()))
+        if self.id.ndim != 1 or distinct != len(self.id):
+            raise ValueError(
+                f"id must be one-dimensional with distinct entries, got {distinct} distinct of {self.id.size} in the "
+                f"shape {self.id.shape}"
+            )
+        expected = (len(self.id), self.num_classes)
+        for name, areas in self._arrays().items():
+            if name != "id" and areas.shape != expected:
+                raise ValueError(f"{name} must have the shape (images, classes) = {expected}, got {areas.shape}")
 
     def __len__(self) -> int:
         return len(self.id)
@@ -70,81 +74,83 @@ class ImageAreas:
     @property
     def num_classes(self) -> int:
         """C."""
-        return int(self.intersection.shape[-1])
+        return int(self.truth.shape[-1]) if self.truth.ndim else 0
 
     @property
     def union(self) -> NDArray[np.int64]:
         """(n, C): P + T − I."""
         return self.predicted + self.truth - self.intersection
 
+    def iou_per_class(self) -> NDArray[np.float64]:
+        """(C,) over all images, in 0..1; NaN for a class that is in none of them."""
+        return iou_per_class(self.intersection.sum(axis=0), self.union.sum(axis=0))
+
     def mean_iou(self) -> float:
         """The mIoU over all images, in 0..1; NaN if no class is in any of them."""
         return float(mean_iou(self.intersection.sum(axis=0), self.union.sum(axis=0)))
 
-    def in_order_of(self, ids: Sequence[str]) -> ImageAreas:
-        """The same areas with the images in another order.
-
-        Args:
-            ids: the same ids.
-
-        Raises:
-            UserError: if they are not the same.
-        """
-        place = {name: index for index, name in enumerate(self.id.tolist())}
-        others = sorted(place.keys() ^ set(ids))
-        if others:
-            raise UserError(
-                f"two runs can be compared image by image only on the same images: {len(others)} are in one of them "
-                f"only, e.g. {others[0]}; test both on the same set"
-            )
-        order = [place[name] for name in ids]
-        arrays = {name: getattr(self, name) for name in ("id", *AREAS, *BOUNDARY_AREAS)}
-        return ImageAreas(**{name: array[order] for name, array in arrays.items() if array is not None})
-
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive; a reader sees the old or the new one, never a part."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: getattr(self, name) for name in ("id", *AREAS, *BOUNDARY_AREAS)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
-            Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        archive = io.BytesIO()
+        arrays: dict[str, Any] = self._arrays()
+        np.savez_compressed(archive, **arrays)
+        write_atomically(Path(path), archive.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> ImageAreas:
         """Read what `save` wrote.
 
         Raises:
-            UserError: if there is no such file, or it lacks an array.
+            UserError: if there is no such file, it cannot be read, it lacks an array, or its arrays do not fit
+                together.
         """
         try:
-            with np.load(path) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in ("id", *AREAS, *BOUNDARY_AREAS) if name in archive.files}
+            counts = {name: arrays[name].astype(np.int64, casting="safe") for name in arrays if name != "id"}
         except FileNotFoundError as error:
             raise UserError(
                 f"{path} is not there: expected the areas of each image, which a run's test writes; test the run again"
             ) from error
+        # what a file gives that is cut short, changed, of another kind, or holds other things than whole numbers
+        except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be read ({error}); {_REMEDY}") from error
         missing = [name for name in ("id", *AREAS) if name not in arrays]
         if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}: expected an archive that a run's test wrote")
-        return cls(**{name: arrays[name] for name in ("id", *AREAS, *BOUNDARY_AREAS) if name in arrays})
+            raise UserError(
+                f"{path} lacks {', '.join(missing)}: expected the areas of each image, which a run's test writes; "
+                f"{_REMEDY}"
+            )
+        try:
+            return cls(arrays["id"].astype(str), **counts)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {_REMEDY}") from error
+
+    def _arrays(self) -> dict[str, NDArray[np.generic]]:
+        arrays = {name: getattr(self, name) for name in ("id", *AREAS, *BOUNDARY_AREAS)}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+
+def iou_per_class(intersection: NDArray[np.generic], union: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Intersection over union of summed areas, (..., C) in 0..1; NaN for a class without a union.
+
+    Example:
+        >>> iou_per_class(np.array([1, 0, 3]), np.array([2, 0, 4]))
+        array([0.5 ,  nan, 0.75])
+    """
+    iou: NDArray[np.float64] = np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union != 0)
+    return iou
 
 
 def mean_iou(intersection: NDArray[np.generic], union: NDArray[np.generic]) -> NDArray[np.float64]:
     """Mean over the classes with a union: (..., C) sums to (...,) in 0..1; NaN where there is no such class.
 
     Example:
-        >>> mean_iou(np.array([1, 0, 3]), np.array([2, 0, 4]))
-        array(0.625)
+        >>> mean_iou(np.array([1, 0, 3]), np.array([2, 0, 4])).item()
+        0.625
     """
-    present = union != 0
-    iou = np.divide(intersection, union, out=np.zeros(union.shape), where=present)
-    count = present.sum(axis=-1)
-    mean: NDArray[np.float64] = np.divide(iou.sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count != 0)
+    iou = iou_per_class(intersection, union)
+    count = (~np.isnan(iou)).sum(axis=-1)
+    total = np.nansum(iou, axis=-1)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(count.shape, np.nan), where=count != 0)
     return mean

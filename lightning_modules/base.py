@@ -43,7 +43,8 @@ class SegmentationModule(HubMixin, LightningModule):
         head_lr_multiplier: ratio of the head's learning rate to the encoder's (the RMI paper's training: 10; 5 for
             v3+ on VOC).
         warmup_iters: iterations of linear warm-up.
-        warmup_start_lr, lr_power, min_lr: see :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
+        warmup_start_lr, lr_power, min_lr, lr_decay_to: see
+            :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
         structure_scores: the evaluations, "val" or "test", that also score boundaries, bands around them and objects
             by size; this takes tens of milliseconds an image.
 
@@ -77,6 +78,7 @@ class SegmentationModule(HubMixin, LightningModule):
         warmup_start_lr: float = 1e-4,
         lr_power: float = 0.9,
         min_lr: float = 1e-6,
+        lr_decay_to: Literal["zero", "min_lr"] = "zero",
         structure_scores: Sequence[Literal["val", "test"]] = ("test",),
     ) -> None:
         super().__init__()
@@ -258,6 +260,7 @@ class SegmentationModule(HubMixin, LightningModule):
             warmup_start_lr=hparams["warmup_start_lr"],
             power=hparams["lr_power"],
             min_lr=hparams["min_lr"],
+            decay_to=hparams["lr_decay_to"],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

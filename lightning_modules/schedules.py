@@ -1,5 +1,7 @@
 """Warm-up and polynomial decay, counted in iterations: of the learning rate, and of a memory's momentum."""
 
+from typing import Literal
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -13,6 +15,7 @@ def warmup_poly(
     warmup_start_lr: float = 1e-4,
     power: float = 0.9,
     min_lr: float = 1e-6,
+    decay_to: Literal["zero", "min_lr"] = "zero",
 ) -> float:
     r"""Learning rate of one iteration.
 
@@ -21,11 +24,14 @@ def warmup_poly(
     .. math::
         \eta_t = \begin{cases}
             \eta_w + (\eta - \eta_w)\, t / w & t \le w \\
-            \max\big(\eta\,(1 - (t - w) / (T - w))^{p},\ \eta_{min}\big) & t > w
+            \max\big(\eta\,(1 - (t - w) / (T - w))^{p},\ \eta_{min}\big) & t > w \text{, decay to zero} \\
+            (\eta - \eta_{min})\,(1 - (t - 1 - w) / (T - w))^{p} + \eta_{min} & t > w \text{, decay to } \eta_{min}
         \end{cases}
 
     The defaults are the RMI authors' published code (Zhao et al., NeurIPS 2019): it warms up from 1e-4 and never falls
-    below 1e-6. ``warmup_start_lr=0, min_lr=0`` is the text of their paper.
+    below 1e-6. ``warmup_start_lr=0, min_lr=0`` is the text of their paper. ``decay_to="min_lr"`` is the MCIBI authors'
+    published code (Jin et al., ICCV 2021), with ``min_lr`` a hundredth of ``lr``: the polynomial itself ends at
+    :math:`\eta_{min}`, and it is a function of the iterations done, so that the first one has all of ``lr``.
 
     Args:
         iteration: number of the iteration, from 1 to ``max_iters``; later ones get the last one's rate.
@@ -34,18 +40,22 @@ def warmup_poly(
         warmup_iters: iterations of the linear warm-up; 0 for none.
         warmup_start_lr: where the warm-up's line begins (at iteration 0, which is never trained).
         power: exponent of the decay.
-        min_lr: floor of the decay.
+        min_lr: floor, or end, of the decay.
+        decay_to: "zero" aims the polynomial at 0 and cuts it at ``min_lr``; "min_lr" aims it at ``min_lr``.
 
     Example:
         >>> [round(warmup_poly(t, lr=0.1, max_iters=10, warmup_iters=2, warmup_start_lr=0.0), 4) for t in (1, 2, 6, 10)]
         [0.05, 0.1, 0.0536, 0.0]
+        >>> [round(warmup_poly(t, lr=0.01, max_iters=4, min_lr=1e-4, decay_to="min_lr"), 5) for t in (1, 2, 3, 4)]
+        [0.01, 0.00774, 0.00541, 0.00294]
     """
     if iteration <= warmup_iters:
         # the authors' min(): a warm-up that starts above lr is cut at lr
         return min(warmup_start_lr + (lr - warmup_start_lr) * iteration / warmup_iters, lr)
-    remaining = 1.0 - (iteration - warmup_iters) / (max_iters - warmup_iters)
-    decayed: float = lr * max(remaining, 0.0) ** power
-    return max(decayed, min_lr)
+    counted = iteration if decay_to == "zero" else min(iteration, max_iters) - 1
+    remaining = max(1.0 - (counted - warmup_iters) / (max_iters - warmup_iters), 0.0)
+    decay: float = remaining**power
+    return max(lr * decay, min_lr) if decay_to == "zero" else (lr - min_lr) * decay + min_lr
 
 
 def annealed_momentum(
@@ -84,10 +94,10 @@ class WarmupPolyLR(LambdaLR):
         optimizer: its groups' initial rates are multiples of ``lr``.
         lr: base rate, above 0.
         max_iters: iterations of the whole training; must exceed ``warmup_iters``.
-        warmup_iters, warmup_start_lr, power, min_lr: see :func:`warmup_poly`.
+        warmup_iters, warmup_start_lr, power, min_lr, decay_to: see :func:`warmup_poly`.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> import torch
@@ -107,11 +117,14 @@ class WarmupPolyLR(LambdaLR):
         warmup_start_lr: float = 1e-4,
         power: float = 0.9,
         min_lr: float = 1e-6,
+        decay_to: Literal["zero", "min_lr"] = "zero",
     ) -> None:
         if lr <= 0:
             raise ValueError(f"lr must be above 0, got {lr}")
         if warmup_iters < 0:
             raise ValueError(f"warmup_iters must be 0 or more, got {warmup_iters}")
+        if decay_to not in ("zero", "min_lr"):
+            raise ValueError(f"decay_to must be 'zero' or 'min_lr', got {decay_to!r}")
         if max_iters <= warmup_iters:
             raise ValueError(
                 f"warmup_iters={warmup_iters} leaves nothing of the {max_iters} training iterations to decay over: "
@@ -127,6 +140,7 @@ class WarmupPolyLR(LambdaLR):
                 warmup_start_lr=warmup_start_lr,
                 power=power,
                 min_lr=min_lr,
+                decay_to=decay_to,
             )
             return rate / lr
 

@@ -1,7 +1,11 @@
 """What every test may use."""
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,3 +19,20 @@ def shared() -> Path:
     if not (folder / "reference").is_dir():
         pytest.skip(f"no reference arrays or real data at {folder} (set BEYONDPIXEL_SHARED to use a copy elsewhere)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def load_file() -> Callable[[Path], ModuleType]:
+    """Imports a file that lies beside a test, once: with import mode importlib, a test cannot import it itself."""
+
+    def load(file: Path) -> ModuleType:
+        if file.stem not in sys.modules:
+            spec = importlib.util.spec_from_file_location(file.stem, file)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[file.stem] = module
+            spec.loader.exec_module(module)
+        return sys.modules[file.stem]
+
+    return load

@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from beyondpixel.experiments.bootstrap import RESAMPLES
 from beyondpixel.experiments.compare.classes import class_cells
 from beyondpixel.experiments.compare.pictures import Gallery, Scene, gather
 from beyondpixel.experiments.compare.plots import plots_as_svg
@@ -28,8 +29,8 @@ from beyondpixel.lightning_modules.callbacks.sample_files import VOID_COLOR
 KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 EXPLANATION = (
     "Mean ± standard deviation over seeds. The interval holds 95 % of the differences to the baseline when the test "
-    "images are drawn again (paired bootstrap, 5,000 draws, seeds averaged): it speaks of the choice of test images, "
-    "not of what another seed would give. Published numbers are the papers’, not ours."
+    f"images are drawn again (paired bootstrap, {RESAMPLES:,} draws, seeds averaged): it speaks of the choice of test "
+    "images, not of what another seed would give. Published numbers are the papers’, not ours."
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.axes import EVALUATION_AXES
-from beyondpixel.experiments.compare.bootstrap import Interval
+from beyondpixel.experiments.bootstrap import Interval
 from beyondpixel.experiments.compare.differences import remarks
 from beyondpixel.experiments.compare.intervals import Intervals
 from beyondpixel.experiments.errors import UserError

@@ -12,11 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from beyondpixel.experiments.axes import AXES, METHOD_AXES
 from beyondpixel.experiments.compare.rows import Row
 from beyondpixel.experiments.compare.units import NOTHING, unit_of
 
-# axes first that ablations change most; those that are the same in all rows are left out of the printed table
-FIRST_AXES = ("dataset", "model", "encoder", "loss", "pooling", "df", "region_size", "memory", "max_steps")
 MARK = "†"
 
 
@@ -40,26 +39,21 @@ class Cells:
 
 
 def axes_that_differ(rows: Sequence[Row]) -> list[str]:
-    """The axes in which some rows differ, those first that ablations change most.
-
-    Axes that only one loss has (RMI's pooling, say) count as soon as two rows that have them differ, or as the only
-    trace of an otherwise equal row.
-    """
-    known = list(dict.fromkeys(axis for row in rows for axis in row.axes))
-    ordered = [axis for axis in FIRST_AXES if axis in known] + [axis for axis in known if axis not in FIRST_AXES]
+    """The axes in which some rows differ, in the order of `axes_of`; those that it does not know, last."""
+    recorded = dict.fromkeys(axis for row in rows for axis in row.axes)
+    ordered = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
     return [axis for axis in ordered if len({str(row.axes.get(axis)) for row in rows}) > 1]
 
 
 def shown_axes(rows: Sequence[Row]) -> list[str]:
-    """The axes that get a column: all that differ, but those that merely tell which rows have the RMI loss.
+    """The axes that get a column: all that differ, but those that merely tell which rows have the RMI loss or a memory.
 
-    Where `df` is 4 in each row that has one, a column for it says no more than the loss's column. The axes of
-    `FIRST_AXES` are shown nevertheless.
+    Where RMI's `df` is 4 in each row that has one, a column for it says no more than the loss's column.
     """
     telling = []
     for axis in axes_that_differ(rows):
         values = {str(row.axes[axis]) for row in rows if row.axes.get(axis) is not None}
-        if axis in FIRST_AXES or len(values) > 1:
+        if axis not in METHOD_AXES or len(values) > 1:
             telling.append(axis)
     return telling
 

@@ -22,7 +22,7 @@ SHOWN = 5
 # what a network's shape does not depend on, so that a checkpoint fits although it differs
 FREE = {
     *("class_names", "encoder_weights", "ignore_index", "loss", "lr", "momentum", "weight_decay", "lr_power", "min_lr"),
-    *("head_lr_multiplier", "warmup_iters", "warmup_start_lr", "dropout", "norm_momentum"),
+    *("lr_decay_to", "head_lr_multiplier", "warmup_iters", "warmup_start_lr", "dropout", "norm_momentum"),
 }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from beyondpixel.experiments.axes import axes_of
+from beyondpixel.experiments.axes import AXES, METHOD_AXES, axes_of
 from beyondpixel.experiments.training_cli import resolve_config
 
 OF_A_MEMORY = (
@@ -63,3 +63,16 @@ def test_other_models_have_none_of_them() -> None:
     found = axes("DeepLabModule", variant="v3")
     assert found["model"] == "deeplab_v3"
     assert all(found[axis] is None for axis in ("memory", "context", *OF_A_MEMORY))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("DeepLabModule", {"variant": "v3", "loss": "rmi"}),
+        ("MCIBIModule", {"memory": None}),
+        ("MCIBIModule", {"memory": "statistics", "memory_momentum_rule": "constant"}),
+    ],
+)
+def test_every_run_has_the_same_axes_in_the_same_order(name: str, arguments: dict[str, Any]) -> None:
+    assert tuple(axes(name, **arguments)) == AXES
+    assert set(AXES) > METHOD_AXES

@@ -1,67 +1,88 @@
-"""Bootstrap over images against plain loops, and against what is known of binomial proportions."""
+"""The bootstrap, against loops over images, a case worked out by hand, every possible draw, and known proportions."""
 
+import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from beyondpixel.experiments import bootstrap
-from beyondpixel.experiments.bootstrap import bootstrap_difference, bootstrap_miou
-from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.bootstrap import bootstrap_miou, difference_interval, resampled_scores
 from beyondpixel.experiments.image_areas import ImageAreas
 
 
-def _areas(seed: int, images: int = 12, classes: int = 4) -> ImageAreas:
-    """The last class is in one image only, so some draws are without it."""
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(1, 50, size=(images, classes))
-    truth[1:, -1] = 0
-    intersection = rng.integers(0, truth + 1)
-    predicted = intersection + rng.integers(0, 9, size=truth.shape) * (truth > 0)
-    return ImageAreas(np.array([f"image{index}" for index in range(images)]), intersection, predicted, truth)
+def random_areas(seed: int, images: int = 12, classes: int = 4) -> ImageAreas:
+    """The last class is in the first image alone, so many draws have nothing of it."""
+    generator = np.random.default_rng(seed)
+    confusion = generator.integers(0, 50, size=(images, classes, classes))
+    confusion[1:, -1, :] = 0
+    confusion[1:, :, -1] = 0
+    names = np.array([f"{index:02}" for index in range(images)])
+    return ImageAreas(names, np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1), confusion.sum(2))
 
 
-def _looped_miou(areas: ImageAreas, drawn: list[int]) -> float:
+def in_order(areas: ImageAreas, order: list[int]) -> ImageAreas:
+    return ImageAreas(areas.id[order], areas.intersection[order], areas.predicted[order], areas.truth[order])
+
+
+def loop_miou(areas: ImageAreas, chosen: list[int]) -> float:
+    """One image at a time, one class at a time."""
     ious = []
-    for index in range(areas.num_classes):
-        hits = sum(int(areas.intersection[image, index]) for image in drawn)
-        both = sum(int(areas.predicted[image, index] + areas.truth[image, index]) for image in drawn)
-        if both:
-            ious.append(hits / (both - hits))
+    for c in range(areas.truth.shape[1]):
+        i = sum(int(areas.intersection[k, c]) for k in chosen)
+        union = sum(int(areas.predicted[k, c]) + int(areas.truth[k, c]) - int(areas.intersection[k, c]) for k in chosen)
+        if union > 0:
+            ious.append(i / union)
     return sum(ious) / len(ious)
 
 
-def test_interval_equals_a_loop_over_draws() -> None:
-    areas = _areas(0)
-    draws = np.random.default_rng(7).integers(12, size=(300, 12)).tolist()
-    scores = sorted(_looped_miou(areas, drawn) for drawn in draws)
-    low, high = bootstrap_miou(areas, resamples=300, seed=7, level=0.9)
-    # linear interpolation between order statistics, at ranks 0.05·299 = 14.95 and 0.95·299 = 284.05
-    assert low == pytest.approx(scores[14] + 0.95 * (scores[15] - scores[14]), rel=1e-12)
-    assert high == pytest.approx(scores[284] + 0.05 * (scores[285] - scores[284]), rel=1e-12)
+def draws(seed: int, count: int = 12, images: int = 12) -> list[list[int]]:
+    return np.random.default_rng(seed).integers(images, size=(count, images)).tolist()
 
 
-def test_difference_uses_the_same_draw_for_both() -> None:
-    areas, baseline = _areas(0), _areas(1)
-    draws = np.random.default_rng(3).integers(12, size=(101, 12)).tolist()
-    paired = sorted(_looped_miou(areas, drawn) - _looped_miou(baseline, drawn) for drawn in draws)
-    difference, low, high = bootstrap_difference(areas, baseline, resamples=101, seed=3, level=0.9)
-    assert difference == pytest.approx(_looped_miou(areas, list(range(12))) - _looped_miou(baseline, list(range(12))))
-    assert (low, high) == pytest.approx((paired[5], paired[95]), rel=1e-12)
+def test_scores_are_those_of_the_images_drawn() -> None:
+    areas = random_areas(0)
+    expected = [loop_miou(areas, drawn) for drawn in draws(3, 40)]
+    np.testing.assert_allclose(resampled_scores(areas, resamples=40, seed=3), expected, rtol=1e-12)
+    assert areas.mean_iou() == pytest.approx(loop_miou(areas, list(range(12))), rel=1e-12)
 
 
-def test_difference_pairs_images_by_their_ids() -> None:
-    areas, baseline = _areas(0), _areas(1)
-    shuffled = baseline.in_order_of(list(reversed(baseline.id.tolist())))
-    assert shuffled.truth[-1].tolist() == baseline.truth[0].tolist()
-    assert bootstrap_difference(areas, shuffled) == bootstrap_difference(areas, baseline)
+def test_every_draw_is_the_miou_of_as_many_images() -> None:
+    """Which images a draw holds is read off scores: where image k alone has hits, IoU is k's share of the draw."""
+    areas = random_areas(0)
+    count = len(areas)
+    everywhere = np.ones((count, 1), dtype=np.int64)
+    shares = []
+    for image in range(count):
+        hits = np.zeros((count, 1), dtype=np.int64)
+        hits[image] = 1
+        shares.append(resampled_scores(ImageAreas(areas.id, hits, everywhere, hits), resamples=40, seed=3))
+    for draw, score in enumerate(resampled_scores(areas, resamples=40, seed=3)):
+        times = [round(shares[image][draw] * count) for image in range(count)]
+        assert sum(times) == count
+        chosen = [image for image, number in enumerate(times) for _ in range(number)]
+        assert score == pytest.approx(loop_miou(areas, chosen), abs=1e-12)
+
+
+def test_ends_are_quantiles_of_the_draws() -> None:
+    areas = random_areas(0)
+    scores = sorted(loop_miou(areas, drawn) for drawn in draws(0, 5000))
+    # linear interpolation between order statistics, at ranks 0.025 * 4999 = 124.975 and 0.975 * 4999 = 4874.025
+    low = scores[124] + 0.975 * (scores[125] - scores[124])
+    high = scores[4874] + 0.025 * (scores[4875] - scores[4874])
+    assert bootstrap_miou(areas) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_the_order_of_images_changes_nothing() -> None:
+    areas = random_areas(0)
+    order = np.random.default_rng(1).permutation(12).tolist()
+    np.testing.assert_array_equal(resampled_scores(in_order(areas, order)), resampled_scores(areas))
 
 
 def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bootstrap_miou(_areas(0), resamples=50)
-    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 12 * 7)
-    assert bootstrap_miou(_areas(0), resamples=50) == whole
+    whole = resampled_scores(random_areas(0), resamples=50)
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 12 * 7)
+    np.testing.assert_array_equal(resampled_scores(random_areas(0), resamples=50), whole)
 
 
 def test_interval_of_a_proportion_is_the_binomial_one() -> None:
@@ -70,56 +91,72 @@ def test_interval_of_a_proportion_is_the_binomial_one() -> None:
     areas = ImageAreas(np.arange(400).astype(str), hits, np.ones_like(hits), np.ones_like(hits))
     spread = 1.96 * math.sqrt(400 * 0.7 * 0.3)
     expected = [(280 + sign * spread) / (800 - 280 - sign * spread) for sign in (-1, 1)]
-    # two thousand draws know the ends to a few thousandths
+    # five thousand draws know the ends to a few thousandths
     assert bootstrap_miou(areas) == pytest.approx(expected, abs=0.006)
+
+
+def test_difference_of_a_case_worked_out_by_hand() -> None:
+    """Two images, one class: the first run has IoU 0 and 1, the second 1 and 1, so the difference has three values.
+
+    Draws are {a, a}, {a, b}, {b, a}, {b, b}, each with probability 1/4, hence the difference is 1, 1/2, 1/2, 0 and
+    the 2.5 % and 97.5 % quantiles are 0 and 1.
+    """
+    ids = np.array(["a", "b"])
+    ones = np.full((2, 1), 10, dtype=np.int64)
+    first = ImageAreas(ids, np.array([[0], [10]]), np.array([[0], [10]]), ones)
+    second = ImageAreas(ids, ones, ones, ones)
+    scores = [resampled_scores(areas) for areas in (first, second)]
+    values, counts = np.unique(scores[1] - scores[0], return_counts=True)
+    assert values.tolist() == [0.0, 0.5, 1.0]
+    assert counts / counts.sum() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert difference_interval([scores[0]], [scores[1]]) == (0.0, 1.0)
+
+
+def test_difference_against_every_possible_draw() -> None:
+    """Three seeds against two on four images: all 4^4 draws give the distribution that the bootstrap samples."""
+    first = [random_areas(seed, images=4) for seed in (1, 2)]
+    second = [random_areas(seed, images=4) for seed in (3, 4, 5)]
+    exact = [
+        np.mean([loop_miou(areas, list(chosen)) for areas in second])
+        - np.mean([loop_miou(areas, list(chosen)) for areas in first])
+        for chosen in itertools.product(range(4), repeat=4)
+    ]
+    ends = difference_interval(*([resampled_scores(areas, resamples=20_000) for areas in g] for g in (first, second)))
+    assert ends == pytest.approx(np.quantile(exact, [0.025, 0.975]), abs=0.004)
+
+
+def test_runs_are_paired() -> None:
+    """A run that is better by the same in each image has an interval far narrower than the images' own spread."""
+    truth = np.full((30, 1), 1000, dtype=np.int64)
+    hits = np.random.default_rng(0).integers(100, 800, size=(30, 1))
+    worse, better = (ImageAreas(np.arange(30).astype(str), h, truth, truth) for h in (hits, hits + 10))
+    better = in_order(better, list(reversed(range(30))))  # paired by their ids, not by their places
+    scores = [resampled_scores(areas) for areas in (worse, better)]
+    low, high = difference_interval([scores[0]], [scores[1]])
+    assert high - low < 0.1 * np.diff(np.quantile(scores[0], [0.025, 0.975]))[0]
+
+
+def test_a_class_alone_and_draws_without_it() -> None:
+    areas = random_areas(7)
+    scores = resampled_scores(areas, class_index=3)
+    assert 0.2 < np.isnan(scores).mean() < 0.5  # (11/12)^12 = 0.35
+    value = areas.intersection[0, 3] / (areas.predicted[0, 3] + areas.truth[0, 3] - areas.intersection[0, 3])
+    assert np.nanmax(scores) == pytest.approx(value)
+    assert np.nanmin(scores) == pytest.approx(value)
+    assert difference_interval([scores * 0], [scores]) == pytest.approx((value, value))
 
 
 def test_images_without_truth() -> None:
     nothing = np.zeros((2, 3), dtype=np.int64)
-    low, high = bootstrap_miou(ImageAreas(np.array(["a", "b"]), nothing, nothing, nothing))
-    assert math.isnan(low)
-    assert math.isnan(high)
+    areas = ImageAreas(np.array(["a", "b"]), nothing, nothing, nothing)
+    scores = resampled_scores(areas)
+    assert np.isnan([*bootstrap_miou(areas), *difference_interval([scores], [scores]), areas.mean_iou()]).all()
+    assert np.isnan(areas.iou_per_class()).all()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"resamples": 0}, "resamples and the number of images must be 1 or more, got 0"), ({"level": 95}, "got 95")],
-)
-def test_bad_arguments(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        bootstrap_miou(_areas(0), **arguments)  # type: ignore[arg-type]
-
-
-def test_other_images_or_classes_are_refused() -> None:
-    with pytest.raises(UserError, match=r"on the same images: 1 are in one of them only, e.g. image11"):
-        bootstrap_difference(_areas(0), _areas(1, images=11))
-    with pytest.raises(UserError, match=r"on the same classes, got 4 and 5"):
-        bootstrap_difference(_areas(0), _areas(1, classes=5))
-
-
-class TestFile:
-    def test_comes_back_as_it_was(self, tmp_path: Path) -> None:
-        areas = _areas(0)
-        with_boundaries = ImageAreas(
-            areas.id, areas.intersection, areas.predicted, areas.truth, areas.truth, areas.union
-        )
-        for written in (areas, with_boundaries):
-            written.save(tmp_path / "run" / "test_images.npz")
-            read = ImageAreas.load(tmp_path / "run" / "test_images.npz")
-            for name in ("id", "intersection", "predicted", "truth", "boundary_intersection", "boundary_union"):
-                np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
-        assert [file.name for file in (tmp_path / "run").iterdir()] == ["test_images.npz"]
-
-    def test_missing_or_foreign(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"test_images.npz is not there: .* test the run again"):
-            ImageAreas.load(tmp_path / "test_images.npz")
-        np.savez(tmp_path / "other.npz", id=np.array(["a"]), truth=np.ones((1, 2)))
-        with pytest.raises(UserError, match=r"other.npz lacks intersection, predicted"):
-            ImageAreas.load(tmp_path / "other.npz")
-
-    def test_shapes_and_ids_must_fit(self) -> None:
-        areas = np.ones((2, 3), dtype=np.int64)
-        with pytest.raises(ValueError, match=r"truth must have the shape \(images, classes\) = \(2, 3\), got \(2, 2\)"):
-            ImageAreas(np.array(["a", "b"]), areas, areas, areas[:, :2])
-        with pytest.raises(ValueError, match="id must be one-dimensional with distinct entries"):
-            ImageAreas(np.array(["a", "a"]), areas, areas, areas)
+def test_nothing_to_draw() -> None:
+    with pytest.raises(ValueError, match="resamples and the number of images must be 1 or more, got 0 and 12"):
+        resampled_scores(random_areas(0), resamples=0)
+    none = np.zeros((0, 3), dtype=np.int64)
+    with pytest.raises(ValueError, match="must be 1 or more, got 5000 and 0"):
+        bootstrap_miou(ImageAreas(np.array([], dtype=str), none, none, none))

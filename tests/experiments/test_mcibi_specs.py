@@ -15,7 +15,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "slots_2": {"slots": 2},
     "slots_4": {"slots": 4},
     "random_pixel": {"initialization": "random_pixel"},
-    "momentum_lr": {"momentum_rule": "lr"},
+    "momentum_lr": {"momentum_rule": "lr", "memory_momentum": 1.0},
     "momentum_constant": {"momentum_rule": "constant", "memory_momentum": 0.1},
     "hard": {"aggregation": "hard"},
 }

@@ -229,6 +229,16 @@ def test_momentum_rules(data: Any, trainer: Make, rule: str, base: float, expect
     assert [step["train/memory_momentum"] for step in recorder.steps] == pytest.approx(expected, rel=1e-5)
 
 
+def test_lr_rule_is_the_annealed_one_with_the_authors_schedule(data: Any, trainer: Make) -> None:
+    """m_0 / lr_0 · lr(t) of a rate that decays to lr_0 / 100: the same figures, by way of the optimizer."""
+    found = []
+    for rule, schedule in (("poly", {}), ("lr", {"lr": 0.05, "min_lr": 5e-4, "lr_decay_to": "min_lr"})):
+        recorder = Recorder()
+        trainer(max_epochs=2, callbacks=[recorder]).fit(make(memory_momentum_rule=rule, **schedule), data)
+        found.append([step["train/memory_momentum"] for step in recorder.steps])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
 class TestConsistency:
     def test_is_the_mean_over_seen_rows(self) -> None:
         module = make(slots=2, consistency_from_epoch=0)

@@ -1,4 +1,4 @@
-"""Values worked out by hand: the RMI authors' code and their paper."""
+"""Values worked out by hand: the RMI authors' code and their paper, the MCIBI authors' code."""
 
 import pytest
 import torch
@@ -22,6 +22,24 @@ def test_paper_has_no_start_and_no_floor() -> None:
     assert warmup_poly(1, **recipe) == pytest.approx(0.007 / 1500)
     assert warmup_poly(750, **recipe) == pytest.approx(0.0035)
     assert warmup_poly(30_406, **recipe) == 0.0
+
+
+def test_mcibi_authors_code() -> None:
+    # (1 - t / T) ^ 0.9 * (0.01 - 0.0001) + 0.0001 with t = 0, 1, ... iterations done, T = 39660
+    recipe = {"lr": 0.01, "max_iters": 39_660, "min_lr": 1e-4, "decay_to": "min_lr"}
+    assert warmup_poly(1, **recipe) == pytest.approx(0.01, rel=1e-12)
+    assert warmup_poly(2, **recipe) == pytest.approx(0.01 - 0.9 / 39_660 * 0.0099, rel=1e-9)  # to first order
+    assert warmup_poly(19_831, **recipe) == pytest.approx(0.0054052786396, rel=1e-9)  # 0.5 ** 0.9 * 0.0099 + 0.0001
+    assert warmup_poly(39_660, **recipe) == pytest.approx((1 / 39_660) ** 0.9 * 0.0099 + 1e-4, rel=1e-12)
+    assert warmup_poly(50_000, **recipe) == warmup_poly(39_660, **recipe)
+    # cut at the floor instead, it is 0.0053588673126 half-way
+    assert warmup_poly(19_830, lr=0.01, max_iters=39_660, min_lr=1e-4) == pytest.approx(0.0053588673126, rel=1e-9)
+
+
+def test_decay_to_min_lr_after_a_warmup() -> None:
+    recipe = {"lr": 0.1, "max_iters": 6, "warmup_iters": 2, "warmup_start_lr": 0.0, "power": 1.0, "min_lr": 0.02}
+    rates = [warmup_poly(t, **recipe, decay_to="min_lr") for t in range(1, 7)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.08, 0.06, 0.04])  # 0.08 * (1, 3/4, 1/2, 1/4) + 0.02
 
 
 def test_without_warmup_the_first_iteration_has_decayed_once() -> None:
@@ -50,6 +68,17 @@ def test_scheduler_keeps_the_ratio_of_groups() -> None:
     torch.testing.assert_close(torch.tensor(seen), torch.tensor([[0.06, 0.6], [0.1, 1.0], [0.05, 0.5], [1e-6, 1e-5]]))
 
 
+def test_scheduler_decays_to_min_lr() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = WarmupPolyLR(optimizer, lr=0.1, max_iters=4, power=1.0, min_lr=0.02, decay_to="min_lr")
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.1, 0.08, 0.06, 0.04])
+
+
 def test_scheduler_resumes() -> None:
     def make() -> WarmupPolyLR:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -72,6 +101,7 @@ def test_scheduler_resumes() -> None:
     [
         ({"lr": 0.0, "max_iters": 10}, "lr must be above 0"),
         ({"lr": 0.1, "max_iters": 10, "warmup_iters": -1}, "warmup_iters must be 0 or more, got -1"),
+        ({"lr": 0.1, "max_iters": 10, "decay_to": "min"}, "decay_to must be 'zero' or 'min_lr', got 'min'"),
         ({"lr": 0.1, "max_iters": 10, "warmup_iters": 10}, "warmup_iters=10 leaves nothing of the 10 training iter"),
     ],
 )

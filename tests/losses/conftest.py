@@ -1,7 +1,5 @@
 """Independent implementations, and made-up pictures, for the tests of the losses."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,34 +11,22 @@ from torch import Tensor
 HERE = Path(__file__).parent
 
 
-def _load(name: str) -> ModuleType:
-    # with import mode importlib, a test cannot import the file beside it
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
-def loop_rmi() -> ModuleType:
+def loop_rmi(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """Eq. 12-16 in float64 loops."""
-    return _load("loop_rmi")
+    return load_file(HERE / "loop_rmi.py")
 
 
 @pytest.fixture(scope="session")
-def plain_rmi() -> ModuleType:
+def plain_rmi(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """The authors' way in plain PyTorch."""
-    return _load("plain_rmi")
+    return load_file(HERE / "plain_rmi.py")
 
 
 @pytest.fixture(scope="session")
-def loop_losses() -> ModuleType:
+def loop_losses(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """The other losses in float64 loops."""
-    return _load("loop_losses")
+    return load_file(HERE / "loop_losses.py")
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Run folders made by hand, and a browser."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +11,6 @@ import pytest
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
 
-HERE = Path(__file__).parent
 PACKAGES = {"torch": "2.9.0", "numpy": "2.1.0"}
 PALETTE = [(0, 0, 200), (0, 160, 0), (220, 0, 0)]
 CLASSES = ["sky", "tree", "car"]
@@ -88,14 +85,9 @@ def add_pictures() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> ModuleType:
+def chromium(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """The driver of a headless Chromium."""
-    spec = importlib.util.spec_from_file_location("chromium_driver", HERE / "chromium.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["chromium_driver"] = module
-    spec.loader.exec_module(module)
+    module = load_file(Path(__file__).with_name("chromium.py"))
     if module.find() is None:
         pytest.skip("no Chromium here (on Debian: apt-get install chromium)")
     return module

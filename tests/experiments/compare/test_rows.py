@@ -4,13 +4,14 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from beyondpixel.experiments.compare.command import compare
 from beyondpixel.experiments.compare.rows import Row, collect_rows
-from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, main_cells
+from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, main_cells, shown_axes
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import RunFolder
 
@@ -50,11 +51,38 @@ def test_another_baseline(folder: Path) -> None:
 def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
     lines = as_markdown(main_cells(collect_rows([folder], metric="test/mIoU"), "test/mIoU")).splitlines()
     assert (
-        lines[0]
-        == "| row | loss | df | test/mIoU (%) | range | n | Δ baseline | 95 % interval | published (%) | images/s |"
+        lines[0] == "| row | loss | test/mIoU (%) | range | n | Δ baseline | 95 % interval | published (%) | images/s |"
     )
-    assert "| rmi | rmi | 4 | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | – | 61.11 | 20.0 |" in lines
-    assert "| ce | ce | – | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | – | 15.0 |" in lines
+    assert "| rmi | rmi | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | – | 61.11 | 20.0 |" in lines
+    assert "| ce | ce | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | – | 15.0 |" in lines
+
+
+MCIBI = {"memory": "features", "refinement": True, "slots": 1, "consistency": False, "model": "mcibi_deeplabv3"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        # an axis of RMI or of a memory gets a column where rows that have it differ, not for being there
+        ({"ce": {}, "rmi": {}}, ["loss"]),
+        ({"rmi": {}, "rmi_df": {"loss": "rmi", "df": 2}}, ["df"]),
+        ({"ce": {}, "rmi": {}, "rmi_df": {"loss": "rmi", "df": 2}}, ["loss", "df"]),
+        ({"ce": {}, "mcibi": {"loss": "ce", **MCIBI}}, ["model", "memory"]),
+        ({"plain": {"loss": "ce"}, "mcibi": MCIBI, "two": {**MCIBI, "slots": 2}}, ["model", "memory", "slots"]),
+        ({"mcibi": MCIBI, "consistent": {**MCIBI, "consistency": True}}, ["consistency"]),
+        # what is null where it is not done tells of itself
+        ({"ce": {}, "crf": {"loss": "ce", "postprocess": "crf:5"}}, ["postprocess"]),
+        ({"ce": {}, "tta": {"loss": "ce", "tta": "flip"}, "w": {"loss": "ce", "window": 9}}, ["tta", "window"]),
+        # in the order of axes.py whatever order the runs have them in; those of a user's own, last
+        ({"ce": {"own": 1}, "late": {"lr": 0.2, "context": "ppm", "loss": "ce", "own": 2}}, ["context", "lr", "own"]),
+    ],
+)
+def test_axes_that_get_a_column(
+    tmp_path: Path, make_run: MakeRun, rows: dict[str, dict[str, Any]], shown: list[str]
+) -> None:
+    for row, axes in rows.items():
+        make_run(tmp_path, row, 1, 0.4, axes={"loss": "ce", **axes} if axes.get("memory") else axes)
+    assert shown_axes(collect_rows([tmp_path], metric="test/mIoU")) == shown
 
 
 def test_one_seed_has_no_spread(tmp_path: Path, make_run: MakeRun) -> None:
@@ -93,8 +121,8 @@ def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
         console.print(as_terminal(rows, "test/mIoU", console))
         shown[width] = console.export_text()
     assert all("45.00 ± 1.00" in text for text in shown.values())
-    assert "df" in shown[160]
-    assert "df" not in shown[80]
+    assert "loss" in shown[160]
+    assert "loss" not in shown[80]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +161,8 @@ def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run
     make_run(tmp_path, "ce", 1, 0.4, figures={"test/loss": 0.5})
     make_run(tmp_path, "rmi", 1, 0.5, figures={"test/loss": -0.25})
     cells = main_cells(collect_rows([tmp_path], metric="test/loss"), "test/loss")
-    assert cells.header[3] == "test/loss"
-    assert [cells.body[1][3], cells.body[1][6], cells.best] == ["-0.250", "-0.750", (1,)]
+    assert cells.header[2] == "test/loss"
+    assert [cells.body[1][2], cells.body[1][5], cells.best] == ["-0.250", "-0.750", (1,)]
 
 
 def test_a_folder_given_twice_counts_once(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """Runs of seconds: eleven classes on 32x48 pixels."""
 
 import copy
-import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -63,14 +63,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
 
 
 @pytest.fixture(scope="session")
-def slurm_cluster() -> Iterator[Any]:
+def slurm_cluster(load_file: Callable[[Path], ModuleType]) -> Iterator[Any]:
     """A real SLURM of one node with two made-up GPUs, for all tests."""
-    # with import mode importlib, a test cannot import the file beside it
-    spec = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("slurm_cluster.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(Path(__file__).with_name("slurm_cluster.py"))
     reason = module.why_impossible()
     if reason:
         pytest.skip(f"no SLURM here: {reason}")

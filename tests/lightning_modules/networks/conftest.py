@@ -1,7 +1,5 @@
 """The plain way of updating MCIBI's memory, and batches to update it with."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,18 +10,9 @@ from torch import Tensor
 
 
 @pytest.fixture(scope="session")
-def direct_memory() -> ModuleType:
+def direct_memory(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """The authors' way, at full size."""
-    # with import mode importlib, a test cannot import the file beside it
-    name = "direct_memory"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return load_file(Path(__file__).with_name("direct_memory.py"))
 
 
 @pytest.fixture
