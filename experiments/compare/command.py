@@ -73,8 +73,8 @@ def compare(
     if plot is not None:
         from beyondpixel.experiments.compare.plots import save_plot
 
-        save_plot(rows, metric, plot)
-        print(f"Plot saved as {plot}")
+        for file in save_plot(rows, metric, plot):
+            print(f"Plot saved as {file}")
     if html is not None:
         from beyondpixel.experiments.compare.report import write_report
 

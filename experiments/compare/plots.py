@@ -82,13 +82,16 @@ def draw_panel(axes: Axes, panel: Panel, rows: Sequence[Row], metric: str) -> No
     axes.legend(fontsize="small", framealpha=0.6)
 
 
-def save_plot(rows: Sequence[Row], metric: str, file: Path) -> None:
+def save_plot(rows: Sequence[Row], metric: str, file: Path) -> list[Path]:
     """Draw every table's plots into one file.
 
     Args:
         rows: from `collect_rows`; of several tables, each gets its own file, with the table's name in front.
         metric: the figure compared.
         file: a PNG, PDF or SVG.
+
+    Returns:
+        The files, one a table.
 
     Raises:
         UserError: for another kind of file.
@@ -97,9 +100,10 @@ def save_plot(rows: Sequence[Row], metric: str, file: Path) -> None:
         raise UserError(f"--plot: expected a file that ends in {', '.join(FORMATS)}, got {file}")
     file.parent.mkdir(parents=True, exist_ok=True)
     tables = list(dict.fromkeys(row.table for row in rows))
-    for table in tables:
-        figure = draw_plots([row for row in rows if row.table == table], metric)
-        figure.savefig(file if len(tables) == 1 else file.with_name(f"{table}_{file.name}"), dpi=160)
+    files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
+    for table, its_file in zip(tables, files, strict=True):
+        draw_plots([row for row in rows if row.table == table], metric).savefig(its_file, dpi=160)
+    return files
 
 
 def plots_as_svg(rows: Sequence[Row], metric: str) -> list[str]:

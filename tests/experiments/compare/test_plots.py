@@ -69,8 +69,9 @@ def test_saved_as_png_and_one_file_a_table(rows: list[Row], tmp_path: Path, make
     save_plot(rows, "test/mIoU", tmp_path / "new" / "plot.png")
     assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
     make_run(tmp_path, "ce", 1, 0.5, table="u")
-    save_plot(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU", tmp_path / "plot.svg")
-    assert sorted(file.name for file in tmp_path.glob("*.svg")) == ["t_plot.svg", "u_plot.svg"]
+    files = save_plot(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU", tmp_path / "plot.svg")
+    assert sorted(file.name for file in files) == ["t_plot.svg", "u_plot.svg"]
+    assert sorted(tmp_path.glob("*.svg")) == sorted(files)
     with pytest.raises(UserError, match="--plot: expected a file that ends in .png, .pdf, .svg, got plot.gif"):
         save_plot(rows, "test/mIoU", Path("plot.gif"))
 
