@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -126,6 +127,18 @@ def offline_records(folder: Path) -> list[Any]:
     return records
 
 
+def finished_records(folder: Path) -> list[Any]:
+    """The same, once W&B's process has written its last; `wandb.finish` may return before that."""
+    for _ in range(300):
+        records = offline_records(folder)
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(
+        f"W&B's file has no end after 30 s: {[record.WhichOneof('record_type') for record in records]}"
+    )
+
+
 LOSS = {"name": "rmi", "downsampling_factor": 5, "region_size": 1}
 
 
@@ -154,7 +167,7 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     trainer.test(module, DataLoader([{"image": truth[0].float().expand(3, 8, 8), "mask": truth[0]}]), verbose=False)
     wandb.finish()
 
-    records = offline_records(folder.path)
+    records = finished_records(folder.path)
     (run,) = {record.run.run_id: record.run for record in records if record.HasField("run")}.values()
     assert (run.project, run.run_group, run.job_type) == ("beyondpixel", "camvid_small/rmi", "train")
     assert (run.display_name, run.run_id) == ("camvid_small/rmi/seed7", record["wandb_id"])
