@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -57,6 +57,15 @@ def longer(config: dict[str, Any]) -> dict[str, Any]:
     config["trainer"]["max_steps"] = 20  # six a pass
     config["data"]["init_args"]["num_workers"] = 1  # a worker would keep the lock, were it handed down
     return config
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the processes that are started here: sums that are split among threads round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
