@@ -169,6 +169,7 @@ def _cross_entropy_sum(
         # as in torch the logarithm ends at -100, so a wrong probability of exactly 0 costs 100 and not infinity
         log_probs = truth.replace(torch.log1p(-maps), maps, band.images, band.rows, torch.log)
         by_pixel = -log_probs.clamp_min_(-100).sum(1)
-    if truth.valid is not None:
-        by_pixel *= truth.valid[band.images, band.rows]
+    valid = band.valid(truth, by_pixel.dtype)
+    if valid is not None:
+        by_pixel *= valid[:, 0]
     return by_pixel.sum(dtype=torch.float64)

@@ -11,7 +11,7 @@ def strided_second_moments(labels: Tensor, probs: Tensor, *, region_size: int, s
     side = region_size**2
     moments = torch.empty(len(labels), 2 * side, 2 * side, dtype=torch.float64, device=labels.device)
     for part in chunks(len(labels), _bytes_each(labels, region_size, step), labels.device):
-        stack = torch.cat([_regions(labels[part], region_size, step), _regions(probs[part], region_size, step)], 1)
+        stack = _stack(labels[part], probs[part], region_size, step)
         moments[part] = stack @ stack.mT
     return moments
 
@@ -20,13 +20,18 @@ def strided_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *, 
     """As `moments.moments_backward`, for every step-th region."""
     grad = torch.empty_like(probs)
     for part in chunks(len(probs), _bytes_each(probs, region_size, step), probs.device):
-        stack = torch.cat([_regions(labels[part], region_size, step), _regions(probs[part], region_size, step)], 1)
+        stack = _stack(labels[part], probs[part], region_size, step)
         grad[part] = _fold(weights[part] @ stack, probs[part], region_size, step)
     return grad
 
 
 def _bytes_each(maps: Tensor, region_size: int, step: int) -> int:
     return 16 * maps[0:1].numel() * region_size**2 // step**2
+
+
+def _stack(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
+    """[Y; P], (M, 2d, n)."""
+    return torch.cat([_regions(maps, region_size, step) for maps in (labels, probs)], 1)
 
 
 def _regions(maps: Tensor, region_size: int, step: int) -> Tensor:
