@@ -34,8 +34,8 @@ def evaluate_run(
 
     The target becomes a run folder like any other, without checkpoints: config (the source's), record, state, figures,
     confusion matrix. Its axes are the source's with `tta`, `window` and `postprocess`, its record names the source and
-    its checkpoint (`evaluation`), and its summary has, beside the scores, `test/network_seconds`, `test/crf_seconds`
-    and `test/inference_seconds`, per image, and `test/crf_steps` and `test/views`. Calling it again tests again.
+    its checkpoint (`evaluation`), and its summary has, beside the scores, `test/crf_seconds`, `test/crf_steps` and
+    `test/views`. Calling it again tests again.
 
     Args:
         source: a run that has been trained.

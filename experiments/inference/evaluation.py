@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -28,9 +28,9 @@ class EvaluationProtocol(Callback):
     """Puts a protocol between a module and its evaluation: for its duration `module(images)` gives the protocol's
     logits, so scores, files and pictures are all made from them.
 
-    Logged beside the scores, in seconds per image: `test/network_seconds`, with a CRF `test/crf_seconds` (CPU time on
-    one core), and their sum `test/inference_seconds`. The first image, which warms up, is left out. The logged loss is
-    the cross entropy of the protocol's probabilities, whatever the module was trained with.
+    The logged loss is the cross entropy of the protocol's probabilities, whatever the module was trained with. With a
+    CRF, its share of an image's time is logged beside the scores: `test/crf_seconds`, the median over the first process's
+    images of its CPU time on one core.
 
     Args:
         protocol: what to do.
@@ -45,7 +45,6 @@ class EvaluationProtocol(Callback):
         self.workers = workers
         self._undo: list[Callable[[], object]] = []
         self._ready: deque[tuple[Tensor, Tensor]] = deque()  # a batch's images and their probabilities
-        self._network_seconds: list[float] = []
         self._crf_seconds: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -102,7 +101,7 @@ class EvaluationProtocol(Callback):
 
     def _begin(self, module: LightningModule) -> None:
         self._ready.clear()
-        self._network_seconds, self._crf_seconds = [], []
+        self._crf_seconds = []
         loss = module.loss
         # the protocol gives probabilities; a loss over sigmoids of logits has no meaning for them
         arguments = {name: module.hparams[name] for name in ("num_classes", "ignore_index")}
@@ -113,7 +112,7 @@ class EvaluationProtocol(Callback):
             if self._ready and torch.equal(self._ready[0][0], images):
                 return as_logits(self._ready.popleft()[1])
             if self.protocol.crf is None:
-                return as_logits(self._timed_probs(module, images))
+                return as_logits(self._probs(module, images))
             # not a batch of the loader: somebody, such as who draws pictures, wants single images predicted
             probs = self._probs(module, images)
             pairs = zip(_pictures(images, module.trainer), probs.cpu().numpy(), strict=True)
@@ -121,14 +120,6 @@ class EvaluationProtocol(Callback):
             return as_logits(torch.from_numpy(refined).to(probs.device))
 
         module.forward = forward  # type: ignore[method-assign]
-
-    def _timed_probs(self, module: LightningModule, images: Tensor) -> Tensor:
-        _wait_for(images.device)
-        started = time.perf_counter()
-        probs = self._probs(module, images)
-        _wait_for(images.device)
-        self._network_seconds += [(time.perf_counter() - started) / len(images)] * len(images)
-        return probs
 
     def _probs(self, module: LightningModule, images: Tensor) -> Tensor:
         # the class's forward: the instance's is the protocol's
@@ -143,7 +134,7 @@ class EvaluationProtocol(Callback):
             pictures = _pictures(batch["image"], trainer)
             images: Tensor = trainer.strategy.batch_to_device(batch, dataloader_idx=0)["image"]
             with trainer.precision_plugin.test_step_context():
-                probs = self._timed_probs(module, images)
+                probs = self._probs(module, images)
             pairs = zip(pictures, probs.cpu().numpy(), strict=True)
             return batch, images, [pool.submit(picture, one) for picture, one in pairs]
 
@@ -159,12 +150,8 @@ class EvaluationProtocol(Callback):
                 f"{type(module).__name__} does not predict by module(images) with the batch's images, so that "
                 "post-processing was lost"
             )
-        seconds = {"network_seconds": _steady_mean(self._network_seconds)}
-        if self.protocol.crf is not None:
-            seconds["crf_seconds"] = _steady_mean(self._crf_seconds)
-        seconds["inference_seconds"] = sum(seconds.values())
-        for name, value in seconds.items():
-            module.log(f"{stage}/{name}", value, sync_dist=True)
+        if self._crf_seconds:
+            module.log(f"{stage}/crf_seconds", statistics.median(self._crf_seconds), rank_zero_only=True)
 
 
 class _Loader:
@@ -185,13 +172,3 @@ def _pictures(images: Tensor, trainer: Trainer) -> list[NDArray[np.uint8]]:
         return list(images.permute(0, 2, 3, 1).numpy())
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     return [denormalize(image, data.mean, data.std) for image in images.cpu().numpy()]
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _steady_mean(seconds: list[float]) -> float:
-    steady = seconds[1:] or seconds
-    return sum(steady) / max(1, len(steady))

@@ -12,10 +12,11 @@ from torch import Tensor
 class InferenceTime(Callback):
     """Logs ``test/seconds_per_image``: the median time from a normalised image to logits of the image's own size.
 
-    The first test images are passed one by one, in the trainer's precision, on the device that the test runs on;
-    reading, normalising and scoring are not in it. Passes that warm up are not counted: three at the beginning, and
-    one at each change of the images' size, for which memory and algorithms are chosen anew. Only the first process
-    measures.
+    The first test images are passed once more when the test is over, one by one, in the trainer's precision, on the
+    device that the test ran on: nothing that reads, scores or refines other images computes beside them. What an
+    evaluation puts between image and logits (views, windows, a CRF) is in the time. Passes that warm up are not
+    counted: three at the beginning, and one at each change of the images' size, for which memory and algorithms are
+    chosen anew. Only the first process measures.
 
     Args:
         num_images: how many to time.
@@ -31,12 +32,10 @@ class InferenceTime(Callback):
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
         self.num_images = num_images
-        self._seconds: list[float] = []
-        self._size: torch.Size | None = None
+        self._images: list[Tensor] = []
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._seconds = []
-        self._size = None
+        self._images = []
 
     def on_test_batch_end(  # noqa: D102, PLR0917 - the hook's signature
         self,
@@ -47,19 +46,24 @@ class InferenceTime(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.is_global_zero or len(self._seconds) >= self.num_images:
-            return
-        with trainer.precision_plugin.forward_context():
-            for image in batch["image"].split(1)[: self.num_images - len(self._seconds)]:
-                if image.shape != self._size:
-                    for _ in range(3 if self._size is None else 1):
-                        pl_module(image)
-                    self._size = image.shape
-                self._seconds.append(_seconds(pl_module, image))
+        missing = self.num_images - len(self._images)
+        if trainer.is_global_zero and missing > 0:
+            self._images += batch["image"][:missing].cpu().split(1)  # a GPU's memory is left to the test
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if self._seconds:
-            pl_module.log("test/seconds_per_image", statistics.median(self._seconds), rank_zero_only=True)
+        if not self._images:
+            return
+        seconds = []
+        size: torch.Size | None = None
+        with trainer.precision_plugin.forward_context():
+            for image in (image.to(pl_module.device) for image in self._images):
+                if image.shape != size:
+                    for _ in range(3 if size is None else 1):
+                        pl_module(image)
+                    size = image.shape
+                seconds.append(_seconds(pl_module, image))
+        self._images = []
+        pl_module.log("test/seconds_per_image", statistics.median(seconds), rank_zero_only=True)
 
 
 def _seconds(pl_module: LightningModule, image: Tensor) -> float:

@@ -1,6 +1,7 @@
 """A trained module's test under other protocols, against a plain loop over the same images."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.crf import DenseCRF
 from beyondpixel.experiments.inference.evaluate_run import evaluate_run
 from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
+from beyondpixel.experiments.inference.pool import Refined
 from beyondpixel.experiments.inference.protocol import Protocol
 from beyondpixel.experiments.rebuilding import build_data, load_model
 from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.lightning_modules.callbacks import InferenceTime
 from beyondpixel.lightning_modules.metrics import SegmentationScores
 
 QUIET: dict[str, Any] = {
@@ -73,14 +76,40 @@ def test_scores_are_those_of_a_plain_loop(run: RunFolder, words: dict[str, str])
     assert type(module.loss).__name__ == "BinaryCrossEntropyLoss"
 
 
-def test_times_are_those_of_an_image_and_add_up(run: RunFolder) -> None:
-    figures, _, _ = figures_of(run, Protocol.parse(postprocess="crf:2"))
-    assert figures["test/network_seconds"] > 0
-    assert figures["test/crf_seconds"] > 0
-    assert figures["test/inference_seconds"] == pytest.approx(
-        figures["test/network_seconds"] + figures["test/crf_seconds"], rel=1e-5
-    )
+def test_the_crf_logs_the_median_of_its_own_time(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([5.0, 1.0, 2.0, 9.0, 3.0])
+
+    class Pool:
+        workers = 1
+
+        def __init__(self, crf: DenseCRF, workers: int) -> None:
+            self.close = lambda: None
+
+        def submit(self, image: Any, probs: Any) -> Future[Refined]:
+            job: Future[Refined] = Future()
+            job.set_result(Refined(probs, next(seconds)))
+            return job
+
+    monkeypatch.setattr("beyondpixel.experiments.inference.evaluation.RefinementPool", Pool)
+    assert figures_of(run, Protocol.parse(postprocess="crf:2"))[0]["test/crf_seconds"] == 3.0
     assert "test/crf_seconds" not in figures_of(run, Protocol.parse(tta="flip"))[0]
+
+
+def test_the_time_of_an_image_holds_the_crf(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the CRF of this process moves on: images of the test are refined in other ones."""
+    now = 0.0
+
+    def slow(self: DenseCRF, image: Any, probs: Any) -> Any:
+        nonlocal now
+        now += 7.0
+        return probs
+
+    monkeypatch.setattr(DenseCRF, "__call__", slow)
+    monkeypatch.setattr("beyondpixel.lightning_modules.callbacks.inference_time.time.perf_counter", lambda: now)
+    callbacks = [InferenceTime(num_images=2), EvaluationProtocol(Protocol.parse(postprocess="crf:1"), workers=1)]
+    module, data = load_model(run), build_data(run.config)
+    (figures,) = Trainer(**QUIET, callbacks=callbacks).test(module, data, verbose=False)
+    assert figures["test/seconds_per_image"] == 7.0
 
 
 def test_fewer_batches_than_there_are(run: RunFolder) -> None:
@@ -141,7 +170,8 @@ def test_a_run_evaluated_once_more_is_a_run_of_its_own(run: RunFolder, tmp_path:
     summary = json.loads((target.path / "summary.json").read_text())
     assert summary["test/mIoU"] == pytest.approx(expected, abs=1e-4)
     assert (summary["test/crf_steps"], summary["test/views"]) == (2, 2)
-    assert summary["test/inference_seconds"] > summary["test/crf_seconds"] > 0
+    assert summary["test/seconds_per_image"] > 0
+    assert summary["test/crf_seconds"] > 0
     assert target.state["status"] == "done"
     assert target.record["name"] == "tiny/crf"
     assert target.record["reference"] == {"value": 78.4}
