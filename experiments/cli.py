@@ -83,6 +83,7 @@ def _dispatch(words: list[str]) -> None:
         compare(
             options.folders,
             metric=options.metric,
+            also=options.also,
             baseline=options.baseline,
             format=options.format,
             per_class=options.per_class,
@@ -90,6 +91,7 @@ def _dispatch(words: list[str]) -> None:
             output=options.output,
             picture=options.picture,
             plot=options.plot,
+            trimap=options.trimap,
             html=options.html,
             wandb_workspace=options.wandb_workspace,
         )
@@ -158,6 +160,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs, e.g. outputs/demo")
     parser.add_argument("--metric", default="test/mIoU", help="the figure to compare (default: test/mIoU)")
+    parser.add_argument(
+        "--also", nargs="+", default=(), metavar="METRIC", help="further figures, a column each: test/boundary_F ..."
+    )
     parser.add_argument("--baseline", metavar="ROW", help="row, or TABLE/ROW, that differences refer to (default: CE)")
     parser.add_argument("--format", choices=("table", "md", "csv", "latex"), default="table", help="default: table")
     parser.add_argument("--per-class", action="store_true", help="also the IoU of each class (csv: that instead)")
@@ -173,6 +178,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="plot the figure against DF, R, pooling, ... (PNG, PDF or SVG)"
+    )
+    parser.add_argument(
+        "--trimap", type=Path, metavar="FILE", help="plot mIoU near boundaries against the band's width, a curve a row"
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write one page with tables, plots and predictions side by side"

@@ -23,6 +23,7 @@ def compare(
     folders: Sequence[str | Path],
     *,
     metric: str = "test/mIoU",
+    also: Sequence[str] = (),
     baseline: str | None = None,
     format: Format = "table",
     per_class: bool = False,
@@ -30,6 +31,7 @@ def compare(
     output: Path | None = None,
     picture: Path | None = None,
     plot: Path | None = None,
+    trimap: Path | None = None,
     html: Path | None = None,
     wandb_workspace: str | None = None,
 ) -> list[Row]:
@@ -38,6 +40,7 @@ def compare(
     Args:
         folders: where the run folders are.
         metric: the figure to compare.
+        also: further figures, a column each.
         baseline: the row that differences refer to; None takes the CE row.
         format: `table` for the terminal, `md` for Markdown, `latex` for a paper, `csv` with one line a run.
         per_class: also give the IoU of each class; with `csv`, give it instead, since a file has one header.
@@ -45,6 +48,7 @@ def compare(
         output: a file to write instead of the terminal.
         picture: a PNG to draw: the baseline row beside the best other row on test images.
         plot: a file to plot into (PNG, PDF or SVG): the metric against each axis that varies.
+        trimap: a file to plot mIoU near boundaries into, against the width of the band.
         html: a page to write: tables, plots and pictures in one file.
         wandb_workspace: `ENTITY/PROJECT` to save a W&B workspace in.
 
@@ -54,7 +58,7 @@ def compare(
     Raises:
         UserError: for folders, rows or figures that are not there, and with `strict` for unlike rows.
     """
-    rows = collect_rows(folders, metric=metric, baseline=baseline)
+    rows = collect_rows(folders, metric=metric, baseline=baseline, further=also)
     if strict:
         refuse_unlike(rows)
     if output is not None:
@@ -75,6 +79,11 @@ def compare(
 
         for file in save_plot(rows, metric, plot):
             print(f"Plot saved as {file}")
+    if trimap is not None:
+        from beyondpixel.experiments.compare.trimap import save_trimap
+
+        for file in save_trimap(rows, trimap):
+            print(f"Trimap plot saved as {file}")
     if html is not None:
         from beyondpixel.experiments.compare.report import write_report
 

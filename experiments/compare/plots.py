@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,11 @@ def draw_panel(axes: Axes, panel: Panel, rows: Sequence[Row], metric: str) -> No
             rotation=30 if long else 0,
             ha="right" if long else "center",
         )
+    finish_axes(axes)
+
+
+def finish_axes(axes: Axes) -> None:
+    """The looks that all plots share: light lines for values, no box, a legend."""
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize="small", framealpha=0.6)
@@ -96,32 +101,62 @@ def save_plot(rows: Sequence[Row], metric: str, file: Path) -> list[Path]:
     Raises:
         UserError: for another kind of file.
     """
+    return save_by_table(rows, file, lambda of_table: draw_plots(of_table, metric), option="--plot")
+
+
+def save_by_table(
+    rows: Sequence[Row], file: Path, draw: Callable[[Sequence[Row]], Figure], *, option: str
+) -> list[Path]:
+    """Draw the rows of each table into a file of its own.
+
+    Args:
+        rows: from `collect_rows`.
+        file: a PNG, PDF or SVG; of several tables, each has its name put in front.
+        draw: what makes the figure of one table's rows.
+        option: of the command line that names the file, for the error.
+
+    Returns:
+        The files, one a table.
+
+    Raises:
+        UserError: for another kind of file.
+    """
     if file.suffix.lower() not in FORMATS:
-        raise UserError(f"--plot: expected a file that ends in {', '.join(FORMATS)}, got {file}")
+        raise UserError(f"{option}: expected a file that ends in {', '.join(FORMATS)}, got {file}")
     file.parent.mkdir(parents=True, exist_ok=True)
     tables = list(dict.fromkeys(row.table for row in rows))
     files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
     for table, its_file in zip(tables, files, strict=True):
-        draw_plots([row for row in rows if row.table == table], metric).savefig(its_file, dpi=160)
+        draw([row for row in rows if row.table == table]).savefig(its_file, dpi=160)
     return files
 
 
 def plots_as_svg(rows: Sequence[Row], metric: str) -> list[str]:
     """The plots of one table, an SVG element a panel, in the text colour of the page around them."""
+    return [
+        as_svg(lambda axes, panel=panel: draw_panel(axes, panel, rows, metric), f"{rows[0].table}_{panel.axis}")
+        for panel in panels(rows)
+    ]
+
+
+def as_svg(draw: Callable[[Axes], None], name: str) -> str:
+    """One plot as an SVG element in the text colour of the page around it.
+
+    Args:
+        draw: what draws it.
+        name: that no other plot of the page has; the same drawing under the same name is the same text.
+    """
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = {
         **dict.fromkeys(inked, INK),
         "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": rows[0].table,  # the same page from the same runs
+        "svg.hashsalt": name,
         "legend.facecolor": "none",
     }
-    drawn = []
-    for panel in panels(rows):
-        with rc_context(style):
-            figure = Figure(figsize=PANEL_SIZE, layout="constrained")
-            draw_panel(figure.add_subplot(), panel, rows, metric)
-            drawn.append(_as_element(figure, prefix=re.sub(r"\W", "_", f"{rows[0].table}_{panel.axis}")))
-    return drawn
+    with rc_context(style):
+        figure = Figure(figsize=PANEL_SIZE, layout="constrained")
+        draw(figure.add_subplot())
+        return _as_element(figure, prefix=re.sub(r"\W", "_", name))
 
 
 def _as_element(figure: Figure, prefix: str) -> str:

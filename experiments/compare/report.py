@@ -18,9 +18,10 @@ from typing import Any
 from beyondpixel.experiments.bootstrap import RESAMPLES
 from beyondpixel.experiments.compare.classes import class_cells
 from beyondpixel.experiments.compare.pictures import Gallery, Scene, gather
-from beyondpixel.experiments.compare.plots import plots_as_svg
+from beyondpixel.experiments.compare.plots import as_svg, plots_as_svg
 from beyondpixel.experiments.compare.rows import Row
 from beyondpixel.experiments.compare.tables import Cells, main_cells
+from beyondpixel.experiments.compare.trimap import draw_trimap, widths_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run_folder import write_atomically
 from beyondpixel.lightning_modules.callbacks.sample_files import VOID_COLOR
@@ -67,7 +68,10 @@ def write_report(rows: Sequence[Row], metric: str, file: Path) -> None:
 def _section(table: str, rows: Sequence[Row], metric: str, galleries: list[dict[str, Any]]) -> str:
     parts = [f"<h2>{escape(table)}</h2>", _table(main_cells(rows, metric))]
     if any(row.mean is not None for row in rows):
-        parts += ["<h3>Plots</h3>", f'<div class="plots">{"".join(plots_as_svg(rows, metric))}</div>']
+        plots = plots_as_svg(rows, metric)
+        if widths_of(rows):
+            plots.append(as_svg(lambda axes: draw_trimap(axes, rows), f"{table}_trimap"))
+        parts += ["<h3>Plots</h3>", f'<div class="plots">{"".join(plots)}</div>']
     try:
         cells = class_cells(rows, metric)
     except UserError:  # a figure without classes, such as a loss or a speed

@@ -32,6 +32,7 @@ class Row:
         reference_difference: the published number minus the one published for the baseline.
         remarks: what else the row differs in from its baseline, so that the difference is not owed to the axes alone.
         is_baseline: whether differences refer to this row.
+        further: names of other figures that are shown beside the metric.
     """
 
     table: str
@@ -45,6 +46,7 @@ class Row:
     reference_difference: float | None = None
     remarks: tuple[str, ...] = ()
     is_baseline: bool = False
+    further: tuple[str, ...] = ()
 
     @property
     def finished(self) -> tuple[RunFolder, ...]:
@@ -54,12 +56,12 @@ class Row:
     @property
     def mean(self) -> float | None:
         """Mean over seeds."""
-        return statistics.fmean(self.values) if self.values else None
+        return _mean(self.values)
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        return _std(self.values)
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -67,11 +69,17 @@ class Row:
         return {key: value for key, value in self.runs[0].record["axes"].items() if key != "seed"}
 
     def mean_of(self, figure: str) -> float | None:
-        """Mean over seeds of another figure of the summaries."""
+        """Mean over seeds of any figure of the summaries."""
         return _mean(_values(self.runs, figure))
 
+    def std_of(self, figure: str) -> float | None:
+        """Its sample standard deviation over seeds; None for fewer than two."""
+        return _std(_values(self.runs, figure))
 
-def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | None = None) -> list[Row]:
+
+def collect_rows(
+    folders: Sequence[str | Path], *, metric: str, baseline: str | None = None, further: Sequence[str] = ()
+) -> list[Row]:
     """The rows of all runs below the given folders, table by table, the baseline row first.
 
     Args:
@@ -79,11 +87,13 @@ def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | 
         metric: a figure of summary.json, e.g. `test/mIoU`.
         baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
             table's first row with the CE loss that is tested without post-processing.
+        further: other figures to show beside it.
 
     Raises:
-        UserError: if a folder does not exist, there are no runs, no run has the metric, or the baseline is not there.
+        UserError: if a folder does not exist, there are no runs, no run has the metric or one of the further figures,
+            or the baseline is not there.
     """
-    grouped = _grouped(_find(folders, metric))
+    grouped = _grouped(_find(folders, [metric, *further]))
     if baseline is not None and not any(baseline in (row, f"{table}/{row}") for table, row in grouped):
         raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in grouped)}")
     intervals = Intervals(metric)
@@ -111,23 +121,25 @@ def collect_rows(folders: Sequence[str | Path], *, metric: str, baseline: str | 
                 reference_difference=reference - base_reference if published else None,  # type: ignore[operator]
                 remarks=remarks(finished, [] if is_baseline else base),
                 is_baseline=is_baseline,
+                further=tuple(further),
             )
         )
     tables = list(dict.fromkeys(row.table for row in rows))
     return sorted(rows, key=lambda row: (tables.index(row.table), not row.is_baseline))
 
 
-def _find(folders: Sequence[str | Path], metric: str) -> list[RunFolder]:
+def _find(folders: Sequence[str | Path], figures: Sequence[str]) -> list[RunFolder]:
     missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
     if missing:
         raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
     found = {run.path.resolve(): run for folder in folders for run in find_runs(folder) if "axes" in run.record}
     if not found:
         raise UserError(f"no runs below {', '.join(map(str, folders))}: expected folders with a run.json")
-    if not any(metric in run.summary for run in found.values()):
-        known = sorted({figure for run in found.values() for figure in run.summary})
+    known = sorted({figure for run in found.values() for figure in run.summary})
+    unknown = [figure for figure in figures if figure not in known]
+    if unknown:
         scores = [figure for figure in known if figure.startswith(("test/", "val/"))]
-        raise UserError(f"no run has a {metric} yet; figures there are: {', '.join(scores or known) or 'none'}")
+        raise UserError(f"no run has a {unknown[0]} yet; figures there are: {', '.join(scores or known) or 'none'}")
     return list(found.values())
 
 
@@ -170,3 +182,7 @@ def _values(runs: Sequence[RunFolder], figure: str) -> tuple[float, ...]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -59,7 +59,8 @@ def shown_axes(rows: Sequence[Row]) -> list[str]:
 
 
 def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cells:
-    """One line a row: axes, mean and spread over seeds, difference to the baseline, the published number.
+    """One line a row: axes, mean and spread over seeds, difference to the baseline, the published number, and a column
+    for each further figure that the rows hold.
 
     Args:
         rows: from `collect_rows`.
@@ -70,6 +71,7 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
     axes = [] if narrow else shown_axes(rows)
     unit = unit_of(metric)
     published = any(row.reference is not None for row in rows)
+    further = rows[0].further if rows else ()
     header = [
         "row",
         *axes,
@@ -79,6 +81,7 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
         "Δ baseline",
         "95 % interval",
         *(["published (%)"] if published else []),
+        *(f"{figure}{unit_of(figure).label}" for figure in further),
         "images/s",
     ]
     body, notes = [], []
@@ -95,6 +98,7 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
             unit.difference(row.difference),
             unit.interval(row.interval),
             *([_published(row)] if published else []),
+            *(unit_of(figure).mean(row.mean_of(figure), row.std_of(figure)) for figure in row.further),
         ]
         speed = row.mean_of("train/images_per_s")
         line.append(NOTHING if speed is None else f"{speed:.1f}")
@@ -148,13 +152,14 @@ def as_csv(rows: Sequence[Row], metric: str) -> str:
     axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    of_run = ["table", "row", "seed", "status", metric]
+    figures = [metric, *(rows[0].further if rows else ())]
+    of_run = ["table", "row", "seed", "status", *figures]
     of_row = ["row_difference", "row_interval_low", "row_interval_high", "published_percent", "also_differs_in"]
     writer.writerow([*of_run, *of_row, *axes, "git_commit", "folder"])
     for row in rows:
         for run in row.runs:
             writer.writerow(
-                [row.table, row.name, run.record["seed"], run.state["status"], run.summary.get(metric)]
+                [row.table, row.name, run.record["seed"], run.state["status"], *map(run.summary.get, figures)]
                 + [row.difference, *(row.interval or (None, None)), row.reference, "; ".join(row.remarks)]
                 + [run.record["axes"].get(axis) for axis in axes]
                 + [run.record["git_commit"], run.path]

@@ -29,8 +29,8 @@ class EvaluationProtocol(Callback):
     logits, so scores, files and pictures are all made from them.
 
     The logged loss is the cross entropy of the protocol's probabilities, whatever the module was trained with. With a
-    CRF, its share of an image's time is logged beside the scores: `test/crf_seconds`, the median over the first process's
-    images of its CPU time on one core.
+    CRF, its share of an image's time is logged beside the scores: `test/crf_seconds`, the median CPU time on one core
+    over the first process's images.
 
     Args:
         protocol: what to do.

@@ -91,6 +91,15 @@ def test_runs_without_single_pictures_show_their_sheet(tmp_path: Path, make_run:
     assert "sheet of the first test images" in text
 
 
+def test_runs_that_were_tested_near_boundaries_get_their_curve(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    for row in ("ce", "rmi"):
+        make_run(tmp_path, row, 1, 0.5, figures={"test/trimap_mIoU/1": 0.2, "test/trimap_mIoU/4": 0.3})
+    write_report(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<svg") == 2
+    assert "pixels on either side of the true boundary" in text
+
+
 def test_a_table_without_results_or_pictures(tmp_path: Path, make_run: Callable[..., Any]) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
     make_run(tmp_path, "ce", 1, None, table="u")

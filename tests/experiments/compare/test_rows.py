@@ -57,6 +57,25 @@ def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
     assert "| ce | ce | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | – | 15.0 |" in lines
 
 
+def test_further_figures_have_a_column_each(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed, (fine, seconds) in enumerate([(0.30, 0.010), (0.34, 0.030)], start=1):
+        figures = {"test/boundary_F": fine, "test/seconds_per_image": seconds}
+        make_run(tmp_path, "ce", seed, 0.4, figures=figures)
+    make_run(tmp_path, "rmi", 1, 0.5, figures={"test/boundary_F": 0.4})
+    further = ["test/boundary_F", "test/seconds_per_image"]
+    rows = collect_rows([tmp_path], metric="test/mIoU", further=further)
+    cells = main_cells(rows, "test/mIoU")
+    columns = [cells.header.index(name) for name in ("test/boundary_F (%)", "test/seconds_per_image")]
+    # (34 - 30) / sqrt(2) and (0.030 - 0.010) / sqrt(2)
+    assert [cells.body[0][column] for column in columns] == ["32.00 ± 2.83", "0.020 ± 0.014"]
+    assert [cells.body[1][column] for column in columns] == ["40.00", "–"]
+    lines = list(csv.DictReader(io.StringIO(as_csv(rows, "test/mIoU"))))
+    assert [line["test/boundary_F"] for line in lines] == ["0.3", "0.34", "0.4"]
+    assert [line["test/seconds_per_image"] for line in lines] == ["0.01", "0.03", ""]
+    with pytest.raises(UserError, match="no run has a test/boundary_G yet; figures there are: test/boundary_F, test/m"):
+        collect_rows([tmp_path], metric="test/mIoU", further=["test/boundary_F", "test/boundary_G"])
+
+
 MCIBI = {"memory": "features", "refinement": True, "slots": 1, "consistency": False, "model": "mcibi_deeplabv3"}
 
 
