@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +52,14 @@ def find_inputs(places: Sequence[Path], names_file: Path | None = None) -> list[
     inputs = list({one.path.resolve(): one for one in inputs}.values())
     if names_file is not None:
         inputs = _listed(inputs, names_file)
-    counts = Counter(one.name for one in inputs)
-    twice = [f"{one.path}" for one in inputs if counts[one.name] > 1]
-    if twice:
+    by_name: dict[str, list[str]] = {}
+    for one in inputs:
+        by_name.setdefault(one.name, []).append(str(one.path))
+    shared = [" and ".join(paths) for paths in by_name.values() if len(paths) > 1]
+    if shared:
         raise UserError(
-            f"--images: {_some(twice)} share names without their endings, so their predictions would overwrite each "
-            "other: rename them, or predict them into different folders"
+            f"--images: predictions of {_some(shared, 3)} would overwrite each other, because they are named after the "
+            "images without their endings: rename the images, or predict them into different folders"
         )
     return inputs
 
@@ -74,5 +75,5 @@ def _listed(inputs: Sequence[Input], names_file: Path) -> list[Input]:
     return list(dict.fromkeys(by_name[name] for name in names))
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _some(names: Sequence[str], shown: int = SHOWN) -> str:
+    return ", ".join(names[:shown]) + (f" ({len(names) - shown} more)" if len(names) > shown else "")

@@ -79,8 +79,8 @@ def predict(
     protocol = protocol or Protocol()
     if batch_size < 1:
         raise UserError(f"--batch_size must be 1 or more, got {batch_size}")
-    inputs = find_inputs(images, names_file)
     config = config_beside(checkpoint, config_file)
+    inputs = find_inputs(images, names_file)
     with as_user_error(ValueError, OSError):
         data = build_data(config)
     module = load_module(checkpoint, config)

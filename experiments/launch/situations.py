@@ -81,7 +81,8 @@ def situation_of(
         _refuse_another_config(cell)
         return Situation("done", "and kept") if status == "done" else Situation("resumes", "with its test")
     resumes = checkpoint_to_resume(folder, cell.config) is not None
-    return Situation("resumes", f"at step {state.get('step', 0)}") if resumes else Situation("starts")
+    # its last checkpoint may be of an earlier step, if it was killed
+    return Situation("resumes", f"(had reached step {state.get('step', 0)})") if resumes else Situation("starts")
 
 
 def _at_work(folder: RunFolder, jobs: Mapping[str, str] | None) -> Situation | None:

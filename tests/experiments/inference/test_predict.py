@@ -203,7 +203,11 @@ def test_a_folder_without_write_permission(any_size: RunFolder, photos: Path, tm
     [
         (["--images", "nowhere"], "--images: there is no file or folder nowhere"),
         (["--images", "empty"], "--images: the folder empty holds no images"),
-        (["--images", "twice"], "share names without their endings, so their predictions would overwrite"),
+        (
+            ["--images", "twice"],
+            "--images: predictions of twice/same.jpg and twice/same.png would overwrite each other",
+        ),
+        (["--images", "nowhere", "--ckpt_path", "lost.ckpt"], "there is no checkpoint lost.ckpt"),
         (["--images", "photos", "--names", "list.txt"], "list.txt names x, not found among --images"),
         (["--images", "photos", "--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
         (["--images", "photos", "--ckpt_path", "lost.ckpt"], "there is no checkpoint lost.ckpt"),
