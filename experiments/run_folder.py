@@ -29,6 +29,8 @@ from typing import Any, Literal
 
 import yaml
 
+from beyondpixel.experiments.natural_order import natural_order
+
 Status = Literal["new", "queued", "running", "interrupted", "failed", "trained", "done"]
 FINISHED: tuple[Status, ...] = ("trained", "done")
 
@@ -209,11 +211,11 @@ def _figures(content: dict[str, Any]) -> dict[str, float]:
 
 
 def find_runs(folder: str | Path) -> list[RunFolder]:
-    """All runs at or below a folder, in order of their paths.
+    """All runs at or below a folder, in the natural order of their paths.
 
     Example:
         >>> import tempfile
         >>> find_runs(tempfile.mkdtemp())
         []
     """
-    return [RunFolder(file.parent) for file in sorted(Path(folder).rglob("run.json"))]
+    return [RunFolder(file.parent) for file in sorted(Path(folder).rglob("run.json"), key=natural_order)]

@@ -16,6 +16,7 @@ from typing import Any
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.grids import GridRow, grid_rows
 from beyondpixel.experiments.layers import Layer, Origin, close_to, keys_of, merge, shown
+from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.spec_checks import mistakes_in
 from beyondpixel.experiments.spec_files import SpecError, SpecFile, read_value, read_yaml
 
@@ -171,13 +172,16 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 def _rows_at(path: Path) -> list[RowPlace]:
     if path.is_dir():
-        return [row for file in sorted(path.rglob("*.yaml")) for row in _rows_in(file.absolute())]
+        return [row for file in sorted(path.rglob("*.yaml"), key=natural_order) for row in _rows_in(file.absolute())]
     if path.is_file():
         return _rows_in(path.absolute())
     if len(path.parts) == 1 or not path.parent.is_dir():  # a table's name is no row of the working directory
         return []
     return [
-        row for file in sorted(path.parent.glob("*.yaml")) for row in _rows_in(file.absolute()) if row.row == path.name
+        row
+        for file in sorted(path.parent.glob("*.yaml"), key=natural_order)
+        for row in _rows_in(file.absolute())
+        if row.row == path.name
     ]
 
 

@@ -66,6 +66,18 @@ class RMILoss(SegmentationLoss):
     >>> loss(logits, target).backward()
     >>> sorted(loss.terms)
     ['pixel', 'rmi']
+
+    The authors' probabilities are a sigmoid of each class. Those of a softmax are given as they are:
+
+    >>> softmax = RMILoss(num_classes=2, downsampling_factor=2, with_logits=False)
+    >>> softmax(logits.softmax(dim=1), target).requires_grad
+    True
+
+    Foreground against the rest is one class, its target a map of zeros and ones, (N, 1, H, W):
+
+    >>> binary = RMILoss(num_classes=1, downsampling_factor=2)
+    >>> binary(torch.zeros(1, 1, 16, 16, requires_grad=True), target[:, None]).requires_grad
+    True
     """
 
     jittered: Tensor

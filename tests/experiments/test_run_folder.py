@@ -62,11 +62,11 @@ def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
     assert [(line["step"], line["train/loss"]) for line in run.metrics()] == [(10, 1.0), (20, 2.0), (25, 9.0)]
 
 
-def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
-    for name in ("t/b/seed1", "t/a/seed1", "t/a/seed2"):
+def test_runs_are_found_below_a_folder_and_counted_as_people_do(tmp_path: Path) -> None:
+    for name in ("t/b/seed1", "t/a/seed10", "t/a/seed1", "t/a/seed2"):
         RunFolder(tmp_path / name).record = {"name": name}
     (tmp_path / "t" / "notes").mkdir()
-    assert [run.record["name"] for run in find_runs(tmp_path)] == ["t/a/seed1", "t/a/seed2", "t/b/seed1"]
+    assert [run.record["name"] for run in find_runs(tmp_path)] == ["t/a/seed1", "t/a/seed2", "t/a/seed10", "t/b/seed1"]
 
 
 def test_a_fresh_folder_starts_from_nothing(tmp_path: Path) -> None:
