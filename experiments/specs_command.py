@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.specs import RUNS, Spec, SpecError, find_specs, load_spec
@@ -69,16 +70,18 @@ def _load(places: Sequence[str | Path]) -> dict[str, list[Spec]]:
 
 
 def _overview(tables: dict[str, list[Spec]]) -> Table:
-    table = Table("table", "rows", "what", "axes", "published (%)", title="Tables of run specs")
+    """What each table varies and, below it, what it is: a narrow terminal has room for few columns."""
+    overview = Table.grid(padding=(0, 2))
     for name, specs in tables.items():
         values = [spec.reference["value"] for spec in specs if "value" in spec.reference]
-        published = "–" if not values else f"{min(values):.2f}"
-        if len(values) > 1:
-            published += f" … {max(values):.2f}"
+        facts = [f"{len(specs)} rows", ", ".join(differing_axes(specs))]
+        if values:
+            facts.append(f"published {' … '.join(f'{end:.2f}' for end in sorted({min(values), max(values)}))}")
         what = header_of(specs[0].file).get("Table", "").removeprefix("none; ")
         what = f"Table {what}" if what[:1].isdigit() else what
-        table.add_row(name, str(len(specs)), what, ", ".join(differing_axes(specs)), published)
-    return table
+        varies = "; ".join(filter(None, facts))
+        overview.add_row(Text(name, style="bold"), Text.assemble(varies, "\n", (what, "dim")))
+    return overview
 
 
 def _rows(specs: Sequence[Spec]) -> Table:
