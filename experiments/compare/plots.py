@@ -133,10 +133,11 @@ def save_by_table(
 
 def plots_as_svg(rows: Sequence[Row], metric: str) -> list[str]:
     """The plots of one table, an SVG element a panel, in the text colour of the page around them."""
-    return [
-        as_svg(lambda axes, panel=panel: draw_panel(axes, panel, rows, metric), f"{rows[0].table}_{panel.axis}")
-        for panel in panels(rows)
-    ]
+
+    def drawing(panel: Panel) -> Callable[[Axes], None]:
+        return lambda axes: draw_panel(axes, panel, rows, metric)
+
+    return [as_svg(drawing(panel), f"{rows[0].table}_{panel.axis}") for panel in panels(rows)]
 
 
 def as_svg(draw: Callable[[Axes], None], name: str) -> str:
