@@ -72,6 +72,7 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
     unit = unit_of(metric)
     published = any(row.reference is not None for row in rows)
     further = rows[0].further if rows else ()
+    stage = metric[: metric.find("/") + 1]
     header = [
         "row",
         *axes,
@@ -81,7 +82,8 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
         "Δ baseline",
         "95 % interval",
         *(["published (%)"] if published else []),
-        *(f"{figure}{unit_of(figure).label}" for figure in further),
+        # in the main column's header it is said already whether this is the test
+        *(f"{figure.removeprefix(stage)}{unit_of(figure).label}" for figure in further),
         "images/s",
     ]
     body, notes = [], []
@@ -89,7 +91,8 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
         name = f"{row.table}/{row.name}" if several_tables else row.name
         if row.remarks:
             notes.append(f"{MARK} {name}: {'; '.join(row.remarks)}")
-        line = [f"{name} {MARK}" if row.remarks else name]
+        shown = name.replace("/", "/\n") if narrow else name
+        line = [f"{shown} {MARK}" if row.remarks else shown]
         line += [NOTHING if row.axes.get(axis) is None else str(row.axes[axis]) for axis in axes]
         line += [
             unit.mean(row.mean, row.std),
@@ -133,8 +136,8 @@ def rich_table(cells: Cells) -> Table:
     """Cells for the terminal."""
     table = Table(title=escape(cells.title))
     for name in cells.header:
-        # in a narrow terminal anything else may be broken
-        table.add_column(escape(name), no_wrap=name.startswith(("test/", "val/")))
+        # in a narrow terminal anything else may be broken, but nothing is cut off
+        table.add_column(escape(name), no_wrap=name.startswith(("test/", "val/")), overflow="fold")
     for index, line in enumerate(cells.body):
         table.add_row(*map(escape, line), style="bold" if index in cells.best else None)
     return table

@@ -65,7 +65,7 @@ def test_further_figures_have_a_column_each(tmp_path: Path, make_run: MakeRun) -
     further = ["test/boundary_F", "test/seconds_per_image"]
     rows = collect_rows([tmp_path], metric="test/mIoU", further=further)
     cells = main_cells(rows, "test/mIoU")
-    columns = [cells.header.index(name) for name in ("test/boundary_F (%)", "test/seconds_per_image")]
+    columns = [cells.header.index(name) for name in ("boundary_F (%)", "seconds_per_image")]
     # (34 - 30) / sqrt(2) and (0.030 - 0.010) / sqrt(2)
     assert [cells.body[0][column] for column in columns] == ["32.00 ± 2.83", "0.020 ± 0.014"]
     assert [cells.body[1][column] for column in columns] == ["40.00", "–"]

@@ -49,7 +49,7 @@ def test_the_command_writes_a_file_a_table(
     main(["compare", str(tmp_path), "--trimap", str(tmp_path / "near.png"), *words])
     assert sorted(file.name for file in tmp_path.glob("*.png")) == ["t_near.png", "u_near.png"]
     shown = capsys.readouterr().out
-    assert "test/trimap_mIoU/1 (%) | test/trimap_mIoU/16 (%) | images/s" in shown
+    assert "trimap_mIoU/1 (%) | trimap_mIoU/16 (%) | images/s" in shown
     assert "| 20.00 | 40.00 | 10.0 |" in shown
 
 
