@@ -91,8 +91,7 @@ def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cel
         name = f"{row.table}/{row.name}" if several_tables else row.name
         if row.remarks:
             notes.append(f"{MARK} {name}: {'; '.join(row.remarks)}")
-        shown = name.replace("/", "/\n") if narrow else name
-        line = [f"{shown} {MARK}" if row.remarks else shown]
+        line = [f"{name} {MARK}" if row.remarks else name]
         line += [NOTHING if row.axes.get(axis) is None else str(row.axes[axis]) for axis in axes]
         line += [
             unit.mean(row.mean, row.std),
@@ -123,13 +122,12 @@ def best_rows(rows: Sequence[Row], metric: str) -> tuple[int, ...]:
 
 
 def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Group:
-    """A table for the terminal; the highest mean is bold. A narrow terminal gets fewer columns."""
-    cells = main_cells(rows, metric)
-    table = rich_table(cells)
-    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
-        cells = main_cells(rows, metric, narrow=True)
-        table = rich_table(cells)
-    return Group(table, *(Text(note) for note in cells.notes))
+    """A table for the terminal; the highest mean is bold. A narrow one gets fewer columns, and each table alone."""
+    drawn = [main_cells(rows, metric)]
+    if console.measure(rich_table(drawn[0]), options=console.options.update(width=1000)).maximum > console.width:
+        tables = dict.fromkeys(row.table for row in rows)
+        drawn = [main_cells([row for row in rows if row.table == table], metric, narrow=True) for table in tables]
+    return Group(*(part for cells in drawn for part in (rich_table(cells), *map(Text, cells.notes))))
 
 
 def rich_table(cells: Cells) -> Table:
