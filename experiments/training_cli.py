@@ -186,9 +186,7 @@ class SegmentationCLI(LightningCLI):
             if self.subcommand == "predict":
                 callbacks.append(PredictionWriter(self.folder.path / "predictions"))
             else:
-                callbacks.append(EvaluationRecorder(self._validated_run()))
-                if protocol.is_default:  # which times itself otherwise
-                    callbacks.append(InferenceTime())
+                callbacks += [EvaluationRecorder(self._validated_run()), InferenceTime()]
         plugins = list(given["plugins"] or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())

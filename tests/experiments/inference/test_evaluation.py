@@ -152,6 +152,7 @@ def test_the_command_prints_and_leaves_the_run_alone(
     main(["test", f"--ckpt_path={run.last_checkpoint}", "--postprocess", "crf:2", "--tta", "flip", "--window", "33"])
     shown = capsys.readouterr().out
     assert "test/crf_seconds" in shown
+    assert "test/seconds_per_image" in shown
     assert "test/mIoU" in shown
     assert sorted(str(file) for file in run.path.rglob("*")) == before
 
