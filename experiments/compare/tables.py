@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -127,7 +127,10 @@ def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Group:
     if console.measure(rich_table(drawn[0]), options=console.options.update(width=1000)).maximum > console.width:
         tables = dict.fromkeys(row.table for row in rows)
         drawn = [main_cells([row for row in rows if row.table == table], metric, narrow=True) for table in tables]
-    return Group(*(part for cells in drawn for part in (rich_table(cells), *map(Text, cells.notes))))
+    parts: list[RenderableType] = []
+    for cells in drawn:
+        parts += [rich_table(cells), *map(Text, cells.notes)]
+    return Group(*parts)
 
 
 def rich_table(cells: Cells) -> Table:
