@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,10 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(words)
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
     except (KeyboardInterrupt, Stopped):
         sys.exit(130)
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        sys.exit(1)
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads the output any more, such as `head`; it goes nowhere then, also when Python ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _dispatch(words: list[str]) -> None:

@@ -44,3 +44,12 @@ def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["lunch"])
     assert "invalid choice: 'lunch' (choose from" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    code = "from beyondpixel.experiments import cli; cli._dispatch = print; cli.main(['a line'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=100)
+    assert (process.returncode, said) == (1, b"")
