@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _reader_has_left() -> bool:
     """Whether nobody reads the output any more, such as `head`; it goes nowhere then, also when Python ends."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if left:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return left
 
 
 def _dispatch(words: list[str]) -> None:
