@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from types import ModuleType
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+# Gloo looks the host's name up unless it is told an interface. There a forked process may wait for ever, if another
+# thread of the tests' process, such as W&B's, was looking up a name: libc's lock is copied as it is held.
+os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_nameindex() if name.startswith("lo")))
 
 
 @pytest.fixture(scope="session")
