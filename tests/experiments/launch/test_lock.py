@@ -21,9 +21,9 @@ from beyondpixel.experiments.launch.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     child = os.fork()  # a data worker; it must not keep the lock when its parent is killed
     if child == 0:
+        print(os.getpid(), flush=True)  # once it has begun, and so has let go of what it inherited
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     time.sleep(60)
 """
 
