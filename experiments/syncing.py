@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder, find_runs
+from beyondpixel.experiments.run.folder import RunFolder, find_runs
 from beyondpixel.experiments.tracking import offline_reason
 
 COMMAND = (sys.executable, "-m", "wandb", "sync")

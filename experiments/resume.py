@@ -1,14 +1,17 @@
-"""What to do with a run folder that is already there: keep, resume, replace or refuse."""
+"""The checkpoint that a run is resumed from, and what forbids a resume."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoint
+from beyondpixel.experiments.run.folder import RunFolder
+
+# where a run computes, and where its data lie, are not what it computes
+PLACES = ("data.init_args.root", "data.init_args.num_workers", "trainer.default_root_dir")
 
 
 def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path | None:
@@ -21,28 +24,23 @@ def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path |
     Raises:
         UserError: if a finished run lies there, or an unfinished one of another config.
     """
-    if folder.finished:
+    if folder.status.is_finished:
         raise UserError(
             f"{folder.path} holds a finished run, which is kept; "
             "add --overwrite to replace it, or choose another folder with --trainer.default_root_dir"
         )
-    changed = differences(folder.config, config) if folder.last_checkpoint.exists() else []
+    there = any(file.exists() for file in (folder.last_checkpoint, folder.previous_checkpoint))
+    changed = differences(folder.config, config) if there else []
     if changed:
         raise UserError(
             f"{folder.path} holds an unfinished run of another config ({'; '.join(changed[:5])}); "
             "add --overwrite to start anew, or undo the change to resume it"
         )
-    return folder.last_checkpoint if folder.last_checkpoint.exists() else None
-
-
-def start_over(folder: RunFolder) -> None:
-    """Remove what an earlier run left in its folder, W&B's files included; other files stay."""
-    shutil.rmtree(folder.path / "wandb", ignore_errors=True)
-    folder.clear()
+    return newest_whole_checkpoint(folder)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two configs, a line each.
+    """What changed between two configs, one line each; where data and run lie (`PLACES`) plays no part.
 
     Example:
         >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
@@ -50,7 +48,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [*before, *(key for key in after if key not in before)]
-    return [f"{k} was {before.get(k)} and is {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+    return [
+        f"{key} was {before.get(key)} and is {after.get(key)}"
+        for key in keys
+        if before.get(key) != after.get(key) and key not in PLACES
+    ]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
