@@ -21,7 +21,9 @@ class DeepLabModule(SegmentationModule):
             is "resnet101s".
         encoder_weights: null to train from scratch, path of a local state dict, or "imagenet" (or another name of
             weights that SMP or timm has for this encoder) to fetch.
+        decoder: "paper" or "smp", see :class:`~beyondpixel.lightning_modules.networks.DeepLab`.
         output_stride: 8 or 16.
+        dilate_last_stage: false for the RMI authors' encoder at output stride 16.
         atrous_rates: rates of ASPP; (6, 12, 18) at output stride 16 and (12, 24, 36) at 8 if null.
         dropout: probability after ASPP.
         norm_momentum: momentum of BatchNorm; 0.05 in the RMI paper's training; null leaves torch's 0.1.
@@ -44,7 +46,9 @@ class DeepLabModule(SegmentationModule):
         variant: Literal["v3", "v3plus"] = "v3plus",
         encoder: str = "resnet101s",
         encoder_weights: str | None = None,
+        decoder: Literal["paper", "smp"] = "smp",
         output_stride: Literal[8, 16] = 16,
+        dilate_last_stage: bool = True,
         atrous_rates: Sequence[int] | None = None,
         dropout: float = 0.1,
         norm_momentum: float | None = None,
@@ -59,7 +63,9 @@ class DeepLabModule(SegmentationModule):
             "variant",
             "encoder",
             "encoder_weights",
+            "decoder",
             "output_stride",
+            "dilate_last_stage",
             "atrous_rates",
             "dropout",
             "norm_momentum",

@@ -177,7 +177,7 @@ class MCIBIModule(SegmentationModule):
     def _remember(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Update the memory if this batch is followed by an optimiser step; what to log."""
         network: Any = self.network
-        labels = network.grid.frame_labels(target, ignore_index=self.ignore_index)
+        labels = network.grid.pad_target(target, ignore_index=self.ignore_index)
         self._unremembered.append((features.detach(), labels))
         momentum = self._momentum()
         if self._steps_after_batch:

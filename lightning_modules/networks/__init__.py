@@ -3,19 +3,20 @@
 from beyondpixel.lightning_modules.networks.aggregation import DatasetContext, aggregate_representations
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid
 from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock
-from beyondpixel.lightning_modules.networks.contexts import AtrousPyramid, ObjectContext, PyramidPooling
+from beyondpixel.lightning_modules.networks.authors_weights import convert_authors_state_dict
+from beyondpixel.lightning_modules.networks.contexts import ASPP, ObjectContext, PyramidPooling
 from beyondpixel.lightning_modules.networks.deeplab import DeepLab
 from beyondpixel.lightning_modules.networks.encoders import build_encoder, encoder_names
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory
 from beyondpixel.lightning_modules.networks.feature_pyramid import FeaturePyramid
-from beyondpixel.lightning_modules.networks.heads import ClassificationHead
+from beyondpixel.lightning_modules.networks.layers import ClassificationHead
 from beyondpixel.lightning_modules.networks.mcibi import MCIBI, MCIBIOutputs
 from beyondpixel.lightning_modules.networks.pretrained import load_pretrained, without_pretrained_weights
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
 __all__ = [
+    "ASPP",
     "MCIBI",
-    "AtrousPyramid",
     "ClassificationHead",
     "DatasetContext",
     "DeepLab",
@@ -29,6 +30,7 @@ __all__ = [
     "StatisticsMemory",
     "aggregate_representations",
     "build_encoder",
+    "convert_authors_state_dict",
     "encoder_names",
     "load_pretrained",
     "without_pretrained_weights",

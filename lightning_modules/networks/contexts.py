@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock, conv_norm_relu
+from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock
+from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 
 class PyramidPooling(nn.Module):
@@ -39,33 +40,35 @@ class PyramidPooling(nn.Module):
         return fused
 
 
-class AtrousPyramid(nn.Module):
+class ASPP(nn.Module):
     """DeepLabv3's atrous spatial pyramid pooling (Chen et al., arXiv 1706.05587, section 3.3).
-
-    As in the MCIBI authors' code the branches are fused by a 3x3 convolution.
 
     Args:
         in_channels: those of the encoder's last map.
         channels: those of each branch, and of the result.
         rates: of the dilated 3x3 convolutions.
+        fuse_kernel_size: of the convolution that fuses the branches: 3 in MCIBI, 1 in DeepLab.
+        dropout: probability after it.
 
     Example:
-        >>> AtrousPyramid(32, channels=8, rates=(6, 12, 18))(torch.zeros(2, 32, 5, 7)).shape
+        >>> ASPP(32, channels=8, rates=(6, 12, 18))(torch.zeros(2, 32, 5, 7)).shape
         torch.Size([2, 8, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int, rates: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, rates: Sequence[int], *, fuse_kernel_size: int = 3, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.point = conv_norm_relu(in_channels, channels)
-        self.atrous = nn.ModuleList(conv_norm_relu(in_channels, channels, kernel_size=3, dilation=r) for r in rates)
+        self.branches = nn.ModuleList([conv_norm_relu(in_channels, channels)])
+        self.branches.extend(conv_norm_relu(in_channels, channels, kernel_size=3, dilation=rate) for rate in rates)
         self.image = conv_norm_relu(in_channels, channels)
-        self.fuse = conv_norm_relu((len(rates) + 2) * channels, channels, kernel_size=3)
+        self.fuse = conv_norm_relu((len(rates) + 2) * channels, channels, kernel_size=fuse_kernel_size)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, maps: Tensor) -> Tensor:
         """From (N, in_channels, h, w) to (N, channels, h, w)."""
         image = self.image(maps.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *maps.shape[-2:])
-        branches = [self.point(maps), *(branch(maps) for branch in self.atrous), image]
-        fused: Tensor = self.fuse(torch.cat(branches, dim=1))
+        fused: Tensor = self.dropout(self.fuse(torch.cat([*(branch(maps) for branch in self.branches), image], dim=1)))
         return fused
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid
-from beyondpixel.lightning_modules.networks.attention import conv_norm_relu
+from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 
 class FeaturePyramid(nn.Module):
@@ -18,7 +18,7 @@ class FeaturePyramid(nn.Module):
         grid: where the maps' values lie.
 
     Example:
-        >>> pyramid = FeaturePyramid([16, 32], channels=8, grid=FeatureGrid(stride=16, on_pixels=True))
+        >>> pyramid = FeaturePyramid([16, 32], channels=8, grid=FeatureGrid(stride=16, align_corners=True))
         >>> maps = [torch.zeros(2, 16, 9, 9), torch.zeros(2, 32, 5, 5)]
         >>> pyramid(maps, torch.zeros(2, 8, 3, 3)).shape
         torch.Size([2, 8, 9, 9])

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.networks.aggregation import DatasetContext, aggregate_representations
 from beyondpixel.lightning_modules.networks.alignment import check_images
-from beyondpixel.lightning_modules.networks.attention import conv_norm_relu
-from beyondpixel.lightning_modules.networks.contexts import AtrousPyramid, ObjectContext, PyramidPooling
+from beyondpixel.lightning_modules.networks.contexts import ASPP, ObjectContext, PyramidPooling
 from beyondpixel.lightning_modules.networks.encoders import build_encoder
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory
 from beyondpixel.lightning_modules.networks.feature_pyramid import FeaturePyramid
-from beyondpixel.lightning_modules.networks.heads import ClassificationHead
-from beyondpixel.lightning_modules.networks.initialization import initialize_head, set_norm_momentum
+from beyondpixel.lightning_modules.networks.layers import (
+    ClassificationHead,
+    conv_norm_relu,
+    initialize_head,
+    set_norm_momentum,
+)
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
 ContextName = Literal["none", "ppm", "aspp", "ocr", "upernet"]
@@ -139,7 +142,7 @@ class MCIBI(nn.Module):
         if context in ("ppm", "upernet"):
             self.context = PyramidPooling(widths[-1], channels)
         elif context == "aspp":
-            self.context = AtrousPyramid(widths[-1], channels, atrous_rates or _ATROUS_RATES[output_stride])
+            self.context = ASPP(widths[-1], channels, atrous_rates or _ATROUS_RATES[output_stride])
         elif context == "ocr":
             self.context = ObjectContext(channels, attention_channels)
         self.pyramid: Any = FeaturePyramid(widths[2:-1], channels, self.grid) if context == "upernet" else None

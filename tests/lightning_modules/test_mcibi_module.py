@@ -153,7 +153,7 @@ class TestMemory:
         trainer(accumulate_grad_batches=2, callbacks=[recorder], limit_val_batches=0).fit(module, data)
         expected = FeatureMemory(3, 12)
         grid = module.network.grid
-        labels = [grid.frame_labels(batch["mask"], ignore_index=255) for batch in data.train_dataloader()]
+        labels = [grid.pad_target(batch["mask"], ignore_index=255) for batch in data.train_dataloader()]
         assert recorder.memories[0].abs().max() == 0
         expected.update(torch.cat(features[:2]), torch.cat(labels[:2]), momentum=0.7)
         torch.testing.assert_close(recorder.memories[1], expected.memory, rtol=0, atol=0)
@@ -172,7 +172,7 @@ class TestMemory:
         assert [maps.shape[-2:] for maps in features] == [(3, 4), (4, 3)]
         sums, counts = torch.zeros(3, 12, dtype=torch.float64), torch.zeros(3)
         for maps, batch in zip(features, data.train_dataloader(), strict=True):
-            labels = module.network.grid.frame_labels(batch["mask"], ignore_index=255)
+            labels = module.network.grid.pad_target(batch["mask"], ignore_index=255)
             fine = F.interpolate(maps.double(), scale_factor=16, mode="bilinear").movedim(1, -1)
             for k in range(3):
                 sums[k] += fine[labels == k].sum(0)
@@ -376,7 +376,7 @@ def test_two_processes_keep_one_memory(data: Any, trainer: Make, tmp_path: Path)
 
     class Save(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            self.labels = pl_module.network.grid.frame_labels(batch["mask"], ignore_index=255)
+            self.labels = pl_module.network.grid.pad_target(batch["mask"], ignore_index=255)
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
             state = pl_module.network.state_dict()

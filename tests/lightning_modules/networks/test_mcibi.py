@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.networks import (
+    ASPP,
     MCIBI,
-    AtrousPyramid,
     ClassificationHead,
     ObjectContext,
     PyramidPooling,
@@ -86,8 +86,8 @@ def test_pyramid_pooling_by_hand() -> None:
     torch.testing.assert_close(seen[0][:, 4:, 3, 5], quarters[..., 1, 1] * scale)
 
 
-def test_atrous_pyramid_sees_the_rate_and_the_image() -> None:
-    module = AtrousPyramid(1, channels=1, rates=(3,)).eval()
+def test_aspp_sees_the_rate_and_the_image() -> None:
+    module = ASPP(1, channels=1, rates=(3,)).eval()
     assert [branch[0].dilation for branch in module.atrous] == [(3, 3)]
     seen: list[torch.Tensor] = []
     module.fuse.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
