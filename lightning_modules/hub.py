@@ -14,7 +14,7 @@ from beyondpixel.lightning_modules.networks.pretrained import without_pretrained
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"  # the name that the hub's own tools look for
 # what only training needs is not in the file, so that it loads whatever loss it is loaded with
-TRAINING_ONLY = ("loss.", "scores.")
+TRAINING_ONLY = ("loss.", "metrics.")
 
 
 class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]

@@ -16,6 +16,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     head_lr_multiplier: float = 1.0,
+    decay_norm_and_bias: bool = False,
     loss: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Split trainable parameters into encoder and head, each with and without weight decay.
@@ -32,6 +33,7 @@ def parameter_groups(
         lr: base learning rate, that of the encoder.
         weight_decay: the decay of convolution and linear weights.
         head_lr_multiplier: ratio of the head's learning rate to ``lr``.
+        decay_norm_and_bias: whether weight decay acts on norm layers and biases, too.
         loss: a loss with trainable parameters of its own; they learn at ``lr`` without weight decay.
 
     Returns:
@@ -56,7 +58,8 @@ def parameter_groups(
         if id(parameter) not in seen:
             seen.add(id(parameter))
             part = "encoder" if id(parameter) in in_encoder else rest
-            groups[f"{part}/decay" if decayed else f"{part}/no_decay"]["params"].append(parameter)
+            decays = decayed or decay_norm_and_bias
+            groups[f"{part}/decay" if decays else f"{part}/no_decay"]["params"].append(parameter)
     if loss is not None:
         groups["loss"]["params"] = [p for p in loss.parameters() if p.requires_grad and id(p) not in seen]
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]

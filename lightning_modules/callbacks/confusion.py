@@ -21,8 +21,8 @@ class ConfusionPicture(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if not isinstance(pl_module, SegmentationModule):
             return
-        scores = pl_module.evaluation_scores("test")
-        matrix = scores.confusion.compute().cpu().numpy()  # sums over the processes: all of them must call it
+        scores = pl_module.evaluation_metrics("test")
+        matrix = scores.confusion_matrix().cpu().numpy()  # sums over the processes: all of them must call it
         if not trainer.is_global_zero:
             return
         picture = confusion_picture(matrix, scores.class_names, heading="Where the pixels of each class went, percent")

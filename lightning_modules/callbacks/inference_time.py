@@ -8,6 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from beyondpixel.lightning_modules.base import SegmentationModule
+
 
 class InferenceTime(Callback):
     """Logs ``test/seconds_per_image``: the median time from a normalised image to logits of the image's own size.
@@ -51,7 +53,7 @@ class InferenceTime(Callback):
             self._images += batch["image"][:missing].cpu().split(1)  # a GPU's memory is left to the test
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if not self._images:
+        if not self._images or not isinstance(pl_module, SegmentationModule):
             return
         seconds = []
         size: torch.Size | None = None
@@ -59,17 +61,17 @@ class InferenceTime(Callback):
             for image in (image.to(pl_module.device) for image in self._images):
                 if image.shape != size:
                     for _ in range(3 if size is None else 1):
-                        pl_module(image)
+                        pl_module.infer(image)
                     size = image.shape
                 seconds.append(_seconds(pl_module, image))
         self._images = []
         pl_module.log("test/seconds_per_image", statistics.median(seconds), rank_zero_only=True)
 
 
-def _seconds(pl_module: LightningModule, image: Tensor) -> float:
+def _seconds(pl_module: SegmentationModule, image: Tensor) -> float:
     _wait(image)
     start = time.perf_counter()
-    pl_module(image)
+    pl_module.infer(image)
     _wait(image)
     return time.perf_counter() - start
 
