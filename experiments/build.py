@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
@@ -60,6 +61,14 @@ def build_all(config: Mapping[str, Any]) -> Built:
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(str(_first_cause(error))) from error
     return Built(objects["model"], objects["data"], dict(objects["trainer"]))
+
+
+def parse_built(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as the parser reads it before it builds: for a resolved config, the same."""
+    parser = _parser()
+    parsed = parser.parse_object({key: config[key] for key in ("model", "data", "trainer", "seed_everything")})
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))
+    return dumped
 
 
 @cache

@@ -71,13 +71,13 @@ def resolve(spec: RunSpec) -> ResolvedConfig:
     """
     values, errors = complete(spec.config)
     if errors:
-        raise SpecError(
-            [
-                f"{shown(spec.file)}: {'.'.join(keys)} ({spec.merged.source_of(keys, default='row')}): {text}"
-                for keys, text in errors
-            ]
-        )
+        raise SpecError([f"{_location(spec, keys)}: {'.'.join(keys)}: {text}" for keys, text in errors])
     return ResolvedConfig(values, spec.merged)
+
+
+def _location(spec: RunSpec, keys: Keys) -> str:
+    source = spec.merged.source_of(keys, default="row")
+    return {"row": shown(spec.file), "command line": source}.get(source, f"{source}.yaml")
 
 
 def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
@@ -103,7 +103,16 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
     values["trainer"], found = _complete_arguments(Trainer, trainer, ("trainer",), skip=())
     errors += found
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
-    return values, errors
+    return values, errors or _conflicts(values)
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+    """Values that are valid by themselves, but not beside one another."""
+    steps, warmup = values["trainer"]["max_steps"], values["model"]["init_args"].get("warmup_iters")
+    if steps > 0 and warmup is not None and warmup >= steps:
+        text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
+        return [(("model", "init_args", "warmup_iters"), text)]
+    return []
 
 
 def import_class(class_path: str, part: str) -> type:
@@ -167,7 +176,8 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
     name = settings.get("name")
     if name not in LOSSES:
         got = "no name" if name is None else repr(name)
-        return loss, [((*above, "name") if "name" in settings else above, f"unknown loss, got {got}; {suggestion(name, LOSSES)}")]
+        keys = above if isinstance(loss, str) or name is None else (*above, "name")
+        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(name, LOSSES)}")]
     own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
     values, errors = _complete_arguments(LOSSES[name], own, above, skip=LOSS_LINKED)
     weight = {"weight": settings["weight"]} if "weight" in settings else {}
