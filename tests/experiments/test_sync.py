@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from beyondpixel.experiments import syncing
+from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.syncing import COMMAND, sync
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.sync import COMMAND, sync
 
 # logs what it is asked to upload and marks it as W&B does; a run named bad fails, one named slow hangs with a child
 STAND_IN = """

@@ -1,15 +1,16 @@
-"""The run folder as the source of truth: atomic, resumable, and kept when it is finished."""
+"""The run folder: atomic writes, damage, evaluations, what may be resumed or replaced."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from beyondpixel.experiments import run_folder
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder, find_runs, write_atomically
-from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
+from beyondpixel.experiments.resume import checkpoint_to_resume
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, find_runs, write_atomically
+from beyondpixel.experiments.run.status import Status
 
 CONFIG = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"max_steps": 5}}
 
@@ -17,9 +18,9 @@ CONFIG = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"max_steps": 5}}
 def unfinished(path: Path) -> RunFolder:
     run = RunFolder(path)
     run.config = CONFIG
-    run.update_state(status="interrupted", step=3)
+    run.update_state(status=Status.STOPPED, step=3)
     run.last_checkpoint.parent.mkdir()
-    run.last_checkpoint.write_bytes(b"weights")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, run.last_checkpoint)
     return run
 
 
@@ -88,15 +89,76 @@ def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> 
     assert run.last_checkpoint.exists()
 
 
-@pytest.mark.parametrize("status", run_folder.FINISHED)
-def test_a_finished_run_is_kept_unless_overwritten(tmp_path: Path, status: str) -> None:
+@pytest.mark.parametrize("status", [Status.TRAINED, Status.DONE])
+def test_a_finished_run_is_kept_unless_overwritten(tmp_path: Path, status: Status) -> None:
     run = unfinished(tmp_path)
     run.update_state(status=status)
     mine = tmp_path / "my_notes.txt"
     mine.write_text("not the run's")
     with pytest.raises(UserError, match="holds a finished run, which is kept; add --overwrite"):
         checkpoint_to_resume(run, CONFIG)
-    start_over(run)
+    run.clear()
     assert run.state == {"status": "new"}
     assert not run.last_checkpoint.exists()
     assert mine.exists()
+
+
+def test_where_data_lie_is_no_other_config(tmp_path: Path) -> None:
+    run = unfinished(tmp_path)
+    run.config = {**CONFIG, "data": {"init_args": {"root": "/old/place"}}}
+    moved = {**CONFIG, "data": {"init_args": {"root": "/new/place"}}}
+    assert checkpoint_to_resume(run, moved) == run.last_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b""),
+        ("state.json", b"[1]"),
+        ("state.json", b'{"status": "nearly"}'),
+        ("run.json", b'{"name": '),
+        ("run.json", b"\xff\xfe\x00"),
+        ("summary.json", b"3"),
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"\x00\x01\x02"),
+        ("config.yaml", b"- 1"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    run = unfinished(tmp_path)
+    assert (run.status, run.damage) == (Status.STOPPED, None)
+    (tmp_path / name).write_bytes(content)
+    assert run.status is Status.DAMAGED
+    assert run.damage is not None
+    assert run.damage.startswith(f"{tmp_path / name} is damaged (")
+    assert "restore it from a copy, or remove" in run.damage
+
+
+def test_a_damaged_state_can_be_written_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    (tmp_path / "state.json").write_bytes(b"")
+    with pytest.raises(DamagedRunError):
+        _ = run.state
+    run.update_state(status=Status.FAILED, error="disk full")
+    assert (run.status, run.state["error"]) == (Status.FAILED, "disk full")
+
+
+def test_evaluations_are_no_runs_of_their_own(tmp_path: Path) -> None:
+    run = unfinished(tmp_path / "t" / "r" / "seed1")
+    run.record = {"name": "t/r"}
+    for words in ("crf-10", "crf-5"):
+        RunFolder(run.path / "evaluations" / words).record = {"evaluation": {"words": words.replace("-", ":")}}
+    assert [found.path for found in find_runs(tmp_path)] == [run.path]
+    assert [found.record["evaluation"]["words"] for found in run.evaluations()] == ["crf:5", "crf:10"]
+    run.clear()
+    assert run.evaluations() == []
+
+
+def test_what_killed_writes_left_is_removed(tmp_path: Path) -> None:
+    run = unfinished(tmp_path)
+    leftovers = [tmp_path / ".state.json.x1y2.part", tmp_path / "checkpoints" / ".last.ckpt.part"]
+    for file in leftovers:
+        file.write_bytes(b"half")
+    run.remove_temporary_files()
+    assert not any(file.exists() for file in leftovers)
+    assert run.last_checkpoint.exists()
