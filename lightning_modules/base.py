@@ -47,6 +47,7 @@ class SegmentationModule(HubMixin, LightningModule):
             :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
         structure_scores: the evaluations, "val" or "test", that also score boundaries, bands around them and objects
             by size; this takes tens of milliseconds an image.
+        network: arguments of :meth:`configure_network`.
 
     Raises:
         ValueError: for an argument out of range or names that don't fit.
@@ -80,6 +81,7 @@ class SegmentationModule(HubMixin, LightningModule):
         min_lr: float = 1e-6,
         lr_decay_to: Literal["zero", "min_lr"] = "zero",
         structure_scores: Sequence[Literal["val", "test"]] = ("test",),
+        **network: Any,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -90,7 +92,7 @@ class SegmentationModule(HubMixin, LightningModule):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
-        self.network = self.configure_network()
+        self.network = self.configure_network(**network)
         self.loss = self.configure_loss(loss)
         self.structure_scores = tuple(structure_scores)
         self.scores = nn.ModuleDict({stage: self.configure_scores(stage) for stage in ("val", "test")})
@@ -103,10 +105,11 @@ class SegmentationModule(HubMixin, LightningModule):
             arguments.update(local_arguments)
         self.save_hyperparameters({name: _plain(value) for name, value in arguments.items()})
 
-    def configure_network(self) -> nn.Module:
-        """Build the network, (N, 3, H, W) to (N, C, H, W), from ``self.hparams``.
+    def configure_network(self, **network: Any) -> nn.Module:
+        """Build the network, (N, 3, H, W) to (N, C, H, W), from the constructor's other arguments.
 
-        If it has a submodule ``encoder``, all the rest is the head.
+        A subclass names those that it takes, or passes ``**network`` on to a class or function that names them;
+        LightningCLI finds them there. If the network has a submodule ``encoder``, all the rest is the head.
         """
         raise NotImplementedError(f"{type(self).__name__} must define configure_network()")
 
