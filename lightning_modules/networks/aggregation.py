@@ -69,7 +69,7 @@ class _MixWithLaterGradient(torch.autograd.Function):
         return _mix(weights, representations)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return torch.einsum("nschw,ksc->nskhw", gradient, ctx.later.to(gradient.dtype)), None, None
 
 
