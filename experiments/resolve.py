@@ -6,7 +6,6 @@ A default comes from the signature of the class that the value belongs to, and f
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import re
 import typing
@@ -25,7 +24,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, MergedConfig, suggestion
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
-from beyondpixel.losses import LOSSES
+from beyondpixel.losses import LOSSES, loss_class
 
 DEFAULT_SEED = 1
 DEFAULT_CLASSES = {
@@ -179,7 +178,7 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
         keys = above if isinstance(loss, str) or name is None else (*above, "name")
         return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(name, LOSSES)}")]
     own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
-    values, errors = _complete_arguments(LOSSES[name], own, above, skip=LOSS_LINKED)
+    values, errors = _complete_arguments(loss_class(name), own, above, skip=LOSS_LINKED)
     weight = {"weight": settings["weight"]} if "weight" in settings else {}
     return {"name": name, **values, **weight}, errors
 
@@ -200,12 +199,12 @@ def _complete_arguments(
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            errors.append((keys, f"expected {_annotation(function, key)}, got {value!r}"))
+            errors.append((keys, f"expected {_annotation(function, skip, key)}, got {value!r}"))
     return values, errors
 
 
 def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:
-    losses = [name for name in LOSSES if key in _defaults(LOSSES[name], LOSS_LINKED)]
+    losses = [name for name in LOSSES if key in _defaults(loss_class(name), LOSS_LINKED)]
     if above == ("model", "init_args") and losses:
         return f"{key} belongs to a loss: write it below model.init_args.loss, beside the loss's name"
     return suggestion(key, known)
@@ -234,14 +233,12 @@ def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> st
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))[key])
 
 
-def _annotation(function: Any, key: str) -> str:
+def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
     """The type that a class declares for an argument, as it is written."""
-    for cls in inspect.getmro(function):
-        hints = typing.get_type_hints(cls.__init__)
-        if key in hints:
-            text = hints[key].__name__ if isinstance(hints[key], type) and not typing.get_args(hints[key]) else str(hints[key])
-            return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
-    return "another type"
+    action: Any = next(action for action in _parser(function, skip)._actions if action.dest == key)
+    hint = getattr(action, "_typehint", None) or action.type
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
 
 
 def _has(config: Mapping[str, Any], keys: Keys) -> bool:

@@ -10,6 +10,9 @@ from torch import nn
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid, probe_grid
 from beyondpixel.lightning_modules.networks.pretrained import load_pretrained
 
+# Rates of ASPP at each output stride (Chen et al., arXiv 1706.05587, section 4): they double with the resolution.
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+
 # Named in errors: one of each family that can be dilated. What else can is found out by trying.
 DILATABLE = (
     "resnet18",

@@ -24,6 +24,7 @@ from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.resolve import ResolvedConfig, import_class, resolve
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
 from beyondpixel.experiments.specs_command import header_of, resolved_text
+from beyondpixel.lightning_modules.networks import MCIBI, DeepLab
 from beyondpixel.losses import LOSSES, build_loss
 
 SPECS = load_specs([RUNS])
@@ -51,7 +52,8 @@ def leaves(tree: dict[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]
 
 def signature_default(cls: type, name: str) -> Any:
     """The default that the class, or the base that it hands the argument on to, declares."""
-    for base in cls.__mro__:
+    networks = {"DeepLabModule": [DeepLab], "MCIBIModule": [MCIBI, *MCIBI.__mro__]}
+    for base in [*cls.__mro__, *networks.get(cls.__name__, [])]:
         parameter = inspect.signature(base.__init__).parameters.get(name)
         if parameter is not None and parameter.kind is not parameter.VAR_KEYWORD:
             return parameter.default
