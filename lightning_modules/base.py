@@ -228,7 +228,7 @@ class SegmentationModule(HubMixin, LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         scores = self.evaluation_scores(stage)
-        unprinted = getattr(getattr(self.trainer, "datamodule", None), "unprinted_classes", ())
+        unprinted = getattr(getattr(self.trainer, "datamodule", None), "classes_excluded_from_mean", ())
         for name, value in scores.summary([name for name in unprinted if name in self.class_names]).items():
             # already the same on all processes; sync_dist only tells Lightning so
             self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU", sync_dist=True)

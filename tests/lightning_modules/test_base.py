@@ -79,7 +79,7 @@ def test_structure_is_scored_where_asked(data: Any, tiny_module: Make, trainer: 
 
 
 def test_a_mean_without_the_classes_that_the_data_module_names(data: Any, tiny_module: Make, trainer: Make) -> None:
-    data.unprinted_classes = ("green",)
+    data.classes_excluded_from_mean = ("green",)
     (logged,) = trainer().validate(tiny_module(class_names=["red", "green", "blue"]), data, verbose=False)
     assert logged["val/mIoU_2"] == pytest.approx((logged["val/IoU/red"] + logged["val/IoU/blue"]) / 2, rel=1e-6)
     (logged,) = trainer().validate(tiny_module(), data, verbose=False)  # a model that knows no names
