@@ -1,13 +1,14 @@
-"""What a split is, whatever it comes from: a sequence of raw images with their labels."""
+"""The interface of a split: a data set of raw images with their labels."""
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from beyondpixel.datamodules.datasets.errors import BadFileError
 
@@ -16,11 +17,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image before any augmentation or normalisation.
+    """One image before any augmentation or normalization.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        mask: uint8 (H, W), class indices and 255 where the pixel has no label; None where there is no truth.
+        mask: uint8 (H, W), class indices and 255 where the pixel has no label; None where there is no target.
         id: The name that predictions and errors carry.
     """
 
@@ -29,8 +30,8 @@ class Sample:
     id: str
 
 
-class Samples(ABC):
-    """A split: `len(samples)`, `samples[index]`, `samples.ids`; `remedy` says what mends bad files."""
+class SegmentationDataset(Dataset[Sample]):
+    """A split: `len(dataset)`, `dataset[index]`, `dataset.ids`; `remedy` says how to repair bad files."""
 
     ids: list[str]
     remedy: str = ""
@@ -38,56 +39,63 @@ class Samples(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash of the content."""
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def require_files(self) -> None:  # noqa: B027  # generated samples have no files
+    def require_files(self) -> None:
         """Raise `DataError` if files are missing, without reading any."""
 
     def read(self, index: int) -> Sample:
-        """As `samples[index]`, except that a bad file is a `BadFileError` about this file alone."""
+        """As `dataset[index]`, except that a bad file is a `BadFileError` about this file alone."""
         return self[index]
 
 
-class MappedSamples(Samples):
-    """Samples after a fixed, random-free change, such as a resize.
+class MappedDataset(SegmentationDataset):
+    """A data set after a fixed, deterministic change of each sample, such as a resize.
 
     Args:
-        samples: What to change.
-        change: From sample to sample.
+        dataset: What to change.
+        change: From sample to sample; None changes nothing.
     """
 
-    def __init__(self, samples: Samples, change: Callable[[Sample], Sample]) -> None:
-        self.samples = samples
+    def __init__(self, dataset: SegmentationDataset, change: Callable[[Sample], Sample] | None = None) -> None:
+        self.dataset = dataset
         self.change = change
-        self.ids = samples.ids
+        self.ids = dataset.ids
 
     def __getitem__(self, index: int) -> Sample:
-        return self.change(self.samples[index])
+        return self.dataset[index] if self.change is None else self.change(self.dataset[index])
+
+    def fingerprint(self) -> str:
+        """That of the data set before the change."""
+        return self.dataset.fingerprint()
 
 
-class CachedSamples(Samples):
-    """Samples kept decoded in memory.
+class CachedDataset(MappedDataset):
+    """A data set kept decoded in memory.
 
     Worker processes that are forked after `fill` share the memory of their parent, so it is there once, not once a
     worker. Without `fill` each process keeps what it has read itself.
 
     Args:
-        samples: What to keep.
+        dataset: What to keep.
     """
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-        self.ids = samples.ids
-        self._kept: list[Sample | None] = [None] * len(samples)
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        super().__init__(dataset)
+        self._kept: list[Sample | None] = [None] * len(dataset)
 
     def __getitem__(self, index: int) -> Sample:
         kept = self._kept[index]
         if kept is None:
-            kept = self._kept[index] = self.samples[index]
+            kept = self._kept[index] = self.dataset[index]
         return kept
 
     def fill(self) -> None:
@@ -110,33 +118,16 @@ class CachedSamples(Samples):
                 pass
 
 
-class ChosenSamples(Samples):
-    """Some of the samples, in the order of `indices`.
-
-    Args:
-        samples: What to choose from.
-        indices: Which to take.
-    """
-
-    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
-        self.samples = samples
-        self.indices = indices
-        self.ids = [samples.ids[index] for index in indices]
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[self.indices[index]]
-
-
-def find_faults(samples: Samples) -> dict[int, str]:
+def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
     """Read every sample; what is wrong, by index."""
 
     def fault(index: int) -> str | None:
         try:
-            samples.read(index)
+            dataset.read(index)
         except BadFileError as error:
             return str(error)
         return None
 
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(fault, range(len(samples)))
+        faults = pool.map(fault, range(len(dataset)))
         return {index: fault for index, fault in enumerate(faults) if fault is not None}
