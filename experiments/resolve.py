@@ -134,9 +134,7 @@ def import_class(class_path: str, part: str) -> type:
     return found
 
 
-def _complete_class(
-    part: str, given: Mapping[str, Any], kind: type
-) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
     errors: list[tuple[Keys, str]] = []
     arguments = given.get("init_args") or {}
     class_path = given.get("class_path", DEFAULT_CLASSES[part])

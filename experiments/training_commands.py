@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import check_fits, verify
+from beyondpixel.experiments.inference.checkpoints import verify
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.lightning_cli import DEFAULT_FOLDER, SegmentationCLI
 from beyondpixel.experiments.resume import checkpoint_to_resume

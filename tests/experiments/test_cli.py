@@ -38,7 +38,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["compare", "nowhere"], "beyondpixel: no such folder: nowhere"),
         (["launch", "camvid_smoll"], "beyondpixel: no run spec or folder named camvid_smoll; did you mean"),
-        (["launch", "demo", "--optim.lr", "3"], "beyondpixel: unknown argument --optim.lr: config keys are given as --data.KEY"),
+        (
+            ["launch", "demo", "--optim.lr", "3"],
+            "beyondpixel: unknown argument --optim.lr: config keys are given as --data.KEY",
+        ),
         (["test", "--ckpt_path", "lost.ckpt"], "beyondpixel: there is no checkpoint lost.ckpt"),
         (["test"], "beyondpixel: --ckpt_path: expected the checkpoint to score, got none"),
         (["test", "--ckpt_path", "last"], "beyondpixel: --ckpt_path last: whose? Add --config RUN/config.yaml"),
@@ -86,7 +89,9 @@ def test_a_class_on_the_command_line_has_its_own_defaults(monkeypatch: pytest.Mo
 
 def test_a_config_files_arguments_stay_with_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "config.yaml"
-    content = {"data": {"class_path": "beyondpixel.datamodules.ShapesDataModule", "init_args": {"image_size": [48, 64]}}}
+    content = {
+        "data": {"class_path": "beyondpixel.datamodules.ShapesDataModule", "init_args": {"image_size": [48, 64]}}
+    }
     file.write_text(yaml.safe_dump({**content, "trainer": {"max_steps": 7}}))
     config = resolved(["--config", str(file)], monkeypatch)
     assert config["data"]["init_args"]["image_size"] == [48, 64]

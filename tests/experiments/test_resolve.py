@@ -53,7 +53,10 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
         ("loss: {name: rmj}", "model.init_args.loss.name: expected the name of a loss, got 'rmj'; did you mean rmi?"),
-        ("loss: {name: rmi, regoin_size: 3}", "model.init_args.loss.regoin_size: unknown key; did you mean region_size?"),
+        (
+            "loss: {name: rmi, regoin_size: 3}",
+            "model.init_args.loss.regoin_size: unknown key; did you mean region_size?",
+        ),
         ("loss: {name: rmi, pooling: sum}", "model.init_args.loss.pooling: expected Literal['avg', 'max', 'interp'"),
         ("loss: [{name: ce}, {name: rmi, ridge: x}]", "model.init_args.loss.1.ridge: expected float, got 'x'"),
         ("loss: {region_size: 3}", "model.init_args.loss: expected the name of a loss, got no name"),
@@ -68,10 +71,18 @@ def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "messages"),
     [
-        ("ShapesDataModule", "ShapeDataModule", ["data.class_path: no class 'beyondpixel.datamodules.ShapeDataModule'"]),
+        (
+            "ShapesDataModule",
+            "ShapeDataModule",
+            ["data.class_path: no class 'beyondpixel.datamodules.ShapeDataModule'"],
+        ),
         ("beyondpixel.lightning_modules.Deep", "Deap", ["model.class_path: no class 'DeapLabModule'"]),
         ("DeepLabModule", "RMILoss", ["model.class_path: no class 'beyondpixel.lightning_modules.RMILoss'"]),
-        ("init_args:\n      encoder", "init_argz:\n      encoder", ["model.init_argz: unknown key; did you mean init_args"]),
+        (
+            "init_args:\n      encoder",
+            "init_argz:\n      encoder",
+            ["model.init_argz: unknown key; did you mean init_args"],
+        ),
         ("num_train: 4", "num_trian: 4", ["data.init_args.num_trian: unknown key; did you mean num_train"]),
         (
             "num_train: 4",
@@ -79,7 +90,11 @@ def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
             ["data.init_args.num_train: expected int, got 'x'", "data.init_args.batch_size: expected int, got [1]"],
         ),
         ("  model:\n", "  model:\n    lr: 3\n", ["model.lr: unknown key; it belongs below model.init_args"]),
-        ("  model:\n", "  trainer: {max_stepz: 3}\n  model:\n", ["trainer.max_stepz: unknown key; did you mean max_steps"]),
+        (
+            "  model:\n",
+            "  trainer: {max_stepz: 3}\n  model:\n",
+            ["trainer.max_stepz: unknown key; did you mean max_steps"],
+        ),
     ],
 )
 def test_errors_anywhere_in_a_row(place: Path, old: str, new: str, messages: list[str]) -> None:

@@ -117,7 +117,10 @@ def test_wrong_overrides(words: list[str], message: str) -> None:
         ("base: data/shapes", ["base: expected a list of fragments, got 'data/shapes'"]),
         ("evaluations: crf:5", ["evaluations: expected a list of words such as crf:5, got 'crf:5'"]),
         ("config: 3", ["config: expected keys and values, got 3"]),
-        ("config: {modell: 3, data: 1}", ["config.modell: unknown key; did you mean model", "config.data: expected keys"]),
+        (
+            "config: {modell: 3, data: 1}",
+            ["config.modell: unknown key; did you mean model", "config.data: expected keys"],
+        ),
         (
             "base: [recipe/demoo]\nconfig: {model: {class_path: A}, data: {class_path: B}}",
             ["base: no fragment 'recipe/demoo'; did you mean recipe/demo"],

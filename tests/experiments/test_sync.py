@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.sync import COMMAND, sync

@@ -22,9 +22,9 @@ from wandb.proto import wandb_internal_pb2
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.recorder import identify
+from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
-from beyondpixel.experiments.resolve import complete
 from beyondpixel.lightning_modules import SegmentationModule
 
 
