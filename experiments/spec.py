@@ -1,9 +1,9 @@
 """Run specs: YAML files that say what each row of an ablation changes.
 
 A spec is a diff. `base` names fragments of `experiments/base/`, merged in order; `config` holds the keys of
-LightningCLI that the row changes; `evaluations` lists what else its trained model is tested with; `reference` records published
-numbers. Its name is its path: the spec `runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A file with a
-`grid` holds several rows (see `grid.py`).
+LightningCLI that the row changes; `evaluations` lists what else its trained model is tested with; `reference` records
+published numbers. Its name is its path: the spec `runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A
+file with a `grid` holds several rows (see `grid.py`).
 """
 
 from __future__ import annotations

@@ -110,9 +110,8 @@ def evaluate(
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
     return [
-        LastCheckpoint(
-            folder.last_checkpoint, folder.previous_checkpoint
-        ),  # first, so that the batch it stops before leaves no trace
+        # first, so that the batch it stops before leaves no trace
+        LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
         StepSeeds(seed),
         FiniteGuard(),
         ModelCheckpoint(

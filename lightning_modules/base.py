@@ -136,8 +136,8 @@ class SegmentationModule(HubMixin, LightningModule):
             return loss
         if not isinstance(loss, str | Mapping | list | tuple) or not loss:
             raise ValueError(
-                f"loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got {loss!r}. "
-                "A checkpoint of a training with a module holds None: pass the module to "
+                "loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got "
+                f"{loss!r}. A checkpoint of a training with a module holds None: pass the module to "
                 "load_from_checkpoint(path, loss=...)"
             )
         return build_loss(loss, num_classes=self.num_classes, ignore_index=self.ignore_index)

@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch", "camvid_smoll"], "beyondpixel: no run spec or folder named camvid_smoll; did you mean"),
         (
             ["launch", "demo", "--optim.lr", "3"],
-            "beyondpixel: unknown argument --optim.lr: config keys are given as --data.KEY",
+            "beyondpixel: unknown argument --optim.lr: config keys are given",
         ),
         (["test", "--ckpt_path", "lost.ckpt"], "beyondpixel: there is no checkpoint lost.ckpt"),
         (["test"], "beyondpixel: --ckpt_path: expected the checkpoint to score, got none"),

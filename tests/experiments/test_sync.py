@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.sync import COMMAND, sync
@@ -40,7 +41,7 @@ for part in map(pathlib.Path, sys.argv[2:]):
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "offline_reason", lambda: None)
+    monkeypatch.setattr(sync_module, "offline_reason", lambda: None)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_run_that_goes_on_is_left_and_a_killed_one_is_not(
 def test_dry_run_starts_nothing_and_needs_no_network(
     tmp_path: Path, stand_in: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(syncing, "offline_reason", lambda: "no API key found")
+    monkeypatch.setattr(sync_module, "offline_reason", lambda: "no API key found")
     make_run(tmp_path, "a", parts=2)
     assert len(sync([tmp_path], dry_run=True, command=stand_in)) == 1
     assert "a/seed1: would be uploaded (2 part(s))" in capsys.readouterr().out
