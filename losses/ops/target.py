@@ -50,7 +50,9 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
     else:
         void = target == ignore_index
         wrong = target.masked_fill(void, 0)
-        compact = torch.where(void | (target < 0) | (target >= num_classes), -1, target).to(torch.int16)
+        compact = target.to(torch.int16).masked_fill_(void, -1)
+        if target.device.type != "cpu":
+            compact.masked_fill_((target < 0) | (target >= num_classes), -1)
     extremes = [_extremes(wrong)]
     if probs is not None:
         extremes.append(_extremes(probs))
@@ -70,7 +72,7 @@ def _fake_check_target(target: Tensor, probs: Tensor | None, num_classes: int, i
     return target.new_empty(target.shape, dtype=torch.int16)
 
 
-torch.library.register_fake("beyondpixel::check_target", _fake_check_target)  # type: ignore[no-untyped-call]
+torch.library.register_fake("beyondpixel::check_target", _fake_check_target)
 
 
 def raise_pending(*, wait: bool = True) -> None:

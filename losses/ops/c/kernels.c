@@ -1,12 +1,15 @@
-/* The CPU kernels of backend="compiled": what map_pass.py and moments.py do, in one sweep over each map.
+/* The operators of losses/ops/operators.py on a CPU: each does its work in one sweep over each plane of H x W pixels.
  *
- * Plain C11, in parallel where it is compiled with OpenMP. `compiled.py` compiles this file for the machine it runs on, so loops are written for
- * the compiler to vectorise: no calls inside them, and sums that it may reorder are marked.
+ * Plain C11, in parallel where it is compiled with OpenMP. `library.py` compiles this file for the machine it runs on,
+ * so loops are written for the compiler to vectorise: no calls inside them, and sums that it may reorder are marked.
  */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #define RESTRICT restrict
 
@@ -14,7 +17,7 @@
 
 typedef void (*work_fn)(int64_t item, void *context);
 
-/* OpenMP's threads are PyTorch's own (see compiled.py): others would compete with them, since they wait actively */
+/* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since they wait actively */
 static void parallel(work_fn work, void *context, int64_t items, int64_t threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t item = 0; item < items; item++) work(item, context);
@@ -54,19 +57,25 @@ static inline float log_one_plus(float e) { /* e in [0, 1]: 2 artanh(s), s = e /
     return 2.0f * s * y;
 }
 
-/* ---- the pass over the scores ---- */
+/* ---- binary cross entropy and pooling ---- */
 
 typedef struct {
     const float *logits;       /* (N, C, H, W) */
-    const int16_t *labels;     /* (N, H, W), -1 where void */
+    const int16_t *target;     /* (N, H, W) classes, -1 where void; or multi-hot (N, C, H, W) */
     float *pooled;             /* (N, C, h, w), or NULL */
-    int16_t *chosen;           /* (N, C, h, w): place of the largest in its window, or NULL for the mean */
+    int32_t *indices;          /* (N, C, h, w): pixel of the largest in its window, or NULL for the mean */
     double *totals;            /* (N, C): summed binary cross entropy, or NULL */
     const float *grad_pooled;  /* backward */
     float *grad;               /* backward */
     float grad_total;          /* backward */
-    int64_t classes, height, width, small_height, small_width, factor;
-} maps_t;
+    int64_t multi_hot, classes, height, width, pooled_height, pooled_width, factor;
+} pool_t;
+
+/* the labels of a plane, and the label that stands for its class */
+static const int16_t *labels_of_plane(const pool_t *m, int64_t item, int16_t *class) {
+    *class = m->multi_hot ? 1 : (int16_t)(item % m->classes);
+    return m->target + (m->multi_hot ? item : item / m->classes) * m->height * m->width;
+}
 
 static float row_cross_entropy(const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, int64_t width) {
     float sum = 0.0f;
@@ -103,80 +112,82 @@ static float row_both(
     return sum;
 }
 
-static void finish_windows(const maps_t *m, float *row, const int16_t *row_place, int64_t item, int64_t window_row) {
-    int64_t k = m->factor, padding = k / 2, offset = (item * m->small_height + window_row) * m->small_width;
-    for (int64_t j = 0; j < m->small_width; j++) {
+/* from the sums or largest values of the columns of a row of windows, to the windows */
+static void finish_windows(const pool_t *m, const float *column, const int32_t *index, int64_t item, int64_t window_row) {
+    int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
+    for (int64_t j = 0; j < m->pooled_width; j++) {
         int64_t from = j * k - padding, to = from + k;
         if (to > m->width) to = m->width;
-        if (m->chosen == NULL) {
+        if (from < 0) from = 0;
+        if (m->indices == NULL) {
             float sum = 0.0f;
-            for (int64_t i = from < 0 ? 0 : from; i < to; i++) sum += row[i];
+            for (int64_t i = from; i < to; i++) sum += column[i];
             m->pooled[offset + j] = sum / (float)(k * k);
         } else {
-            float largest = 0.0f; /* the value outside the map, and of void pixels */
-            int64_t place = 0;
-            for (int64_t i = from < 0 ? 0 : from; i < to; i++) {
-                int better = (row[i] > largest) | (row[i] != row[i]); /* without a jump: it could not be foreseen */
-                largest = better ? row[i] : largest;
-                place = better ? row_place[i] * k + (i - from) : place;
+            float largest = column[from];
+            int32_t chosen = index[from];
+            for (int64_t i = from + 1; i < to; i++) { /* the first of equals; NaN wins, and stays */
+                int better = (column[i] > largest) | ((column[i] == largest) & (index[i] < chosen)) |
+                             (column[i] != column[i]);
+                largest = better ? column[i] : largest;
+                chosen = better ? index[i] : chosen;
             }
             m->pooled[offset + j] = largest;
-            m->chosen[offset + j] = (int16_t)place;
+            m->indices[offset + j] = chosen;
         }
     }
 }
 
-static void forward_map(int64_t item, void *context) {
-    const maps_t *m = context;
+static void forward_plane(int64_t item, void *context) {
+    const pool_t *m = context;
     int64_t k = m->factor, padding = k / 2, width = m->width;
-    int16_t class = (int16_t)(item % m->classes);
+    int16_t class;
     const float *x = m->logits + item * m->height * width;
-    const int16_t *labels = m->labels + item / m->classes * m->height * width;
-    float *probs = malloc((size_t)width * (sizeof(float) * 2 + sizeof(int16_t)));
+    const int16_t *labels = labels_of_plane(m, item, &class);
+    float *probs = malloc((size_t)width * (sizeof(float) * 2 + sizeof(int32_t)));
     float *window = probs + width;
-    int16_t *place = (int16_t *)(window + width);
+    int32_t *index = (int32_t *)(window + width);
     double total = 0.0;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width) {
         int64_t window_row = (y + padding) / k, within = (y + padding) % k;
-        if (m->pooled == NULL || window_row >= m->small_height) {
+        if (m->pooled == NULL || window_row >= m->pooled_height) {
             if (m->totals != NULL) total += (double)row_cross_entropy(x, labels, class, width);
             continue;
         }
         int first = within == 0 || y == 0;
-        float *into = k == 1 ? m->pooled + (item * m->small_height + window_row) * width : first ? window : probs;
+        float *into = k == 1 ? m->pooled + (item * m->pooled_height + window_row) * width : first ? window : probs;
         if (m->totals != NULL)
             total += (double)row_both(x, labels, class, into, width);
         else
             row_probs(x, labels, into, width);
         if (k == 1) continue;
+        int32_t start = (int32_t)(y * width);
         if (first) {
-            for (int64_t i = 0; i < width; i++) place[i] = (int16_t)within;
-        } else if (m->chosen == NULL) {
+            for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
+        } else if (m->indices == NULL) {
             for (int64_t i = 0; i < width; i++) window[i] += probs[i];
         } else {
             for (int64_t i = 0; i < width; i++) {
-                int better = (probs[i] > window[i]) | (probs[i] != probs[i]); /* NaN wins, and stays */
+                int better = (probs[i] > window[i]) | (probs[i] != probs[i]);
                 window[i] = better ? probs[i] : window[i];
-                place[i] = better ? (int16_t)within : place[i];
+                index[i] = better ? start + (int32_t)i : index[i];
             }
         }
-        if (within == k - 1 || y == m->height - 1) finish_windows(m, window, place, item, window_row);
+        if (within == k - 1 || y == m->height - 1) finish_windows(m, window, index, item, window_row);
     }
     free(probs);
     if (m->totals != NULL) m->totals[item] = total;
 }
 
-/* the gradient of the pooled maps laid over the k rows of pixels of a row of windows; all equal for the mean */
-static void spread_windows(const maps_t *m, int64_t item, int64_t window_row, float *rows) {
-    int64_t k = m->factor, padding = k / 2, offset = (item * m->small_height + window_row) * m->small_width;
-    memset(rows, 0, sizeof(float) * (size_t)(m->width * (m->chosen == NULL ? 1 : k)));
-    for (int64_t j = 0; j < m->small_width; j++) {
+/* the gradient of a row of windows laid over its rows of pixels, from `top` on; these are all equal for the mean */
+static void spread_windows(const pool_t *m, int64_t item, int64_t window_row, int64_t top, float *rows) {
+    int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
+    memset(rows, 0, sizeof(float) * (size_t)(m->width * (m->indices == NULL ? 1 : k)));
+    for (int64_t j = 0; j < m->pooled_width; j++) {
         float g = m->grad_pooled[offset + j];
         int64_t from = j * k - padding, to = from + k;
-        if (m->chosen != NULL) {
-            int64_t place = m->chosen[offset + j], column = from + place % k;
-            /* a window of nothing but void pixels has chosen its corner, which may lie outside */
-            if (column >= 0 && column < m->width) rows[place / k * m->width + column] = g;
+        if (m->indices != NULL) {
+            rows[m->indices[offset + j] - top * m->width] = g;
             continue;
         }
         if (to > m->width) to = m->width;
@@ -184,24 +195,25 @@ static void spread_windows(const maps_t *m, int64_t item, int64_t window_row, fl
     }
 }
 
-static void backward_map(int64_t item, void *context) {
-    const maps_t *m = context;
-    int64_t k = m->factor, padding = k / 2, width = m->width;
-    int16_t class = (int16_t)(item % m->classes);
+static void backward_plane(int64_t item, void *context) {
+    const pool_t *m = context;
+    int64_t k = m->factor, padding = k / 2, width = m->width, top = 0;
+    int16_t class;
     const float *RESTRICT x = m->logits + item * m->height * width;
-    const int16_t *RESTRICT labels = m->labels + item / m->classes * m->height * width;
+    const int16_t *RESTRICT labels = labels_of_plane(m, item, &class);
     float *RESTRICT grad = m->grad + item * m->height * width;
-    float *rows = malloc(sizeof(float) * (size_t)(width * (m->chosen == NULL ? 1 : k)));
+    float *rows = malloc(sizeof(float) * (size_t)(width * (m->indices == NULL ? 1 : k)));
     float pixel = m->grad_total;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
-        int64_t window_row = (y + padding) / k, within = (y + padding) % k;
-        if (m->grad_pooled == NULL || window_row >= m->small_height) {
+        int64_t window_row = (y + padding) / k;
+        if (m->grad_pooled == NULL || window_row >= m->pooled_height) {
             memset(rows, 0, sizeof(float) * (size_t)width);
-            within = 0;
-        } else if (within == 0 || y == 0) {
-            spread_windows(m, item, window_row, rows);
+            top = y;
+        } else if ((y + padding) % k == 0 || y == 0) {
+            top = y;
+            spread_windows(m, item, window_row, top, rows);
         }
-        const float *RESTRICT region = rows + (m->chosen == NULL ? 0 : within * width);
+        const float *RESTRICT region = rows + (m->indices == NULL ? 0 : (y - top) * width);
         for (int64_t i = 0; i < width; i++) {
             float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
             float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
@@ -213,22 +225,33 @@ static void backward_map(int64_t item, void *context) {
     free(rows);
 }
 
-void maps_forward(
-    const float *logits, const int16_t *labels, float *pooled, int16_t *chosen, double *totals, int64_t images,
-    int64_t classes, int64_t height, int64_t width, int64_t small_height, int64_t small_width, int64_t factor,
-    int64_t threads) {
-    maps_t maps = {logits, labels, pooled, chosen, totals, NULL, NULL, 0.0f,
-                   classes, height, width, small_height, small_width, factor};
-    parallel(forward_map, &maps, images * classes, threads);
+void pool_forward(
+    const float *logits, const int16_t *target, float *pooled, int32_t *indices, double *totals, int64_t multi_hot,
+    int64_t images, int64_t classes, int64_t height, int64_t width, int64_t pooled_height, int64_t pooled_width,
+    int64_t factor, int64_t threads) {
+    pool_t pool = {logits, target, pooled, indices, totals, NULL, NULL, 0.0f,
+                   multi_hot, classes, height, width, pooled_height, pooled_width, factor};
+    parallel(forward_plane, &pool, images * classes, threads);
 }
 
-void maps_backward(
-    const float *logits, const int16_t *labels, int16_t *chosen, const float *grad_pooled, float *grad,
-    float grad_total, int64_t images, int64_t classes, int64_t height, int64_t width, int64_t small_height,
-    int64_t small_width, int64_t factor, int64_t threads) {
-    maps_t maps = {logits, labels, NULL, chosen, NULL, grad_pooled, grad, grad_total,
-                   classes, height, width, small_height, small_width, factor};
-    parallel(backward_map, &maps, images * classes, threads);
+/* Fresh memory comes page by page as it is first written, which takes as long as computing what is written. Where
+ * Linux offers pages of 2 MiB, they are asked for: 512 times fewer. A wish: nothing is lost where it is refused. */
+static void ask_for_large_pages(float *memory, int64_t count) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)1 << 21, start = ((uintptr_t)memory + page - 1) / page * page;
+    uintptr_t stop = (uintptr_t)(memory + count) / page * page;
+    if (stop > start) madvise((void *)start, stop - start, MADV_HUGEPAGE);
+#endif
+}
+
+void pool_backward(
+    const float *logits, const int16_t *target, int32_t *indices, const float *grad_pooled, float *grad,
+    float grad_total, int64_t multi_hot, int64_t images, int64_t classes, int64_t height, int64_t width,
+    int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
+    pool_t pool = {logits, target, NULL, indices, NULL, grad_pooled, grad, grad_total,
+                   multi_hot, classes, height, width, pooled_height, pooled_width, factor};
+    ask_for_large_pages(grad, images * classes * height * width);
+    parallel(backward_plane, &pool, images * classes, threads);
 }
 
 /* ---- pooled labels ---- */
@@ -237,24 +260,24 @@ typedef struct {
     const int16_t *labels; /* (N, H, W) */
     float *pooled;         /* (N, C, h, w) */
     int64_t largest;       /* whether the largest and not the mean is wanted */
-    int64_t classes, height, width, small_height, small_width, factor;
+    int64_t classes, height, width, pooled_height, pooled_width, factor;
 } labels_t;
 
 static void pool_labels_of_image(int64_t item, void *context) {
     const labels_t *l = context;
-    int64_t k = l->factor, padding = k / 2, size = l->small_height * l->small_width;
-    float *out = l->pooled + item * l->classes * size, share = l->largest ? 1.0f : 1.0f / (float)(k * k);
+    int64_t k = l->factor, padding = k / 2, size = l->pooled_height * l->pooled_width;
+    float *out = l->pooled + item * l->classes * size, share = 1.0f / (float)(k * k);
     const int16_t *labels = l->labels + item * l->height * l->width;
     memset(out, 0, sizeof(float) * (size_t)(l->classes * size));
     for (int64_t y = 0; y < l->height; y++) {
         int64_t row = (y + padding) / k;
-        if (row >= l->small_height) break;
-        for (int64_t column = 0; column < l->small_width; column++) {
+        if (row >= l->pooled_height) break;
+        for (int64_t column = 0; column < l->pooled_width; column++) {
             int64_t from = column * k - padding, to = from + k;
             if (to > l->width) to = l->width;
             for (int64_t x = from < 0 ? 0 : from; x < to; x++) {
                 int16_t class = labels[y * l->width + x];
-                if (class >= 0) out[class * size + row * l->small_width + column] += 1.0f;
+                if (class >= 0) out[class * size + row * l->pooled_width + column] += 1.0f;
             }
         }
     }
@@ -263,8 +286,8 @@ static void pool_labels_of_image(int64_t item, void *context) {
 
 void pool_labels(
     const int16_t *labels, float *pooled, int64_t largest, int64_t images, int64_t classes, int64_t height,
-    int64_t width, int64_t small_height, int64_t small_width, int64_t factor, int64_t threads) {
-    labels_t pooling = {labels, pooled, largest, classes, height, width, small_height, small_width, factor};
+    int64_t width, int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
+    labels_t pooling = {labels, pooled, largest, classes, height, width, pooled_height, pooled_width, factor};
     parallel(pool_labels_of_image, &pooling, images, threads);
 }
 
@@ -305,26 +328,26 @@ static void shifted_dots(
     }
 }
 
-/* both maps in double, less their means, which keeps digits */
-static void centre(const regions_t *r, int64_t item, double *out) {
+/* both planes in double, less their means, which keeps digits */
+static void center(const regions_t *r, int64_t item, double *out) {
     int64_t size = r->height * r->width;
     for (int j = 0; j < 2; j++, out += size) {
-        const float *RESTRICT map = (j == 0 ? r->labels : r->probs) + item * size;
+        const float *RESTRICT plane = (j == 0 ? r->labels : r->probs) + item * size;
         double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < size; i++) sum += (double)map[i];
+        for (int64_t i = 0; i < size; i++) sum += (double)plane[i];
         double mean = sum / (double)size;
-        for (int64_t i = 0; i < size; i++) out[i] = (double)map[i] - mean;
+        for (int64_t i = 0; i < size; i++) out[i] = (double)plane[i] - mean;
     }
 }
 
-/* (2, R, R): for each map and offset the mean over all regions */
-static void offset_means(const regions_t *r, const double *maps, double *means) {
+/* (2, R, R): for each plane and offset the mean over all regions */
+static void offset_means(const regions_t *r, const double *planes, double *means) {
     int64_t side = r->side, rows = r->height - side + 1, columns = r->width - side + 1;
     memset(means, 0, sizeof(double) * (size_t)(2 * side * side));
     for (int64_t j = 0; j < 2; j++)
         for (int64_t y = 0; y < r->height; y++) {
-            const double *row = maps + (j * r->height + y) * r->width;
+            const double *row = planes + (j * r->height + y) * r->width;
             double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
             for (int64_t x = 0; x < columns; x++) sum += row[x];
@@ -337,16 +360,16 @@ static void offset_means(const regions_t *r, const double *maps, double *means) 
     for (int64_t i = 0; i < 2 * side * side; i++) means[i] /= (double)(rows * columns);
 }
 
-/* the moments of map j and map k for regions' rows ly apart, and columns lx >= 0 apart, or with `mirrored` -lx apart:
+/* the moments of plane j and plane k for regions' rows ly apart, and columns lx >= 0 apart, or with `mirrored` -lx apart:
  * the entry of offsets (dy, dx) and (dy + ly, dx + lx) sums products of pixels (ly, lx) apart */
 static void moments_of_rows(
-    const regions_t *r, const double *maps, const double *means, int64_t j, int64_t k, int64_t ly, int mirrored,
+    const regions_t *r, const double *planes, const double *means, int64_t j, int64_t k, int64_t ly, int mirrored,
     double *row_sums, double *out) {
     int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1, d = side * side;
-    /* each pair is wanted once: of rows that are the same, lx = 0 of two maps in one order only, and lx < 0 not at all */
+    /* each pair is wanted once: of rows that are the same, lx = 0 of two planes in one order only, and lx < 0 not at all */
     int64_t first = mirrored || (ly == 0 && j > k) ? 1 : 0;
     for (int64_t y = 0; y + ly < h; y++) {
-        const double *a = maps + (j * h + y) * w, *b = maps + (k * h + y + ly) * w;
+        const double *a = planes + (j * h + y) * w, *b = planes + (k * h + y + ly) * w;
         const double *fixed = mirrored ? b : a, *moved = mirrored ? a : b;
         double sums[64];
         shifted_dots(fixed, moved, columns, first, side, sums);
@@ -376,21 +399,21 @@ static void moments_of_rows(
         }
 }
 
-static void moments_of_map(int64_t item, void *context) {
+static void moments_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
     int64_t side = r->side, d = side * side, size = r->height * r->width;
-    double *maps = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + side * r->height * side));
-    double *means = maps + 2 * size, *row_sums = means + 2 * d;
+    double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + side * r->height * side));
+    double *means = planes + 2 * size, *row_sums = means + 2 * d;
     double *out = r->moments + item * 4 * d * d;
-    centre(r, item, maps);
-    offset_means(r, maps, means);
+    center(r, item, planes);
+    offset_means(r, planes, means);
     for (int64_t j = 0; j < 2; j++)
         for (int64_t k = 0; k < 2; k++)
             for (int64_t ly = 0; ly < side; ly++) {
-                moments_of_rows(r, maps, means, j, k, ly, 0, row_sums, out);
-                if (ly > 0) moments_of_rows(r, maps, means, j, k, ly, 1, row_sums, out);
+                moments_of_rows(r, planes, means, j, k, ly, 0, row_sums, out);
+                if (ly > 0) moments_of_rows(r, planes, means, j, k, ly, 1, row_sums, out);
             }
-    free(maps);
+    free(planes);
 }
 
 /* which offsets a row or column can have within a region that fits: low … high */
@@ -421,12 +444,12 @@ static double make_filter(
 }
 
 static void filter_row(
-    const regions_t *r, const double *maps, const double *taps, int64_t y, int64_t from, int64_t to,
+    const regions_t *r, const double *planes, const double *taps, int64_t y, int64_t from, int64_t to,
     const int64_t *reach_y, const int64_t *reach_x, double *RESTRICT out) {
     int64_t side = r->side, span = 2 * side - 1;
     for (int64_t j = 0; j < 2; j++)
         for (int64_t ly = -reach_y[1]; ly <= side - 1 - reach_y[0]; ly++) {
-            const double *row = maps + (j * r->height + y + ly) * r->width;
+            const double *row = planes + (j * r->height + y + ly) * r->width;
             const double *tap = taps + (j * span + ly + side - 1) * span + side - 1;
             int64_t lx = -reach_x[1], last = side - 1 - reach_x[0];
             /* several taps at once, so that `out` is read and written less often */
@@ -444,7 +467,7 @@ static void filter_row(
         }
 }
 
-static void moments_backward_of_map(int64_t item, void *context) {
+static void moments_backward_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
     int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1;
     int64_t d = side * side, size = h * w, span = 2 * side - 1, filter = 2 * span * span;
@@ -461,10 +484,10 @@ static void moments_backward_of_map(int64_t item, void *context) {
             stretches[count][0] = x, stretches[count][1] = x + 1, stretches[count][2] = low,
             stretches[count][3] = high, count++;
     }
-    double *maps = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + w + count * (filter + 1)));
-    double *means = maps + 2 * size, *line = means + 2 * d, *filters = line + w, *constants = filters + count * filter;
-    centre(r, item, maps);
-    offset_means(r, maps, means);
+    double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + w + count * (filter + 1)));
+    double *means = planes + 2 * size, *line = means + 2 * d, *filters = line + w, *constants = filters + count * filter;
+    center(r, item, planes);
+    offset_means(r, planes, means);
     int64_t before[2] = {-1, -1};
     for (int64_t y = 0; y < h; y++) {
         int64_t reach_y[2];
@@ -475,123 +498,25 @@ static void moments_backward_of_map(int64_t item, void *context) {
         before[0] = reach_y[0], before[1] = reach_y[1];
         for (int64_t s = 0; s < count; s++) {
             for (int64_t x = stretches[s][0]; x < stretches[s][1]; x++) line[x] = -constants[s];
-            filter_row(r, maps, filters + s * filter, y, stretches[s][0], stretches[s][1], reach_y, &stretches[s][2],
+            filter_row(r, planes, filters + s * filter, y, stretches[s][0], stretches[s][1], reach_y, &stretches[s][2],
                        line);
         }
         for (int64_t x = 0; x < w; x++) r->grad[item * size + y * w + x] = (float)line[x];
     }
-    free(maps);
+    free(planes);
     free(stretches);
 }
 
 void regions_moments(
-    const float *labels, const float *probs, double *moments, int64_t maps, int64_t height, int64_t width,
+    const float *labels, const float *probs, double *moments, int64_t planes, int64_t height, int64_t width,
     int64_t side, int64_t threads) {
     regions_t regions = {labels, probs, moments, NULL, NULL, height, width, side};
-    parallel(moments_of_map, &regions, maps, threads);
+    parallel(moments_of_plane, &regions, planes, threads);
 }
 
 void regions_backward(
-    const double *weights, const float *labels, const float *probs, float *grad, int64_t maps, int64_t height,
+    const double *weights, const float *labels, const float *probs, float *grad, int64_t planes, int64_t height,
     int64_t width, int64_t side, int64_t threads) {
     regions_t regions = {labels, probs, NULL, weights, grad, height, width, side};
-    parallel(moments_backward_of_map, &regions, maps, threads);
-}
-
-/* ---- the bound from the moments ---- */
-
-typedef struct {
-    const double *moments; /* (M, 2d, 2d) */
-    double *bound;         /* (M) */
-    double *weights;       /* (M, d, 2d): gradient of the bound times d in P = weights [Y; P], or NULL */
-    uint8_t *failed;       /* (M): whether a matrix was not positive definite; then the rest is not to be used */
-    double scale, ridge;
-    int64_t d;
-} bounds_t;
-
-/* the lower Cholesky factor in place; 0 where a pivot is not positive, NaN included */
-static int factorise(double *a, int64_t d) {
-    for (int64_t i = 0; i < d; i++)
-        for (int64_t j = 0; j <= i; j++) {
-            double sum = a[i * d + j];
-#pragma omp simd reduction(- : sum)
-            for (int64_t k = 0; k < j; k++) sum -= a[i * d + k] * a[j * d + k];
-            if (i > j)
-                a[i * d + j] = sum / a[j * d + j];
-            else if (sum > 0.0)
-                a[i * d + i] = sqrt(sum);
-            else
-                return 0;
-        }
-    return 1;
-}
-
-/* right = L^-1 right, for all columns at once */
-static void solve_lower(const double *RESTRICT factor, double *right, int64_t d) {
-    for (int64_t i = 0; i < d; i++) {
-        double *RESTRICT row = right + i * d;
-        for (int64_t k = 0; k < i; k++)
-            for (int64_t j = 0; j < d; j++) row[j] -= factor[i * d + k] * right[k * d + j];
-        for (int64_t j = 0; j < d; j++) row[j] /= factor[i * d + i];
-    }
-}
-
-/* right = L^-T right */
-static void solve_upper(const double *RESTRICT factor, double *right, int64_t d) {
-    for (int64_t i = d - 1; i >= 0; i--) {
-        double *RESTRICT row = right + i * d;
-        for (int64_t k = i + 1; k < d; k++)
-            for (int64_t j = 0; j < d; j++) row[j] -= factor[k * d + i] * right[k * d + j];
-        for (int64_t j = 0; j < d; j++) row[j] /= factor[i * d + i];
-    }
-}
-
-/* as in bound.py: A = S_P + ridge = F F^T, half = F^-1 C^T, M = S_Y - half^T half + ridge = G G^T */
-static void bound_of_map(int64_t item, void *context) {
-    const bounds_t *b = context;
-    int64_t d = b->d;
-    const double *labels = b->moments + item * 4 * d * d, *cross = labels + d, *probs = labels + 2 * d * d + d;
-    double *factor = malloc(sizeof(double) * (size_t)(4 * d * d));
-    double *half = factor + d * d, *residual = half + d * d, *solved = residual + d * d;
-    for (int64_t i = 0; i < d; i++)
-        for (int64_t j = 0; j < d; j++) {
-            factor[i * d + j] = b->scale * probs[i * 2 * d + j] + (i == j ? b->ridge : 0.0);
-            residual[i * d + j] = b->scale * labels[i * 2 * d + j] + (i == j ? b->ridge : 0.0);
-            half[i * d + j] = b->scale * cross[j * 2 * d + i];
-        }
-    int definite = factorise(factor, d);
-    if (definite) {
-        solve_lower(factor, half, d);
-        for (int64_t k = 0; k < d; k++)
-            for (int64_t i = 0; i < d; i++)
-                for (int64_t j = 0; j < d; j++) residual[i * d + j] -= half[k * d + i] * half[k * d + j];
-        definite = factorise(residual, d);
-    }
-    b->failed[item] = !definite;
-    double sum = 0.0;
-    for (int64_t i = 0; definite && i < d; i++) sum -= log(residual[i * d + i]);
-    b->bound[item] = sum / (double)d;
-    if (definite && b->weights != NULL) {
-        double *weights = b->weights + item * 2 * d * d;
-        solve_upper(factor, half, d); /* W^T, W = C A^-1 */
-        for (int64_t i = 0; i < d; i++)
-            for (int64_t j = 0; j < d; j++) solved[i * d + j] = half[j * d + i];
-        solve_lower(residual, solved, d);
-        solve_upper(residual, solved, d); /* M^-1 W, the transpose of what Y is multiplied with */
-        for (int64_t i = 0; i < d; i++)
-            for (int64_t j = 0; j < d; j++) {
-                double product = 0.0;
-                for (int64_t k = 0; k < d; k++) product += solved[k * d + i] * half[j * d + k];
-                weights[i * 2 * d + j] = solved[j * d + i];
-                weights[i * 2 * d + d + j] = -product;
-            }
-    }
-    free(factor);
-}
-
-void regions_bound(
-    const double *moments, double *bound, double *weights, uint8_t *failed, double scale, double ridge, int64_t maps,
-    int64_t d, int64_t threads) {
-    bounds_t bounds = {moments, bound, weights, failed, scale, ridge, d};
-    parallel(bound_of_map, &bounds, maps, threads);
+    parallel(moments_backward_of_plane, &regions, planes, threads);
 }
