@@ -120,7 +120,9 @@ def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_sampl
                 masks.append(sample.mask)
     columns = {
         "image": images,
-        "mask over it": [overlay(i, m, data.palette, ignore_index=data.ignore_index) for i, m in zip(images, masks, strict=True)],
+        "mask over it": [
+            overlay(i, m, data.palette, ignore_index=data.ignore_index) for i, m in zip(images, masks, strict=True)
+        ],
         "mask": [colorize(mask, data.palette, data.ignore_index) for mask in masks],
     }
     legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
