@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from beyondpixel.lightning_modules.hub import HubMixin
+from beyondpixel.lightning_modules.hub import HubModule
 from beyondpixel.lightning_modules.inferer import Inferer
 from beyondpixel.lightning_modules.metrics import EvaluationMetrics, mean_over_classes
 from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
@@ -24,7 +23,7 @@ from beyondpixel.losses import SegmentationLoss, build_loss
 NOT_SAVED = ["optimizer", "lr_scheduler", "_class_path", "_instantiator"]
 
 
-class SegmentationModule(HubMixin, LightningModule):
+class SegmentationModule(HubModule):
     """Training, evaluation and prediction steps, metrics, optimizer and schedule of a segmentation network.
 
     A subclass builds its network in :meth:`configure_network`. Batches are dicts: ``image`` float32 (N, 3, H, W),
