@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind besides its logged scores: how sure they are, and the areas of each image."""
+"""What an evaluation leaves behind besides its logged scores: how sure they are, and the pixel counts of each image."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from beyondpixel.experiments.bootstrap import bootstrap_miou
-from beyondpixel.experiments.image_areas import ImageAreas
+from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
+from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
 
 
 class EvaluationRecorder(Callback):
-    """Logs the 95 % interval of mIoU over images, and writes test confusion matrix and areas of each image.
+    """Logs the 95 % interval of mIoU over images, and writes test confusion matrix and pixel counts of each image.
 
-    Logged are `test/mIoU_low` and `test/mIoU_high` (see `bootstrap_miou`), and for `validate` on its own `val/...`
+    Logged are `test/mIoU_low` and `test/mIoU_high` (see `mean_interval`), and for `validate` on its own `val/...`
     alike; a validation inside a training has neither interval nor files.
 
     Args:
@@ -41,10 +41,10 @@ class EvaluationRecorder(Callback):
             return
         metrics = pl_module.evaluation_metrics(stage)
         matrix = metrics.confusion_matrix().cpu().numpy()  # sums over processes, as the next: all of them must call it
-        counts = metrics.image_counts()
-        areas = None if counts is None else ImageAreas(np.array(counts.id), *counts[1:])
-        if areas is not None:
-            for end, value in zip(("low", "high"), bootstrap_miou(areas), strict=True):
+        of_images = metrics.image_counts()
+        counts = None if of_images is None else ImageCounts(np.array(of_images.id), *of_images[1:])
+        if counts is not None:
+            for end, value in zip(("low", "high"), mean_interval([resampled_scores(counts)]), strict=True):
                 # the same on all processes; sync_dist only tells Lightning so
                 pl_module.log(
                     f"{stage}/mIoU_{end}",
@@ -53,8 +53,8 @@ class EvaluationRecorder(Callback):
                 )
         if self.folder is None or not trainer.is_global_zero:
             return
-        if areas is not None:
-            areas.save(self.folder.images_file(stage))
+        if counts is not None:
+            counts.save(self.folder.images_file(stage))
         if stage == "test":
             self.folder.path.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=metrics.class_names)
