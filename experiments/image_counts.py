@@ -127,7 +127,7 @@ def read_arrays(path: str | Path, required: tuple[str, ...]) -> dict[str, NDArra
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: a run's test writes it; test the run again") from error
     # raised for a file that is cut short, changed, of another kind, or holds Python objects
-    except (OSError, EOFError, ValueError, AttributeError, BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {REMEDY}") from error
     missing = [name for name in required if name not in arrays]
     if missing:

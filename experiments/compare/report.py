@@ -84,7 +84,7 @@ def _section(comparison: Comparison, galleries: list[dict[str, Any]]) -> str:
 
 def _table(table: Table) -> str:
     cells = table.cells.map(escape).rename(columns=escape)
-    cells.iloc[table.best] = cells.iloc[table.best].map(lambda text: f"<b>{text}</b>")
+    cells.iloc[table.best] = cells.iloc[table.best].map(lambda text: f"<strong>{text}</strong>")
     with pd.option_context("display.max_colwidth", None):
         html = cells.to_html(index=False, escape=False, border=0)
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)

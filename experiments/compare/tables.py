@@ -155,9 +155,9 @@ def best_rows(comparison: Comparison) -> list[int]:
 
 def as_markdown(table: Table) -> str:
     """A Markdown table with its notes below."""
-    cells = table.cells.map(lambda text: text.replace("|", r"\|"))
-    text = cells.to_markdown(index=False, disable_numparse=True)
-    return "\n".join([text, *(f"\n{note}" for note in table.notes)]) + "\n"
+    lines = [table.cells.columns, ["---"] * len(table.cells.columns), *table.cells.to_numpy()]
+    text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return text + "".join(f"\n{note}\n" for note in table.notes)
 
 
 def as_latex(table: Table) -> str:
@@ -186,7 +186,8 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
         prefix = class_prefix(comparison)
         classes = runs.rename(columns=lambda name: str(name).removeprefix(prefix))
         names = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
-        long = classes.melt([*known[:3], "folder"], names, "class", "IoU").dropna(subset="IoU")
+        long = classes.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
+        long = long.dropna(subset="IoU").sort_index(kind="stable")
         return long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n")
     of_row = comparison.rows[["table", "row", "mean", "low", "high", "difference", "difference_low", "difference_high"]]
     of_row = of_row.rename(columns=lambda name: name if name in known else f"row_{name}")
