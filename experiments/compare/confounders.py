@@ -105,7 +105,9 @@ def confounders(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[st
         values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
         if values == others or (name == "steps" and any(axis in LENGTH_AXES for axis in recipe)):
             continue
-        if "." not in name or (name in ours and name in theirs and not _told_by_axes(name, values, others, runs, baseline)):
+        if "." not in name or (
+            name in ours and name in theirs and not _told_by_axes(name, values, others, runs, baseline)
+        ):
             found.append(_instead(name, values, others))
     return found + [_instead(axis, [axes.get(axis)], [their_axes.get(axis)]) for axis in recipe if axis not in ablated]
 
@@ -114,7 +116,12 @@ def moved_data(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str
     """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
     roots = [{str(run["facts"].get("data.root")) for run in group} for group in (runs, baseline)]
     contents = {run["facts"]["data"] for run in (*runs, *baseline)}
-    if not baseline or roots[0] == roots[1] or len(contents) > 1 or any(content.startswith("in ") for content in contents):
+    if (
+        not baseline
+        or roots[0] == roots[1]
+        or len(contents) > 1
+        or any(content.startswith("in ") for content in contents)
+    ):
         return None
     return f"data.root is {_listed(sorted(roots[0]))} instead of {_listed(sorted(roots[1]))}, with the same {contents.pop()}"
 

@@ -85,9 +85,7 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
             axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
             reference = (reference.get("evaluations") or {}).get(evaluated["words"]) or {}
         summary = {name: float(value) for name, value in folder.summary.items()}
-        arrays = (
-            read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
-        )
+        arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
         return {
             "table": record["table"],
             "row": f"{record['row']} + {evaluated['words']}" if evaluated else record["row"],

@@ -73,8 +73,12 @@ def _section(comparison: Comparison, galleries: list[dict[str, Any]]) -> str:
         pass  # a score without classes, such as a loss or a speed
     gallery = _gallery(comparison)
     if gallery["scenes"]:
-        legend = "".join(f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in gallery["colors"])
-        left_out = f"<p>{gallery['left_out']} more results are left out of the pictures.</p>" if gallery["left_out"] else ""
+        legend = "".join(
+            f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in gallery["colors"]
+        )
+        left_out = (
+            f"<p>{gallery['left_out']} more results are left out of the pictures.</p>" if gallery["left_out"] else ""
+        )
         parts.append(
             f'<h3>Predictions</h3><div data-gallery="{len(galleries)}"><ul class="legend">{legend}</ul>{left_out}</div>'
         )

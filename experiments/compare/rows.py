@@ -138,9 +138,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
     }
 
 
-def _baseline_of(
-    table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted: str | None
-) -> tuple[str, str] | None:
+def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted: str | None) -> tuple[str, str] | None:
     """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
     for key, group in groups.items():
         if wanted is not None and wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted):

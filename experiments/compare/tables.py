@@ -74,7 +74,9 @@ def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
     stage = metric[: metric.find("/") + 1]
     lines = rows.to_dict("records")
     names = _names(comparison)
-    cells = {"row": [f"{name} {MARK}" if line["confounders"] else name for name, line in zip(names, lines, strict=True)]}
+    cells = {
+        "row": [f"{name} {MARK}" if line["confounders"] else name for name, line in zip(names, lines, strict=True)]
+    }
     for axis in differing_axes(rows, comparison.axes) if not narrow else []:
         # RMI's DF, where each row that has one has the same, says no more than the column of the loss;
         # what a row is evaluated with is in its name
@@ -172,7 +174,9 @@ def as_latex(table: Table) -> str:
     columns = "l" + "r" * (len(cells.columns) - 1)
     latex = cells.to_latex(index=False, escape=False, column_format=columns, caption=table.title.translate(_LATEX))
     notes = "".join(rf"\par\footnotesize {note.translate(_LATEX)}" + "\n" for note in table.notes)
-    return latex.replace(r"\end{table}", rf"{notes}\end{{table}}").replace(r"\begin{table}", "\\begin{table}\n\\centering")
+    return latex.replace(r"\end{table}", rf"{notes}\end{{table}}").replace(
+        r"\begin{table}", "\\begin{table}\n\\centering"
+    )
 
 
 def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:

@@ -31,7 +31,9 @@ def loop_miou(counts: ImageCounts, chosen: list[int]) -> float:
     ious = []
     for c in range(counts.target.shape[1]):
         i = sum(int(counts.intersection[k, c]) for k in chosen)
-        union = sum(int(counts.predicted[k, c]) + int(counts.target[k, c]) - int(counts.intersection[k, c]) for k in chosen)
+        union = sum(
+            int(counts.predicted[k, c]) + int(counts.target[k, c]) - int(counts.intersection[k, c]) for k in chosen
+        )
         if union > 0:
             ious.append(i / union)
     return sum(ious) / len(ious)
@@ -214,7 +216,9 @@ def test_images_without_truth() -> None:
     nothing = np.zeros((2, 3), dtype=np.int64)
     counts = ImageCounts(np.array(["a", "b"]), nothing, nothing, nothing)
     scores = resampled_scores(counts)
-    assert np.isnan([*mean_interval([resampled_scores(counts)]), *difference_interval([scores], [scores]), counts.mean_iou()]).all()
+    assert np.isnan(
+        [*mean_interval([resampled_scores(counts)]), *difference_interval([scores], [scores]), counts.mean_iou()]
+    ).all()
     assert np.isnan(counts.iou_per_class()).all()
 
 

@@ -71,7 +71,10 @@ def test_one_array_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"intersection": None, "predicted": None}, "lacks intersection, predicted: expected id, intersection, predicted, target"),
+        (
+            {"intersection": None, "predicted": None},
+            "lacks intersection, predicted: expected id, intersection, predicted, target",
+        ),
         ({"id": None}, "lacks id: expected id"),
         (
             {"intersection": np.ones((2, 2), dtype=int)},

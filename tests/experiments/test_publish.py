@@ -18,7 +18,9 @@ from beyondpixel.experiments.run.folder import RunFolder
 PACKAGES = {"torch": "2.9.0"}
 
 
-def make_run(folder: Path, row: str, seed: int, hits: int, *, commit: str | None = "abc", published: float = 0) -> RunFolder:
+def make_run(
+    folder: Path, row: str, seed: int, hits: int, *, commit: str | None = "abc", published: float = 0
+) -> RunFolder:
     run = RunFolder(folder / "t" / row / f"seed{seed}")
     reference = {"metric": "test/mIoU", "value": published, "source": "a paper", "deviations": "half the size"}
     run.record = {
@@ -74,7 +76,15 @@ def test_what_is_written(outputs: Path, tmp_path: Path) -> None:
     assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
     assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))
     files = {file.name for file in folder.rglob("*") if file.is_file()}
-    assert files == {"runs.csv", "config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "test_images.npz"}
+    assert files == {
+        "runs.csv",
+        "config.yaml",
+        "run.json",
+        "state.json",
+        "metrics.jsonl",
+        "summary.json",
+        "test_images.npz",
+    }
     assert RunFolder(folder / "ce" / "seed1").config["data"]["init_args"]["root"] == "CamVid"
 
 

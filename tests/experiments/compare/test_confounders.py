@@ -74,7 +74,9 @@ def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ..
         ({"axes": {"memory": 3}, "config": changed(model__slots=3)}, ()),
     ],
 )
-def test_what_is_a_confounder(tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]) -> None:
+def test_what_is_a_confounder(
+    tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]
+) -> None:
     assert confounders_of(tmp_path, make_run, **run) == expected
 
 

@@ -82,7 +82,9 @@ def test_no_interval(tmp_path: Path, make_run: Callable[..., Any], case: str) ->
     counts = random_counts(1)
     make_run(tmp_path, "ce", 1, counts.mean_iou(), counts=_arrays(counts), figures={"test/accuracy": 0.5})
     ids = [f"x{name}" for name in counts.id] if case == "other images" else None
-    run = make_run(tmp_path, "rmi", 1, counts.mean_iou(), counts=_arrays(counts), ids=ids, figures={"test/accuracy": 0.6})
+    run = make_run(
+        tmp_path, "rmi", 1, counts.mean_iou(), counts=_arrays(counts), ids=ids, figures={"test/accuracy": 0.6}
+    )
     if case == "file missing":
         (run.path / "test_images.npz").unlink()
     if case == "another evaluation":

@@ -37,7 +37,9 @@ def rows(tmp_path: Path, make_run: Callable[..., Any]) -> Comparison:
 
 
 def curves(rows: Comparison) -> dict[str, dict[str, list[str]]]:
-    return {panel.axis: {label: group["row"].tolist() for label, group in panel.series.items()} for panel in panels(rows)}
+    return {
+        panel.axis: {label: group["row"].tolist() for label, group in panel.series.items()} for panel in panels(rows)
+    }
 
 
 def test_a_curve_varies_one_axis_alone(rows: Comparison) -> None:

@@ -79,7 +79,9 @@ def test_pictures_are_those_of_the_runs(page_file: Path) -> None:
     data = re.search(r'id="galleries">(.*?)</script>', page_file.read_text(), re.DOTALL)
     assert data
     (gallery,) = json.loads(data.group(1))
-    scenes = {scene["name"]: dict(zip(gallery["layers"], scene["pictures"], strict=True)) for scene in gallery["scenes"]}
+    scenes = {
+        scene["name"]: dict(zip(gallery["layers"], scene["pictures"], strict=True)) for scene in gallery["scenes"]
+    }
     assert list(scenes) == ["</script>", "a/1", "b"]
     assert gallery["layers"][:2] == ["Photo", "Target"]
     assert [gallery["layers"][index] for index in gallery["start"]] == ["Photo", "rmi, seed 1"]
@@ -174,7 +176,13 @@ def test_the_table_fits_a_laptop(tmp_path: Path, make_run: Callable[..., Any], o
     """At 1280 pixels a table with several axes needs no scrolling."""
     for index in range(4):
         for seed in (1, 2):
-            axes = {"loss": "rmi", "df": index, "region_size": index, "pooling": f"p{index}", "encoder": f"resnet{index}"}
+            axes = {
+                "loss": "rmi",
+                "df": index,
+                "region_size": index,
+                "pooling": f"p{index}",
+                "encoder": f"resnet{index}",
+            }
             figures = {"test/boundary_F": 0.1}
             make_run(tmp_path, f"a_row_with_name_{index}", seed, 0.5, axes=axes, published=61.0, figures=figures)
     write_report(compare_runs(read_runs([tmp_path]), "test/mIoU", also=["test/boundary_F"]), tmp_path / "page.html")
