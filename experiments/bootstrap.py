@@ -72,7 +72,7 @@ def mean_interval(runs: Sequence[Scores]) -> Interval:
         Lower and upper end, in 0..1; NaN if no draw has a score.
 
     Example:
-        >>> mean_interval([np.full(4, 0.5), np.full(4, 0.7)])  # two seeds: one of them is drawn
+        >>> mean_interval([np.full(99, 0.5), np.full(99, 0.7)])  # two seeds: one of them is drawn
         (0.5, 0.7)
     """
     return _interval(_row_mean(runs, np.random.default_rng([SEED, 1])))

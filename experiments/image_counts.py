@@ -39,7 +39,8 @@ class ImageCounts:
         ValueError: if shapes do not agree or an id occurs twice.
 
     Example:
-        >>> counts = ImageCounts(np.array(["a", "b"]), *np.array([[[3, 0], [1, 2]], [[4, 0], [2, 2]], [[3, 1], [1, 3]]]))
+        >>> arrays = np.array([[[3, 0], [1, 2]], [[4, 0], [2, 2]], [[3, 1], [1, 3]]])
+        >>> counts = ImageCounts(np.array(["a", "b"]), *arrays)
         >>> counts.iou_per_class(), counts.mean_iou()  # 4/6 and 2/4
         (array([0.66666667, 0.5       ]), 0.5833333333333333)
         >>> import tempfile, pathlib

@@ -1,8 +1,7 @@
 """`beyondpixel publish`: finished runs as data that can be committed.
 
 `results/<table>/<date>_<machine>/` holds `runs.csv`, one line a run or evaluation, and the run folders without weights,
-pictures and logs: `beyondpixel compare results/<table>/<date>_<machine>` recomputes every interval from the pixel counts
-of each image.
+images and logs: `beyondpixel compare results/<table>/<date>_<machine>` recomputes every interval from pixel counts.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def _problems(comparison: Comparison) -> list[str]:
     """What keeps runs from being published, one text each."""
     problems = []
     for line in comparison.runs.to_dict("records"):
-        if is_uncommitted(line["commit"]):
+        if line["commit"] is None or is_uncommitted(line["commit"]):
             what = "uncommitted changes in the code" if line["commit"] else "commit unknown"
             problems.append(f"{line['folder']}: {what}")
     for row in comparison.rows.to_dict("records"):

@@ -21,7 +21,7 @@ WIDTH_OF_FILES = 200
 
 
 def compare(
-    folders: Sequence[Path],
+    folders: list[Path],
     *,
     metric: str = "test/mIoU",
     also: Sequence[str] = (),
@@ -35,7 +35,7 @@ def compare(
     picture: Path | None = None,
     html: Path | None = None,
     wandb_workspace: str | None = None,
-) -> Comparison:
+) -> None:
     """Compare finished runs: mean and spread over seeds, difference to the baseline, plots, images, one page with all.
 
     Intervals are two-level bootstrap intervals over seeds and test images. Rows marked † differ from the baseline in
@@ -56,9 +56,6 @@ def compare(
         html: Write one page with tables, plots and predictions under a slider to this file.
         wandb_workspace: Save a W&B workspace and a W&B Report in ENTITY/PROJECT; offline they become a JSON file.
 
-    Returns:
-        The compared rows.
-
     Raises:
         UserError: for folders, rows or scores that are not there, and with `strict` for confounded rows.
     """
@@ -67,7 +64,7 @@ def compare(
 
     comparison = compare_runs(read_runs(folders), metric, baseline=baseline, also=also)
     if strict:
-        refuse_confounded(comparison, "--strict", "leave --strict out")
+        refuse_confounded(comparison)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(as_text(comparison, format, per_class=per_class), encoding="utf-8")
@@ -96,36 +93,24 @@ def compare(
 
         for place in save_workspace(comparison, wandb_workspace, folders[0]):
             print(f"W&B workspace saved: {place}")
-    return comparison
 
 
-def refuse_confounded(comparison: Comparison, option: str, alternative: str) -> None:
-    """Raise an error if a row differs from its baseline in anything but its axes.
-
-    Raises:
-        UserError: naming every such row and what it differs in.
-    """
+def refuse_confounded(comparison: Comparison) -> None:
+    """Raise a UserError that names every row which differs from its baseline in anything but its axes."""
     rows = comparison.rows.to_dict("records")
     found = [f"{row['table']}/{row['row']}: {'; '.join(row['confounders'])}" for row in rows if row["confounders"]]
     if found:
         raise UserError(
-            f"{option}: these rows differ from the baseline in more than their axes:\n  "
+            "--strict: these rows differ from the baseline in more than their axes:\n  "
             + "\n  ".join(found)
-            + f"\nlaunch them again with one clean commit and one set of versions, or {alternative}"
+            + "\nlaunch them again with one clean commit and one set of versions, or leave --strict out"
         )
 
 
 def as_text(
     comparison: Comparison, format: Format = "table", *, per_class: bool = False, console: Console | None = None
 ) -> str:
-    """The comparison as text.
-
-    Args:
-        comparison: from `compare_runs`.
-        format: as for `compare`.
-        per_class: whether to add the IoU of each class.
-        console: whose width and colors a table for the terminal takes; None makes it as wide as files are.
-    """
+    """The comparison as text; a table for the terminal takes width and colors of the console, or the width of files."""
     from rich.console import Console
 
     from beyondpixel.experiments.compare import tables
@@ -144,8 +129,6 @@ def as_text(
 
 def _console() -> Console:
     """The terminal; a pipe without COLUMNS is as wide as files are."""
-    import os
-
     from rich.console import Console
 
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ

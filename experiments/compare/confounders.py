@@ -1,4 +1,4 @@
-"""Confounders: what a row differs in from its baseline besides its axes, so that a difference is not due to these alone.
+"""Confounders: what a row differs in from its baseline besides its axes, so that these alone do not explain its score.
 
 Read from the run folders: the code's commit and whether it was clean, versions, hardware, the data's content, the steps
 trained, and every key of the config that no axis stands for.
@@ -19,9 +19,10 @@ from beyondpixel.experiments.run.folder import RunFolder
 # ablation; together with another axis it is a second thing changed at the same time.
 RECIPE_AXES = (*DATA_AXES, "lr", *TRAINER_AXES)
 LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each of them changes the steps trained
+ROOT = "data.root"
 # keys of the config that cannot change a score: where things lie, how fast they are read, what is shown meanwhile
 INDIFFERENT_KEYS = (
-    "data.root",  # the content is compared instead
+    ROOT,  # the content is compared instead
     "data.num_workers",
     "data.cache",
     "data.predict_path",
@@ -39,10 +40,12 @@ INDIFFERENT_KEYS = (
     "trainer.num_sanity_val_steps",
 )
 INDIFFERENT_PACKAGES = ("wandb",)  # it only logs
-UNCOMMITTED = ("-dirty", "+changes")
+UNCOMMITTED = "-dirty"
 UNKNOWN = "unknown"
+PARTS = ("data.", "model.", "trainer.")
 
 Facts = dict[str, Any]
+Lines = Sequence[Mapping[str, Any]]  # of the frame
 
 
 def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
@@ -53,32 +56,32 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
         record: its record, with the axes of the evaluation.
         confusion: the test's confusion matrix, if there is one.
     """
-    environment = record.get("environment") or {}
-    config = run.config
-    fingerprint = (record.get("data") or {}).get("fingerprint")
+    environment, config = record.get("environment") or {}, run.config
     root = config.get("data", {}).get("init_args", {}).get("root")
-    labels = None if confusion is None else " + ".join(str(int(count)) for count in confusion.sum(1))
-    content = f"fingerprint {fingerprint}" if fingerprint else f"test labels of {labels} pixels" if labels else None
+    content = f"in {root or UNKNOWN}"
+    if confusion is not None:
+        content = f"test labels of {' + '.join(str(int(count)) for count in confusion.sum(1))} pixels"
+    fingerprint = (record.get("data") or {}).get("fingerprint")
     accelerators = Counter(environment.get("accelerators") or [])
     packages = environment.get("packages") or {}
     return {
         "commit": _short(record.get("git_commit")),
         "data set": record["axes"].get("dataset"),
-        "data": content or f"in {root or UNKNOWN}",
+        "data": f"fingerprint {fingerprint}" if fingerprint else content,
         "steps": run.state.get("step", UNKNOWN),
         "Python": environment.get("python", UNKNOWN),
         **{name: version for name, version in packages.items() if name not in INDIFFERENT_PACKAGES},
         "hardware": ", ".join(f"{number} × {name}" for name, number in sorted(accelerators.items())) or "CPU",
-        **{key: value for key, value in _leaves(config) if key.startswith(("data.", "model.", "trainer."))},
+        **{key: value for key, value in _leaves(config) if key.startswith(PARTS)},
     }
 
 
 def is_uncommitted(commit: str | None) -> bool:
-    """Whether the code differed from its commit when the run was made, or is not known."""
-    return commit is None or commit.endswith(UNCOMMITTED)
+    """Whether the code differed from its commit when the run was made."""
+    return commit is not None and commit.endswith(UNCOMMITTED)
 
 
-def confounders(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[str]:
+def confounders(runs: Lines, baseline: Lines) -> list[str]:
     """All that must be said of a row before its score is set beside the baseline's.
 
     Args:
@@ -90,43 +93,42 @@ def confounders(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[st
     """
     if not runs:
         return []
-    dirty = any(str(run["record"].get("git_commit")).endswith(UNCOMMITTED) for run in runs)
-    found = ["uncommitted changes in the code"] if dirty else []
-    ours = _values(runs)
+    found = ["uncommitted changes in the code"] if any(is_uncommitted(run["commit"]) for run in runs) else []
+    ours, theirs = _values(runs), _values(baseline)
     found += [f"{name} {_listed(values)} within the row" for name, values in ours.items() if len(values) > 1]
     if not baseline:
         return found
     axes, their_axes = runs[0]["record"]["axes"], baseline[0]["record"]["axes"]
-    changed = [axis for axis in {**axes, **their_axes} if axis != "seed" and axes.get(axis) != their_axes.get(axis)]
+    changed = {
+        axis: ([axes.get(axis)], [their_axes.get(axis)])
+        for axis in {**axes, **their_axes}
+        if axis != "seed" and axes.get(axis) != their_axes.get(axis)
+    }
     recipe = [axis for axis in changed if axis in RECIPE_AXES]
-    ablated = recipe if changed == recipe and len(recipe) == 1 else []
-    theirs = _values(baseline)
     for name in {**ours, **theirs}:
         values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
-        if values == others or (name == "steps" and any(axis in LENGTH_AXES for axis in recipe)):
-            continue
-        if "." not in name or (
-            name in ours and name in theirs and not _told_by_axes(name, values, others, runs, baseline)
-        ):
+        is_told = _is_told(name, (values, others), changed, axes)
+        # a key that only one config has belongs to a class or a loss that only one has
+        in_both = not name.startswith(PARTS) or (name in ours and name in theirs)
+        if values != others and in_both and not is_told:
             found.append(_instead(name, values, others))
-    return found + [_instead(axis, [axes.get(axis)], [their_axes.get(axis)]) for axis in recipe if axis not in ablated]
+    if len(changed) > 1:  # one axis of the recipe alone is an ablation of it
+        found += [_instead(axis, *changed[axis]) for axis in recipe]
+    return found
 
 
-def moved_data(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> str | None:
+def moved_data(runs: Lines, baseline: Lines) -> str | None:
     """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
-    roots = [{str(run["facts"].get("data.root")) for run in group} for group in (runs, baseline)]
+    ours, theirs = (
+        [str(root) for root in sorted({run["facts"].get(ROOT) for run in g}, key=str)] for g in (runs, baseline)
+    )
     contents = {run["facts"]["data"] for run in (*runs, *baseline)}
-    if (
-        not baseline
-        or roots[0] == roots[1]
-        or len(contents) > 1
-        or any(content.startswith("in ") for content in contents)
-    ):
+    if not baseline or ours == theirs or len(contents) != 1 or next(iter(contents)).startswith("in "):
         return None
-    return f"data.root is {_listed(sorted(roots[0]))} instead of {_listed(sorted(roots[1]))}, with the same {contents.pop()}"
+    return f"{_instead(ROOT, ours, theirs)}, with the same {contents.pop()}"
 
 
-def _values(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _values(runs: Lines) -> dict[str, list[Any]]:
     """Name of a fact to its values in some runs, which ought to be one."""
     values: dict[str, list[Any]] = {}
     for run in runs:
@@ -137,25 +139,19 @@ def _values(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: sorted(known, key=str) for name, known in values.items()}
 
 
-def _told_by_axes(
-    key: str,
-    values: Sequence[Any],
-    others: Sequence[Any],
-    runs: Sequence[Mapping[str, Any]],
-    baseline: Sequence[Mapping[str, Any]],
+def _is_told(
+    name: str,
+    pair: tuple[list[Any], list[Any]],
+    changed: Mapping[str, tuple[list[Any], list[Any]]],
+    axes: Mapping[str, Any],
 ) -> bool:
-    """Whether an axis says already that a key of the config differs."""
-    axes, their_axes = runs[0]["record"]["axes"], baseline[0]["record"]["axes"]
-    name = key.rpartition(".")[2]
-    pairs = [([axes.get(axis)], [their_axes.get(axis)]) for axis in axes if axes.get(axis) != their_axes.get(axis)]
-    return (
-        name in axes
-        or name in RMI_AXES.values()
-        or (values, others) in pairs
-        or name in ("class_path", "variant")  # told by the axes model and dataset
-        # the keys of two different losses, though of one name, have nothing to do with each other
-        or (axes.get("loss") != their_axes.get("loss") and key.startswith("model.loss."))
-    )
+    """Whether the axes say already that a fact differs."""
+    if not name.startswith(PARTS):
+        return name == "steps" and any(axis in LENGTH_AXES for axis in changed)
+    last = name.rpartition(".")[2]
+    # class and variant are in the axes model and dataset; keys of two losses, though of one name, are unrelated
+    named = last in axes or last in RMI_AXES.values() or last in ("class_path", "variant")
+    return named or pair in changed.values() or ("loss" in changed and name.startswith("model.loss."))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,11 +164,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _short(commit: str | None) -> str:
-    if commit is None:
-        return UNKNOWN
-    for suffix in UNCOMMITTED:
-        commit = commit.removesuffix(suffix)
-    return commit[:9]
+    return UNKNOWN if commit is None else commit.removesuffix(UNCOMMITTED)[:9]
 
 
 def _instead(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> str:

@@ -24,8 +24,9 @@ class Runs:
     Attributes:
         frame: a line for each run, and one for each of its evaluations, whose row is named `ROW + EVALUATION`. Columns:
             `table`, `row`, `seed`, `status`, `steps`, `commit`, `folder`, `training` (the folder of the trained run),
-            `run` (the RunFolder that holds the scores), `evaluation` (its name, or None), `record`, `facts` (see `facts_of`), `reference`, `classes`; every axis
-            (None where it does not apply); every score of summary.json (float, NaN where there is none yet).
+            `run` (the RunFolder that holds the scores), `evaluation` (its name, or None), `record`, `facts` (see
+            `facts_of`), `reference`, `classes`; every axis (None where it does not apply); every score of summary.json
+            (float, NaN where there is none yet).
         axes: names of the axes, without the seed.
         scores: names of the scores.
         damaged: for each run or evaluation that cannot be read, its folder and what is wrong with it.

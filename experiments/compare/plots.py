@@ -92,26 +92,21 @@ def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
 
 
 def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
-    """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line.
-
-    Args:
-        axes: where to draw.
-        panel: from `panels`.
-        comparison: of the same table.
-    """
+    """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line."""
     metric, unit = comparison.metric, unit_of(comparison.metric)
     span = max(panel.ticks.values()) - min(panel.ticks.values())
-    for index, (label, rows) in enumerate(panel.series.items()):
+    for index, (label, group) in enumerate(panel.series.items()):
         color, _ = _style(index)
         # side by side, so that no interval hides another
-        rows = rows.assign(position=rows["position"] + 0.02 * span * (index - (len(panel.series) - 1) / 2))
+        shift = 0.02 * span * (index - (len(panel.series) - 1) / 2)
+        rows = group.assign(position=group["position"] + shift)
         joined = panel.numeric and rows["position"].is_unique
         suffix = f": {label}" if label else ""
         _errorbars(axes, rows, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
         theirs = rows[rows["published"].notna()]
         if len(theirs):
             line = ":" if joined else "none"
-            style = {"marker": "s", "markerfacecolor": "none", "linestyle": line, "color": color}
+            style: dict[str, Any] = {"marker": "s", "markerfacecolor": "none", "linestyle": line, "color": color}
             axes.plot(theirs["position"], theirs["published"], label=f"published{suffix}", **style)
     base = comparison.rows[comparison.rows["is_baseline"] & (comparison.rows["n"] > 0)]
     drawn = {row for rows in panel.series.values() for row in rows["row"]}
@@ -124,7 +119,9 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
         axes.set_xlim(-0.5, len(panel.ticks) - 0.5)
     if not panel.numeric or len(panel.ticks) <= 8:
         labels = [str(value) for value in panel.ticks]
-        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
+        turned: dict[str, Any] = (
+            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
+        )
         axes.set_xticks(list(panel.ticks.values()), labels, **turned)
     _finish(axes)
 
@@ -148,12 +145,7 @@ def trimap_widths(runs: pd.DataFrame) -> list[int]:
 
 
 def draw_trimap(axes: Axes, comparison: Comparison) -> None:
-    """Draw mIoU within bands around the boundaries against their width: mean over seeds ± one standard deviation.
-
-    Args:
-        axes: where to draw.
-        comparison: of one table; rows that were not tested in this way are left out.
-    """
+    """Draw mIoU within bands around the boundaries against their width: mean over seeds ± one standard deviation."""
     widths = trimap_widths(comparison.runs)
     statistics = [comparison.statistics(f"{TRIMAP}{width}") for width in widths]
     means, stds = (100 * np.stack([one[name] for one in statistics], axis=1) for name in ("mean", "std"))
@@ -162,7 +154,7 @@ def draw_trimap(axes: Axes, comparison: Comparison) -> None:
         known = ~np.isnan(means[row])
         spread = None if np.isnan(stds[row]).all() else np.nan_to_num(stds[row][known])
         color, line = _style(index)
-        style = {"color": color, "linestyle": line, "marker": "o", "markersize": 4, "capsize": 3}
+        style: dict[str, Any] = {"color": color, "linestyle": line, "marker": "o", "markersize": 4, "capsize": 3}
         axes.errorbar(np.array(widths)[known], means[row][known], spread, label=comparison.rows["row"][row], **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
@@ -196,12 +188,7 @@ def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
 
 
 def as_svg(draw: Callable[[Axes], None], name: str) -> str:
-    """One plot as an SVG element in the text color of the page around it.
-
-    Args:
-        draw: what draws it.
-        name: that no other plot of the page has; the same drawing under the same name is the same text.
-    """
+    """One plot as an SVG element in the text color of the page around it, under a name that no other plot has."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     # text stays text, in the page's font
     style: dict[Any, Any] = {**dict.fromkeys(inked, INK), "svg.fonttype": "none", "svg.hashsalt": name}
@@ -256,5 +243,5 @@ def _finish(axes: Axes) -> None:
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     many = len(axes.get_legend_handles_labels()[1]) > 6
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
     axes.legend(fontsize="small", framealpha=0.0, **place)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.experiments.build import build
 from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.units import unit_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts, mean_iou
-from beyondpixel.experiments.rebuilding import build_data, load_model
+from beyondpixel.experiments.inference.checkpoints import load_module
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules.details import busiest_window
 from beyondpixel.lightning_modules.pictures import comparison_sheet
@@ -51,8 +53,8 @@ def draw_rows(comparison: Comparison, output: Path) -> None:
 def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str, str]) -> None:
     """Draw image, target, both predictions and their difference, with the crop where they differ most enlarged.
 
-    The images are the two where the second model is furthest ahead of the first, and the two where it is furthest
-    behind, in boundary IoU per image, or in IoU where a run has no boundary counts (mean over the classes in the image).
+    The images are the two where the second model is furthest ahead of the first and the two where it is furthest behind,
+    in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
 
     Args:
         first: the baseline's run.
@@ -62,14 +64,16 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     """
     gains, rule = image_gains(first, second)
     chosen = both_ends(gains)
-    data = build_data(second.config)
+    data = build(second.config)[1]
+    if not isinstance(data, SegmentationDataModule):
+        raise UserError(f"--picture: expected runs of a SegmentationDataModule, got {type(data).__name__}")
     data.setup("test")
     samples = data.samples(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen]
     targets = [sample.mask for sample in shown if sample.mask is not None]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
     images = [data.normalize({"image": tensor})["image"] for tensor in tensors]
-    models = [load_model(run) for run in (first, second)]
+    models = [load_module(run.last_checkpoint, run.config) for run in (first, second)]
     preds = [[model(image).argmax(1)[0].numpy() for image in images] for model in models]
     one_right = [
         ((ours == target) != (theirs == target)) & (target != data.ignore_index)
@@ -85,8 +89,8 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
         palette=data.palette,
         class_names=data.class_names,
         ignore_index=data.ignore_index,
-        heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, of {len(gains)}, "
-        f"by {rule} of the image: {points} points. Framed: where they differ most.",
+        heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, "
+        f"of {len(gains)}, by {rule} of the image: {points} points. Framed: where they differ most.",
         windows=[busiest_window(marked) for marked in one_right],
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -33,12 +33,7 @@ PHOTO, TARGET = "Photo", "Target"
 
 
 def write_report(comparison: Comparison, file: Path) -> None:
-    """Write the page.
-
-    Args:
-        comparison: of one or more tables.
-        file: the HTML file.
-    """
+    """Write the page of one or more tables."""
     galleries: list[dict[str, Any]] = []
     content = [_section(comparison.table(name), galleries) for name in comparison.tables]
     summary = (
@@ -101,7 +96,8 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     shown = scored if len(scored) <= MAX_RUNS else scored.groupby("row", sort=False).head(1).head(MAX_RUNS)
     scenes: dict[str, dict[str, str]] = {}
     colors: list[tuple[str, str]] = []
-    layers, layer_of_row = [PHOTO, TARGET], {}
+    layers = [PHOTO, TARGET]
+    layer_of_row: dict[str, int] = {}
     for line in shown.to_dict("records"):
         layer = f"{line['row']}, seed {line['seed']}"
         predictions = sorted((line["run"].path / "pictures" / "test").glob("*.prediction.png"))

@@ -31,10 +31,11 @@ class Comparison:
         also: further scores that are shown.
         runs: the lines of `Runs.frame` with `resampled`: the ids of the test images and the scores on test sets drawn
             again, or None.
-        rows: a line a row, table by table, the baseline first: `table`, `row`, `is_baseline`, `n` runs with a score
-            and `unfinished` ones without, `mean`, `std`, `min`, `max`, the interval of the mean `low` and `high`,
-            `difference` to the baseline with `difference_low` and `difference_high`, `images` drawn again, `published`
-            and `published_difference` in percent, `confounders` and `moved_data` in words, and every axis.
+        rows: a line a row, table by table, the baseline first. Columns: `table`, `row`, `is_baseline`; `n` runs with a
+            score and `unfinished` ones without; `mean`, `std`, `min`, `max`, the interval of the mean `low` and `high`;
+            `difference` to the baseline with `difference_low` and `difference_high`; `images` drawn again;
+            `one_training` where one side has one seed; `published` and `published_difference` in percent;
+            `confounders` and `moved_data` in words; every axis.
         axes: names of the axes.
         damaged: runs left out, with what is wrong with them.
     """
@@ -81,7 +82,7 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
         shown = [score for score in sorted(runs.scores) if score.startswith(("test/", "val/"))] or runs.scores
         raise UserError(f"no run has a {unknown[0]} yet; available scores: {', '.join(shown) or 'none'}")
     frame, unreadable = _with_resampled(runs.frame, metric)
-    groups = {key: group for key, group in frame.groupby(ROW, sort=False)}
+    groups = dict(list(frame.groupby(ROW, sort=False)))
     names = {f"{table}/{row}" for table, row in groups} | {row for _, row in groups}
     if baseline is not None and baseline not in names:
         raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in groups)}")
@@ -121,7 +122,8 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
     lines = scored.to_dict("records")
     if base is None:
         nothing = ("difference", "difference_low", "difference_high", "published_difference")
-        return {**row, **dict.fromkeys(nothing, math.nan), "confounders": confounders(lines, []), "moved_data": None}
+        none = {"one_training": False, "confounders": confounders(lines, []), "moved_data": None}
+        return {**row, **dict.fromkeys(nothing, math.nan), **none}
     base_scored = base[base[metric].notna()]
     base_lines = base_scored.to_dict("records")
     both = _paired(base_scored, scored)
@@ -132,6 +134,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
         "difference": row["mean"] - base_scored[metric].mean(),
         "difference_low": ends[0],
         "difference_high": ends[1],
+        "one_training": min(len(scored), len(base_scored)) == 1,
         "published_difference": row["published"] - _published(base, metric),
         "confounders": confounders(lines, base_lines),
         "moved_data": moved_data(lines, base_lines),

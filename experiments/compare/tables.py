@@ -163,7 +163,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    r"""A `table` environment that needs ``\usepackage{booktabs}`` only; the best line is bold, the notes follow below."""
+    r"""A `table` environment that needs ``\usepackage{booktabs}``: the best line is bold, the notes follow below."""
 
     def cell(text: str) -> str:
         # a bracket at the start of a line would be taken for the optional argument of \\
@@ -174,8 +174,10 @@ def as_latex(table: Table) -> str:
     columns = "l" + "r" * (len(cells.columns) - 1)
     latex = cells.to_latex(index=False, escape=False, column_format=columns, caption=table.title.translate(_LATEX))
     notes = "".join(rf"\par\footnotesize {note.translate(_LATEX)}" + "\n" for note in table.notes)
-    return latex.replace(r"\end{table}", rf"{notes}\end{{table}}").replace(
-        r"\begin{table}", "\\begin{table}\n\\centering"
+    return (
+        str(latex)
+        .replace(r"\end{table}", rf"{notes}\end{{table}}")
+        .replace(r"\begin{table}", "\\begin{table}\n\\centering")
     )
 
 
@@ -192,7 +194,7 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
         names = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
         long = classes.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
         long = long.dropna(subset="IoU").sort_index(kind="stable")
-        return long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n")
+        return str(long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n"))
     of_row = comparison.rows[["table", "row", "mean", "low", "high", "difference", "difference_low", "difference_high"]]
     of_row = of_row.rename(columns=lambda name: name if name in known else f"row_{name}")
     of_row["published_percent"] = comparison.rows["published"]
@@ -200,7 +202,7 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
     first = [comparison.metric, *comparison.also]
     further = [name for name in runs.select_dtypes(float) if name not in first]
     columns = [*known, *first, *further, *comparison.axes, "commit", "folder"]
-    return runs[columns].merge(of_row, on=["table", "row"], sort=False).to_csv(index=False, lineterminator="\n")
+    return str(runs[columns].merge(of_row, on=["table", "row"]).to_csv(index=False, lineterminator="\n"))
 
 
 def print_tables(comparison: Comparison, console: Console, *, per_class: bool) -> None:
@@ -232,7 +234,7 @@ def rich_table(table: Table) -> RichTable:
 
 def _names(comparison: Comparison) -> list[str]:
     rows = comparison.rows
-    return (rows["row"] if len(comparison.tables) == 1 else rows["table"] + "/" + rows["row"]).tolist()
+    return list(rows["row"] if len(comparison.tables) == 1 else rows["table"] + "/" + rows["row"])
 
 
 def _notes(comparison: Comparison, names: list[str]) -> list[str]:
@@ -245,12 +247,11 @@ def _notes(comparison: Comparison, names: list[str]) -> list[str]:
             f"95 % interval of Δ: two-level bootstrap over the n seeds of both rows and {images} test images, "
             f"{RESAMPLES:,} draws."
         )
-        base_of_one = rows.loc[rows["is_baseline"] & (rows["n"] == 1), "table"]
-        single = drawn[(drawn["n"] == 1) | drawn["table"].isin(base_of_one)]["name"]
+        single = drawn.loc[drawn["one_training"], "name"]
         if len(single):
             notes.append(
-                f"With one seed on a side ({', '.join(single)}) only images are drawn on that side: the interval speaks of "
-                "this one training, not of what another seed would give."
+                f"With one seed on a side ({', '.join(single)}) only images are drawn on that side: the interval "
+                "speaks of this one training, not of what another seed would give."
             )
     lines = rows.to_dict("records")
     notes += [f"{MARK} {line['name']}: {'; '.join(line['confounders'])}" for line in lines if line["confounders"]]

@@ -158,7 +158,7 @@ def test_images_alone_are_drawn_as_scipy_draws_them() -> None:
 
 
 def test_variance_is_that_of_seeds_and_images_together() -> None:
-    """IoU linear in the hits: the variance of the mean is s²/S over seeds plus σ²/n over images, in the limit normal."""
+    """IoU linear in the hits: the variance of the mean is s²/S over seeds plus σ²/n over images, nearly normal."""
     seeds, images = 10, 400
     generator = np.random.default_rng(3)
     of_image = generator.integers(300, 600, size=(images, 1))

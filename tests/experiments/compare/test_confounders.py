@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments.compare.command import as_text, compare
-from beyondpixel.experiments.compare.report import write_report
 from beyondpixel.experiments.compare.frame import read_runs
+from beyondpixel.experiments.compare.report import write_report
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 
@@ -111,7 +111,7 @@ def test_the_same_fingerprint_elsewhere_is_said_and_no_confounder(tmp_path: Path
     comparison = compare_runs(read_runs([tmp_path]), "test/mIoU")
     assert listed(tmp_path)["rmi"] == ()
     text = as_text(comparison, "md")
-    assert "rmi: data.root is /rmi instead of /ce, with the same fingerprint f00d" in text
+    assert "rmi: data.root /rmi instead of /ce, with the same fingerprint f00d" in text
     make_run(tmp_path, "rmi", 1, 0.5, config=CONFIG, fingerprint="bad")
     assert listed(tmp_path)["rmi"] == ("data fingerprint bad instead of fingerprint f00d",)
 
@@ -137,4 +137,4 @@ def test_marked_in_every_format_and_refused_if_strict(tmp_path: Path, make_run: 
 
 def test_strict_lets_equals_pass(tmp_path: Path, make_run: MakeRun) -> None:
     confounders_of(tmp_path, make_run)
-    assert len(compare([tmp_path], strict=True).rows) == 2
+    compare([tmp_path], strict=True)

@@ -121,5 +121,3 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     main(["compare", *words, "--format", "latex", "--output", str(table)])
     assert all(file.stat().st_size > 500 for file in (page, plot, table))
     assert "Report written to" in capsys.readouterr().out
-    main(["sync", str(folder), "--dry-run"])
-    assert "Nothing to upload" in capsys.readouterr().out

@@ -11,8 +11,15 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from beyondpixel.experiments.compare.frame import read_runs
-from beyondpixel.experiments.compare.plots import as_svg, draw_panel, draw_plots, draw_trimap, panels
-from beyondpixel.experiments.compare.plots import save_plots, save_trimap
+from beyondpixel.experiments.compare.plots import (
+    as_svg,
+    draw_panel,
+    draw_plots,
+    draw_trimap,
+    panels,
+    save_plots,
+    save_trimap,
+)
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
 from beyondpixel.experiments.errors import UserError
 

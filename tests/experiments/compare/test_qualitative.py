@@ -94,8 +94,8 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monk
     for run in (first, second):
         run.config = {}
 
-    def constant(run: RunFolder) -> Any:
-        favored = 1 if run is first else 2
+    def constant(checkpoint: Path, config: dict[str, Any]) -> Any:
+        favored = 1 if checkpoint == first.last_checkpoint else 2
         return lambda image: torch.eye(11)[favored].reshape(1, 11, 1, 1).expand(1, 11, *image.shape[-2:])
 
     shown: dict[str, Any] = {}
@@ -104,8 +104,8 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monk
         shown.update(images=images, targets=targets, first=first[1], second=second[1], **rest)
         return comparison_sheet(images, targets, first, second, **rest)
 
-    monkeypatch.setattr(qualitative, "build_data", lambda config: data)
-    monkeypatch.setattr(qualitative, "load_model", constant)
+    monkeypatch.setattr(qualitative, "build", lambda config: (None, data))
+    monkeypatch.setattr(qualitative, "load_module", constant)
     monkeypatch.setattr(qualitative, "comparison_sheet", sheet)
     draw_runs(first, second, tmp_path / "new" / "sheet.png", titles=("CE\n1 %", "RMI\n2 %"))
     assert Image.open(tmp_path / "new" / "sheet.png").mode == "RGB"
