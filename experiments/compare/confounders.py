@@ -49,13 +49,7 @@ Lines = Sequence[Mapping[str, Any]]  # of the frame
 
 
 def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
-    """All that two runs must have in common besides their axes, by name.
-
-    Args:
-        run: the trained run.
-        record: its record, with the axes of the evaluation.
-        confusion: the test's confusion matrix, if there is one.
-    """
+    """All that two runs must have in common besides their axes, by name; the record has the axes of the evaluation."""
     environment, config = record.get("environment") or {}, run.config
     root = config.get("data", {}).get("init_args", {}).get("root")
     content = f"in {root or UNKNOWN}"
@@ -82,14 +76,11 @@ def is_uncommitted(commit: str | None) -> bool:
 
 
 def confounders(runs: Lines, baseline: Lines) -> list[str]:
-    """All that must be said of a row before its score is set beside the baseline's.
+    """A phrase for each difference between a row and its baseline, such as `torch 2.11.0 instead of 2.15.0`.
 
     Args:
         runs: the row's lines of the frame that have a score.
         baseline: those of the baseline row; empty where there is none or the row is the baseline itself.
-
-    Returns:
-        A phrase for each difference, such as `torch 2.11.0 instead of 2.15.0`; none where all is as it should be.
     """
     if not runs:
         return []

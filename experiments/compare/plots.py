@@ -169,11 +169,7 @@ def save_plots(comparison: Comparison, file: Path) -> list[Path]:
 
 
 def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
-    """Plot mIoU near boundaries, in one file for each table that was tested in this way; returns the files.
-
-    Raises:
-        UserError: for a file of another kind, and if no run was tested near boundaries.
-    """
+    """Plot mIoU near boundaries, in one file for each table that was tested in this way; returns the files."""
     tables = [name for name in comparison.tables if trimap_widths(comparison.table(name).runs)]
     if not tables:
         raise UserError(f"--trimap: no run has a {TRIMAP}<width>: expected runs tested with boundary metrics")

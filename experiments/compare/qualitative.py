@@ -23,11 +23,7 @@ EACH_WAY = 2
 
 
 def draw_rows(comparison: Comparison, output: Path) -> None:
-    """Draw the baseline row beside the best other row of the same table, each with its first seed.
-
-    Args:
-        comparison: of one table.
-        output: a PNG file.
+    """Draw the baseline row beside the best other row of the same table, each with its first seed, into a PNG file.
 
     Raises:
         UserError: if the rows are of several tables, there are no two trained rows with a result, or a checkpoint or
@@ -53,14 +49,8 @@ def draw_rows(comparison: Comparison, output: Path) -> None:
 def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str, str]) -> None:
     """Draw image, target, both predictions and their difference, with the crop where they differ most enlarged.
 
-    The images are the two where the second model is furthest ahead of the first and the two where it is furthest behind,
-    in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
-
-    Args:
-        first: the baseline's run.
-        second: the other run; both have a `last` checkpoint and the same test images.
-        output: a PNG file.
-        titles: of the two predictions.
+    The images are the two where the second model is furthest ahead of the first and the two where it is furthest
+    behind, in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
     """
     gains, rule = image_gains(first, second)
     chosen = both_ends(gains)

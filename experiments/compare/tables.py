@@ -64,12 +64,7 @@ def differing_axes(rows: pd.DataFrame, axes: list[str]) -> list[str]:
 
 
 def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
-    """One line a row: axes, mean and spread over seeds, difference to the baseline, published number, further scores.
-
-    Args:
-        comparison: of one or more tables.
-        narrow: leave out axes, range and speed.
-    """
+    """One line a row; a narrow table lacks axes, range and speed."""
     rows, metric, unit = comparison.rows, comparison.metric, unit_of(comparison.metric)
     stage = metric[: metric.find("/") + 1]
     lines = rows.to_dict("records")

@@ -18,15 +18,7 @@ FILE_NAME = "wandb_workspace.json"
 
 
 def save_workspace(comparison: Comparison, project: str, folder: Path) -> list[str]:
-    """Save workspace and Report, online in W&B and always as a JSON file.
-
-    Args:
-        comparison: of one or more tables.
-        project: `ENTITY/PROJECT`.
-        folder: where the file is written.
-
-    Returns:
-        The file and, online, the addresses of workspace and Report.
+    """Save workspace and Report in ENTITY/PROJECT and as a JSON file; returns the file and, online, their addresses.
 
     Raises:
         UserError: if the project is not valid, wandb-workspaces is not installed, or W&B refuses.
@@ -49,13 +41,6 @@ def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
 
     Runs are filtered by the tables' tags and grouped by row, so that every plot shows the mean over seeds and its
     spread. One section compares rows, one has a plot for each axis that varies, one the curves of training.
-
-    Args:
-        comparison: of one or more tables.
-        project: `ENTITY/PROJECT`.
-
-    Raises:
-        UserError: if the project is not valid or wandb-workspaces is not installed.
     """
     entity, _, name = project.partition("/")
     if not (entity and name) or "/" in name:
