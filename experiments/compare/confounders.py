@@ -20,6 +20,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 RECIPE_AXES = (*DATA_AXES, "lr", *TRAINER_AXES)
 LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each of them changes the steps trained
 ROOT = "data.root"
+CONTENT = ("training data", "test labels")
 # keys of the config that cannot change a score: where things lie, how fast they are read, what is shown meanwhile
 INDIFFERENT_KEYS = (
     ROOT,  # the content is compared instead
@@ -51,17 +52,18 @@ Lines = Sequence[Mapping[str, Any]]  # of the frame
 def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
     """All that two runs must have in common besides their axes, by name; the record has the axes of the evaluation."""
     environment, config = record.get("environment") or {}, run.config
+    content = {
+        "training data": (record.get("data") or {}).get("fingerprint"),
+        "test labels": None if confusion is None else f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)",
+    }
+    known = {name: value for name, value in content.items() if value}
     root = config.get("data", {}).get("init_args", {}).get("root")
-    content = f"in {root or UNKNOWN}"
-    if confusion is not None:
-        content = f"test labels of {' + '.join(str(int(count)) for count in confusion.sum(1))} pixels"
-    fingerprint = (record.get("data") or {}).get("fingerprint")
     accelerators = Counter(environment.get("accelerators") or [])
     packages = environment.get("packages") or {}
     return {
         "commit": _short(record.get("git_commit")),
         "data set": record["axes"].get("dataset"),
-        "data": f"fingerprint {fingerprint}" if fingerprint else content,
+        **(known or {"data": f"in {root or UNKNOWN}"}),
         "steps": run.state.get("step", UNKNOWN),
         "Python": environment.get("python", UNKNOWN),
         **{name: version for name, version in packages.items() if name not in INDIFFERENT_PACKAGES},
@@ -110,13 +112,12 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
 
 def moved_data(runs: Lines, baseline: Lines) -> str | None:
     """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
-    ours, theirs = (
-        [str(root) for root in sorted({run["facts"].get(ROOT) for run in g}, key=str)] for g in (runs, baseline)
-    )
-    contents = {run["facts"]["data"] for run in (*runs, *baseline)}
-    if not baseline or ours == theirs or len(contents) != 1 or next(iter(contents)).startswith("in "):
+    ours, theirs = (sorted({str(run["facts"].get(ROOT)) for run in group}) for group in (runs, baseline))
+    contents = {str({name: run["facts"].get(name) for name in CONTENT}) for run in (*runs, *baseline)}
+    if not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
         return None
-    return f"{_instead(ROOT, ours, theirs)}, with the same {contents.pop()}"
+    same = " and ".join(f"{name} {runs[0]['facts'][name]}" for name in CONTENT if name in runs[0]["facts"])
+    return f"{_instead(ROOT, ours, theirs)}, with the same {same}"
 
 
 def _values(runs: Lines) -> dict[str, list[Any]]:

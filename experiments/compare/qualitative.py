@@ -58,7 +58,7 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     if not isinstance(data, SegmentationDataModule):
         raise UserError(f"--picture: expected runs of a SegmentationDataModule, got {type(data).__name__}")
     data.setup("test")
-    samples = data.samples(data.test_split)
+    samples = data.dataset(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen]
     targets = [sample.mask for sample in shown if sample.mask is not None]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]

@@ -102,7 +102,7 @@ def test_content_of_the_data_decides_and_not_its_folder(tmp_path: Path, make_run
         np.savez(run.confusion_file, matrix=matrix, class_names=["a", "b"])
     assert listed(tmp_path)["rmi"] == ()  # 4 and 2 pixels in both, wherever they lie
     np.savez(runs[1].confusion_file, matrix=[[3, 0], [0, 3]], class_names=["a", "b"])
-    assert listed(tmp_path)["rmi"] == ("data test labels of 3 + 3 pixels instead of test labels of 4 + 2 pixels",)
+    assert listed(tmp_path)["rmi"] == ("test labels (3 + 3 pixels) instead of (4 + 2 pixels)",)
 
 
 def test_the_same_fingerprint_elsewhere_is_said_and_no_confounder(tmp_path: Path, make_run: MakeRun) -> None:
@@ -111,9 +111,9 @@ def test_the_same_fingerprint_elsewhere_is_said_and_no_confounder(tmp_path: Path
     comparison = compare_runs(read_runs([tmp_path]), "test/mIoU")
     assert listed(tmp_path)["rmi"] == ()
     text = as_text(comparison, "md")
-    assert "rmi: data.root /rmi instead of /ce, with the same fingerprint f00d" in text
+    assert "rmi: data.root /rmi instead of /ce, with the same training data f00d" in text
     make_run(tmp_path, "rmi", 1, 0.5, config=CONFIG, fingerprint="bad")
-    assert listed(tmp_path)["rmi"] == ("data fingerprint bad instead of fingerprint f00d",)
+    assert listed(tmp_path)["rmi"] == ("training data bad instead of f00d",)
 
 
 def test_an_evaluation_differs_in_its_post_processing_alone(tmp_path: Path, make_run: MakeRun) -> None:

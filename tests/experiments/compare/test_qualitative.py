@@ -86,7 +86,7 @@ def test_the_baseline_and_the_best_other_row_are_drawn(
 def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ShapesDataModule(num_train=1, num_val=1, num_test=5, image_size=(40, 56), num_workers=0)
     data.setup("test")
-    samples = {sample.id: sample for sample in data.samples("test")}
+    samples = {sample.id: sample for sample in data.dataset("test")}
     ids, union = list(samples), [[10]] * 5
     first = recorded(tmp_path / "a", ids, [[5], [5], [5], [5], [5]], union)
     second = recorded(tmp_path / "b", ids, [[6], [1], [5], [9], [4]], union)
