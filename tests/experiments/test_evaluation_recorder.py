@@ -70,7 +70,9 @@ def test_areas_of_each_test_image_are_those_of_the_predictions(tmp_path: Path) -
     assert counts.boundary_union is not None
     summary = folder.summary
     assert summary["test/mIoU"] == pytest.approx(counts.mean_iou(), abs=1e-6)
-    assert (summary["test/mIoU_low"], summary["test/mIoU_high"]) == pytest.approx(mean_interval([resampled_scores(counts)]), abs=1e-6)
+    assert (summary["test/mIoU_low"], summary["test/mIoU_high"]) == pytest.approx(
+        mean_interval([resampled_scores(counts)]), abs=1e-6
+    )
     assert summary["test/mIoU_low"] < summary["test/mIoU"] < summary["test/mIoU_high"]
     with np.load(folder.confusion_file) as saved:
         np.testing.assert_array_equal(saved["matrix"].diagonal(), counts.intersection.sum(axis=0))
