@@ -31,6 +31,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         part.replace(path)
 
 
+def keep_weights(path: Path) -> None:
+    """Take everything out of a checkpoint that only a resumed training needs, such as the optimizer's state."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
+        content.pop(key, None)
+    AtomicCheckpointIO().save_checkpoint(content, path)
+
+
 def checksum(path: str | Path) -> str | None:
     """A short text that tells a checkpoint's content; None if there is no checkpoint that is whole.
 

@@ -48,6 +48,7 @@ class Run:
             "seed": self.seed,
             "reference": self.spec.reference,
             "evaluations": list(self.spec.evaluations),
+            "keep": keep,
             **more,
         }
 

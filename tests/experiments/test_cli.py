@@ -37,7 +37,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (["compare", "nowhere"], "beyondpixel: no such folder: nowhere"),
-        (["launch", "camvid_smoll"], "beyondpixel: no run spec or folder named camvid_smoll; did you mean"),
+        (["launch", "camvid_smoll"], "beyondpixel: nothing was started:\nno run spec or folder named camvid_smoll"),
         (
             ["launch", "demo", "--optim.lr", "3"],
             "beyondpixel: unknown argument --optim.lr: config keys are given",
