@@ -48,7 +48,6 @@ class Run:
             "seed": self.seed,
             "reference": self.spec.reference,
             "evaluations": list(self.spec.evaluations),
-            "keep": keep,
             **more,
         }
 
