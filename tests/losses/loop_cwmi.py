@@ -76,7 +76,7 @@ def loop_pyramid(image: Array, levels: int, orientations: int, *, one_sided: boo
 
 def vectors(subbands: ComplexArray, *, one_sided: bool) -> list[Array]:
     """One vector a position; of complex subbands two, [re, im] and [-im, re]."""
-    orientations, height, width = subbands.shape
+    _, height, width = subbands.shape
     result = []
     for row in range(height):
         for column in range(width):
