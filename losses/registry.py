@@ -50,12 +50,17 @@ def loss_class(name: str) -> type[SegmentationLoss]:
 
 
 def build_loss(
-    loss: str | Sequence[str | Mapping[str, Any]], *, num_classes: int, ignore_index: int = 255, **arguments: Any
+    loss: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    *,
+    num_classes: int,
+    ignore_index: int = 255,
+    **arguments: Any,
 ) -> SegmentationLoss:
     """Make a loss from its name and plain arguments, or a weighted sum of losses from a list.
 
     Args:
-        loss: a key of `LOSSES`, or a list of keys and of mappings of `name`, `weight` (1 if left out) and arguments.
+        loss: a key of `LOSSES`; a mapping of `name` and arguments; or a list of these, in which a mapping may also have
+            a `weight`, 1 if left out.
         num_classes: C.
         ignore_index: label of void pixels.
         arguments: the other arguments of a loss given by name.
@@ -69,24 +74,31 @@ def build_loss(
     >>> both.weights
     {'ce': 1.0, 'rmi': 0.5}
     """
+    shared = {"num_classes": num_classes, "ignore_index": ignore_index}
     if isinstance(loss, str):
-        return _build_one(loss, {"num_classes": num_classes, "ignore_index": ignore_index, **arguments})
+        return _build_one(loss, {**shared, **arguments})
     if arguments:
-        raise ValueError(
-            f"loss: {', '.join(arguments)} must be given to one of the losses of the list, beside its name"
-        )
+        raise ValueError(f"loss: {', '.join(arguments)} must be given beside the name of a loss")
+    if isinstance(loss, Mapping):
+        name, settings = _named(loss)
+        return _build_one(name, {**shared, **settings})
     losses: dict[str, SegmentationLoss] = {}
     weights: dict[str, float] = {}
     for entry in loss:
-        one: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        if "name" not in one:
-            raise ValueError(f"loss: expected a name, or a mapping with 'name', in the list, got {entry!r}")
-        name, weight = one.pop("name"), one.pop("weight", 1.0)
+        name, settings = (entry, {}) if isinstance(entry, str) else _named(entry)
+        weight = settings.pop("weight", 1.0)
         if name in losses:
             raise ValueError(f"loss: {name!r} is twice in the list; give each loss once")
-        losses[name] = _build_one(name, {"num_classes": num_classes, "ignore_index": ignore_index, **one})
+        losses[name] = _build_one(name, {**shared, **settings})
         weights[name] = weight
     return CombinedLoss(losses, weights=weights)
+
+
+def _named(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    settings = dict(entry)
+    if "name" not in settings:
+        raise ValueError(f"loss: expected a name, or a mapping with 'name', got {entry!r}")
+    return settings.pop("name"), settings
 
 
 def _build_one(name: str, arguments: Mapping[str, Any]) -> SegmentationLoss:
