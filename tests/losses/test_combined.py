@@ -142,11 +142,11 @@ def test_wrong_names_and_arguments_are_named_with_the_closest() -> None:
     for spec, arguments in (("cwmi", {"level": 3}), ([{"name": "cwmi", "level": 3}], {})):
         with pytest.raises(ValueError, match=text):
             build_loss(spec, num_classes=2, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a mapping with 'name', in the list, got {'weight': 1}"):
+    with pytest.raises(ValueError, match="a mapping with 'name', got {'weight': 1}"):
         build_loss([{"weight": 1}], num_classes=2)
     with pytest.raises(ValueError, match="'ce' is twice in the list"):
         build_loss(["ce", "ce"], num_classes=2)
-    with pytest.raises(ValueError, match="levels must be given to one of the losses of the list"):
+    with pytest.raises(ValueError, match="levels must be given beside the name of a loss"):
         build_loss(["ce", "cwmi"], num_classes=2, levels=3)
 
 
