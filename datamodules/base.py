@@ -43,7 +43,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     a resume in the middle of an epoch. No flag of the `Trainer` is needed for that.
 
     A subclass sets `dataset_name`, `splits`, `class_names`, `palette`, `mean`, `std`, and implements `load_split`.
-    `unprinted_classes` names classes that are trained and scored, but that publications leave out of their mean: the
+    `classes_excluded_from_mean` names classes that are trained and scored, but that publications leave out of their mean: the
     mean over the others is then logged as well, as `mIoU_<number of the others>`.
 
     Args:
@@ -74,7 +74,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     palette: list[Colour]
     mean: Triple
     std: Triple
-    unprinted_classes: tuple[str, ...] = ()
+    classes_excluded_from_mean: tuple[str, ...] = ()
     ignore_index: int = IGNORE_INDEX
 
     train_split: str = "train"

@@ -82,7 +82,7 @@ class CamVidDataModule(SegmentationDataModule):
         self.val_split = "val" if train_split == "train" else None
         self.class_names = list(_CLASSES)[: int(variant)]
         self.palette = list(_CLASSES.values())[: int(variant)]
-        self.unprinted_classes = ("unlabelled",) if variant == "12" else ()
+        self.classes_excluded_from_mean = ("unlabelled",) if variant == "12" else ()
         unlabelled = IGNORE_INDEX if variant == "11" else _UNLABELLED
         self._labels = LabelTable({**{index: index for index in range(_UNLABELLED)}, _UNLABELLED: unlabelled})
 

@@ -17,7 +17,7 @@ from beyondpixel.datamodules.download import get
 from beyondpixel.datamodules.fetching import DownloadError
 from beyondpixel.datamodules.unpacking import ArchiveError
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.lightning_modules.pictures import class_swatches, colorize, overlay, sheet
+from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
 SIZES_SHOWN = 5
 
@@ -120,10 +120,12 @@ def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_sampl
                 masks.append(sample.mask)
     columns = {
         "image": images,
-        "mask over it": [overlay(i, m, data.palette, data.ignore_index) for i, m in zip(images, masks, strict=True)],
+        "mask over it": [
+            overlay(i, m, data.palette, ignore_index=data.ignore_index) for i, m in zip(images, masks, strict=True)
+        ],
         "mask": [colorize(mask, data.palette, data.ignore_index) for mask in masks],
     }
-    legend = class_swatches(masks, data.palette, data.class_names, data.ignore_index)
+    legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
     file.parent.mkdir(parents=True, exist_ok=True)
     heading = f"{data.dataset_name}: {num_samples} samples of each of {', '.join(splits)}"
-    sheet(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).save(file)
+    image_grid(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).savefig(file)

@@ -39,9 +39,9 @@ class EvaluationRecorder(Callback):
     def _record(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, SegmentationModule):
             return
-        scores = pl_module.evaluation_scores(stage)
-        matrix = scores.confusion.compute().cpu().numpy()  # sums over processes, as the next: all of them must call it
-        counts = scores.per_image()
+        metrics = pl_module.evaluation_metrics(stage)
+        matrix = metrics.confusion_matrix().cpu().numpy()  # sums over processes, as the next: all of them must call it
+        counts = metrics.image_counts()
         areas = None if counts is None else ImageAreas(np.array(counts.id), *counts[1:])
         if areas is not None:
             for end, value in zip(("low", "high"), bootstrap_miou(areas), strict=True):
@@ -57,4 +57,4 @@ class EvaluationRecorder(Callback):
             areas.save(self.folder.images_file(stage))
         if stage == "test":
             self.folder.path.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)
+            np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=metrics.class_names)

@@ -11,7 +11,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         confusion.npz     test confusion matrix and class names
         test_images.npz   areas of each test image (image_areas.py); val_images.npz where validated on its own
         checkpoints/      last.ckpt, best.ckpt
-        pictures/         predictions on a fixed few images; test/ holds some one by one
+        images/           predictions on a fixed few images; test/ holds some one by one
         log.txt           what a launched run said
         lock              held while the run goes on, says who holds it
         wandb/            W&B's own files
@@ -189,7 +189,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for file in (self.confusion_file, self.images_file("test"), self.images_file("val")):
             file.unlink(missing_ok=True)
-        for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "pictures/*.png", "pictures/test/*"):
+        for pattern in ("checkpoints/*.ckpt", "checkpoints/.*.part", "images/*.png", "images/test/*"):
             for file in self.path.glob(pattern):
                 file.unlink()
 

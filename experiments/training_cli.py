@@ -37,9 +37,9 @@ from beyondpixel.experiments.starting import checkpoint_to_resume, start_over
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.lightning_modules.callbacks import (
-    ConfusionPicture,
+    ConfusionFigure,
     InferenceTime,
-    PredictionPictures,
+    PredictionImages,
     PredictionWriter,
     Throughput,
 )
@@ -221,9 +221,9 @@ def run_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         ),
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
-        PredictionPictures(),
+        PredictionImages(),
         ClassTable(),
-        ConfusionPicture(),
+        ConfusionFigure(),
         InferenceTime(),
         EvaluationRecorder(folder),
     ]

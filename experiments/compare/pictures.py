@@ -86,12 +86,12 @@ def _run_name(row: Row, run: RunFolder) -> str:
 
 
 def _add_files(scenes: dict[str, Scene], run_name: str, run: RunFolder) -> bool:
-    files = sorted((run.path / "pictures" / "test").glob("*.prediction.png"))
+    files = sorted((run.path / "images" / "test").glob("*.prediction.png"))
     for file in files:
         stem = file.name.removesuffix(".prediction.png")
         scene = scenes.setdefault(unquote(stem), Scene(unquote(stem)))
         scene.predictions[run_name] = _within_width(file)
-        for kind, attribute in (("image.jpg", "image"), ("truth.png", "truth")):
+        for kind, attribute in (("image.jpg", "image"), ("target.png", "truth")):
             beside = file.with_name(f"{stem}.{kind}")
             if getattr(scene, attribute) is None and beside.exists():
                 setattr(scene, attribute, _within_width(beside))
@@ -99,7 +99,7 @@ def _add_files(scenes: dict[str, Scene], run_name: str, run: RunFolder) -> bool:
 
 
 def _add_sheet(scenes: dict[str, Scene], run_name: str, run: RunFolder) -> None:
-    sheets = sorted((run.path / "pictures").glob("test_epoch*.png"), key=lambda file: file.stat().st_mtime)
+    sheets = sorted((run.path / "images").glob("test_epoch*.png"), key=lambda file: file.stat().st_mtime)
     if sheets:
         scene = scenes.setdefault(SHEET, Scene(SHEET))
         text = io.BytesIO()
@@ -123,7 +123,7 @@ def _within_width(file: Path) -> bytes:
 
 
 def _colors(run: RunFolder) -> tuple[tuple[str, str], ...]:
-    file = next((run.path / "pictures" / "test").glob("*.prediction.png"), None)
+    file = next((run.path / "images" / "test").glob("*.prediction.png"), None)
     if file is None or not run.confusion_file.exists():
         return ()
     with np.load(run.confusion_file) as arrays:

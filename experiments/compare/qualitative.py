@@ -17,8 +17,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.rebuilding import build_data, load_model
 from beyondpixel.experiments.run_folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
-from beyondpixel.lightning_modules.details import Window, busiest_window
-from beyondpixel.lightning_modules.pictures import comparison_sheet
+from beyondpixel.lightning_modules.visualization import Crop, busiest_crop, comparison_grid
 
 EACH_WAY = 2
 IMAGES_FILE = "test_images.npz"
@@ -97,7 +96,7 @@ def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str
     chosen = both_ends(choice.gains)
     examples = [_example(name, models, data) for name in chosen]
     figures = ", ".join(f"{100 * gain:+.1f}" for gain in chosen.values())
-    sheet = comparison_sheet(
+    figure = comparison_grid(
         [example.image for example in examples],
         [example.truth for example in examples],
         (titles[0], [example.first for example in examples]),
@@ -107,10 +106,10 @@ def draw(first: RunFolder, second: RunFolder, output: Path, *, titles: tuple[str
         ignore_index=data.ignore_index,
         heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, of "
         f"{len(choice.gains)}, by {choice.rule}: {figures} points. Framed: where they differ most.",
-        windows=[_window(example, data.ignore_index) for example in examples],
+        crops=[_window(example, data.ignore_index) for example in examples],
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
+    figure.savefig(output)
 
 
 def both_ends(gains: Mapping[str, float]) -> dict[str, float]:
@@ -190,9 +189,9 @@ def _example(name: str, models: Sequence[SegmentationModule], data: Segmentation
     return Example(sample.image, sample.mask, first, second)
 
 
-def _window(example: Example, ignore_index: int) -> Window:
+def _window(example: Example, ignore_index: int) -> Crop:
     one_right = (example.first == example.truth) != (example.second == example.truth)
-    return busiest_window(one_right & (example.truth != ignore_index))
+    return busiest_crop(one_right & (example.truth != ignore_index))
 
 
 def _most_first(gains: Mapping[str, float]) -> dict[str, float]:

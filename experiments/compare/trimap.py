@@ -67,7 +67,7 @@ def save_trimap(rows: Sequence[Row], file: Path) -> list[Path]:
     if not tested:
         raise UserError(
             f"--trimap: no run has a {FAMILY}<width>: expected runs that were tested with structure scores "
-            "(--model.structure_scores [test], the default)"
+            "(--model.boundary_metrics [test], the default)"
         )
 
     def draw(of_table: Sequence[Row]) -> Figure:

@@ -23,7 +23,7 @@ SHOWN = 5
 FREE = {
     *("class_names", "encoder_weights", "ignore_index", "loss", "lr", "momentum", "weight_decay", "lr_power", "min_lr"),
     *("lr_decay_to", "head_lr_multiplier", "warmup_iters", "warmup_start_lr", "dropout", "norm_momentum"),
-    *("structure_scores", "atrous_rates", "aggregation", "initialization", "update_strategy", "memory_momentum"),
+    *("boundary_metrics", "atrous_rates", "aggregation", "initialization", "update_strategy", "memory_momentum"),
     *("memory_momentum_rule", "context_weight", "consistency_weight", "inference_passes"),
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.pool import Refined, RefinementPool, available_cores, started_ahead
 from beyondpixel.experiments.inference.protocol import Protocol, as_logits
-from beyondpixel.lightning_modules.pictures import denormalize
+from beyondpixel.lightning_modules.visualization import denormalize
 from beyondpixel.losses import CrossEntropyLoss
 
 LOADERS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}

@@ -17,7 +17,8 @@ from PIL import Image
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.starting import differences
-from beyondpixel.lightning_modules.pictures import Color, Picture, indexed, overlay
+from beyondpixel.lightning_modules.visualization import Color, indexed_image, overlay
+from beyondpixel.lightning_modules.visualization import Image as Picture
 
 Colors = Literal["palette", "rgb"]
 SETTINGS = "predictions.json"
@@ -96,7 +97,7 @@ class PredictionFolder:
             probs: (C, H, W).
         """
         preds = probs.argmax(axis=0)
-        picture = indexed(preds, self.palette)
+        picture = indexed_image(preds, self.palette)
         picture = picture.convert("RGB") if self.colors == "rgb" else picture
         self._write(self.mask_file(name), lambda stream: picture.save(stream, "PNG"))
         if self.overlays:

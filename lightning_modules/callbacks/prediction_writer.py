@@ -1,14 +1,15 @@
-"""Predictions as files."""
+"""Predictions as image files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from beyondpixel.lightning_modules.callbacks.palettes import palette_of
-from beyondpixel.lightning_modules.pictures import indexed
+from beyondpixel.lightning_modules.base import SegmentationModule
+from beyondpixel.lightning_modules.callbacks.data_module import palette_of
+from beyondpixel.lightning_modules.visualization import indexed_image
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -39,7 +40,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         folder = Path(trainer.default_root_dir, "predictions") if self.folder is None else Path(self.folder)
-        palette = palette_of(trainer, pl_module)
+        palette = palette_of(trainer, cast(SegmentationModule, pl_module))
         if prediction["id"] is None:
             raise ValueError("predictions are named by the batch's 'id', a list of str, but the batch has none")
         for name, preds in zip(prediction["id"], prediction["preds"], strict=True):
@@ -47,4 +48,4 @@ class PredictionWriter(BasePredictionWriter):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"id {name!r} leads out of the folder of predictions, {folder}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            indexed(preds.cpu().numpy(), palette).save(path)
+            indexed_image(preds.cpu().numpy(), palette).save(path)

@@ -24,7 +24,7 @@ def test_classes_are_known_before_the_data_is_there() -> None:
     authors = CamVidDataModule("nowhere", variant="12")
     assert authors.class_names == [*names, "unlabelled"]
     assert authors.num_classes == len(authors.palette) == 12
-    assert (data.unprinted_classes, authors.unprinted_classes) == ((), ("unlabelled",))
+    assert (data.classes_excluded_from_mean, authors.classes_excluded_from_mean) == ((), ("unlabelled",))
 
 
 @pytest.mark.parametrize(("variant", "unlabelled"), [("11", 255), ("12", 11)])

@@ -76,7 +76,7 @@ def add_pictures() -> Callable[..., None]:
         truth[0, 0] = 255
         image = np.full((*size, 3), 90, dtype=np.uint8)
         for name in names:
-            save_sample(run.path / "pictures" / "test", name, image, truth, preds, palette=PALETTE)
+            save_sample(run.path / "images" / "test", name, image, truth, preds, palette=PALETTE)
         matrix = np.zeros((3, 3), dtype=np.int64)
         np.add.at(matrix, (truth[truth != 255], preds[truth != 255]), 1)
         np.savez(run.confusion_file, matrix=matrix, class_names=CLASSES)

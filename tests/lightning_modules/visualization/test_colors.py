@@ -1,21 +1,18 @@
+"""Colors of label maps against a loop over pixels or classes."""
+
 import numpy as np
 import pytest
 
-from beyondpixel.lightning_modules.pictures import (
-    BOTH_RIGHT,
-    BOTH_WRONG,
-    FIRST_RIGHT,
-    SECOND_RIGHT,
-    class_swatches,
+from beyondpixel.lightning_modules.visualization import (
+    class_colors,
     colorize,
-    comparison_sheet,
     default_palette,
     denormalize,
     difference_map,
     error_map,
     overlay,
-    prediction_sheet,
 )
+from beyondpixel.lightning_modules.visualization.colors import BOTH_RIGHT, BOTH_WRONG, FIRST_RIGHT, SECOND_RIGHT
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 0, 200)]
 NAMES = ["sky", "road", "car"]
@@ -35,25 +32,23 @@ def masks() -> dict[str, np.ndarray]:
 
 def test_colorize_paints_classes_and_hatches_void(masks: dict[str, np.ndarray]) -> None:
     target = masks["target"]
-    picture = colorize(target, PALETTE)
+    image = colorize(target, PALETTE)
     for index, color in enumerate(PALETTE):
-        assert (picture[target == index] == color).all()
-    void = {tuple(color) for color in picture[target == 255].tolist()}
+        assert (image[target == index] == color).all()
+    void = {tuple(color) for color in image[target == 255].tolist()}
     assert len(void) == 2  # stripes
     assert not void & set(PALETTE)
 
 
 def test_colorize_with_void_inside_the_range() -> None:
-    picture = colorize(np.array([[0, 2]]), PALETTE, ignore_index=2)
-    assert tuple(picture[0, 0]) == PALETTE[0]
-    assert tuple(picture[0, 1]) != PALETTE[2]
+    image = colorize(np.array([[0, 2]]), PALETTE, ignore_index=2)
+    assert tuple(image[0, 0]) == PALETTE[0]
+    assert tuple(image[0, 1]) != PALETTE[2]
 
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_colorize_refuses_unknown_labels(label: int) -> None:
-    with pytest.raises(
-        ValueError, match=r"mask holds labels from .* but palette has 3 colours and ignore_index is 255"
-    ):
+    with pytest.raises(ValueError, match=r"mask holds labels from .* but palette has 3 colors and ignore_index is 255"):
         colorize(np.array([[0, label]]), PALETTE)
 
 
@@ -71,24 +66,24 @@ def test_denormalize_clips() -> None:
 
 def test_overlay_leaves_void_as_it_is(masks: dict[str, np.ndarray]) -> None:
     image = np.full((24, 32, 3), 100, dtype=np.uint8)
-    mixed = overlay(image, masks["target"], PALETTE, opacity=0.5)
+    mixed = overlay(image, masks["target"], PALETTE, alpha=0.5)
     assert (mixed[masks["target"] == 255] == 100).all()
     assert (mixed[masks["target"] == 1] == (150, 50, 50)).all()
 
 
 def test_error_map_counts_errors(masks: dict[str, np.ndarray]) -> None:
-    picture = error_map(masks["first"], masks["target"])
+    image = error_map(masks["first"], masks["target"])
     counted = masks["target"] != 255
-    right = (picture == BOTH_RIGHT).all(-1)
+    right = (image == BOTH_RIGHT).all(-1)
     np.testing.assert_array_equal(right[counted], (masks["first"] == masks["target"])[counted])
     assert not right[~counted].any()
 
 
 def test_difference_map_tells_who_is_right(masks: dict[str, np.ndarray]) -> None:
     first, second, target = masks["first"], masks["second"], masks["target"]
-    picture = difference_map(first, second, target)
+    image = difference_map(first, second, target)
     for row, column in np.ndindex(target.shape):
-        color = tuple(picture[row, column].tolist())
+        color = tuple(image[row, column].tolist())
         if target[row, column] == 255:
             assert color not in (BOTH_RIGHT, FIRST_RIGHT, SECOND_RIGHT, BOTH_WRONG)
             continue
@@ -98,38 +93,13 @@ def test_difference_map_tells_who_is_right(masks: dict[str, np.ndarray]) -> None
 
 
 def test_legend_holds_what_is_there(masks: dict[str, np.ndarray]) -> None:
-    swatches = class_swatches([masks["target"]], PALETTE, NAMES)
-    assert list(swatches) == ["sky", "road", "car", "not labelled"]
-    assert swatches["car"] == PALETTE[2]
-    assert list(class_swatches([np.array([[1]])], PALETTE, NAMES)) == ["road"]
+    colors = class_colors([masks["target"]], PALETTE, NAMES)
+    assert list(colors) == ["sky", "road", "car", "not labeled"]
+    assert (colors["car"], colors["not labeled"]) == (PALETTE[2], None)
+    assert list(class_colors([np.array([[1]])], PALETTE, NAMES)) == ["road"]
 
 
-def test_default_palette_has_distinct_colours() -> None:
+def test_default_palette_has_distinct_colors() -> None:
     palette = np.array(default_palette(60), dtype=int)
     distance = np.abs(palette[:, None] - palette[None]).sum(-1) + 999 * np.eye(60, dtype=int)
     assert distance.min() > 8
-
-
-def test_sheets_hold_their_maps(masks: dict[str, np.ndarray]) -> None:
-    image = np.full((24, 32, 3), 77, dtype=np.uint8)
-    first, second, target = masks["first"], masks["second"], masks["target"]
-    columns = {
-        "comparison": (
-            comparison_sheet([image], [target], ("CE", [first]), ("RMI", [second]), palette=PALETTE, class_names=NAMES),
-            [*(colorize(mask, PALETTE) for mask in (target, first, second)), difference_map(first, second, target)],
-        ),
-        "prediction": (
-            prediction_sheet([image], [target], [second], palette=PALETTE, class_names=NAMES),
-            [colorize(target, PALETTE), colorize(second, PALETTE), error_map(second, target)],
-        ),
-    }
-    for drawn, expected in columns.values():
-        pixels = np.asarray(drawn)
-        # every tile is enlarged tenfold to 320 pixels; find the first, the grey image, by its colour
-        rows, cols = np.nonzero((pixels == 77).all(-1))
-        top, left = rows.min(), cols.min()
-        assert (rows.max() - top + 1, cols.max() - left + 1) == (240, 320)
-        step = 320 + 8
-        for place, picture in enumerate(expected, start=1):
-            tile = pixels[top : top + 240, left + place * step : left + place * step + 320]
-            np.testing.assert_array_equal(tile[5::10, 5::10], picture)

@@ -1,4 +1,4 @@
-"""Which pixels of a label map lie near an edge, in whole-map operations that know no number of classes."""
+"""Edges of label maps and their dilation, by operations whose cost does not depend on the number of classes."""
 
 from collections.abc import Callable
 
@@ -23,8 +23,8 @@ def beside_other_label(labels: Tensor, *, image_border: bool) -> Tensor:
     """
     labels = labels.int()
     outside = int(torch.iinfo(labels.dtype).max)
-    highest = _over_windows(torch.maximum, labels, radius=1, outside=outside if image_border else -1)
-    lowest = _over_windows(torch.minimum, labels, radius=1, outside=outside)
+    highest = _extremum(torch.maximum, labels, radius=1, outside=outside if image_border else -1)
+    lowest = _extremum(torch.minimum, labels, radius=1, outside=outside)
     return highest != lowest
 
 
@@ -38,11 +38,11 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
         >>> dilate(torch.tensor([[[0, 0, 0, 1, 0]]]) == 1, radius=2).int().tolist()
         [[[0, 1, 1, 1, 1]]]
     """
-    return _over_windows(torch.maximum, mask.to(torch.uint8), radius=radius, outside=0).bool()
+    return _extremum(torch.maximum, mask.to(torch.uint8), radius=radius, outside=0).bool()
 
 
 def dilate_bits(bits: Tensor, radius: float) -> Tensor:
-    """Unite the bits of all pixels whose centres are at most ``radius`` away (a disk, Euclidean).
+    """Unite the bits of all pixels whose centers are at most ``radius`` away (a disk, Euclidean).
 
     A bit a class dilates the sets of all classes at once.
 
@@ -69,7 +69,7 @@ def dilate_bits(bits: Tensor, radius: float) -> Tensor:
     return united
 
 
-def _over_windows(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor, *, radius: int, outside: int) -> Tensor:
+def _extremum(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor, *, radius: int, outside: int) -> Tensor:
     """Highest or lowest value in squares of 2·radius + 1 pixels, by doubling: a square of 25 takes 5 + 5 steps."""
     for dim, padding in ((-1, (radius, radius)), (-2, (0, 0, radius, radius))):
         values = F.pad(values, padding, value=outside)
