@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there."""
+"""Atomic checkpoint files and their checksums."""
 
 from __future__ import annotations
 

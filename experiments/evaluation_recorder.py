@@ -10,7 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from beyondpixel.experiments.bootstrap import bootstrap_miou
 from beyondpixel.experiments.image_areas import ImageAreas
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import SegmentationModule
 
 

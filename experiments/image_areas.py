@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import write_atomically
+from beyondpixel.experiments.run.folder import write_atomically
 
 AREAS = ("intersection", "predicted", "truth")
 BOUNDARY_AREAS = ("boundary_intersection", "boundary_union")

@@ -144,7 +144,7 @@ def by_pixels(models: Sequence[SegmentationModule], data: SegmentationDataModule
     """Gains in pixels that are right, for which all test images are predicted."""
     gains = {
         name: gain(example.first, example.second, example.truth, data.ignore_index)
-        for name in track(data.samples(data.test_split).ids, description="Looking for test images that differ")
+        for name in track(data.dataset(data.test_split).ids, description="Looking for test images that differ")
         for example in [_example(name, models, data)]
     }
     return Choice(_most_first(gains), "share of pixels that are right (no boundary areas were recorded)")
@@ -181,7 +181,7 @@ def gain(first: Mask, second: Mask, truth: Mask, ignore_index: int) -> float:
 
 @torch.inference_mode()
 def _example(name: str, models: Sequence[SegmentationModule], data: SegmentationDataModule) -> Example:
-    samples = data.samples(data.test_split)
+    samples = data.dataset(data.test_split)
     sample = samples[samples.ids.index(name)]
     assert sample.mask is not None  # test images have truth
     image = data.normalize({"image": torch.from_numpy(sample.image).permute(2, 0, 1)[None]})["image"]

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn import functional as F
 
 from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.datamodules.datasets.base import Sample
 from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.datamodules.datasets.reading import read_image
-from beyondpixel.datamodules.datasets.samples import Sample
 from beyondpixel.datamodules.transforms import Resize
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.inference.checkpoints import config_beside, load_module
@@ -153,7 +153,11 @@ def _predict_all(
 
 def _read(one: Input, data: SegmentationDataModule) -> _Image:
     picture = read_image(one.path, convert=True)
-    seen = picture if data.image_size is None else Resize(data.image_size)(Sample(picture, None, one.name)).image
+    seen = (
+        picture
+        if data.image_size is None
+        else Resize(data.image_size, data.resampling)(Sample(picture, None, one.name)).image
+    )
     return _Image(one.name, picture, seen)
 
 

@@ -1,10 +1,16 @@
 """Pretrained weights for encoders, from a local file or a hub."""
 
+import functools
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+import huggingface_hub.constants
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -14,7 +20,10 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # the layers after the last feature map, as torchvision and timm name them
 _CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.", "head_", "last_linear.", "conv_head.", "bn2.", "norm.")
 _SHOWN_KEYS = 5
+_PROBE_SECONDS = 3
 
+# why weights could not be fetched, by the encoder's name, that of the weights, and the minute
+_failures: dict[tuple[str, str, int], str] = {}
 _skipped: ContextVar[bool] = ContextVar("pretrained_weights_skipped", default=False)
 
 
@@ -123,30 +132,74 @@ def _canonical(key: str) -> str:
 
 
 def _load_from_hub(encoder: nn.Module, name: str, weights: str) -> None:
+    shown = name.removeprefix("tu-")
     if name.startswith("tu-"):
-        architecture, _, own_tag = name.removeprefix("tu-").partition(".")
+        architecture, _, own_tag = shown.partition(".")
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
         choices = ["imagenet", *tags] if tags else []
         tag = own_tag if weights == "imagenet" else weights
-        donor_name, donor_weights = f"tu-{architecture}.{tag}" if tag else f"tu-{architecture}", weights
+        donor_name = f"tu-{architecture}.{tag}" if tag else f"tu-{architecture}"
     else:
         choices = sorted(smp.encoders.encoders[name]["pretrained_settings"])
-        donor_name, donor_weights = name, weights
+        donor_name = name
     if weights not in choices:
         offered = f"offered are {', '.join(choices)}" if choices else "none are offered"
         raise ValueError(
-            f"unknown encoder_weights={weights!r} for encoder {name.removeprefix('tu-')!r}: {offered}, "
+            f"unknown encoder_weights={weights!r} for encoder {shown!r}: {offered}, "
             "a path of a local file, and null to train from scratch"
         )
+    encoder.load_state_dict(_fetch(donor_name, weights))
+
+
+def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
+    """State dict of SMP's encoder with these weights, from the hub or its cache; a failure is kept for a minute."""
+    minute = int(time.monotonic() // 60)
+    reason = _failures.get((donor_name, weights, minute))
+    if reason is None:
+        try:
+            with _offline_unless_reachable(minute):
+                # timm's name holds the tag of its weights
+                donor = smp.encoders.get_encoder(
+                    donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
+                )
+            return donor.state_dict()  # type: ignore[no-any-return]
+        except Exception as error:  # what a failed download raises depends on library, version and network
+            reason = _failures[donor_name, weights, minute] = type(error).__name__
+    raise ConnectionError(
+        f"encoder_weights={weights!r} of {donor_name.removeprefix('tu-')!r} could not be fetched ({reason}) and are "
+        "not in the hub's cache. Without a network, give a local file with --model.encoder_weights FILE; or copy the "
+        "cache of a machine that has them, set HF_HOME to it, and HF_HUB_OFFLINE=1 to skip asking the hub; or train "
+        "from scratch with --model.encoder_weights null"
+    )
+
+
+@contextmanager
+def _offline_unless_reachable(minute: int) -> Iterator[None]:
+    """Have the hub's client use its cache alone if the hub is out of reach; by itself it tries five times and waits."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = before or not hub_is_reachable(minute)
     try:
-        donor = smp.encoders.get_encoder(
-            donor_name, weights=True if donor_name.startswith("tu-") else donor_weights, output_stride=32
-        )
-    except Exception as error:  # what a failed download raises depends on library, version and network
-        raise ConnectionError(
-            f"encoder_weights={weights!r} of {name.removeprefix('tu-')!r} could not be fetched "
-            f"({type(error).__name__}); without a network give the path of a local weights file, set "
-            "encoder_weights to null to train from scratch, or copy the Hugging Face cache (HF_HOME) of a "
-            "machine that has them"
-        ) from error
-    encoder.load_state_dict(donor.state_dict())
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+@functools.lru_cache(maxsize=1)
+def hub_is_reachable(minute: int) -> bool:
+    """Whether the hub answers within three seconds; asked once a minute."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:  # an answer, too
+            answered.set()
+        except OSError:
+            return
+        answered.set()
+
+    # in a thread, as looking up a name cannot be given a timeout
+    probe = threading.Thread(target=ask, daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS)
+    return answered.is_set()

@@ -43,7 +43,7 @@ def plain_loop(run: RunFolder, crf: DenseCRF | None, *, flip: bool = False) -> t
     """mIoU and negative log likelihood of the right class, one image at a time, from the data set's own arrays."""
     module, data = load_model(run), build_data(run.config)
     scores, losses = SegmentationScores(module.num_classes), []
-    for sample in data.samples("test"):
+    for sample in data.dataset("test"):
         assert sample.mask is not None
         image = (
             torch.from_numpy(sample.image).permute(2, 0, 1)[None] / 255 - torch.tensor(data.mean).view(3, 1, 1)

@@ -70,7 +70,7 @@ def test_the_sheet_shows_these_images_and_says_by_which_rule(
     content["state_dict"]["network.classifier.bias"][3] += 0.4  # another model, which sees more of a class
     torch.save(content, other.last_checkpoint)
     data = build_data(run.config)
-    samples = {sample.id: sample for sample in data.samples("test")}
+    samples = {sample.id: sample for sample in data.dataset("test")}
     if recorded:
         union = np.full((5, 1), 10)
         for folder, intersections in ((run, [5, 5, 5, 5, 5]), (other, [6, 1, 5, 9, 4])):
