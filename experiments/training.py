@@ -23,6 +23,7 @@ from beyondpixel.experiments.errors import as_user_error
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.finite_guard import FiniteGuard
 from beyondpixel.experiments.inference.checkpoints import check_fits
+from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.lightning_cli import quiet_lightning
 from beyondpixel.experiments.recorder import RunRecorder, identify
@@ -30,7 +31,6 @@ from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
-from beyondpixel.lightning_modules.inferer import Inferer
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
 
@@ -79,7 +79,7 @@ def evaluate(
     checkpoint: Path,
     *,
     folder: RunFolder | None,
-    inferer: Inferer | None = None,
+    inferer: InfererOptions | None = None,
 ) -> Trainer:
     """Load a verified checkpoint, and validate or test it.
 
@@ -95,15 +95,18 @@ def evaluate(
     with without_pretrained_weights():
         built = build_all(config)
     check_fits(checkpoint, built.module)
-    built.module.inferer = inferer
+    module: Any = built.module
+    datamodule: Any = built.datamodule
+    if inferer is not None:
+        module.inferer = inferer.build(datamodule)
     trainer = _make_trainer(
         built,
         callbacks=[EvaluationRecorder(folder), InferenceTime()],
-        loggers=False if folder is None else RunFolderLogger(folder),
+        loggers=False,
         enable_checkpointing=False,
     )
     with as_user_error(DataError):
-        getattr(trainer, stage)(built.module, built.datamodule, ckpt_path=checkpoint, weights_only=True)
+        getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import verify
+from beyondpixel.experiments.inference.checkpoints import find_checkpoint, verify
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.lightning_cli import DEFAULT_FOLDER, SegmentationCLI
 from beyondpixel.experiments.resume import checkpoint_to_resume
@@ -48,42 +48,20 @@ def test(words: Sequence[str]) -> None:
 def _evaluate(name: str, stage: str, words: Sequence[str]) -> None:
     if any(word in ("-h", "--help") for word in words):
         SegmentationCLI(words)
-    checkpoint, words = _checkpoint_and_config(words)
-    cli = SegmentationCLI(words)
-    folder = RunFolder(checkpoint.resolve().parent.parent)
-    own_run = folder if folder.config_file.exists() else None
-    from beyondpixel.experiments.inference.evaluate_run import evaluate_run
-    from beyondpixel.experiments.inference.inferers import parse_inferer
-    from beyondpixel.experiments.training import evaluate
-
-    if cli.options["inferer"] is None:
-        evaluate(name, cli.resolved, checkpoint, folder=own_run)
-    elif own_run is not None and stage == "test":
-        evaluate_run(own_run, cli.options["inferer"], checkpoint=checkpoint, config=cli.resolved)
-    else:
-        evaluate(name, cli.resolved, checkpoint, folder=None, inferer=parse_inferer(cli.options["inferer"]))
-    print(f"Scored {checkpoint} on the {stage} images" + (f"; see {folder.path}" if own_run else ""))
-
-
-def _checkpoint_and_config(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """The checkpoint that is meant, verified, and the words with the config of its run and its full path."""
     given = _value_of(words, ("--ckpt_path",))
     config = _value_of(words, CONFIG_OPTIONS)
     if given is None:
         where = f" (such as --ckpt_path last, of the run that {config} belongs to)" if config else ""
         raise UserError(f"--ckpt_path: expected the checkpoint to score, got none{where}")
-    if given in ("last", "best"):
-        if config is None:
-            raise UserError(f"--ckpt_path {given}: whose? Add --config RUN/config.yaml, or give the file's path")
-        checkpoint = Path(config).resolve().parent / "checkpoints" / f"{given}.ckpt"
-    else:
-        checkpoint = Path(given)
-    verify(checkpoint)
+    checkpoint = find_checkpoint(given, Path(config) if config else None)
     own_config = checkpoint.resolve().parent.parent / "config.yaml"
-    rest = _without(words, "--ckpt_path")
     if config is None and own_config.exists():
-        rest = [rest[0], f"--config={own_config}", *rest[1:]]
-    return checkpoint, [*rest, f"--ckpt_path={checkpoint}"]
+        words = [words[0], f"--config={own_config}", *words[1:]]
+    cli = SegmentationCLI(words)
+    from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint
+
+    folder = evaluate_checkpoint(name, checkpoint, cli.resolved, words=cli.options["inferer"])
+    print(f"Scored {checkpoint} on the {stage} images" + (f"; see {folder.path}" if folder else ""))
 
 
 def _value_of(words: Sequence[str], options: Sequence[str]) -> str | None:
@@ -92,16 +70,3 @@ def _value_of(words: Sequence[str], options: Sequence[str]) -> str | None:
         if option in options:
             return value if equals else following
     return None
-
-
-def _without(words: Sequence[str], option: str) -> list[str]:
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif word == option:
-            skip = True
-        elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return kept

@@ -160,7 +160,7 @@ def _joined(batches: list[tuple[Tensor, Tensor]], *, stride: int, ignore_index: 
         below, right = height - features.shape[-2], width - features.shape[-1]
         padded.append(
             (
-                # upsampling repeats the border too, so that the values at labelled pixels stay what they are
+                # upsampling repeats the border too, so that the values at labeled pixels stay what they are
                 F.pad(features, (0, right, 0, below), mode="replicate"),
                 F.pad(labels, (0, right * stride, 0, below * stride), value=ignore_index),
             )

@@ -68,6 +68,16 @@ class CombinedLoss(SegmentationLoss):
             assert isinstance(loss, SegmentationLoss)
             yield name, loss
 
+    @property
+    def progress(self) -> float:
+        """Fraction of training done, in [0, 1], of all the losses."""
+        return next(self._parts())[1].progress
+
+    @progress.setter
+    def progress(self, value: float) -> None:
+        for _, loss in self._parts():
+            loss.progress = value
+
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
         return {
             f"{name}_{term}": value

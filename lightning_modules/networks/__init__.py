@@ -11,7 +11,7 @@ from beyondpixel.lightning_modules.networks.encoders import build_encoder, encod
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead
 from beyondpixel.lightning_modules.networks.mcibi import MCIBI
-from beyondpixel.lightning_modules.networks.pretrained import load_pretrained, without_pretrained_weights
+from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
 __all__ = [
@@ -33,6 +33,5 @@ __all__ = [
     "build_encoder",
     "convert_authors_state_dict",
     "encoder_names",
-    "load_pretrained",
     "without_pretrained_weights",
 ]

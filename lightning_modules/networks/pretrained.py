@@ -43,75 +43,80 @@ def without_pretrained_weights() -> Iterator[None]:
         _skipped.reset(token)
 
 
-def load_pretrained(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill an encoder with pretrained weights; within :func:`without_pretrained_weights`, do nothing.
+def read_pretrained(name: str, weights: str) -> Mapping[str, Tensor] | None:
+    """Read pretrained weights from a file or the hub; within :func:`without_pretrained_weights`, None.
 
     Args:
-        encoder: the encoder to fill.
-        name: the name by which SMP builds it (``tu-`` before timm's).
+        name: the name by which SMP builds the encoder (``tu-`` before timm's).
         weights: path of a local file, a state dict as torchvision or timm publish it (``.pth``, read with
-            ``weights_only=True``, or ``.safetensors``), the classifier's keys included or not; or the name of weights
-            on the hub: ``"imagenet"``, another name that SMP has for this encoder, or a tag of timm's.
+            ``weights_only=True``, or ``.safetensors``); or the name of weights on the hub: ``"imagenet"``, another name
+            that SMP has for this encoder, or a tag of timm's.
 
     Raises:
         FileNotFoundError: if a path leads nowhere.
-        ValueError: if the file doesn't fit the encoder (the keys are named) or the hub has no such weights.
+        ValueError: if the file is no state dict, or the hub has no such weights.
         ConnectionError: if the hub's weights are not in the local cache and cannot be fetched.
 
     Example:
-        >>> from segmentation_models_pytorch.encoders import get_encoder
-        >>> load_pretrained(get_encoder("resnet18"), "resnet18", "imagenett")  # doctest: +ELLIPSIS
+        >>> read_pretrained("resnet18", "imagenett")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         ValueError: unknown encoder_weights='imagenett' for encoder 'resnet18': offered are imagenet, ssl, swsl, ...
     """
     if _skipped.get():
-        return
+        return None
     path = Path(weights).expanduser()
     if path.suffix in _FILE_SUFFIXES or path.exists():
-        _load_file(encoder, name, path)
-    else:
-        _load_from_hub(encoder, name, weights)
+        return _read_file(path)
+    return _fetch(_name_on_hub(name, weights), weights)
 
 
-def _load_file(encoder: nn.Module, name: str, path: Path) -> None:
+def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: str, weights: str) -> None:
+    """Give an encoder the weights of a state dict, whose names of the classifier's layers may be there or not.
+
+    Args:
+        encoder: the encoder to fill.
+        published: names to tensors, as torchvision, timm or SMP have them.
+        name: of the encoder, for messages.
+        weights: where they are from, for messages.
+
+    Raises:
+        ValueError: if they don't fit; the keys are named.
+    """
+    current = encoder.state_dict()
+    targets = {_canonical(key): key for key in current}
+    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
+    problems = {
+        # some publishers leave out BatchNorm's counter, which only matters for momentum=None
+        "missing": [key for key in current if key not in state and not key.endswith("num_batches_tracked")],
+        "unexpected": [
+            key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
+        ],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
+            for key, value in state.items()
+            if value.shape != current[key].shape
+        ],
+    }
+    listed = [
+        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if listed:
+        raise ValueError(
+            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
+            f"{'; '.join(listed)}. Was the file made for another architecture?"
+        )
+    encoder.load_state_dict({**current, **state})
+
+
+def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(
             f"encoder_weights={str(path)!r}: there is no such file (looked from {Path.cwd()}); give the path of a "
             "state dict, the name 'imagenet' to fetch weights, or null to train from scratch"
         )
-    published = _read_state_dict(path)
-    targets = {_canonical(key): key for key in encoder.state_dict()}
-    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
-    unexpected = [
-        key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
-    ]
-    # some publishers leave out BatchNorm's counter, which only matters for momentum=None
-    missing = [key for key in targets.values() if key not in state and not key.endswith("num_batches_tracked")]
-    current = encoder.state_dict()
-    misshaped = [
-        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
-        for key, value in state.items()
-        if value.shape != current[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
-        for kind, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshaped),
-        )
-        if keys
-    ]
-    if problems:
-        raise ValueError(
-            f"encoder_weights={str(path)!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
-            f"{'; '.join(problems)}. Was the file made for another architecture?"
-        )
-    encoder.load_state_dict({**current, **state})
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -131,24 +136,22 @@ def _canonical(key: str) -> str:
     return key.removeprefix("model.").replace("_", ".")
 
 
-def _load_from_hub(encoder: nn.Module, name: str, weights: str) -> None:
-    shown = name.removeprefix("tu-")
+def _name_on_hub(name: str, weights: str) -> str:
+    """The name by which SMP builds the encoder with these weights: timm's holds their tag."""
+    architecture, _, own_tag = name.partition(".")
     if name.startswith("tu-"):
-        architecture, _, own_tag = shown.partition(".")
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture.removeprefix('tu-')}.*")]
         choices = ["imagenet", *tags] if tags else []
-        tag = own_tag if weights == "imagenet" else weights
-        donor_name = f"tu-{architecture}.{tag}" if tag else f"tu-{architecture}"
     else:
         choices = sorted(smp.encoders.encoders[name]["pretrained_settings"])
-        donor_name = name
     if weights not in choices:
         offered = f"offered are {', '.join(choices)}" if choices else "none are offered"
         raise ValueError(
-            f"unknown encoder_weights={weights!r} for encoder {shown!r}: {offered}, "
+            f"unknown encoder_weights={weights!r} for encoder {name.removeprefix('tu-')!r}: {offered}, "
             "a path of a local file, and null to train from scratch"
         )
-    encoder.load_state_dict(_fetch(donor_name, weights))
+    tag = own_tag if weights == "imagenet" else weights
+    return f"{architecture}.{tag}" if name.startswith("tu-") and tag else name
 
 
 def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
@@ -158,7 +161,6 @@ def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
     if reason is None:
         try:
             with _offline_unless_reachable(minute):
-                # timm's name holds the tag of its weights
                 donor = smp.encoders.get_encoder(
                     donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
                 )

@@ -53,8 +53,15 @@ def leaves(tree: dict[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]
 def signature_default(cls: type, name: str) -> Any:
     """The default that the class, or the base that it hands the argument on to, declares."""
     networks = {"DeepLabModule": [DeepLab], "MCIBIModule": [MCIBI, *MCIBI.__mro__]}
-    for base in [*cls.__mro__, *networks.get(cls.__name__, [])]:
-        parameter = inspect.signature(base.__init__).parameters.get(name)
+    functions = [
+        getattr(base, method)
+        for base in cls.__mro__
+        for method in ("__init__", "configure_network")
+        if hasattr(base, method)
+    ]
+    functions += [network.__init__ for network in networks.get(cls.__name__, [])]
+    for function in functions:
+        parameter = inspect.signature(function).parameters.get(name)
         if parameter is not None and parameter.kind is not parameter.VAR_KEYWORD:
             return parameter.default
     raise AssertionError(f"{cls} has no argument {name}")

@@ -21,7 +21,7 @@ def direct_memory(load_file: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
-def labelled_features() -> Callable[..., tuple[Tensor, Tensor]]:
+def labeled_features() -> Callable[..., tuple[Tensor, Tensor]]:
     """Features (N, C, h, w) in float64, all with something in common, and labels with void and one lonely pixel."""
 
     def make(

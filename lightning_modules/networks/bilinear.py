@@ -1,4 +1,4 @@
-"""Where each pixel of an image lies between the values of a smaller map, as bilinear interpolation sees it."""
+"""Bilinear upsampling read at chosen pixels, its transpose, and norms of upsampled features, without upsampling."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class BilinearCells:
+class BilinearUpsampling:
     """Bilinear interpolation from (h, w) to (H, W), ``align_corners=False``, read at chosen pixels and transposed.
 
     Pixel (Y, X) lies in the cell between the map's values (y, x), (y, x+1), (y+1, x) and (y+1, x+1), where the last row
@@ -27,11 +27,11 @@ class BilinearCells:
         right: (1, W) float64, b in [0, 1).
 
     Example:
-        >>> cells = BilinearCells((1, 2), (1, 4), torch.device("cpu"))
-        >>> cells.cell.tolist(), cells.right.tolist()
+        >>> upsampling = BilinearUpsampling((1, 2), (1, 4), torch.device("cpu"))
+        >>> upsampling.cell.tolist(), upsampling.right.tolist()
         ([[0, 0, 0, 1]], [[0.0, 0.25, 0.75, 0.25]])
-        >>> table = cells.coefficients(torch.tensor([[[1.0, 2.0]]], dtype=torch.float64))
-        >>> cells.interpolate(table, cells.cell).tolist()
+        >>> table = upsampling.coefficients(torch.tensor([[[1.0, 2.0]]], dtype=torch.float64))
+        >>> upsampling.interpolate(table, upsampling.cell).tolist()
         [[1.0, 1.25, 1.75, 2.0]]
     """
 

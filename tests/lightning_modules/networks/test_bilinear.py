@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.lightning_modules.networks.bilinear_cells import BilinearCells
+from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
 
 CPU = torch.device("cpu")
 SIZES = [
@@ -25,8 +25,8 @@ def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def test_pixels_read_what_interpolation_makes(size: tuple[int, int], image_size: tuple[int, int]) -> None:
     maps = torch.randn(3, *size, dtype=torch.float64)
     which = torch.randint(3, image_size)
-    cells = BilinearCells(size, image_size, CPU)
-    values = cells.interpolate(cells.coefficients(maps), which * size[0] * size[1] + cells.cell)
+    upsampling = BilinearUpsampling(size, image_size, CPU)
+    values = upsampling.interpolate(upsampling.coefficients(maps), which * size[0] * size[1] + upsampling.cell)
     expected = upsampled(maps, image_size).gather(0, which[None])[0]
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
 
@@ -41,20 +41,20 @@ def test_pulling_back_is_autograds_transpose(
     weights = torch.rand(image_size, dtype=torch.float64) if weighted else None
     read = upsampled(maps, image_size).gather(0, which[None])[0]
     (read * (1 if weights is None else weights)).sum().backward()
-    cells = BilinearCells(size, image_size, CPU)
-    shares = cells.pull_back(weights, which * size[0] * size[1] + cells.cell, 3)
+    upsampling = BilinearUpsampling(size, image_size, CPU)
+    shares = upsampling.pull_back(weights, which * size[0] * size[1] + upsampling.cell, 3)
     torch.testing.assert_close(shares, maps.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "image_size"), SIZES)
 def test_squared_norms_of_upsampled_features(size: tuple[int, int], image_size: tuple[int, int]) -> None:
     features = torch.randn(5, *size, dtype=torch.float64)
-    norms = BilinearCells(size, image_size, CPU).squared_norms([features[:2], features[2:]])
+    norms = BilinearUpsampling(size, image_size, CPU).squared_norms([features[:2], features[2:]])
     torch.testing.assert_close(norms, upsampled(features, image_size).square().sum(0), rtol=0, atol=1e-12)
 
 
 def test_norms_of_features_that_cancel_are_not_negative() -> None:
     features = torch.randn(5, 1, 1, dtype=torch.float64) * torch.tensor([1.0, -1.0])
     # the middle pixel of three lies half-way between a feature and its opposite
-    norms = BilinearCells((1, 2), (1, 3), CPU).squared_norms([features])
+    norms = BilinearUpsampling((1, 2), (1, 3), CPU).squared_norms([features])
     assert 0 <= norms[0, 1] < 1e-14

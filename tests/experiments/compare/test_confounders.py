@@ -1,4 +1,4 @@
-"""What a row differs in besides its axes is said in every format."""
+"""What a row differs in besides its axes is listed in every format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments.compare.command import as_text, compare
+from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.report import write_report
-from beyondpixel.experiments.compare.rows import collect_rows
+from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 
 MakeRun = Callable[..., Any]
@@ -39,10 +40,15 @@ def changed(**changes: Any) -> dict[str, Any]:
     return config
 
 
-def remarks_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ...]:
+def listed(folder: Path) -> dict[str, tuple[str, ...]]:
+    rows = compare_runs(read_runs([folder]), "test/mIoU").rows
+    return {row: tuple(found) for row, found in zip(rows["row"], rows["confounders"], strict=True)}
+
+
+def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ...]:
     make_run(folder, "ce", 1, 0.5, config=CONFIG)
     make_run(folder, "rmi", 1, 0.6, **{"config": CONFIG, **run})
-    return collect_rows([folder], metric="test/mIoU")[1].remarks
+    return listed(folder)["rmi"]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +74,17 @@ def remarks_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ...]:
         ({"axes": {"memory": 3}, "config": changed(model__slots=3)}, ()),
     ],
 )
-def test_what_is_remarked(tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert remarks_of(tmp_path, make_run, **run) == expected
+def test_what_is_a_confounder(
+    tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    assert confounders_of(tmp_path, make_run, **run) == expected
 
 
-def test_one_recipe_axis_alone_is_an_ablation_and_not_remarked(tmp_path: Path, make_run: MakeRun) -> None:
+def test_one_recipe_axis_alone_is_an_ablation_and_no_confounder(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
     make_run(tmp_path, "ce_long", 1, 0.6, axes={"loss": "ce", "max_steps": 200}, step=200)
     make_run(tmp_path, "ce_both", 1, 0.6, axes={"loss": "ce", "max_steps": 200, "lr": 0.3}, step=200)
-    rows = {row.name: row.remarks for row in collect_rows([tmp_path], metric="test/mIoU")}
+    rows = listed(tmp_path)
     assert rows["ce_long"] == ()
     assert sorted(rows["ce_both"]) == ["lr 0.3 instead of 0.1", "max_steps 200 instead of 100"]
 
@@ -84,35 +92,49 @@ def test_one_recipe_axis_alone_is_an_ablation_and_not_remarked(tmp_path: Path, m
 def test_seeds_of_one_row_that_differ(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
     make_run(tmp_path, "ce", 2, 0.5, commit="def")
-    (row,) = collect_rows([tmp_path], metric="test/mIoU")
-    assert row.remarks == ("commit abc and def within the row",)
+    assert listed(tmp_path) == {"ce": ("commit abc and def within the row",)}
 
 
-def test_test_labels_are_compared_where_they_are_known_and_else_the_folder(tmp_path: Path, make_run: MakeRun) -> None:
+def test_content_of_the_data_decides_and_not_its_folder(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [make_run(tmp_path, row, 1, 0.5, config=changed(data__root=f"/{row}")) for row in ("ce", "rmi")]
-    assert collect_rows([tmp_path], metric="test/mIoU")[1].remarks == ("test labels in /rmi instead of in /ce",)
+    assert listed(tmp_path)["rmi"] == ("data in /rmi instead of in /ce",)
     for run, matrix in zip(runs, ([[3, 1], [0, 2]], [[2, 2], [1, 1]]), strict=True):
         np.savez(run.confusion_file, matrix=matrix, class_names=["a", "b"])
-    assert collect_rows([tmp_path], metric="test/mIoU")[1].remarks == ()  # 4 and 2 pixels in both, wherever they lie
+    assert listed(tmp_path)["rmi"] == ()  # 4 and 2 pixels in both, wherever they lie
     np.savez(runs[1].confusion_file, matrix=[[3, 0], [0, 3]], class_names=["a", "b"])
-    (remark,) = collect_rows([tmp_path], metric="test/mIoU")[1].remarks
-    assert remark == "test labels (3 + 3 pixels) instead of (4 + 2 pixels)"
+    assert listed(tmp_path)["rmi"] == ("test labels (3 + 3 pixels) instead of (4 + 2 pixels)",)
+
+
+def test_the_same_fingerprint_elsewhere_is_said_and_no_confounder(tmp_path: Path, make_run: MakeRun) -> None:
+    for row in ("ce", "rmi"):
+        make_run(tmp_path, row, 1, 0.5, config=changed(data__root=f"/{row}"), fingerprint="f00d")
+    comparison = compare_runs(read_runs([tmp_path]), "test/mIoU")
+    assert listed(tmp_path)["rmi"] == ()
+    text = as_text(comparison, "md")
+    assert "rmi: data.root /rmi instead of /ce, with the same training data f00d" in text
+    make_run(tmp_path, "rmi", 1, 0.5, config=CONFIG, fingerprint="bad")
+    assert listed(tmp_path)["rmi"] == ("training data bad instead of f00d",)
+
+
+def test_an_evaluation_differs_in_its_post_processing_alone(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.5, config=CONFIG, evaluations={"crf:5": 0.6})
+    assert listed(tmp_path) == {"ce": (), "ce + crf:5": ()}
 
 
 def test_marked_in_every_format_and_refused_if_strict(tmp_path: Path, make_run: MakeRun) -> None:
-    remarks_of(tmp_path, make_run, commit="def")
-    rows = collect_rows([tmp_path], metric="test/mIoU")
+    confounders_of(tmp_path, make_run, commit="def")
+    comparison = compare_runs(read_runs([tmp_path]), "test/mIoU")
     for format in ("table", "md", "csv", "latex"):
-        text = as_text(rows, "test/mIoU", format)
+        text = as_text(comparison, format)
         assert "commit def instead of abc" in text, format
         assert ("rmi †" in text) == (format in ("table", "md")), format
-    assert r"rmi $^\dagger$" in as_text(rows, "test/mIoU", "latex")
-    write_report(rows, "test/mIoU", tmp_path / "page.html")
+    assert r"rmi $^\dagger$" in as_text(comparison, "latex")
+    write_report(comparison, tmp_path / "page.html")
     assert "† rmi: commit def instead of abc" in (tmp_path / "page.html").read_text()
     with pytest.raises(UserError, match="--strict: .*\n  t/rmi: commit def instead of abc\nlaunch them again"):
         compare([tmp_path], strict=True)
 
 
 def test_strict_lets_equals_pass(tmp_path: Path, make_run: MakeRun) -> None:
-    remarks_of(tmp_path, make_run)
-    assert len(compare([tmp_path], strict=True)) == 2
+    confounders_of(tmp_path, make_run)
+    compare([tmp_path], strict=True)
