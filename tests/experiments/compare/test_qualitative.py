@@ -17,7 +17,7 @@ from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.lightning_modules.pictures import comparison_sheet
+from beyondpixel.lightning_modules.visualization import comparison_grid
 
 
 def recorded(
@@ -100,15 +100,15 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monk
 
     shown: dict[str, Any] = {}
 
-    def sheet(images: Any, targets: Any, first: Any, second: Any, **rest: Any) -> Image.Image:
+    def grid(images: Any, targets: Any, first: Any, second: Any, **rest: Any) -> Any:
         shown.update(images=images, targets=targets, first=first[1], second=second[1], **rest)
-        return comparison_sheet(images, targets, first, second, **rest)
+        return comparison_grid(images, targets, first, second, **rest)
 
     monkeypatch.setattr(qualitative, "build", lambda config: (None, data))
     monkeypatch.setattr(qualitative, "load_module", constant)
-    monkeypatch.setattr(qualitative, "comparison_sheet", sheet)
-    draw_runs(first, second, tmp_path / "new" / "sheet.png", titles=("CE\n1 %", "RMI\n2 %"))
-    assert Image.open(tmp_path / "new" / "sheet.png").mode == "RGB"
+    monkeypatch.setattr(qualitative, "comparison_grid", grid)
+    draw_runs(first, second, tmp_path / "new" / "grid.png", titles=("CE\n1 %", "RMI\n2 %"))
+    assert Image.open(tmp_path / "new" / "grid.png").width > 1600
     assert "furthest behind, of 5, by boundary IoU of the image: +40.0, +10.0, -10.0, -40.0 points" in shown["heading"]
     for index, name in enumerate(names):
         np.testing.assert_array_equal(shown["images"][index], samples[name].image)
