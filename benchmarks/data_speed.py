@@ -3,8 +3,8 @@
     python benchmarks/data_speed.py [--images 48] [--repeats 3]
 
 Both read the same 500x375 JPEGs and palette masks and give 513x513 crops: scales 0.5 to 2.0 in steps of 0.25, padding,
-random crop, flip, normalisation. The Pillow pipeline is the one that the RMI authors describe: the whole image is
-rescaled (bicubic), then padded, cropped, flipped and normalised in float. Every figure is the best of the repeats.
+random crop, flip, normalization. The Pillow pipeline is the one that the RMI authors describe: the whole image is
+rescaled (bicubic), then padded, cropped, flipped and normalized in float. Every figure is the best of the repeats.
 """
 
 import argparse
@@ -33,12 +33,12 @@ def write_voc(root: Path, images: int) -> None:
     data = ShapesDataModule(num_train=images, image_size=(375, 500))
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
-    for sample in data.samples("train"):
+    for sample in data.dataset("train"):
         Image.fromarray(sample.image).save(root / "JPEGImages" / f"{sample.id}.jpg", quality=90)
         mask = Image.fromarray(sample.mask)
-        mask.putpalette([channel for colour in data.palette for channel in colour])
+        mask.putpalette([channel for color in data.palette for channel in color])
         mask.save(root / "SegmentationClass" / f"{sample.id}.png")
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(data.samples("train").ids))
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(data.dataset("train").ids))
 
 
 def straightforward(data: VOCDataModule) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,7 +70,7 @@ def straightforward(data: VOCDataModule) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def eight_bit(data: VOCDataModule) -> Iterator[Any]:
-    """What a worker does inside a Trainer: batches stay 8 bits wide, and the device normalises them."""
+    """What a worker does inside a Trainer: batches stay 8 bits wide, and the device normalizes them."""
     loader = data.train_dataloader()
     loader.collate_fn = Collate(loader.collate_fn.fill, None)
     return iter(loader)
@@ -103,9 +103,9 @@ def main() -> None:
 
         plain, cached = voc(), voc(cache="ram")
         pipelines: dict[str, Callable[[], Iterator[Any]]] = {
-            "Pillow: rescale all, crop, normalise in float": lambda: straightforward(plain),
+            "Pillow: rescale all, crop, normalize in float": lambda: straightforward(plain),
             "crop before rescaling": lambda: iter(plain.train_dataloader()),
-            "+ 8 bits to the device, normalise there": lambda: eight_bit(plain),
+            "+ 8 bits to the device, normalize there": lambda: eight_bit(plain),
             '+ decoded images in memory (cache="ram")': lambda: eight_bit(cached),
         }
         print(f"{'one core':48} images/s   ratio")

@@ -1,63 +1,72 @@
-"""What all data modules share: loaders, augmentation, normalisation and resumption."""
+"""Base of all data modules: splits, loaders, augmentation, normalization and resumption."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerStatus
-from torch.utils.data import DataLoader
 
+from beyondpixel.datamodules.datasets.base import CachedDataset, MappedDataset, Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.datasets.images import image_dataset
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.pictures import picture_samples
-from beyondpixel.datamodules.datasets.samples import CachedSamples, MappedSamples, Sample, Samples
 from beyondpixel.datamodules.datasets.skipping import without_faults
 from beyondpixel.datamodules.loading import (
+    AugmentedDataset,
     Collate,
     ResumableLoader,
-    SegmentationDataset,
+    SampleLoader,
     default_workers,
     single_threaded,
 )
-from beyondpixel.datamodules.normalization import Batch, Normalization
+from beyondpixel.datamodules.normalization import IMAGENET_MEAN, IMAGENET_STD, Batch, Normalization, Triple
+from beyondpixel.datamodules.options import batch_size_of_process, check_options
+from beyondpixel.datamodules.resampling import Resampling, Size
 from beyondpixel.datamodules.sampling import EvaluationSampler, TrainingSampler
-from beyondpixel.datamodules.transforms import Resize, Size, TrainingTransform
+from beyondpixel.datamodules.transforms import Resize, TrainingTransform
 
-Value = TypeVar("Value")
-Triple = tuple[float, float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 class SegmentationDataModule(LightningDataModule, ABC):
-    """Base of all data modules; a subclass says what its data set is.
+    """Base of all data modules; a subclass describes its data set.
 
-    Batches are dicts: `image` float32 (N, 3, H, W), normalised; `mask` int64 (N, H, W) with 255 where there is no
-    label (absent where there is no truth); `id`, a list of str. Inside a `Trainer` the loaders hand over 8-bit batches,
-    which this module normalises on the device; outside of one they normalise by themselves.
+    Batches are dicts: `image` float32 (N, 3, H, W), normalized; `mask` int64 (N, H, W) with 255 where there is no
+    label (absent where there is no target); `id`, a list of str. Inside a `Trainer` the loaders hand over 8-bit
+    batches, which this module normalizes on the device; outside of one they normalize by themselves.
 
     A sample's augmentation depends on (seed, epoch, index) alone, and the order of the samples on (seed, epoch). So the
     batches are the same with any number of workers, on any number of processes (the union of what they see) and after
     a resume in the middle of an epoch. No flag of the `Trainer` is needed for that.
 
     A subclass sets `dataset_name`, `splits`, `class_names`, `palette`, `mean`, `std`, and implements `load_split`.
-    `classes_excluded_from_mean` names classes that are trained and scored, but that publications leave out of their mean: the
-    mean over the others is then logged as well, as `mIoU_<number of the others>`.
+    `classes_excluded_from_mean` names classes that are trained and scored, but that publications leave out of their
+    mean: the mean over the others is then logged as well, as `mIoU_<number of the others>`.
 
     Args:
-        batch_size: Images per training step and process.
-        eval_batch_size: Images per evaluation step and process.
+        batch_size: Images per training step, over all processes together; each gets an equal part.
+        eval_batch_size: Images per evaluation step of each process.
         num_workers: Worker processes per loader; None chooses: none on up to two cores, otherwise up to eight.
+        timeout: Seconds after which a worker that delivers nothing ends the run, with the names of the samples.
         seed: Decides the order and the augmentation of the training images.
         crop_size: Side, or height and width, of the training crops; None crops nothing away where all images have one
             size.
         scales: Lowest and highest factor of the random rescaling of training images.
         scale_step: Distance of the factors, such as 0.25 for 0.5, 0.75, 1, ...; None takes any factor in the range.
         flip: Mirror every other training image, on average.
-        image_size: Height and width to which everything is resized first, truth and evaluation included; None works at
-            the images' own sizes.
+        crop_max_class_share: Draw a crop's position again, up to 10 times, while one class has at least this share of
+            its labeled pixels; None takes the first. The MCIBI authors have 0.75.
+        photometric_distortion: Distort brightness, contrast, saturation and hue of training images at random, as the
+            MCIBI authors do.
+        image_size: Height and width to which everything is resized first, targets and evaluation included; None works
+            at the images' own sizes.
+        resampling: How images are rescaled, by `image_size` and by `scales`: "bicubic_antialias" as Pillow's BICUBIC,
+            which the RMI authors use; "linear" as OpenCV's, which the MCIBI authors use; "area_cubic" is OpenCV's area
+            average when shrinking and its cubic when enlarging. Masks take the nearest pixel.
+        normalization: "dataset" takes the mean and standard deviation of the data set, "imagenet" those of ImageNet.
         cache: "ram" keeps all decoded images in memory, once per training process; None reads them each time.
         on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
             and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
@@ -71,7 +80,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     splits: tuple[str, ...]
     class_names: list[str]
-    palette: list[Colour]
+    palette: list[Color]
     mean: Triple
     std: Triple
     classes_excluded_from_mean: tuple[str, ...] = ()
@@ -87,167 +96,208 @@ class SegmentationDataModule(LightningDataModule, ABC):
         batch_size: int = 8,
         eval_batch_size: int = 1,
         num_workers: int | None = None,
+        timeout: float = 600,
         seed: int = 0,
         crop_size: int | tuple[int, int] | None = None,
         scales: tuple[float, float] = (1.0, 1.0),
         scale_step: float | None = None,
         flip: bool = True,
+        crop_max_class_share: float | None = None,
+        photometric_distortion: bool = False,
         image_size: tuple[int, int] | None = None,
+        resampling: Resampling = "area_cubic",
+        normalization: Literal["dataset", "imagenet"] = "dataset",
         cache: Literal["ram"] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
-        self.batch_size = _positive("batch_size", batch_size)
-        self.eval_batch_size = _positive("eval_batch_size", eval_batch_size)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.timeout = timeout
         self.seed = seed
         self.crop_size: Size | None = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-        self.scales = _range("scales", scales)
+        self.scales = scales
         self.scale_step = scale_step
         self.flip = flip
+        self.crop_max_class_share = crop_max_class_share
+        self.photometric_distortion = photometric_distortion
         self.image_size = image_size
-        self.cache = _one_of("cache", cache, ("ram", None))
-        self.on_error = _one_of("on_error", on_error, ("raise", "skip"))
+        self.resampling = resampling
+        self.normalization = normalization
+        self.cache = cache
+        self.on_error = on_error
         self.predict_path = predict_path
-        for name, size in (("crop_size", self.crop_size), ("image_size", image_size)):
-            if size is not None and min(size) < 1:
-                raise ValueError(f"{name} must be positive, got {size}")
-        if scale_step is not None and scale_step <= 0:
-            raise ValueError(f"scale_step must be positive, or None for any factor in scales, got {scale_step}")
-        self._samples: dict[str, Samples] = {}
+        check_options(self)
+        if normalization == "imagenet":
+            self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        self._datasets: dict[str, SegmentationDataset] = {}
 
     @property
     def num_classes(self) -> int:
         """Number of classes, void not counted."""
         return len(self.class_names)
 
+    @property
+    def batch_size_per_process(self) -> int:
+        """Images per training step of this process: `batch_size` divided by the number of processes.
+
+        Raises:
+            DataError: It does not divide; the message names batch sizes and numbers of processes that do.
+        """
+        return batch_size_of_process(self.batch_size, self._process()[1])
+
     @cached_property
     def normalize(self) -> Normalization:
-        """What turns 8-bit batches into the float batches that models take."""
+        """Turns 8-bit batches into the float batches that models take."""
         return Normalization(self.mean, self.std)
 
     @abstractmethod
-    def load_split(self, split: str) -> Samples:
+    def load_split(self, split: str) -> SegmentationDataset:
         """Find the samples of a split.
 
         Raises:
             DataError: The data is not there, or not complete.
         """
 
-    def samples(self, split: str) -> Samples:
+    def dataset(self, split: str) -> SegmentationDataset:
         """The raw samples of a split: uint8 images and masks at `image_size`, without augmentation.
 
         Args:
             split: One of `splits`.
         """
-        if split not in self._samples:
-            if split not in self.splits:
-                raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
-            samples = self.load_split(split)
+        if split not in self._datasets:
+            self._check_split(split)
+            dataset = self.load_split(split)
             if self.on_error == "skip" and split == self.train_split:
-                samples = without_faults(samples, name=self.dataset_name, listing=self._skip_list())
+                dataset = without_faults(dataset, name=self.dataset_name, listing=self._skip_list())
             else:
-                samples.require_files()
-            self._samples[split] = self._prepared(samples)
-        return self._samples[split]
+                dataset.require_files()
+            dataset = self._resized(dataset)
+            self._datasets[split] = CachedDataset(dataset) if self.cache == "ram" else dataset
+        return self._datasets[split]
+
+    def fingerprint(self, split: str) -> str:
+        """A short hash of a split's content: which data a run was trained or tested on.
+
+        It covers the samples' ids in their order, the bytes of all masks, and the size and the first and last 4 KiB of
+        all images (for generated scenes: their settings and the first scene). It does not depend on `root`, on links or
+        dates, nor on what is made of the files: class mapping, `image_size`, augmentation.
+
+        Args:
+            split: One of `splits`.
+        """
+        self._check_split(split)
+        dataset = self.load_split(split)
+        dataset.require_files()
+        return dataset.fingerprint()
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files that the stage needs, so that a missing one is noticed before anything is computed."""
-        wanted: dict[str, list[str | None]] = {
+        if stage in (None, "fit"):
+            _ = self.batch_size_per_process
+        needed: dict[str, list[str | None]] = {
             "fit": [self.train_split, self.val_split],
             "validate": [self.val_split],
             "test": [self.test_split],
             "predict": [None if self.predict_path else self.test_split],
         }
-        stages = wanted if stage is None else {stage: wanted[stage]}
+        stages = needed if stage is None else {stage: needed[stage]}
         for split in dict.fromkeys(split for splits in stages.values() for split in splits if split is not None):
-            self.samples(split)
+            self.dataset(split)
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, augmented, in whole batches."""
-        samples = self.samples(self.train_split)
-        rank, world_size = self._process()
-        if len(samples) < self.batch_size * world_size:
+        dataset = self.dataset(self.train_split)
+        if len(dataset) < self.batch_size:
             raise data_error(
-                f"{self.dataset_name}: split {self.train_split!r} has {len(samples)} images, which fill no batch "
-                f"(batch_size {self.batch_size} on {world_size} process{'es' * (world_size > 1)})",
+                f"{self.dataset_name}: split {self.train_split!r} has {len(dataset)} images, which fill no batch of "
+                f"{self.batch_size}",
                 [],
                 expected="at least one whole batch",
-                remedy=f"lower batch_size to {max(1, len(samples) // world_size)} or below",
+                remedy=f"lower --data.batch_size to {len(dataset)} or below",
             )
         transform = TrainingTransform(
-            crop=self._crop(samples), scales=self.scales, scale_step=self.scale_step, flip=self.flip, fill=self._fill()
+            crop=self._crop(dataset),
+            scales=self.scales,
+            scale_step=self.scale_step,
+            flip=self.flip,
+            fill=self._fill(),
+            resampling=self.resampling,
+            max_class_share=self.crop_max_class_share,
+            photometric=self.photometric_distortion,
         )
-        if isinstance(samples, CachedSamples):
-            samples.fill()
-        sampler = TrainingSampler(samples, batch_size=self.batch_size, rank=rank, world_size=world_size, seed=self.seed)
+        if isinstance(dataset, CachedDataset):
+            dataset.fill()
+        batch_size = self.batch_size_per_process
+        rank, world_size = self._process()
         return ResumableLoader(
-            SegmentationDataset(samples, augment=transform, seed=self.seed),
-            batch_size=self.batch_size,
-            sampler=sampler,
+            AugmentedDataset(dataset, augment=transform, seed=self.seed),
+            batch_size=batch_size,
+            sampler=TrainingSampler(dataset, batch_size=batch_size, rank=rank, world_size=world_size, seed=self.seed),
             drop_last=True,
             batches_done=self._batches_done if self._is_running() else None,
             **self._loading(),
         )
 
-    def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+    def val_dataloader(self) -> SampleLoader | list[SampleLoader]:
         """All validation images in order; an empty list where no images are held out."""
-        return [] if self.val_split is None else self._evaluation_loader(self.samples(self.val_split))
+        return [] if self.val_split is None else self._evaluation_loader(self.dataset(self.val_split))
 
-    def test_dataloader(self) -> DataLoader[Sample]:
+    def test_dataloader(self) -> SampleLoader:
         """All test images in order."""
-        return self._evaluation_loader(self.samples(self.test_split))
+        return self._evaluation_loader(self.dataset(self.test_split))
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """The images of `predict_path`, each at its own size, or the test images, without truth."""
+    def predict_dataloader(self) -> SampleLoader:
+        """The images of `predict_path`, each at its own size, or the test images, without target."""
         if self.predict_path is None:
-            return self._evaluation_loader(MappedSamples(self.samples(self.test_split), _without_truth), fill=False)
-        samples = self._resized(picture_samples(Path(self.predict_path)))
-        return self._evaluation_loader(samples, batch_size=1, fill=False)
+            return self._evaluation_loader(MappedDataset(self.dataset(self.test_split), _without_target), fill=False)
+        images = self._resized(image_dataset(Path(self.predict_path)))
+        return self._evaluation_loader(images, batch_size=1, fill=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise on the device, where it is nearly free, having moved a quarter of the bytes."""
+        """Normalize on the device, where it is nearly free, having moved a quarter of the bytes."""
         batch = self.normalize(batch)
         if self.trainer is not None:
             # with 16-true and the like, Lightning converted the inputs before they were floats
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
 
+    def _check_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
+
     def _skip_list(self) -> Path | None:
         folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)
         return folder / "skipped_files.txt" if self._process()[0] == 0 else None
 
-    def _prepared(self, samples: Samples) -> Samples:
-        samples = self._resized(samples)
-        return CachedSamples(samples) if self.cache == "ram" else samples
+    def _resized(self, dataset: SegmentationDataset) -> SegmentationDataset:
+        return dataset if self.image_size is None else MappedDataset(dataset, Resize(self.image_size, self.resampling))
 
-    def _resized(self, samples: Samples) -> Samples:
-        return samples if self.image_size is None else MappedSamples(samples, Resize(self.image_size))
-
-    def _crop(self, samples: Samples) -> Size:
+    def _crop(self, dataset: SegmentationDataset) -> Size:
         if self.crop_size is not None:
             return self.crop_size
         if not self.fixed_size and self.image_size is None:
             raise ValueError(
                 f"{self.dataset_name} has images of different sizes, so training needs a crop_size, such as 513"
             )
-        height, width = samples[0].image.shape[:2]
+        height, width = dataset[0].image.shape[:2]
         return height, width
 
     def _fill(self) -> tuple[int, ...]:
         return tuple(round(255 * value) for value in self.mean)
 
     def _evaluation_loader(
-        self, samples: Samples, *, batch_size: int | None = None, fill: bool = True
-    ) -> DataLoader[Sample]:
-        if isinstance(samples, CachedSamples):
-            samples.fill()
+        self, dataset: SegmentationDataset, *, batch_size: int | None = None, fill: bool = True
+    ) -> SampleLoader:
+        if isinstance(dataset, CachedDataset):
+            dataset.fill()
         rank, world_size = self._process()
-        return DataLoader(
-            SegmentationDataset(samples),
+        return SampleLoader(
+            AugmentedDataset(dataset),
             batch_size=batch_size or self.eval_batch_size,
-            sampler=EvaluationSampler(samples, rank=rank, world_size=world_size, fill=fill),
+            sampler=EvaluationSampler(dataset, rank=rank, world_size=world_size, fill=fill),
             **self._loading(),
         )
 
@@ -257,6 +307,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             workers = default_workers(1 if self.trainer is None else self.trainer.num_devices)
         return {
             "num_workers": workers,
+            "timeout": self.timeout if workers else 0,
             "collate_fn": Collate(self._fill(), None if self._is_running() else self.normalize),
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
@@ -265,6 +316,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         }
 
     def _process(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -282,24 +334,5 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
-def _without_truth(sample: Sample) -> Sample:
+def _without_target(sample: Sample) -> Sample:
     return Sample(sample.image, None, sample.id)
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
-
-
-def _range(name: str, value: tuple[float, float]) -> tuple[float, float]:
-    low, high = value
-    if not 0 < low <= high:
-        raise ValueError(f"{name} must be the lowest and the highest factor, both positive, got {value}")
-    return low, high
-
-
-def _one_of(name: str, value: Value, allowed: tuple[Value, ...]) -> Value:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value

@@ -5,10 +5,12 @@ from typing import Any, ClassVar, Literal
 
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.errors import data_error
-from beyondpixel.datamodules.datasets.files import FileSamples, Pair
+from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, LabelTable
+from beyondpixel.datamodules.datasets.listing import read_list
+from beyondpixel.datamodules.resampling import Resampling
 
-# order of the labels in the masks; names as in Table 4 of the RMI paper; colours of the SegNet tutorial
+# order of the labels in the masks; names as in Table 4 of the RMI paper; colors of the SegNet tutorial
 _CLASSES = {
     "sky": (128, 128, 128),
     "building": (128, 0, 0),
@@ -43,10 +45,10 @@ class CamVidDataModule(SegmentationDataModule):
             evaluated, as the RMI authors' code does.
         train_split: "trainval" trains on everything but test, so that no images are held out and `val_dataloader()` is
             an empty list; "train" validates on val.
-        crop_size: Side, or height and width, of the training crops; None is 479, or the whole image where `image_size`
-            is given.
+        crop_size: Side, or height and width, of the training crops; None takes whole images.
         scales: Lowest and highest factor of the random rescaling of training images.
-        eval_batch_size: Images per evaluation step and process.
+        resampling: How images are rescaled; the RMI authors use Pillow's bicubic.
+        eval_batch_size: Images per evaluation step of each process.
         **common: As for `SegmentationDataModule`.
     """
 
@@ -63,14 +65,15 @@ class CamVidDataModule(SegmentationDataModule):
         *,
         variant: Literal["11", "12", 11, 12] = "11",
         train_split: Literal["train", "trainval"] = "trainval",
-        crop_size: int | tuple[int, int] | None = None,
+        crop_size: int | tuple[int, int] | None = 479,
         scales: tuple[float, float] = (0.75, 1.25),
+        resampling: Resampling = "bicubic_antialias",
         eval_batch_size: int = 4,
         **common: Any,
     ) -> None:
-        if crop_size is None and common.get("image_size") is None:
-            crop_size = 479
-        super().__init__(crop_size=crop_size, scales=scales, eval_batch_size=eval_batch_size, **common)
+        super().__init__(
+            crop_size=crop_size, scales=scales, resampling=resampling, eval_batch_size=eval_batch_size, **common
+        )
         variant = "11" if variant == 11 else "12" if variant == 12 else variant  # YAML makes numbers of them
         if variant not in ("11", "12"):
             raise ValueError(f'variant must be "11" (unlabelled ignored) or "12" (unlabelled a class), got {variant!r}')
@@ -86,11 +89,11 @@ class CamVidDataModule(SegmentationDataModule):
         unlabelled = IGNORE_INDEX if variant == "11" else _UNLABELLED
         self._labels = LabelTable({**{index: index for index in range(_UNLABELLED)}, _UNLABELLED: unlabelled})
 
-    def load_split(self, split: str) -> FileSamples:
+    def load_split(self, split: str) -> FileDataset:
         """Read the split's list."""
         parts = ("train", "val") if split == "trainval" else (split,)
         pairs = [pair for part in parts for pair in self._pairs(part)]
-        samples = FileSamples(pairs, self._labels, name=f"CamVid {split} in {self.root}", remedy=self._remedy)
+        samples = FileDataset(pairs, self._labels, name=f"CamVid {split} in {self.root}", remedy=self._remedy)
         if len(samples) != COUNTS[split]:
             raise data_error(
                 f"CamVid {split} in {self.root} has {len(samples)} images",
@@ -110,7 +113,7 @@ class CamVidDataModule(SegmentationDataModule):
                 expected="the SegNet tutorial's CamVid folder, with train.txt, val.txt, test.txt and six image folders",
                 remedy=self._remedy,
             )
-        lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in read_list(listing, remedy=self._remedy, absolute=True)]
         strange = [" ".join(paths) for paths in lines if len(paths) != 2]
         if strange:
             raise data_error(

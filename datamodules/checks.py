@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from beyondpixel.datamodules.base import SegmentationDataModule
+from beyondpixel.datamodules.datasets.base import Sample
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.samples import Sample
 
 
 @dataclass(frozen=True)

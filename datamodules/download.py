@@ -13,8 +13,8 @@ from pathlib import Path
 
 from beyondpixel.datamodules import camvid, voc
 from beyondpixel.datamodules.base import SegmentationDataModule
+from beyondpixel.datamodules.datasets.base import find_faults
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
-from beyondpixel.datamodules.datasets.samples import find_faults
 from beyondpixel.datamodules.datasets.sbd import build_trainaug
 from beyondpixel.datamodules.fetching import DownloadError, fetch, install
 from beyondpixel.datamodules.unpacking import unpack
@@ -136,7 +136,7 @@ def _finish_camvid(unpacked: Path, root: Path, progress: bool) -> Path:
     if found != CAMVID_CONTENT:
         raise DownloadError(
             f"what was downloaded is not the SegNet tutorial's CamVid: its images and masks have the digest {found}, "
-            f"not {CAMVID_CONTENT}\nTo mend it: try again, or give another address as --mirror"
+            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address as --mirror"
         )
     return unpacked
 

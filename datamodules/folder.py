@@ -8,7 +8,8 @@ from PIL import Image
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.class_file import read_class_file
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
-from beyondpixel.datamodules.datasets.files import FileSamples, Pair
+from beyondpixel.datamodules.datasets.files import FileDataset, Pair
+from beyondpixel.datamodules.datasets.listing import read_list
 
 
 class FolderDataModule(SegmentationDataModule):
@@ -20,7 +21,7 @@ class FolderDataModule(SegmentationDataModule):
         images/a.jpg        masks/a.png           a list for each split: train.txt, val.txt, test.txt,
                                                   one image name a line, with or without its ending
 
-    `classes.yaml` names the classes and says whether masks hold indices (8-bit greyscale or palette) or colours::
+    `classes.yaml` names the classes and says whether masks hold indices (8-bit grayscale or palette) or colors::
 
         masks: index
         classes:
@@ -41,7 +42,7 @@ class FolderDataModule(SegmentationDataModule):
         test_split: The split to test on.
         crop_size: Side, or height and width, of the training crops.
         scales: Lowest and highest factor of the random rescaling of training images.
-        convert_images: Accept greyscale, RGBA, CMYK and 16-bit images, and photographs that are stored rotated; all
+        convert_images: Accept grayscale, RGBA, CMYK and 16-bit images, and photographs that are stored rotated; all
             are turned to upright 8-bit RGB when they are read.
         **common: As for `SegmentationDataModule`.
     """
@@ -78,10 +79,10 @@ class FolderDataModule(SegmentationDataModule):
         self.classes = read_class_file(Path(root) / classes)
         self.class_names = self.classes.class_names
         self.palette = self.classes.palette
-        self.mean = self.classes.mean
-        self.std = self.classes.std
+        if self.normalization == "dataset":
+            self.mean, self.std = self.classes.mean, self.classes.std
 
-    def load_split(self, split: str) -> FileSamples:
+    def load_split(self, split: str) -> FileDataset:
         """Find the split's images, by its list or its folder, and their masks."""
         root = Path(self.root)
         listing = root / f"{split}.txt"
@@ -94,7 +95,7 @@ class FolderDataModule(SegmentationDataModule):
             # a mask that is not there is named with the ending that it should have
             mask = masks.get(mask_name, root / self.masks / mask_name.with_name(f"{mask_name.name}.png"))
             pairs.append(Pair(name.as_posix(), image, mask))
-        return FileSamples(
+        return FileDataset(
             pairs,
             self.classes.values,
             name=f"{split} in {root}",
@@ -104,17 +105,17 @@ class FolderDataModule(SegmentationDataModule):
 
     @property
     def _remedy(self) -> str:
-        hints = ["mend or remove these files, or train without them: --data.on_error skip"]
+        hints = ["repair or remove these files, or train without them: --data.on_error skip"]
         if not self.convert_images:
             hints.append("images of other kinds are accepted with --data.convert_images true")
         if self.classes.values.kind == "index":
-            hints.append("masks that show colours need the line masks: color in the class file")
+            hints.append("masks that show colors need the line masks: color in the class file")
         return "; ".join(hints)
 
     def _listed(self, listing: Path) -> list[Path]:
         folder = Path(self.root) / self.images
         by_stem = _by_stem(folder)
-        names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        names = read_list(listing, remedy=f"write one image name a line, relative to {folder}")
         if not names:
             raise self._no_split(listing.stem, f"{listing} is empty")
         return [
@@ -140,16 +141,16 @@ class FolderDataModule(SegmentationDataModule):
 
 
 def _by_stem(folder: Path) -> dict[Path, Path]:
-    """The pictures in a folder and below it, by their relative path without ending."""
+    """The images in a folder and below it, by their relative path without ending."""
     known = Image.registered_extensions()
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known) if folder.is_dir() else []
     by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
     if len(by_stem) < len(files):
         hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]
         raise data_error(
-            f"{folder} has {len(hidden)} pictures whose names differ from others by their ending alone",
+            f"{folder} has {len(hidden)} images whose names differ from others by their ending alone",
             [f"{path} and {by_stem[path.relative_to(folder).with_suffix('')].name}" for path in hidden],
-            expected="one picture of each name, so that images and masks can be told to belong together",
+            expected="one image of each name, so that images and masks can be told to belong together",
             remedy="rename or remove one of each two",
         )
     return by_stem

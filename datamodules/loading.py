@@ -1,7 +1,9 @@
-"""From samples to batches: the torch data set, the collation and a loader that can resume."""
+"""From samples to batches: augmentation, collation, and loaders that resume and report failures."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypedDict, cast
 
 import cv2
@@ -9,33 +11,50 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
+from beyondpixel.datamodules.datasets.errors import DataError, data_error
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.samples import Sample, Samples
 from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
 from beyondpixel.datamodules.transforms import Augmentation, pad
 
 
-class SegmentationDataset(Dataset[Sample]):
+@dataclass(frozen=True)
+class Failure:
+    """Why a sample cannot be had, on its way from a worker process: torch adds a traceback to what workers raise."""
+
+    message: str
+
+
+class AugmentedDataset(Dataset["Sample | Failure"]):
     """A split with its augmentation, which depends on the seed, the epoch and the index and on nothing else.
 
     Args:
-        samples: The split.
+        dataset: The split.
         augment: What happens to each sample; None leaves it as it is.
         seed: The seed of the augmentation.
     """
 
-    def __init__(self, samples: Samples, *, augment: Augmentation | None = None, seed: int = 0) -> None:
-        self.samples = samples
+    def __init__(self, dataset: SegmentationDataset, *, augment: Augmentation | None = None, seed: int = 0) -> None:
+        self.dataset = dataset
         self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.dataset)
 
-    def __getitem__(self, key: int | SampleKey) -> Sample:
+    def __getitem__(self, key: int | SampleKey) -> Sample | Failure:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
-        sample = self.samples[key.index]
+        try:
+            return self._augmented(key)
+        except DataError as error:
+            return Failure(str(error))
+        except Exception as error:
+            error.add_note(f"This happened with sample {self.dataset.ids[key.index]!r}.")
+            raise
+
+    def _augmented(self, key: SampleKey) -> Sample:
+        sample = self.dataset[key.index]
         if self.augment is not None:
             seed = np.random.SeedSequence([self.seed, key.epoch, key.index]).generate_state(1)[0]
             sample = self.augment(sample, int(seed))
@@ -45,39 +64,80 @@ class SegmentationDataset(Dataset[Sample]):
 
 
 class Collate:
-    """Stack samples to a batch; smaller ones are padded at the right and bottom with the mean colour and void.
+    """Stack samples to a batch; smaller ones are padded at the right and bottom with the mean color and void.
 
     Args:
-        fill: Colour of the padding, RGB 0-255.
-        normalize: Normalise here; None leaves that to the device (uint8 image and mask).
+        fill: Color of the padding, RGB 0-255.
+        normalize: Normalize here; None leaves that to the device (uint8 image and mask).
     """
 
     def __init__(self, fill: tuple[int, ...], normalize: Normalization | None) -> None:
         self.fill = fill
         self.normalize = normalize
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
         """Make one batch, images channels last in memory."""
-        size = max(sample.image.shape[0] for sample in samples), max(sample.image.shape[1] for sample in samples)
-        images = np.stack([pad(sample.image, size, self.fill) for sample in samples])
-        batch: Batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "id": [sample.id for sample in samples]}
-        masks = [pad(sample.mask, size, (IGNORE_INDEX,)) for sample in samples if sample.mask is not None]
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        failed = next((sample for sample in samples if isinstance(sample, Failure)), None)
+        if failed is not None:
+            return failed
+        size = max(sample.image.shape[0] for sample in good), max(sample.image.shape[1] for sample in good)
+        images = np.stack([pad(sample.image, size, self.fill) for sample in good])
+        batch: Batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "id": [sample.id for sample in good]}
+        masks = [pad(sample.mask, size, (IGNORE_INDEX,)) for sample in good if sample.mask is not None]
         if masks:
             batch["mask"] = torch.from_numpy(np.stack(masks))
         return batch if self.normalize is None else self.normalize(batch)
 
 
+class SampleLoader(DataLoader["Sample | Failure"]):
+    """A `DataLoader` of an `AugmentedDataset`, whose failures are one `DataError` that names the samples."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        number = self._begin()
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = cast("Batch | Failure", next(batches))
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                # torch says so when a worker was killed, or gave nothing for `timeout` seconds
+                if not str(error).startswith("DataLoader"):
+                    raise
+                raise self._lost(number, str(error)) from None
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            number += 1
+            yield batch
+
+    def _begin(self) -> int:
+        """Number of the first batch."""
+        return 0
+
+    def _lost(self, number: int, why: str) -> DataError:
+        keys: list[Any] = next(islice(iter(cast("Any", self.batch_sampler)), number, None), [])
+        ids = cast("AugmentedDataset", self.dataset).dataset.ids
+        return data_error(
+            f"The data workers stopped: {why.strip()}. The training waits for batch {number}, with these samples",
+            [ids[key.index if isinstance(key, SampleKey) else key] for key in keys],
+            expected=f"a batch within {self.timeout:g} seconds (--data.timeout)",
+            remedy="check that these files can be read, and that the machine has memory left; --data.num_workers 0 "
+            "reads without workers",
+        )
+
+
 class LoaderState(TypedDict):
-    """Where a pass over the training data stands."""
+    """Position in a pass over the training data."""
 
     epoch: int
     batch: int
 
 
-class ResumableLoader(DataLoader[Sample]):
+class ResumableLoader(SampleLoader):
     """A training loader that continues in the middle of an epoch.
 
-    It may be used as any loader: each full pass is an epoch, `state_dict` says where the pass stands, and after
+    It may be used as any loader: each full pass is an epoch, `state_dict` gives the position in the pass, and after
     `load_state_dict` the next pass begins there. `len` is that of a whole epoch.
 
     Args:
@@ -88,7 +148,7 @@ class ResumableLoader(DataLoader[Sample]):
     """
 
     def __init__(
-        self, dataset: Dataset[Sample], *, batches_done: Callable[[], int] | None = None, **arguments: Any
+        self, dataset: Dataset[Sample | Failure], *, batches_done: Callable[[], int] | None = None, **arguments: Any
     ) -> None:
         super().__init__(dataset, **arguments)
         self._batches_done = batches_done
@@ -98,23 +158,24 @@ class ResumableLoader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Being a generator, this starts no worker before the first batch is asked for. Lightning makes its iterator
         # before it sets the epoch and restores its counters, and workers would by then have fetched the wrong samples.
-        if isinstance(self.sampler, TrainingSampler):
-            self._batch = self._first_batch(self.sampler)
-            self.sampler.start_at(self._batch)
         for batch in super().__iter__():
             self._batch += 1
-            yield cast("Batch", batch)
+            yield batch
         if isinstance(self.sampler, TrainingSampler):
             self.sampler.set_epoch(self.sampler.epoch + 1)
             self._batch = 0
 
-    def _first_batch(self, sampler: TrainingSampler) -> int:
+    def _begin(self) -> int:
+        if not isinstance(self.sampler, TrainingSampler):
+            return 0
         loaded, self._loaded = self._loaded, None
         if self._batches_done is not None:
             done = self._batches_done()
         else:
-            done = loaded["batch"] if loaded is not None and loaded["epoch"] == sampler.epoch else 0
-        return done if done < sampler.batches else 0
+            done = loaded["batch"] if loaded is not None and loaded["epoch"] == self.sampler.epoch else 0
+        self._batch = done if done < self.sampler.batches else 0
+        self.sampler.start_at(self._batch)
+        return self._batch
 
     def state_dict(self) -> LoaderState:
         """The epoch and the number of its batches that were handed out."""

@@ -1,4 +1,4 @@
-"""From 8-bit batches to the float batches that models take, on whatever device they lie."""
+"""Normalization of 8-bit batches, on the device that holds them."""
 
 from typing import Any
 
@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Any]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class Normalization:
     """Scale images to 0..1, subtract the mean, divide by the standard deviation; masks become int64.
 
-    A batch that is normalised already (by its dtype) is returned as it is.
+    A batch that is normalized already (by its dtype) is returned as it is.
 
     Args:
         mean: RGB mean of images scaled to 0..1.
@@ -23,7 +27,7 @@ class Normalization:
     [2.0, 2.0, 2.0]
     """
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(self, mean: Triple, std: Triple) -> None:
         # one multiplication and one subtraction per value: x * 1/(255 std) - mean/std
         self._factor = torch.tensor(std).mul(255).reciprocal().view(3, 1, 1)
         self._shift = (torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)

@@ -35,7 +35,7 @@ class TrainingSampler(DistributedSampler[Any]):
 
     Args:
         dataset: What is sampled; only its length matters.
-        batch_size: Samples per step and process.
+        batch_size: SegmentationDataset per step and process.
         rank: This process.
         world_size: Number of processes.
         seed: Decides the orders.
@@ -73,7 +73,7 @@ class EvaluationSampler(DistributedSampler[Any]):
     """Every sample once, in order.
 
     With several processes, some get one sample fewer. Where all must take the same number of steps (validation inside
-    a training run, in which DistributedDataParallel synchronises in each step), the shorter ones get a void sample.
+    a training run, in which DistributedDataParallel synchronizes in each step), the shorter ones get a void sample.
 
     Args:
         dataset: What is sampled; only its length matters.

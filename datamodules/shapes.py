@@ -1,16 +1,17 @@
 """Generated street scenes, the data set that needs no files."""
 
+import hashlib
 import zlib
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from beyondpixel.datamodules.base import SegmentationDataModule
-from beyondpixel.datamodules.datasets.samples import Sample, Samples
+from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.scenes import BACKGROUND, CLASSES, ScenePainter, SceneStyle
 
 
-class GeneratedScenes(Samples):
+class GeneratedScenes(SegmentationDataset):
     """Scenes that are painted when they are asked for; scene `index` depends on (scene_seed, split, index) alone.
 
     Args:
@@ -28,8 +29,14 @@ class GeneratedScenes(Samples):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([*self._key, index])
-        picture, labels = ScenePainter(self.style, rng).paint()
-        return Sample(picture, labels, self.ids[index])
+        image, labels = ScenePainter(self.style, rng).paint()
+        return Sample(image, labels, self.ids[index])
+
+    def fingerprint(self) -> str:
+        """A short hash of the settings and the first scene."""
+        digest = hashlib.sha256(repr((self.style, self._key, len(self))).encode())
+        digest.update(self[0].image.tobytes())
+        return digest.hexdigest()[:16]
 
 
 class ShapesDataModule(SegmentationDataModule):
@@ -50,7 +57,7 @@ class ShapesDataModule(SegmentationDataModule):
             background, must be among them.
         crop_size: Side, or height and width, of the training crops; None is the image size.
         scales: Lowest and highest factor of the random rescaling of training images.
-        eval_batch_size: Images per evaluation step and process.
+        eval_batch_size: Images per evaluation step of each process.
         cache: "ram" keeps the scenes; None paints them anew in each epoch.
         **common: As for `SegmentationDataModule`.
     """

@@ -1,9 +1,10 @@
-"""Everything that albumentations does here, and the only file that touches it.
+"""Augmentation with albumentations; no other file imports it.
 
-A mask is only ever moved pixel by pixel (nearest neighbour), and whatever is not image gets the void label.
+Masks are moved pixel by pixel (nearest neighbor), and whatever is not image gets the void label.
 """
 
 import os
+import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -13,11 +14,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from beyondpixel.datamodules.datasets.base import Pixels, Sample
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.samples import Pixels, Sample
+from beyondpixel.datamodules.resampling import Resampling, Rescale, Size
 
-Size = tuple[int, int]
+CROP_ATTEMPTS = 10
 
 
 class Augmentation(Protocol):
@@ -28,53 +31,53 @@ class Augmentation(Protocol):
 
 
 class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
-    """Rescale by a random factor, pad at the right and bottom, crop at random.
-
-    This is the augmentation of the RMI and DeepLab recipes, done in the other order: the window of the image that will
-    fill the crop is cut out first, and only this window is rescaled. The window has whole pixels, so the factor is
-    rounded by less than half a pixel per window side, and resampling does not look beyond the window's edge.
+    """Rescale by a random factor, then crop at random; what is smaller than the crop stays whole.
 
     Args:
-        crop: Height and width that come out.
+        crop: Height and width of the crop.
         scales: Lowest and highest factor.
         scale_step: Factors are `scales[0]`, `scales[0] + scale_step`, ...; None draws them uniformly from the range.
-        fill: Colour of the padding, RGB 0-255.
+        resampling: How images are rescaled, see `Rescale.image`.
+        max_class_share: Draw the crop's position again, up to 10 times, while one class has at least this share of
+            its labeled pixels; None takes the first.
     """
 
     def __init__(
-        self, crop: Size, scales: tuple[float, float], scale_step: float | None, fill: tuple[int, ...]
+        self,
+        crop: Size,
+        scales: tuple[float, float],
+        scale_step: float | None,
+        resampling: Resampling,
+        max_class_share: float | None,
     ) -> None:
         super().__init__(p=1.0)
         self.crop = crop
         self.scales = scales
         self.scale_step = scale_step
-        self.fill = fill
+        self.resampling = resampling
+        self.max_class_share = max_class_share
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw the factor and the window."""
+        """Draw the factor and the position."""
         height, width = params["shape"][:2]
         scale = self._draw_scale()
-        top, window_height, out_height = self._draw_span(height, self.crop[0], scale)
-        left, window_width, out_width = self._draw_span(width, self.crop[1], scale)
-        return {
-            "window": (slice(top, top + window_height), slice(left, left + window_width)),
-            "out": (out_height, out_width),
-            # cubic overshoots and folds high frequencies down when it shrinks; area averages
-            "interpolation": cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC,
-        }
+        scaled = max(1, round(height * scale)), max(1, round(width * scale))
+        rescale = self._draw_crop(scaled)
+        mask = data.get("mask")
+        if self.max_class_share is not None and mask is not None:
+            for _ in range(CROP_ATTEMPTS - 1):
+                if largest_class_share(rescale.mask(mask)) < self.max_class_share:
+                    break
+                rescale = self._draw_crop(scaled)
+        return {"rescale": rescale}
 
-    def apply(self, img: Pixels, window: Any, out: Size, interpolation: int, **params: Any) -> Pixels:
-        """Cut, rescale and pad the image."""
-        resized = _resize(img[window], out, interpolation)
-        return pad(resized, self.crop, self.fill)
+    def apply(self, img: Pixels, rescale: Rescale, **params: Any) -> Pixels:
+        """Rescale and crop the image."""
+        return rescale.image(img, self.resampling)
 
-    def apply_to_mask(self, mask: Pixels, window: Any, out: Size, **params: Any) -> Pixels:
-        """Cut, rescale and pad the mask, which keeps its labels."""
-        return pad(_resize(mask[window], out, cv2.INTER_NEAREST_EXACT), self.crop, (IGNORE_INDEX,))
-
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """The arguments that albumentations prints."""
-        return ("crop", "scales", "scale_step", "fill")
+    def apply_to_mask(self, mask: Pixels, rescale: Rescale, **params: Any) -> Pixels:
+        """Rescale and crop the mask, which keeps its labels."""
+        return rescale.mask(mask)
 
     def _draw_scale(self) -> float:
         low, high = self.scales
@@ -83,66 +86,119 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
         steps = round((high - low) / self.scale_step)
         return low + self.scale_step * int(self.random_generator.integers(steps + 1))
 
-    def _draw_span(self, size: int, crop: int, scale: float) -> tuple[int, int, int]:
-        """One axis: start and length of the window in the image, and its length in the crop."""
-        scaled = max(1, round(size * scale))
-        if scaled <= crop:
-            return 0, size, scaled
-        window = min(size, max(1, round(crop / scale)))
-        return int(self.random_generator.integers(size - window + 1)), window, crop
+    def _draw_crop(self, scaled: Size) -> Rescale:
+        rows, columns = (self._draw_span(size, side) for size, side in zip(scaled, self.crop, strict=True))
+        return Rescale(scaled, rows, columns)
+
+    def _draw_span(self, size: int, side: int) -> slice:
+        start = int(self.random_generator.integers(max(0, size - side) + 1))
+        return slice(start, start + side)
+
+
+class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
+    """Distort brightness, contrast, saturation and hue, each with probability 0.5, as SSD and the MCIBI authors do.
+
+    Brightness adds -32 to 32, contrast and saturation multiply by 0.5 to 1.5, hue turns by up to 18 of OpenCV's 180
+    steps. Contrast comes first or last, at random.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(p=1.0)
+
+    def apply(self, img: Pixels, **params: Any) -> Pixels:
+        """Distort an RGB image."""
+        values, draw = np.arange(256.0), self.random_generator
+        brightness = self._maybe(values + draw.uniform(-32, 32), values)
+        contrast = self._maybe(values * draw.uniform(0.5, 1.5), values)
+        saturation = self._maybe(values * draw.uniform(0.5, 1.5), values)
+        hue = self._maybe((values + draw.integers(-18, 18)) % 180, values)
+        contrast_first = draw.random() < 0.5
+        out: Any = cv2.LUT(img, _bytes(brightness))
+        if contrast_first:
+            out = cv2.LUT(out, _bytes(contrast))
+        if hue is not values or saturation is not values:
+            hsv = cv2.cvtColor(out, cv2.COLOR_RGB2HSV)
+            tables = np.stack([_bytes(hue), _bytes(saturation), _bytes(values)], axis=-1)[None]
+            out = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
+        return np.asarray(out if contrast_first else cv2.LUT(out, _bytes(contrast)), dtype=np.uint8)
+
+    def _maybe(self, changed: NDArray[np.float64], unchanged: NDArray[np.float64]) -> NDArray[np.float64]:
+        return changed if self.random_generator.random() < 0.5 else unchanged
 
 
 class TrainingTransform:
-    """Random scale, crop and horizontal flip.
+    """Random scale, crop, color and horizontal flip.
 
     Args:
         crop: Height and width that come out.
         scales: Lowest and highest factor.
         scale_step: Distance of the factors; None for any factor in the range.
         flip: Mirror every other sample, on average.
-        fill: Colour of the padding, RGB 0-255.
+        fill: Color of the padding, RGB 0-255.
+        resampling: How images are rescaled, see `Rescale.image`.
+        max_class_share: Highest share of one class in a crop, see `RandomScaleCrop`.
+        photometric: Distort the colors, see `PhotometricDistortion`.
     """
 
     def __init__(
-        self, *, crop: Size, scales: tuple[float, float], scale_step: float | None, flip: bool, fill: tuple[int, ...]
+        self,
+        *,
+        crop: Size,
+        scales: tuple[float, float],
+        scale_step: float | None,
+        flip: bool,
+        fill: tuple[int, ...],
+        resampling: Resampling,
+        max_class_share: float | None = None,
+        photometric: bool = False,
     ) -> None:
-        steps: list[Any] = [RandomScaleCrop(crop, scales, scale_step, fill)]
+        steps: list[Any] = [RandomScaleCrop(crop, scales, scale_step, resampling, max_class_share)]
+        if photometric:
+            steps.append(PhotometricDistortion())
+        border = {"position": "top_left", "border_mode": cv2.BORDER_CONSTANT, "fill": fill, "fill_mask": IGNORE_INDEX}
+        steps.append(A.PadIfNeeded(*crop, **border))
         if flip:
             steps.append(A.HorizontalFlip(p=0.5))
         self._compose = A.Compose(steps)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `sample`, which stays as it is."""
-        # albumentations gives all its transforms generators of this one seed. They stay independent because the scale
-        # and the window are drawn from NumPy's generator, and the flip from Python's.
-        self._compose.set_random_seed(seed)
-        return _apply(self._compose, sample)
+        # set_random_seed would give every transform a generator of its own with the same seed, and so the same draws
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        arrays: Mapping[str, Pixels]
+        if sample.mask is None:
+            arrays = self._compose(image=sample.image)
+            return Sample(arrays["image"], None, sample.id)
+        arrays = self._compose(image=sample.image, mask=sample.mask)
+        return Sample(arrays["image"], arrays["mask"], sample.id)
 
 
 class Resize:
-    """Resize to a fixed size: area-averaged or cubic image, nearest-neighbour mask.
+    """Resize to a fixed size.
 
     Args:
         size: Height and width.
+        resampling: How images are rescaled, see `Rescale.image`.
     """
 
-    def __init__(self, size: Size) -> None:
-        self.size = size
-        self._shrink = self._resize_with(cv2.INTER_AREA)
-        self._enlarge = self._resize_with(cv2.INTER_CUBIC)
+    def __init__(self, size: Size, resampling: Resampling) -> None:
+        self.rescale = Rescale.whole(size)
+        self.resampling = resampling
 
     def __call__(self, sample: Sample) -> Sample:
         """Resize `sample`, which stays as it is."""
-        height, width = sample.image.shape[:2]
-        if (height, width) == self.size:
-            return sample
-        shrinks = self.size[0] * self.size[1] < height * width
-        return _apply(self._shrink if shrinks else self._enlarge, sample)
+        mask = None if sample.mask is None else self.rescale.mask(sample.mask)
+        return Sample(self.rescale.image(sample.image, self.resampling), mask, sample.id)
 
-    def _resize_with(self, interpolation: int) -> A.Compose:
-        # INTER_NEAREST alone takes the upper left pixel of a cell, which would shift the mask against the image
-        nearest = cv2.INTER_NEAREST_EXACT
-        return A.Compose([A.Resize(*self.size, interpolation=interpolation, mask_interpolation=nearest)])
+
+def largest_class_share(mask: Pixels) -> float:
+    """The most frequent class's share of the labeled pixels of a mask; 1 where nothing is labeled.
+
+    >>> largest_class_share(np.array([[0, 0, 0, 1, 255, 255]], dtype=np.uint8))
+    0.75
+    """
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
+    return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
 def pad(array: Pixels, size: Size, fill: tuple[int, ...]) -> Pixels:
@@ -153,16 +209,5 @@ def pad(array: Pixels, size: Size, fill: tuple[int, ...]) -> Pixels:
     return np.asarray(cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill))
 
 
-def _apply(compose: A.Compose, sample: Sample) -> Sample:
-    arrays: Mapping[str, Pixels]
-    if sample.mask is None:
-        arrays = compose(image=sample.image)
-        return Sample(arrays["image"], None, sample.id)
-    arrays = compose(image=sample.image, mask=sample.mask)
-    return Sample(arrays["image"], arrays["mask"], sample.id)
-
-
-def _resize(array: Pixels, size: Size, interpolation: int) -> Pixels:
-    if array.shape[:2] == size:
-        return array
-    return np.asarray(cv2.resize(np.ascontiguousarray(array), (size[1], size[0]), interpolation=interpolation))
+def _bytes(values: NDArray[np.float64]) -> Pixels:
+    return values.clip(0, 255).astype(np.uint8)

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.errors import data_error
-from beyondpixel.datamodules.datasets.files import FileSamples, Pair
+from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import LabelTable
+from beyondpixel.datamodules.datasets.listing import read_list
+from beyondpixel.datamodules.resampling import Resampling
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -31,10 +33,11 @@ class VOCDataModule(SegmentationDataModule):
         root: The VOC2012 folder.
         train_split: "trainaug", "train" (1,464 images), or "trainval" (2,913), which leaves no images held out, so that
             `val_dataloader()` is an empty list.
-        test_split: "val", or "test" (1,456 images without public truth, so for `predict` alone).
+        test_split: "val", or "test" (1,456 images without public target, so for `predict` alone).
         crop_size: Side, or height and width, of the training crops.
         scales: Lowest and highest factor of the random rescaling of training images.
         scale_step: Distance of the factors; None takes any factor in the range.
+        resampling: How images are rescaled; the RMI authors use Pillow's bicubic.
         **common: As for `SegmentationDataModule`.
     """
 
@@ -55,9 +58,10 @@ class VOCDataModule(SegmentationDataModule):
         crop_size: int | tuple[int, int] | None = 513,
         scales: tuple[float, float] = (0.5, 2.0),
         scale_step: float | None = 0.25,
+        resampling: Resampling = "bicubic_antialias",
         **common: Any,
     ) -> None:
-        super().__init__(crop_size=crop_size, scales=scales, scale_step=scale_step, **common)
+        super().__init__(crop_size=crop_size, scales=scales, scale_step=scale_step, resampling=resampling, **common)
         for name, value in (("train_split", train_split), ("test_split", test_split)):
             if value not in self.splits:
                 raise ValueError(f"{name} must be one of {', '.join(self.splits)}, got {value!r}")
@@ -68,7 +72,7 @@ class VOCDataModule(SegmentationDataModule):
         self.class_names = list(CLASSES)
         self.palette = voc_palette(len(CLASSES))
 
-    def load_split(self, split: str) -> FileSamples:
+    def load_split(self, split: str) -> FileDataset:
         """Read the split's list."""
         if not Path(self.root).is_dir():
             raise data_error(
@@ -88,13 +92,13 @@ class VOCDataModule(SegmentationDataModule):
                 remedy=remedy,
             )
         # some published lists hold paths of image and mask instead of ids
-        ids = [Path(line.split()[0]).stem for line in listing.read_text().splitlines() if line.strip()]
+        ids = [Path(line.split()[0]).stem for line in read_list(listing, remedy=remedy, absolute=True)]
         _check_count(split, ids, listing, remedy)
         pairs = [
             Pair(id, folder / "JPEGImages" / f"{id}.jpg", folder / masks / f"{id}.png" if masks else None) for id in ids
         ]
         labels = LabelTable.identity(len(CLASSES))
-        return FileSamples(pairs, labels, name=f"VOC 2012 {split} in {folder}", remedy=remedy)
+        return FileDataset(pairs, labels, name=f"VOC 2012 {split} in {folder}", remedy=remedy)
 
     def _remedy(self, split: str) -> str:
         if split == "test":
@@ -109,7 +113,7 @@ def find_folder(root: Path) -> Path:
 
 
 def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """VOC's colours: the bits of the class index, three at a time, go to the highest bits of red, green and blue.
+    """VOC's colors: the bits of the class index, three at a time, go to the highest bits of red, green and blue.
 
     >>> voc_palette(4)
     [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]

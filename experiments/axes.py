@@ -51,10 +51,10 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
     Example:
         >>> model = {"class_path": "beyondpixel.lightning_modules.DeepLabModule",
-        ...          "init_args": {"loss": {"name": "rmi", "region_size": 5, "downsampling_factor": 4}, "variant": "v3"}}
+        ...          "init_args": {"variant": "v3", "loss": {"name": "rmi", "region_size": 5, "pooling": "avg"}}}
         >>> axes = axes_of({"model": model, "data": {"class_path": "a.CamVidDataModule", "init_args": {}}})
-        >>> axes["loss"], axes["region_size"], axes["df"], axes["model"], axes["dataset"], axes["memory"]
-        ('rmi', 5, 4, 'deeplab_v3', 'camvid', None)
+        >>> axes["loss"], axes["region_size"], axes["pooling"], axes["model"], axes["dataset"], axes["memory"]
+        ('rmi', 5, 'avg', 'deeplab_v3', 'camvid', None)
     """
     model = config["model"].get("init_args", {})
     data = config["data"].get("init_args", {})

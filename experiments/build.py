@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
@@ -52,14 +54,39 @@ def build_all(config: Mapping[str, Any]) -> Built:
     """As `build`, with the arguments of the Trainer."""
     parser = _parser()
     given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
-    try:
+    with _constructor_errors():
         objects: Namespace = parser.instantiate_classes(parser.parse_object(given))
+    return Built(objects["model"], objects["data"], dict(objects["trainer"]))
+
+
+def build_data(config: Mapping[str, Any]) -> LightningDataModule:
+    """The data module of a resolved config alone; arguments and errors as for `build`."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    data = config["data"]
+    given = {**data, "init_args": {**data["init_args"], "seed": config["seed_everything"]}}
+    with _constructor_errors():
+        module: LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": given}))["data"]
+    return module
+
+
+@contextmanager
+def _constructor_errors() -> Iterator[None]:
+    try:
+        yield
     except DataError as error:
         raise UserError(str(error)) from error
     # FileNotFoundError and ConnectionError are OSErrors
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(str(_first_cause(error))) from error
-    return Built(objects["model"], objects["data"], dict(objects["trainer"]))
+
+
+def parse_built(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as the parser reads it before it builds: for a resolved config, the same."""
+    parser = _parser()
+    parsed = parser.parse_object({key: config[key] for key in ("model", "data", "trainer", "seed_everything")})
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))
+    return dumped
 
 
 @cache

@@ -41,18 +41,31 @@ def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog:
         >>> call_with_words(greet, ["Ada", "Bob", "--loud"], prog="greet")
         ADA BOB
     """
-    parser = make_parser(function, prog)
-    options, rest = parser.parse_known_args(list(words))
-    values = vars(options)
     parameters = inspect.signature(function).parameters
+    words, overrides = _split(words) if REST in parameters else (words, [])
+    values = vars(make_parser(function, prog).parse_intermixed_args(list(words)))
     if REST in parameters:
         from beyondpixel.experiments.spec import parse_overrides
 
-        values[REST] = parse_overrides(rest)
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        values[REST] = parse_overrides(overrides)
     positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     function(*positional, **values)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words for the parser, and `--part.key value` words for a config."""
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            overrides.append(word)
+            if "=" not in word and rest and not rest[0].startswith("--"):
+                overrides.append(rest.pop(0))
+        else:
+            own.append(word)
+    return own, overrides
 
 
 def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
@@ -97,6 +110,8 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
         spellings = dict.fromkeys([dashed, f"--{name}"] if name != "ckpt_path" else ["--ckpt_path", dashed])
         parser.add_argument(*spellings, dest=name, required=required, **settings)
     else:
+        if not required and not several:
+            settings["nargs"] = "?"
         parser.add_argument(name, metavar=name.upper(), **settings)
 
 

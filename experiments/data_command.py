@@ -17,7 +17,7 @@ from beyondpixel.datamodules.download import get
 from beyondpixel.datamodules.fetching import DownloadError
 from beyondpixel.datamodules.unpacking import ArchiveError
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.lightning_modules.pictures import class_swatches, colorize, overlay, sheet
+from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
 SIZES_SHOWN = 5
 
@@ -61,7 +61,7 @@ def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_sam
         usable = [split.split for split in report.splits if split.images]
         if usable:
             _draw_samples(data, usable, num_samples, sheet_file)
-            print(f"Samples drawn in {sheet_file}")
+            print(f"SegmentationDataset drawn in {sheet_file}")
     if not report.ok:
         bad = [split.split for split in report.splits if split.error or split.faults]
         raise UserError(f"{report.dataset} cannot be used as it is: see {', '.join(bad)} above")
@@ -96,7 +96,7 @@ def _summary(dataset: str, split: SplitReport) -> str:
     if split.faults:
         lines.append(f"[red]samples that cannot be used: {len(split.faults)}[/red]")
         lines += [f"  {escape(fault)}" for fault in split.faults]
-        lines.append(f"To mend it: {escape(split.remedy)}")
+        lines.append(f"To fix it: {escape(split.remedy)}")
     return "\n".join(lines)
 
 
@@ -110,8 +110,8 @@ def _class_table(split: SplitReport) -> Table:
 def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_samples: int, file: Path) -> None:
     images, masks = [], []
     for split in splits:
-        samples = data.samples(split)
-        # spread over the split, because neighbours in a list are often frames of one film
+        samples = data.dataset(split)
+        # spread over the split, because neighbors in a list are often frames of one film
         step = max(1, len(samples) // num_samples)
         for index in range(0, step * min(num_samples, len(samples)), step):
             sample = samples[index]
@@ -120,10 +120,12 @@ def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_sampl
                 masks.append(sample.mask)
     columns = {
         "image": images,
-        "mask over it": [overlay(i, m, data.palette, data.ignore_index) for i, m in zip(images, masks, strict=True)],
+        "mask over it": [
+            overlay(i, m, data.palette, ignore_index=data.ignore_index) for i, m in zip(images, masks, strict=True)
+        ],
         "mask": [colorize(mask, data.palette, data.ignore_index) for mask in masks],
     }
-    legend = class_swatches(masks, data.palette, data.class_names, data.ignore_index)
+    legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
     file.parent.mkdir(parents=True, exist_ok=True)
     heading = f"{data.dataset_name}: {num_samples} samples of each of {', '.join(splits)}"
-    sheet(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).save(file)
+    image_grid(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).savefig(file)

@@ -10,8 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from beyondpixel.experiments.bootstrap import bootstrap_miou
-from beyondpixel.experiments.image_areas import ImageAreas
+from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
+from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.inference.inferers import Chain
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.lightning_modules import SegmentationModule
@@ -54,11 +54,11 @@ class EvaluationRecorder(Callback):
             return
         metrics = pl_module.evaluation_metrics(stage)
         matrix = metrics.confusion_matrix().cpu().numpy()  # sums over processes, as the next: all of them must call it
-        counts = metrics.image_counts()
-        areas = None if counts is None else ImageAreas(np.array(counts.id), *counts[1:])
+        of_images = metrics.image_counts()
+        counts = None if of_images is None else ImageCounts(np.array(of_images.id), *of_images[1:])
         logged: dict[str, float] = {}
-        if areas is not None:
-            logged |= zip(("mIoU_low", "mIoU_high"), bootstrap_miou(areas), strict=True)
+        if counts is not None:
+            logged |= zip(("mIoU_low", "mIoU_high"), mean_interval([resampled_scores(counts)]), strict=True)
         seconds = pl_module.inferer.crf_seconds if isinstance(pl_module.inferer, Chain) else None
         if seconds is not None:
             logged["crf_seconds"] = seconds
@@ -68,8 +68,8 @@ class EvaluationRecorder(Callback):
             pl_module.log(f"{stage}/{name}", tensor, sync_dist=True)
         if self.folder is None or not trainer.is_global_zero:
             return
-        if areas is not None:
-            areas.save(self.folder.images_file(stage))
+        if counts is not None:
+            counts.save(self.folder.images_file(stage))
         if stage == "test":
             archive = io.BytesIO()
             np.savez_compressed(archive, matrix=matrix, class_names=metrics.class_names)

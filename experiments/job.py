@@ -57,6 +57,7 @@ def run_job(path: str | Path, *, patience: float = 2.0) -> None:
                 folder.update_state(status=Status.FAILED, error=text)
             raise
         if first:
+            _prune_checkpoints(folder)
             folder.update_state(status=Status.DONE)
 
 
@@ -72,6 +73,18 @@ def _train_and_evaluate(folder: RunFolder) -> None:
         train(folder, config, resume=folder.last_checkpoint if trained else checkpoint_to_resume(folder, config))
     for words in missing_evaluations(folder, folder.record.get("evaluations", [])):
         evaluate_run(folder, words)
+
+
+def _prune_checkpoints(folder: RunFolder) -> None:
+    """Leave of the checkpoints of a finished run what its launch asked for."""
+    from beyondpixel.experiments.checkpoint_files import keep_weights
+
+    keep = folder.record.get("keep", "resume")
+    for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
+        if keep == "weights":
+            keep_weights(file)
+        else:
+            file.unlink()
 
 
 def main() -> None:

@@ -33,8 +33,12 @@ class Run:
         """`table/row seed<k>`."""
         return f"{self.spec.name} seed{self.seed}"
 
-    def prepare(self) -> None:
-        """Write down config and record, for the process that will do the run."""
+    def prepare(self, **more: Any) -> None:
+        """Write down config and record, for the process that will do the run.
+
+        Args:
+            more: further entries of the record.
+        """
         self.folder.config = self.config
         self.folder.record = {
             **self.folder.record,
@@ -44,6 +48,7 @@ class Run:
             "seed": self.seed,
             "reference": self.spec.reference,
             "evaluations": list(self.spec.evaluations),
+            **more,
         }
 
 

@@ -6,7 +6,6 @@ A default comes from the signature of the class that the value belongs to, and f
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import re
 import typing
@@ -25,7 +24,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, MergedConfig, suggestion
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
-from beyondpixel.losses import LOSSES
+from beyondpixel.losses import LOSSES, loss_class
 
 DEFAULT_SEED = 1
 DEFAULT_CLASSES = {
@@ -71,13 +70,13 @@ def resolve(spec: RunSpec) -> ResolvedConfig:
     """
     values, errors = complete(spec.config)
     if errors:
-        raise SpecError(
-            [
-                f"{shown(spec.file)}: {'.'.join(keys)} ({spec.merged.source_of(keys, default='row')}): {text}"
-                for keys, text in errors
-            ]
-        )
+        raise SpecError([f"{_location(spec, keys)}: {'.'.join(keys)}: {text}" for keys, text in errors])
     return ResolvedConfig(values, spec.merged)
+
+
+def _location(spec: RunSpec, keys: Keys) -> str:
+    source = spec.merged.source_of(keys, default="row")
+    return {"row": shown(spec.file), "command line": source}.get(source, f"{source}.yaml")
 
 
 def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
@@ -103,7 +102,16 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
     values["trainer"], found = _complete_arguments(Trainer, trainer, ("trainer",), skip=())
     errors += found
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
-    return values, errors
+    return values, errors or _conflicts(values)
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+    """Values that are valid by themselves, but not beside one another."""
+    steps, warmup = values["trainer"]["max_steps"], values["model"]["init_args"].get("warmup_iters")
+    if steps > 0 and warmup is not None and warmup >= steps:
+        text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
+        return [(("model", "init_args", "warmup_iters"), text)]
+    return []
 
 
 def import_class(class_path: str, part: str) -> type:
@@ -126,9 +134,7 @@ def import_class(class_path: str, part: str) -> type:
     return found
 
 
-def _complete_class(
-    part: str, given: Mapping[str, Any], kind: type
-) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
     errors: list[tuple[Keys, str]] = []
     arguments = given.get("init_args") or {}
     class_path = given.get("class_path", DEFAULT_CLASSES[part])
@@ -167,9 +173,10 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
     name = settings.get("name")
     if name not in LOSSES:
         got = "no name" if name is None else repr(name)
-        return loss, [((*above, "name") if "name" in settings else above, f"unknown loss, got {got}; {suggestion(name, LOSSES)}")]
+        keys = above if isinstance(loss, str) or name is None else (*above, "name")
+        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(name, LOSSES)}")]
     own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
-    values, errors = _complete_arguments(LOSSES[name], own, above, skip=LOSS_LINKED)
+    values, errors = _complete_arguments(loss_class(name), own, above, skip=LOSS_LINKED)
     weight = {"weight": settings["weight"]} if "weight" in settings else {}
     return {"name": name, **values, **weight}, errors
 
@@ -190,12 +197,12 @@ def _complete_arguments(
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            errors.append((keys, f"expected {_annotation(function, key)}, got {value!r}"))
+            errors.append((keys, f"expected {_annotation(function, skip, key)}, got {value!r}"))
     return values, errors
 
 
 def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:
-    losses = [name for name in LOSSES if key in _defaults(LOSSES[name], LOSS_LINKED)]
+    losses = [name for name in LOSSES if key in _defaults(loss_class(name), LOSS_LINKED)]
     if above == ("model", "init_args") and losses:
         return f"{key} belongs to a loss: write it below model.init_args.loss, beside the loss's name"
     return suggestion(key, known)
@@ -224,14 +231,12 @@ def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> st
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))[key])
 
 
-def _annotation(function: Any, key: str) -> str:
+def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
     """The type that a class declares for an argument, as it is written."""
-    for cls in inspect.getmro(function):
-        hints = typing.get_type_hints(cls.__init__)
-        if key in hints:
-            text = hints[key].__name__ if isinstance(hints[key], type) and not typing.get_args(hints[key]) else str(hints[key])
-            return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
-    return "another type"
+    action: Any = next(action for action in _parser(function, skip)._actions if action.dest == key)
+    hint = getattr(action, "_typehint", None) or action.type
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
 
 
 def _has(config: Mapping[str, Any], keys: Keys) -> bool:

@@ -1,9 +1,9 @@
 """Run specs: YAML files that say what each row of an ablation changes.
 
-A spec is a diff. `base` names fragments of `experiments/base/`, merged in order; `config` holds the keys of LightningCLI
-that the row changes; `evaluations` lists what else its trained model is tested with; `reference` records published
-numbers. Its name is its path: the spec `runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A file with a
-`grid` holds several rows (see `grid.py`).
+A spec is a diff. `base` names fragments of `experiments/base/`, merged in order; `config` holds the keys of
+LightningCLI that the row changes; `evaluations` lists what else its trained model is tested with; `reference` records
+published numbers. Its name is its path: the spec `runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A
+file with a `grid` holds several rows (see `grid.py`).
 """
 
 from __future__ import annotations
@@ -194,33 +194,45 @@ def _read_spec_file(
         if "row" in content:
             errors.append("row: names the rows of a grid; without one, the file's name is the row's")
     errors += _wrong_reference(content, [row.name for row in rows])
-    specs: list[RunSpec] = []
-    for row in rows if not errors else ():
-        merged = MergedConfig()
-        for name in (*(content.get("base") or ()), *row.base):
-            try:
-                merged.add(fragment(name), source=f"base/{name}")
-            except UserError as error:
-                errors.append(f"base: {error}")
-        merged.add(content.get("config") or {}, source="row")
-        for keys, value in row.changes:
-            merged.add(nested(keys, value), source="row")
-        for key, value in overrides.items():
-            merged.add(nested(keys_of(key), value), source="command line")
-        errors += [
-            f"{part}.class_path: not given; add it or a base fragment that has it"
-            for part in ("model", "data")
-            if not isinstance(merged.values.get(part), dict) or "class_path" not in merged.values[part]
-        ]
-        reference = _reference_of(content.get("reference") or {}, row.name)
-        specs.append(
-            RunSpec(
-                file.parent.name, row.name, file, merged, reference, tuple(map(str, content.get("evaluations") or ()))
-            )
-        )
     if errors:
         raise SpecError([f"{shown(file)}: {text}" for text in errors])
-    return specs
+    base = [*(content.get("base") or ()), *(name for row in rows for name in row.base)]
+    fragments: dict[str, dict[str, Any]] = {}
+    for name in base:
+        try:
+            fragments[name] = fragment(name)
+        except UserError as error:
+            errors.append(f"{shown(file)}: base: {error}")
+    if errors:
+        raise SpecError(errors)
+    return [_spec_of(file, content, row, fragments, overrides) for row in rows]
+
+
+def _spec_of(
+    file: Path,
+    content: Mapping[str, Any],
+    row: GridRow,
+    fragments: Mapping[str, dict[str, Any]],
+    overrides: Mapping[str, Any],
+) -> RunSpec:
+    merged = MergedConfig()
+    for name in (*(content.get("base") or ()), *row.base):
+        merged.add(fragments[name], source=f"base/{name}")
+    merged.add(content.get("config") or {}, source="row")
+    for keys, value in row.changes:
+        merged.add(nested(keys, value), source="row")
+    for key, value in overrides.items():
+        merged.add(nested(keys_of(key), value), source="command line")
+    missing = [
+        f"{shown(file)}: {part}.class_path: not given; add it or a base fragment that has it"
+        for part in ("model", "data")
+        if not isinstance(merged.values.get(part), dict) or "class_path" not in merged.values[part]
+    ]
+    if missing:
+        raise SpecError(missing)
+    evaluations = tuple(map(str, content.get("evaluations") or ()))
+    reference = _reference_of(content.get("reference") or {}, row.name)
+    return RunSpec(file.parent.name, row.name, file, merged, reference, evaluations)
 
 
 def _unknown(content: Mapping[str, Any], known: Sequence[str], above: str = "") -> list[str]:

@@ -30,7 +30,7 @@ from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
-from beyondpixel.lightning_modules.callbacks import ConfusionPicture, InferenceTime, PredictionPictures, Throughput
+from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
 
@@ -113,7 +113,8 @@ def evaluate(
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
     return [
-        LastCheckpoint(folder.last_checkpoint),  # first, so that the batch it stops before leaves no trace
+        # first, so that the batch it stops before leaves no trace
+        LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
         StepSeeds(seed),
         FiniteGuard(),
         ModelCheckpoint(
@@ -127,9 +128,9 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         ),
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
-        PredictionPictures(),
+        PredictionImages(),
         ClassTable(),
-        ConfusionPicture(),
+        ConfusionFigure(),
         InferenceTime(),
         EvaluationRecorder(folder),
     ]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from beyondpixel.lightning_modules.hub import HubMixin
+from beyondpixel.lightning_modules.hub import HubModule
 from beyondpixel.lightning_modules.inferer import Inferer
 from beyondpixel.lightning_modules.metrics import EvaluationMetrics, mean_over_classes
 from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
@@ -24,7 +23,7 @@ from beyondpixel.losses import SegmentationLoss, build_loss
 NOT_SAVED = ["optimizer", "lr_scheduler", "_class_path", "_instantiator"]
 
 
-class SegmentationModule(HubMixin, LightningModule):
+class SegmentationModule(HubModule):
     """Training, evaluation and prediction steps, metrics, optimizer and schedule of a segmentation network.
 
     A subclass builds its network in :meth:`configure_network`. Batches are dicts: ``image`` float32 (N, 3, H, W),
@@ -59,6 +58,7 @@ class SegmentationModule(HubMixin, LightningModule):
             epoch, as with LightningCLI; ReduceLROnPlateau monitors ``val/mIoU`` unless it has a ``monitor``.
         boundary_metrics: evaluations, "val" or "test", with metrics of boundaries, bands around them and object
             sizes; these take tens of milliseconds per image.
+        network: arguments of :meth:`configure_network`.
 
     Attributes:
         inferer: strategy of validation, test and prediction (:mod:`~beyondpixel.lightning_modules.inferer`); None is
@@ -100,6 +100,7 @@ class SegmentationModule(HubMixin, LightningModule):
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         boundary_metrics: Sequence[Literal["val", "test"]] = ("test",),
+        **network: Any,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -112,7 +113,7 @@ class SegmentationModule(HubMixin, LightningModule):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
-        self.network = self.configure_network()
+        self.network = self.configure_network(**network)
         self.loss = self.configure_loss(loss)
         sgd = partial(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self._make_optimizer = optimizer or sgd
@@ -120,10 +121,11 @@ class SegmentationModule(HubMixin, LightningModule):
         self.boundary_metrics = tuple(boundary_metrics)
         self.metrics = nn.ModuleDict({stage: self.configure_metrics(stage) for stage in ("val", "test")})
 
-    def configure_network(self) -> nn.Module:
-        """Build the network, (N, 3, H, W) to (N, C, H, W), from ``self.hparams``.
+    def configure_network(self, **network: Any) -> nn.Module:
+        """Build the network, (N, 3, H, W) to (N, C, H, W), from the constructor's other arguments.
 
-        If it has a submodule ``encoder``, everything else is the head.
+        A subclass names those that it takes, or passes ``**network`` on to a class or function that names them;
+        LightningCLI finds them there. If the network has a submodule ``encoder``, everything else is the head.
         """
         raise NotImplementedError(f"{type(self).__name__} must define configure_network()")
 
@@ -131,19 +133,13 @@ class SegmentationModule(HubMixin, LightningModule):
         """Build the loss, ``loss(logits, target) -> scalar``, from the constructor's argument."""
         if isinstance(loss, nn.Module):
             return loss
-        shared: dict[str, Any] = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
-        if isinstance(loss, str):
-            return build_loss(loss, **shared)
-        if isinstance(loss, Mapping) and "name" in loss:
-            return build_loss(**{**shared, **loss})
-        if isinstance(loss, list | tuple) and loss:
-            parts: Any = [dict(part) for part in loss]
-            return build_loss(parts, **shared)
-        raise ValueError(
-            f"loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got {loss!r}. "
-            "A checkpoint of a training with a module holds None: pass the module to "
-            "load_from_checkpoint(path, loss=...)"
-        )
+        if not isinstance(loss, str | Mapping | list | tuple) or not loss:
+            raise ValueError(
+                "loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got "
+                f"{loss!r}. A checkpoint of a training with a module holds None: pass the module to "
+                "load_from_checkpoint(path, loss=...)"
+            )
+        return build_loss(loss, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
     def configure_metrics(self, stage: str) -> EvaluationMetrics:
         """Build the metrics of the evaluation "val" or "test"."""

@@ -22,7 +22,8 @@ def parameter_groups(
     """Split trainable parameters into encoder and head, each with and without weight decay.
 
     Weight decay acts on the weights of convolutions and linear layers only; norm layers, biases and everything else go
-    without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). What is not in ``encoder`` is the head
+    without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). With ``decay_norm_and_bias`` it acts on
+    all of them (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). What is not in ``encoder`` is the head
     and learns ``head_lr_multiplier`` times faster. Each group has a ``name``, which
     :class:`~pytorch_lightning.callbacks.LearningRateMonitor` puts into the logged key.
 
@@ -37,7 +38,7 @@ def parameter_groups(
         loss: a loss with trainable parameters of its own; they learn at ``lr`` without weight decay.
 
     Returns:
-        Groups for an optimiser, without the empty ones. Every trainable parameter is in exactly one.
+        Groups for an optimizer, without the empty ones. Every trainable parameter is in exactly one.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 1)})

@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
-from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, ColourTable, LabelTable, MaskValues
+from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, ColorTable, LabelTable, MaskValues
+from beyondpixel.datamodules.normalization import IMAGENET_MEAN, IMAGENET_STD, Triple
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 EXAMPLE = """\
 masks: index            # or: color
@@ -20,7 +21,6 @@ void: [255]             # values (or colors) of pixels without a label
 """
 _KEYS = ("classes", "masks", "void", "mean", "std")
 _CLASS_KEYS = ("name", "color", "value")
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class ClassFile:
 
     Attributes:
         class_names: In the order of the class indices.
-        palette: One RGB colour for each class.
+        palette: One RGB color for each class.
         values: What the pixels of the mask files mean.
         mean: RGB mean of the images scaled to 0..1; ImageNet's where the file gives none.
         std: RGB standard deviation likewise.
     """
 
     class_names: list[str]
-    palette: list[Colour]
+    palette: list[Color]
     values: MaskValues
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
 
 
 def read_class_file(path: Path) -> ClassFile:
@@ -67,7 +67,7 @@ def _bad(path: Path, fault: str) -> DataError:
         f"The class file {path} cannot be used",
         [fault],
         expected="a list of classes, for example:" + example + "\n",
-        remedy=f"write or mend {path}",
+        remedy=f"write or correct {path}",
     )
 
 
@@ -87,7 +87,7 @@ def _parse(content: Any) -> ClassFile:
             raise _NotUnderstoodError(f"class {index} has no name: {entry!r}")
         _known(f"key in class {entry['name']}", entry, _CLASS_KEYS)
         names.append(entry["name"])
-        palette.append(_colour(entry["name"], entry.get("color")))
+        palette.append(_color(entry["name"], entry.get("color")))
         values.append(entry.get("value", index))
     for what, given in (("names", names), ("colors", palette), ("values", values)):
         if len(set(given)) < len(given):
@@ -96,9 +96,9 @@ def _parse(content: Any) -> ClassFile:
     return ClassFile(
         names,
         palette,
-        _labels(values, void) if kind == "index" else _colours(palette, void),
-        _three("mean", content.get("mean", _IMAGENET_MEAN)),
-        _three("std", content.get("std", _IMAGENET_STD)),
+        _labels(values, void) if kind == "index" else _colors(palette, void),
+        _three("mean", content.get("mean", IMAGENET_MEAN)),
+        _three("std", content.get("std", IMAGENET_STD)),
     )
 
 
@@ -114,9 +114,9 @@ def _labels(values: list[int], void: list[Any]) -> LabelTable:
         raise _NotUnderstoodError(str(error)) from error
 
 
-def _colours(palette: list[Colour], void: list[Any]) -> ColourTable:
-    mapping = {colour: index for index, colour in enumerate(palette)}
-    return ColourTable(mapping | {_colour("void", colour): IGNORE_INDEX for colour in void})
+def _colors(palette: list[Color], void: list[Any]) -> ColorTable:
+    mapping = {color: index for index, color in enumerate(palette)}
+    return ColorTable(mapping | {_color("void", color): IGNORE_INDEX for color in void})
 
 
 def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -125,14 +125,14 @@ def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
             raise _NotUnderstoodError(f"unknown {what}: {key!r}; known are {', '.join(known)}")
 
 
-def _colour(name: str, value: Any) -> Colour:
+def _color(name: str, value: Any) -> Color:
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
         raise _NotUnderstoodError(f"{name} needs a color of three whole numbers from 0 to 255, got {value!r}")
     red, green, blue = value
     return red, green, blue
 
 
-def _three(name: str, value: Any) -> tuple[float, float, float]:
+def _three(name: str, value: Any) -> Triple:
     numbers = list(value) if isinstance(value, (list, tuple)) else []
     if len(numbers) != 3 or not all(isinstance(number, (int, float)) and 0 < number <= 1 for number in numbers):
         raise _NotUnderstoodError(f"{name} must be three numbers between 0 and 1, got {value!r}")

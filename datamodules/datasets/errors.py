@@ -27,10 +27,10 @@ def data_error(what: str, offenders: Sequence[str], *, expected: str, remedy: st
       a.png
       b.png
     Expected: one for each image.
-    To mend it: add them
+    To fix it: add them
     """
     lines = [f"  {offender}" for offender in offenders[:LISTED]]
     if len(offenders) > LISTED:
         lines.append(f"  ... and {len(offenders) - LISTED} more ({len(offenders)} in all)")
     listing = ":\n" + "\n".join(lines) if lines else "."
-    return DataError(f"{what}{listing}\nExpected: {expected}.\nTo mend it: {remedy}")
+    return DataError(f"{what}{listing}\nExpected: {expected}.\nTo fix it: {remedy}")

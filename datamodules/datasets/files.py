@@ -1,25 +1,30 @@
 """Pairs of image and mask files."""
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset, find_faults
 from beyondpixel.datamodules.datasets.errors import BadFileError, data_error
 from beyondpixel.datamodules.datasets.labels import MaskValues
 from beyondpixel.datamodules.datasets.reading import read_image, read_mask
-from beyondpixel.datamodules.datasets.samples import Sample, Samples, find_faults
+
+FINGERPRINT_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample's files; `mask` is None where there is no truth."""
+    """One sample's files; `mask` is None where there is no target."""
 
     id: str
     image: Path
     mask: Path | None
 
 
-class FileSamples(Samples):
+class FileDataset(SegmentationDataset):
     """A split that lies in files.
 
     Args:
@@ -49,7 +54,7 @@ class FileSamples(Samples):
         try:
             return self.read(index)
         except BadFileError as error:
-            # the run is over, so there is time to find whatever else is wrong, and to mend it all in one go
+            # the run is over, so there is time to find whatever else is wrong, so that all can be fixed at once
             faults = list(find_faults(self).values())
             raise data_error(
                 f"{self.name}: {len(faults)} of {len(self)} samples cannot be used",
@@ -74,6 +79,14 @@ class FileSamples(Samples):
                 remedy=self.remedy,
             )
 
+    def fingerprint(self) -> str:
+        """A short hash of ids, masks (all bytes) and images (size, first and last 4 KiB)."""
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor() as pool:
+            for part in pool.map(_pair_digest, self.pairs):
+                digest.update(part)
+        return digest.hexdigest()[:16]
+
     def read(self, index: int) -> Sample:
         """Read sample `index`.
 
@@ -91,3 +104,21 @@ class FileSamples(Samples):
                 f"{image.shape[1]}x{image.shape[0]} (width x height)"
             )
         return Sample(image, mask, pair.id)
+
+
+def _pair_digest(pair: Pair) -> bytes:
+    digest = hashlib.sha256(pair.id.encode())
+    for block in _sampled_bytes(pair.image):
+        digest.update(block)
+    if pair.mask is not None:
+        digest.update(pair.mask.read_bytes())
+    return digest.digest()
+
+
+def _sampled_bytes(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        yield str(size).encode()
+        for start in (0, max(0, size - FINGERPRINT_BYTES)):
+            file.seek(start)
+            yield file.read(FINGERPRINT_BYTES)

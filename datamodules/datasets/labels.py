@@ -1,4 +1,4 @@
-"""From the values or colours in a mask file to class indices, strictly."""
+"""From the values or colors in a mask file to class indices, strictly."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import cv2
 import numpy as np
 
-from beyondpixel.datamodules.datasets.samples import Pixels
+from beyondpixel.datamodules.datasets.base import Pixels
 
 IGNORE_INDEX = 255
 # an index that no class may have, so that one table look-up both maps and finds unknown values
@@ -91,13 +91,13 @@ class LabelTable:
         return "labels " + ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
 
 
-class ColourTable:
-    """Maps the colours that a data set's mask files may hold to class indices and 255.
+class ColorTable:
+    """Maps the colors that a data set's mask files may hold to class indices and 255.
 
     Args:
-        mapping: From colour (RGB) to class index, or to 255 for "no label".
+        mapping: From color (RGB) to class index, or to 255 for "no label".
 
-    >>> table = ColourTable({(0, 0, 0): 255, (200, 0, 0): 3})
+    >>> table = ColorTable({(0, 0, 0): 255, (200, 0, 0): 3})
     >>> table.apply(np.array([[[200, 0, 0], [0, 0, 0]]], dtype=np.uint8)).tolist()
     [[3, 255]]
     """
@@ -107,16 +107,16 @@ class ColourTable:
 
     def __init__(self, mapping: Mapping[tuple[int, int, int], int]) -> None:
         self.mapping = dict(mapping)
-        codes = np.array([_code(*colour) for colour in mapping], dtype=np.uint32)
+        codes = np.array([_code(*color) for color in mapping], dtype=np.uint32)
         order = np.argsort(codes)
         self._codes = codes[order]
         self._indices = np.array(list(mapping.values()), dtype=np.uint8)[order]
 
     def apply(self, mask: Pixels) -> Pixels:
-        """Class indices (H, W) of a mask (H, W, 3) of uint8 colours.
+        """Class indices (H, W) of a mask (H, W, 3) of uint8 colors.
 
         Raises:
-            UnknownLabelsError: A colour is not in the table.
+            UnknownLabelsError: A color is not in the table.
         """
         wide = mask.astype(np.uint32)
         codes = _code(wide[..., 0], wide[..., 1], wide[..., 2])
@@ -127,14 +127,14 @@ class ColourTable:
             named = [f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in values[:5]]
             more = f" and {len(values) - 5} more" if len(values) > 5 else ""
             raise UnknownLabelsError(
-                f"colours {', '.join(named)}{more} ({counts.sum()} pixels); allowed are {self.allowed}"
+                f"colors {', '.join(named)}{more} ({counts.sum()} pixels); allowed are {self.allowed}"
             )
         return np.asarray(self._indices[places], dtype=np.uint8)
 
     @property
     def allowed(self) -> str:
-        """The colours that may occur."""
-        return "colours " + ", ".join(map(str, self.mapping))
+        """The colors that may occur."""
+        return "colors " + ", ".join(map(str, self.mapping))
 
 
 def _code(red: Any, green: Any, blue: Any) -> Any:

@@ -1,13 +1,13 @@
-"""Image and mask files to arrays, strictly: nothing is guessed about a file that is not as it should be."""
+"""Strict reading of image and mask files to arrays: a file of another kind is an error."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from beyondpixel.datamodules.datasets.base import Pixels
 from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.datamodules.datasets.labels import MaskValues, UnknownLabelsError
-from beyondpixel.datamodules.datasets.samples import Pixels
 
 UPRIGHT = 1
 
@@ -17,7 +17,7 @@ def read_image(path: Path, *, convert: bool = False) -> Pixels:
 
     Args:
         path: A file that Pillow can read.
-        convert: Accept any kind: grey is repeated, alpha is dropped, 16 bits are scaled down to 8, and photographs are
+        convert: Accept any kind: gray is repeated, alpha is dropped, 16 bits are scaled down to 8, and photographs are
             turned upright as their EXIF note says.
 
     Returns:
@@ -41,7 +41,7 @@ def read_mask(path: Path, labels: MaskValues) -> Pixels:
 
     Args:
         path: A file in a format that keeps every pixel as it is.
-        labels: What its values or colours mean.
+        labels: What its values or colors mean.
 
     Returns:
         uint8 (H, W), class indices and 255.
@@ -61,6 +61,9 @@ def read_mask(path: Path, labels: MaskValues) -> Pixels:
 
 
 def _open(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file():
+        # opening a pipe would wait for its other end
+        raise BadFileError(f"{path}: is not a file")
     try:
         image = Image.open(path)
         image.load()
@@ -78,16 +81,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         # Pillow clips 16 bits at 255 instead of scaling them
-        grey = (np.asarray(upright, dtype=np.uint32) + 128) // 257
-        upright = Image.fromarray(grey.astype(np.uint8))
+        gray = (np.asarray(upright, dtype=np.uint32) + 128) // 257
+        upright = Image.fromarray(gray.astype(np.uint8))
     return upright.convert("RGB")
 
 
 def _kind(image: Image.Image) -> str:
     kinds = {
         "1": "1-bit black and white",
-        "L": "greyscale",
-        "LA": "greyscale with alpha",
+        "L": "grayscale",
+        "LA": "grayscale with alpha",
         "P": "a palette image",
         "RGB": "RGB",
         "RGBA": "RGBA (with an alpha channel)",

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from beyondpixel.datamodules.datasets.samples import Pixels
+from beyondpixel.datamodules.datasets.base import Pixels
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-CLASSES: dict[str, Colour] = {
+CLASSES: dict[str, Color] = {
     "sky": (112, 172, 224),
     "building": (150, 84, 72),
     "road": (110, 84, 130),
@@ -30,7 +30,7 @@ CLASSES: dict[str, Colour] = {
     "wire": (20, 20, 20),
 }
 BACKGROUND = ("sky", "building", "road", "pavement")
-# standard deviation of each class's own texture, coarse and fine, in grey levels
+# standard deviation of each class's own texture, coarse and fine, in gray levels
 _TEXTURE = {"building": (9, 6), "road": (5, 6), "pavement": (6, 7), "tree": (20, 18), "person": (6, 5)}
 
 
@@ -82,9 +82,9 @@ class ScenePainter:
         self.picture[:] = gradient.astype(np.uint8)
         self.labels[:] = self.style.classes.index("sky")
         for _ in range(self.rng.integers(0, 4)):
-            centre = (self._x(), self.rng.uniform(0, self.horizon * 0.8))
+            center = (self._x(), self.rng.uniform(0, self.horizon * 0.8))
             radii = (self.rng.uniform(8, 26) * self.unit, self.rng.uniform(2, 5) * self.unit)
-            self._ellipse("sky", centre, radii, self._tint((226, 228, 232), 12))
+            self._ellipse("sky", center, radii, self._tint((226, 228, 232), 12))
 
     def _buildings(self) -> None:
         x = -self.rng.uniform(0, 20) * self.unit
@@ -143,19 +143,19 @@ class ScenePainter:
         crown = foot - self.rng.uniform(20, 30) * scale
         self._box("tree", ((x - 1.2 * scale, crown), (x + 1.2 * scale, foot)), self._tint((92, 70, 50), 10))
         for _ in range(self.rng.integers(6, 10)):
-            centre = x + self.rng.normal(0, 5) * scale, crown + self.rng.normal(0, 4) * scale
+            center = x + self.rng.normal(0, 5) * scale, crown + self.rng.normal(0, 4) * scale
             radius = self.rng.uniform(3.5, 7) * scale
-            self._ellipse("tree", centre, (radius, radius), _shade(leaves, self.rng.uniform(0.75, 1.2)))
+            self._ellipse("tree", center, (radius, radius), _shade(leaves, self.rng.uniform(0.75, 1.2)))
 
     def _fence(self, foot: float, scale: float) -> None:
         left = self._x() - 20 * scale
         right = left + self.rng.uniform(30, 70) * scale
         top = foot - self.rng.uniform(8, 12) * scale
-        colour, width = self._tint((126, 108, 92), 34), self._width(1.3 * scale)
+        color, width = self._tint((126, 108, 92), 34), self._width(1.3 * scale)
         for y in (top + scale, foot - 3 * scale):
-            self._line("fence", (left, y), (right, y), width, colour)
+            self._line("fence", (left, y), (right, y), width, color)
         for x in np.arange(left, right, max(3.6 * scale, width + 2)):
-            self._line("fence", (x, top), (x, foot), width, colour)
+            self._line("fence", (x, top), (x, foot), width, color)
 
     def _car(self, foot: float, scale: float) -> None:
         x = self._x()
@@ -187,21 +187,21 @@ class ScenePainter:
             x += self.rng.uniform(4, 5.6) * scale
 
     def _pole(self, foot: float, scale: float) -> None:
-        x, width, colour = self._x(), self._width(1.7 * scale), self._tint((112, 114, 112), 34)
+        x, width, color = self._x(), self._width(1.7 * scale), self._tint((112, 114, 112), 34)
         top = foot - self.rng.uniform(22, 46) * scale
-        self._line("pole", (x, foot), (x + self.rng.normal(0, 0.7) * scale, top), width, colour)
+        self._line("pole", (x, foot), (x + self.rng.normal(0, 0.7) * scale, top), width, color)
         if "sign" in self.style.classes and self.rng.random() < 0.65:
             self._sign((x, top + self.rng.uniform(0, 6) * scale), scale)
         elif self.rng.random() < 0.6:
             reach = self.rng.choice([-1, 1]) * self.rng.uniform(5, 9) * scale
-            self._line("pole", (x, top), (x + reach, top), self._width(1.2 * scale), colour)
+            self._line("pole", (x, top), (x + reach, top), self._width(1.2 * scale), color)
 
-    def _sign(self, centre: Point, scale: float) -> None:
-        (x, y), radius = centre, self.rng.uniform(2.4, 3.8) * scale * self.style.thickness
+    def _sign(self, center: Point, scale: float) -> None:
+        (x, y), radius = center, self.rng.uniform(2.4, 3.8) * scale * self.style.thickness
         kind = self.rng.integers(3)
         if kind == 0:
-            self._ellipse("sign", centre, (radius, radius), self._tint((196, 40, 40), 26))
-            self._ellipse("sign", centre, (radius * 0.55,) * 2, self._tint((226, 222, 216), 14))
+            self._ellipse("sign", center, (radius, radius), self._tint((196, 40, 40), 26))
+            self._ellipse("sign", center, (radius * 0.55,) * 2, self._tint((226, 222, 216), 14))
         elif kind == 1:
             self._box(
                 "sign", ((x - radius * 1.3, y - radius), (x + radius * 1.3, y + radius)), self._tint((40, 84, 168), 26)
@@ -260,34 +260,34 @@ class ScenePainter:
     def _width(self, units: float) -> int:
         return max(1, round(units * self.style.thickness))
 
-    def _tint(self, colour: Colour, spread: int) -> Colour:
-        """A colour near `colour`: shared brightness and a little hue."""
+    def _tint(self, color: Color, spread: int) -> Color:
+        """A color near `color`: shared brightness and a little hue."""
         shift = self.rng.uniform(-spread, spread) + self.rng.uniform(-spread / 2, spread / 2, size=3)
-        red, green, blue = np.clip(np.array(colour) + shift, 0, 255).astype(int).tolist()
+        red, green, blue = np.clip(np.array(color) + shift, 0, 255).astype(int).tolist()
         return red, green, blue
 
-    def _canvases(self, name: str, colour: Colour) -> tuple[tuple[Pixels, Colour], tuple[Pixels, int]]:
-        return (self.picture, colour), (self.labels, self.style.classes.index(name))
+    def _canvases(self, name: str, color: Color) -> tuple[tuple[Pixels, Color], tuple[Pixels, int]]:
+        return (self.picture, color), (self.labels, self.style.classes.index(name))
 
-    def _polygon(self, name: str, points: Sequence[Point], colour: Colour) -> None:
-        for canvas, value in self._canvases(name, colour):
+    def _polygon(self, name: str, points: Sequence[Point], color: Color) -> None:
+        for canvas, value in self._canvases(name, color):
             cv2.fillPoly(canvas, [_pixels(points)], value)
 
-    def _box(self, name: str, corners: tuple[Point, Point], colour: Colour) -> None:
+    def _box(self, name: str, corners: tuple[Point, Point], color: Color) -> None:
         (left, top), (right, bottom) = corners
         rows = slice(max(0, round(top)), max(0, round(bottom)))
         columns = slice(max(0, round(left)), max(0, round(right)))
-        self.picture[rows, columns] = colour
+        self.picture[rows, columns] = color
         self.labels[rows, columns] = self.style.classes.index(name)
 
-    def _ellipse(self, name: str, centre: Point, radii: Point, colour: Colour) -> None:
-        x, y = round(centre[0]), round(centre[1])
-        for canvas, value in self._canvases(name, colour):
+    def _ellipse(self, name: str, center: Point, radii: Point, color: Color) -> None:
+        x, y = round(center[0]), round(center[1])
+        for canvas, value in self._canvases(name, color):
             cv2.ellipse(canvas, (x, y), (round(radii[0]), round(radii[1])), 0, 0, 360, value, cv2.FILLED)
 
-    def _line(self, name: str, start: Point, end: Point, width: int, colour: Colour) -> None:
+    def _line(self, name: str, start: Point, end: Point, width: int, color: Color) -> None:
         first, last = _pixels([start, end]).tolist()
-        for canvas, value in self._canvases(name, colour):
+        for canvas, value in self._canvases(name, color):
             cv2.line(canvas, first, last, value, width)
 
 
@@ -295,6 +295,6 @@ def _pixels(points: Sequence[Point]) -> NDArray[np.int32]:
     return np.array(points).round().astype(np.int32)
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (min(255, int(channel * factor)) for channel in colour)
+def _shade(color: Color, factor: float) -> Color:
+    red, green, blue = (min(255, int(channel * factor)) for channel in color)
     return red, green, blue

@@ -1,37 +1,55 @@
-"""Train on a folder with bad files: leave them out, and say which."""
+"""Training on a folder with bad files: leave them out and list them."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+from beyondpixel.datamodules.datasets.base import MappedDataset, Sample, SegmentationDataset, find_faults
 from beyondpixel.datamodules.datasets.errors import data_error
-from beyondpixel.datamodules.datasets.samples import ChosenSamples, Samples, find_faults
 
 
-def without_faults(samples: Samples, *, name: str, listing: Path | None) -> Samples:
+class DatasetSubset(MappedDataset):
+    """Some of the samples, in the order of `indices`.
+
+    Args:
+        dataset: What to choose from.
+        indices: Which to take.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        super().__init__(dataset)
+        self.indices = indices
+        self.ids = [dataset.ids[index] for index in indices]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | None) -> SegmentationDataset:
     """Read all samples once, and keep those that can be read.
 
     Args:
-        samples: A split with bad files.
+        dataset: A split with bad files.
         name: The data set's name, for messages.
-        listing: Where the bad files are listed, with a warning; None tells nobody (another process does).
+        listing: Where the bad files are listed, with a warning; None is silent (another process does it).
 
     Raises:
         DataError: No sample is left.
     """
-    faults = find_faults(samples)
+    faults = find_faults(dataset)
     if not faults:
-        return samples
+        return dataset
     if listing is not None:
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("".join(f"{fault}\n" for fault in faults.values()))
         warnings.warn(
-            f"{name}: training without {len(faults)} of {len(samples)} samples; {listing} lists them", stacklevel=2
+            f"{name}: training without {len(faults)} of {len(dataset)} samples; {listing} lists them", stacklevel=2
         )
-    if len(faults) == len(samples):
+    if len(faults) == len(dataset):
         raise data_error(
             f"{name}: no training sample can be used",
             list(faults.values()),
             expected="at least some good files",
-            remedy=samples.remedy,
+            remedy=dataset.remedy,
         )
-    return ChosenSamples(samples, [index for index in range(len(samples)) if index not in faults])
+    return DatasetSubset(dataset, [index for index in range(len(dataset)) if index not in faults])

@@ -18,7 +18,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.images import Named, shortened
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import write_atomically
-from beyondpixel.lightning_modules.pictures import Color, indexed, overlay
+from beyondpixel.lightning_modules.visualization import Color, indexed_image, overlay
 
 SETTINGS = "predictions.json"
 
@@ -106,7 +106,7 @@ class PredictionFolder:
             archive = io.BytesIO()
             np.savez_compressed(archive, probs=probs.astype(np.float16))
             self._write(self.path / "probabilities" / f"{name}.npz", archive.getvalue())
-        mask = indexed(preds, palette)
+        mask = indexed_image(preds, palette)
         self._write(self.mask_file(name), _png(mask.convert("RGB") if self.colors == "rgb" else mask))
 
     def _refuse_collisions(self, images: Sequence[Named]) -> None:

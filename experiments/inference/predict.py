@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.datamodules.datasets.base import Pixels, Sample
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.reading import read_image
-from beyondpixel.datamodules.datasets.samples import Pixels, Sample
 from beyondpixel.datamodules.loading import default_workers
 from beyondpixel.datamodules.transforms import Resize
 from beyondpixel.experiments.checkpoint_files import checksum
@@ -108,12 +108,12 @@ class _TestImages(Dataset[Item]):
 
     def __init__(self, data: SegmentationDataModule) -> None:
         with as_user_error(DataError):
-            self.samples = data.samples(data.test_split)
-        self.names = list(self.samples.ids)
+            self.dataset = data.dataset(data.test_split)
+        self.names = list(self.dataset.ids)
 
     def __getitem__(self, index: int) -> Item:
         try:
-            return self.names[index], self.samples[index].image, None
+            return self.names[index], self.dataset[index].image, None
         except DataError as error:
             return self.names[index], None, str(error)
 
@@ -124,7 +124,9 @@ def _predict_one(
 ) -> str | None:
     """Predict and write; what went wrong with this image alone."""
     height, width = image.shape[:2]
-    resized = image if data.image_size is None else Resize(data.image_size)(Sample(image, None, name)).image
+    resized = (
+        image if data.image_size is None else Resize(data.image_size, data.resampling)(Sample(image, None, name)).image
+    )
     colors = torch.from_numpy(resized).permute(2, 0, 1)[None].to(module.device)
     try:
         probs = to_probs(module.infer(data.normalize({"image": colors})["image"]))

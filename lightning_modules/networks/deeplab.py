@@ -7,11 +7,8 @@ from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.networks.alignment import check_images
 from beyondpixel.lightning_modules.networks.deeplab_decoders import CHANNELS, DECODERS
-from beyondpixel.lightning_modules.networks.encoders import build_encoder
+from beyondpixel.lightning_modules.networks.encoders import ATROUS_RATES, build_encoder
 from beyondpixel.lightning_modules.networks.layers import initialize_head, set_norm_momentum
-
-# Chen et al., arXiv 1706.05587, section 4: rates double with the resolution
-ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class DeepLab(nn.Module):

@@ -45,9 +45,9 @@ class PaperV3PlusDecoder(PaperV3Decoder):
     Example:
         >>> grid = FeatureGrid(stride=16, align_corners=True)
         >>> decoder = PaperV3PlusDecoder([3, 8, 8, 64], rates=(6, 12, 18), dropout=0.1, grid=grid)
-        >>> maps = [torch.zeros(2, 3, 17, 17), torch.zeros(2, 8, 9, 9), torch.zeros(2, 8, 5, 5), torch.zeros(2, 64, 2, 2)]
+        >>> maps = [torch.zeros(2, channels, size, size) for channels, size in ((3, 33), (8, 17), (8, 9), (64, 3))]
         >>> decoder(maps).shape
-        torch.Size([2, 256, 5, 5])
+        torch.Size([2, 256, 9, 9])
     """
 
     def __init__(self, in_channels: Sequence[int], *, rates: Sequence[int], dropout: float, grid: FeatureGrid) -> None:

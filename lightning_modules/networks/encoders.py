@@ -8,7 +8,10 @@ import timm
 from torch import nn
 
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid, probe_grid
-from beyondpixel.lightning_modules.networks.pretrained import load_pretrained
+from beyondpixel.lightning_modules.networks.pretrained import fill_encoder, read_pretrained
+
+# Rates of ASPP at each output stride (Chen et al., arXiv 1706.05587, section 4): they double with the resolution.
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 # Named in errors: one of each family that can be dilated. What else can is found out by trying.
 DILATABLE = (
@@ -69,7 +72,7 @@ def build_encoder(
     Args:
         name: SMP's names as they are; timm's with or without ``tu-``, also with a tag (``resnet50.a1_in1k``).
         output_stride: 8 or 16.
-        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.load_pretrained`.
+        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.read_pretrained`.
         dilate_last_stage: whether the last stage is dilated at output stride 16; at 8 it always is.
 
     Returns:
@@ -90,6 +93,8 @@ def build_encoder(
     if output_stride == 8 and not dilate_last_stage:
         raise ValueError("dilate_last_stage must be true with output_stride=8, where the stage before is dilated, too")
     resolved = resolve_encoder_name(name)
+    # first, as it may fail, and building takes a second
+    pretrained = read_pretrained(resolved, weights) if weights is not None else None
     try:
         encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
         grid = probe_grid(encoder, output_stride)
@@ -100,8 +105,8 @@ def build_encoder(
         ) from error
     if not dilate_last_stage:
         _remove_dilation(encoder)
-    if weights is not None:
-        load_pretrained(encoder, resolved, weights)
+    if weights is not None and pretrained is not None:
+        fill_encoder(encoder, pretrained, name=name, weights=weights)
     return encoder, grid
 
 

@@ -31,7 +31,7 @@ def test_classes_are_known_before_the_data_is_there() -> None:
 def test_labels(make_camvid, variant: str, unlabelled: int) -> None:
     root = make_camvid(SMALL)
     data = CamVidDataModule(str(root), variant=variant)
-    sample = data.samples("test")[1]
+    sample = data.dataset("test")[1]
     stored = np.asarray(Image.open(root / "testannot" / "test_01.png"))
     expected = stored.copy()
     expected[stored == 11] = unlabelled
@@ -40,7 +40,7 @@ def test_labels(make_camvid, variant: str, unlabelled: int) -> None:
     np.testing.assert_array_equal(sample.image, np.asarray(Image.open(root / "test" / "test_01.png")))
 
 
-def test_evaluation_batches_are_the_normalised_images(make_camvid) -> None:
+def test_evaluation_batches_are_the_normalized_images(make_camvid) -> None:
     root = make_camvid(SMALL)
     data = CamVidDataModule(str(root), eval_batch_size=2)
     (batch,) = data.test_dataloader()
@@ -67,8 +67,10 @@ def test_trainval_holds_nothing_out(make_camvid) -> None:
 
 def test_image_size_shrinks_truth_and_evaluation(make_camvid) -> None:
     root = make_camvid(SMALL)
-    data = CamVidDataModule(str(root), image_size=(18, 24), batch_size=1)
-    image, mask = data.samples("test")[0].image, data.samples("test")[0].mask
+    data = CamVidDataModule(
+        str(root), image_size=(18, 24), crop_size=None, resampling="area_cubic", batch_size=1, num_workers=0
+    )
+    image, mask = data.dataset("test")[0].image, data.dataset("test")[0].mask
     full = np.asarray(Image.open(root / "test" / "test_00.png"), dtype=np.float64)
     # area averaging at half size is the mean of 2x2 pixels
     means = full.reshape(18, 2, 24, 2, 3).mean((1, 3))
@@ -135,7 +137,7 @@ def test_mask_of_another_size(make_camvid) -> None:
     path = root / "testannot" / "test_00.png"
     Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(path)
     with pytest.raises(DataError, match=r"testannot.test_00\.png: is 30x20, but its image test_00\.png is 48x36"):
-        _ = CamVidDataModule(str(root)).samples("test")[0]
+        _ = CamVidDataModule(str(root)).dataset("test")[0]
 
 
 def test_bad_settings() -> None:
@@ -144,7 +146,7 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match=r"train_split must be .* got 'test'"):
         CamVidDataModule(train_split="test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no split 'tests'; it has train, val, test, trainval"):
-        CamVidDataModule().samples("tests")
+        CamVidDataModule().dataset("tests")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         CamVidDataModule(batch_size=0)
     with pytest.raises(ValueError, match="scales must be the lowest and the highest factor"):
@@ -172,11 +174,11 @@ def test_predictions_have_no_truth(make_camvid, tmp_path: Path) -> None:
 def test_real_camvid(shared: Path) -> None:
     data = CamVidDataModule(str(shared / "data" / "CamVid"), variant="12", crop_size=479, batch_size=4, num_workers=0)
     data.setup()
-    assert [len(data.samples(split)) for split in ("train", "val", "test", "trainval")] == [367, 101, 233, 468]
+    assert [len(data.dataset(split)) for split in ("train", "val", "test", "trainval")] == [367, 101, 233, 468]
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 479, 479)
-    # 360 rows times at most 1.25 leave rows to pad, of the mean colour, which is void
+    # 360 rows times at most 1.25 leave rows to pad, of the mean color, which is void
     padded = batch["mask"][:, 460:] == 255
     assert padded.all()
     assert batch["image"][:, :, 460:].abs().max() < 0.01
-    assert data.samples("test")[0].image.shape == (360, 480, 3)
+    assert data.dataset("test")[0].image.shape == (360, 480, 3)

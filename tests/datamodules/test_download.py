@@ -265,7 +265,7 @@ def test_get_camvid(server: Server, camvid_zip: bytes, tmp_path: Path) -> None:
     assert get("camvid", root, mirrors=[server.url], progress=False)
     data = CamVidDataModule(str(root))
     data.setup()
-    assert len(data.samples("trainval")) == 6
+    assert len(data.dataset("trainval")) == 6
     assert sorted(path.name for path in root.parent.iterdir()) == ["CamVid"]
     asked = len(server.requests)
     assert not get("camvid", root, mirrors=[server.url], progress=False)
@@ -367,7 +367,7 @@ def test_get_voc_then_sbd(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
     assert get("sbd", root, progress=False)
     assert not get("voc", root, progress=False)
     assert not get("sbd", root, progress=False)
-    samples = VOCDataModule(str(root)).samples("trainaug")
+    samples = VOCDataModule(str(root)).dataset("trainaug")
     assert samples.ids == [names[0], names[1], names[4], names[5], names[6]]
     for sample in samples:
         np.testing.assert_array_equal(sample.mask, masks[sample.id])

@@ -10,7 +10,7 @@ from beyondpixel.datamodules import FolderDataModule
 from beyondpixel.datamodules.datasets.class_file import EXAMPLE
 from beyondpixel.datamodules.datasets.errors import DataError
 
-COLOURS = np.array([[0, 0, 0], [0, 160, 0], [200, 30, 30]], dtype=np.uint8)
+COLORS = np.array([[0, 0, 0], [0, 160, 0], [200, 30, 30]], dtype=np.uint8)
 CLASSES = """\
 masks: {masks}
 classes:
@@ -36,7 +36,7 @@ def write(
             image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
             mask = rng.integers(0, 3, (24, 32), dtype=np.uint8)
             Image.fromarray(image).save(root / "images" / below / f"{name}.jpg")
-            stored = mask if masks == "index" else COLOURS[mask]
+            stored = mask if masks == "index" else COLORS[mask]
             Image.fromarray(stored).save(root / "masks" / below / f"{name}{suffix}.png")
         if not splits:
             (root / f"{split}.txt").write_text("".join(f"{name}.jpg\n" for name in names[:-1]) + names[-1])
@@ -67,7 +67,7 @@ def spoil_everything(root: Path) -> dict[str, str]:
     (images / "train9.jpg").write_text("not an image")
     return {
         "images/train/train0.jpg": "is damaged (image file is truncated",
-        "images/train/train1.jpg": "is greyscale, not 8-bit RGB",
+        "images/train/train1.jpg": "is grayscale, not 8-bit RGB",
         "images/train/train2.png": "is RGBA (with an alpha channel), not 8-bit RGB",
         "images/train/train3.png": "is 16-bit, not 8-bit RGB",
         "images/train/train4.jpg": "is stored rotated (EXIF orientation)",
@@ -91,12 +91,12 @@ def test_layouts(tmp_path: Path, splits: bool, masks: str) -> None:
     data = FolderDataModule(str(tmp_path), batch_size=3, crop_size=16)
     assert data.class_names == ["background", "leaf", "fruit"]
     assert data.num_classes == 3
-    assert data.palette == [tuple(colour) for colour in COLOURS.tolist()]
+    assert data.palette == [tuple(color) for color in COLORS.tolist()]
     prefix = "val/" if splits else ""
-    assert data.samples("val").ids == [f"{prefix}val{index}" for index in range(3)]
-    for sample in data.samples("val"):
+    assert data.dataset("val").ids == [f"{prefix}val{index}" for index in range(3)]
+    for sample in data.dataset("val"):
         stored = np.asarray(Image.open(tmp_path / "masks" / f"{sample.id}.png"))
-        expected = stored if masks == "index" else (stored[..., None, :] == COLOURS).all(-1).argmax(-1)
+        expected = stored if masks == "index" else (stored[..., None, :] == COLORS).all(-1).argmax(-1)
         np.testing.assert_array_equal(sample.mask, expected)
     (batch,) = data.train_dataloader()
     assert batch["image"].shape == (3, 3, 16, 16)
@@ -113,13 +113,13 @@ def test_values_void_and_statistics(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "masks/test/test0.png")
     Image.fromarray(np.zeros((24, 5, 3), dtype=np.uint8)).save(tmp_path / "images/test/test0.jpg")
     data = FolderDataModule(str(tmp_path))
-    assert data.samples("test")[0].mask[0].tolist() == [0, 1, 2, 255, 255]
+    assert data.dataset("test")[0].mask[0].tolist() == [0, 1, 2, 255, 255]
     assert (data.mean, data.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_mask_suffix(tmp_path: Path) -> None:
     write(tmp_path, suffix="_labels")
-    assert FolderDataModule(str(tmp_path), mask_suffix="_labels").samples("val")[1].mask is not None
+    assert FolderDataModule(str(tmp_path), mask_suffix="_labels").dataset("val")[1].mask is not None
     with pytest.raises(DataError, match=r"3 of 6 files are missing(.|\n)*masks.val.val0\.png"):
         FolderDataModule(str(tmp_path)).setup("validate")
 
@@ -219,12 +219,12 @@ def test_the_example_in_the_error_is_understood(tmp_path: Path) -> None:
     assert FolderDataModule(str(tmp_path)).class_names == ["background", "leaf"]
 
 
-def test_unknown_colours_are_named(tmp_path: Path) -> None:
+def test_unknown_colors_are_named(tmp_path: Path) -> None:
     write(tmp_path, masks="color")
     mask = np.zeros((24, 32, 3), dtype=np.uint8)
     mask[0, 0] = (1, 2, 3)
     Image.fromarray(mask).save(tmp_path / "masks/val/val1.png")
-    with pytest.raises(DataError, match=r"val1\.png: holds colours \(1, 2, 3\) \(1 pixels?\); allowed are colours"):
+    with pytest.raises(DataError, match=r"val1\.png: holds colors \(1, 2, 3\) \(1 pixels?\); allowed are colors"):
         list(FolderDataModule(str(tmp_path)).val_dataloader())
 
 
@@ -255,5 +255,5 @@ def test_masks_must_be_lossless(tmp_path: Path) -> None:
 def test_names_that_differ_by_their_ending_alone(tmp_path: Path) -> None:
     write(tmp_path)
     Image.fromarray(np.zeros((24, 32, 3), dtype=np.uint8)).save(tmp_path / "images/train/train1.png")
-    with pytest.raises(DataError, match=r"has 1 pictures(.|\n)*train1\.jpg and train1\.png"):
+    with pytest.raises(DataError, match=r"has 1 images(.|\n)*train1\.jpg and train1\.png"):
         FolderDataModule(str(tmp_path)).setup("fit")

@@ -184,7 +184,7 @@ def _train_on_two(rank: int, folder: str, port: int) -> None:
 
 
 class Ranked(Recorder):
-    """Also records how often each evaluation image had labels. Batch norm makes DDP synchronise in every step."""
+    """Also records how often each evaluation image had labels. Batch norm makes DDP synchronize in every step."""
 
     def __init__(self) -> None:
         super().__init__()

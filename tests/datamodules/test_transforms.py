@@ -1,11 +1,14 @@
 """Augmentation: what it does to pixels and labels, and what it depends on."""
 
+import colorsys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from beyondpixel.datamodules.datasets.samples import Sample
+from beyondpixel.datamodules.datasets.base import Sample
 from beyondpixel.datamodules.transforms import Resize, TrainingTransform
 
 FILL = (10, 20, 30)
@@ -18,8 +21,24 @@ def ramp(height: int, width: int) -> Sample:
     return Sample(image, (rows // 16 * 4 + columns // 16).astype(np.uint8) % 20, "ramp")
 
 
-def training(crop: tuple[int, int], scales: tuple[float, float], step: float | None = None, flip: bool = False):
-    return TrainingTransform(crop=crop, scales=scales, scale_step=step, flip=flip, fill=FILL)
+def training(
+    crop: tuple[int, int],
+    scales: tuple[float, float],
+    step: float | None = None,
+    flip: bool = False,
+    share: float | None = None,
+    photometric: bool = False,
+) -> TrainingTransform:
+    return TrainingTransform(
+        crop=crop,
+        scales=scales,
+        scale_step=step,
+        flip=flip,
+        fill=FILL,
+        resampling="bicubic_antialias",
+        max_class_share=share,
+        photometric=photometric,
+    )
 
 
 def test_same_seed_same_pixels_whatever_came_before() -> None:
@@ -61,31 +80,124 @@ def test_padding_is_mean_and_void_at_the_right_and_bottom() -> None:
     assert (out.mask[:, 30:] == 255).all()
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.75, 1.25, 1.5, 1.75, 2.0])
-def test_close_to_rescaling_the_whole_image_and_cropping_then(scale: float) -> None:
-    """Against Pillow: bicubic with antialiasing, looking at the whole image beyond the crop."""
+def photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Smooth shapes, hard edges and noise, and values at both ends of the range."""
+    small = rng.integers(-60, 316, (height // 8, width // 8, 3)).clip(0, 255).astype(np.uint8)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    image[height // 3 : height // 2] = small[0, 0]
+    return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 0.83, 1.25, 1.5, 1.75, 2.0])
+@pytest.mark.parametrize("size", [(120, 160), (101, 151)])
+def test_a_crop_is_part_of_the_whole_image_rescaled_by_pillow(scale: float, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
-    smooth = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
-    blobs = cv2.resize(rng.integers(0, 5, (12, 16), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST_EXACT)
-    crop = 49
+    image, labels = photo(rng, *size), rng.integers(0, 5, size, dtype=np.uint8)
+    crop, scaled = 49, (round(size[1] * scale), round(size[0] * scale))
     transform = training((crop, crop), (scale, scale))
-    out = transform(Sample(smooth, blobs, ""), 11)
+    whole = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling.BICUBIC), dtype=int)
+    nearest = np.asarray(Image.fromarray(labels).resize(scaled, Image.Resampling.NEAREST))
+    for seed in range(3):
+        out = transform(Sample(image, labels, ""), seed)
+        windows = np.lib.stride_tricks.sliding_window_view(nearest, (crop, crop))
+        # random labels occur in this order at one place only
+        ((top, left),) = np.argwhere((windows == out.mask).all((-1, -2)))
+        difference = whole[top : top + crop, left : left + crop] - out.image.astype(int)
+        assert np.abs(difference).max() <= 1
 
-    # where the window lies is read off masks that hold their own coordinates, drawn with the same seed
-    side = round(crop / scale)
-    top, left = (
-        int(transform(Sample(smooth, axis.astype(np.uint8), ""), 11).mask[0, 0]) - int(0.5 * side / crop)
-        for axis in np.mgrid[:120, :160]
-    )
-    box = (left, top, left + side, top + side)
 
-    image = Image.fromarray(smooth).resize((crop, crop), Image.Resampling.BICUBIC, box=box)
-    labels = Image.fromarray(blobs).resize((crop, crop), Image.Resampling.NEAREST, box=box)
-    assert np.abs(np.asarray(image, dtype=float) - out.image)[6:-6, 6:-6].mean() < 4
-    # a sample point that lies exactly between two pixels may take either
-    points = (np.arange(crop) + 0.5) * side / crop
-    clear = ~np.isclose(points, points.round())
-    np.testing.assert_array_equal(np.asarray(labels)[clear][:, clear], out.mask[clear][:, clear])
+@pytest.mark.parametrize("size", [(45, 60), (60, 81), (180, 240), (131, 77), (90, 120)])
+def test_resizing_is_pillows(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    image, labels = photo(rng, 90, 120), rng.integers(0, 9, (90, 120), dtype=np.uint8)
+    out = Resize(size, "bicubic_antialias")(Sample(image, labels, ""))
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(out.image - expected).max() <= 1
+    nearest = Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(out.mask, np.asarray(nearest))
+
+
+def test_real_photographs_are_resampled_as_by_pillow(shared: Path) -> None:
+    differences = np.zeros(256, dtype=int)
+    for file in sorted((shared / "data" / "VOC2012" / "JPEGImages").glob("*.jpg"))[:6]:
+        image = np.asarray(Image.open(file))
+        for scale in (0.5, 0.75, 1.25, 1.75):
+            size = round(image.shape[0] * scale), round(image.shape[1] * scale)
+            out = Resize(size, "bicubic_antialias")(Sample(image, None, "")).image
+            expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+            differences += np.bincount(np.abs(out.astype(int) - expected).ravel(), minlength=256)
+    # the weights have 16 bits, not Pillow's 22
+    assert differences[3:].sum() == 0
+    assert differences[2] < 1e-5 * differences.sum()
+    assert differences[1] < 0.01 * differences.sum()
+
+
+def test_linear_and_area_are_opencvs() -> None:
+    image = photo(np.random.default_rng(5), 90, 120)
+    sample = Sample(image, None, "")
+    linear = cv2.resize(image, (80, 60), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(Resize((60, 80), "linear")(sample).image, linear)
+    # an area average at half size is the mean of 2x2 pixels
+    means = image.astype(float).reshape(45, 2, 60, 2, 3).mean((1, 3))
+    assert np.abs(Resize((45, 60), "area_cubic")(sample).image - means).max() <= 0.51
+
+
+def test_crops_that_show_one_class_are_drawn_again() -> None:
+    # the right tenth is another class, which few crops reach
+    mask = np.zeros((40, 400), dtype=np.uint8)
+    mask[:, 360:] = 1
+    mask[:20] = 255
+    sample = Sample(np.zeros((40, 400, 3), dtype=np.uint8), mask, "")
+
+    def largest(share: float | None) -> np.ndarray:
+        outs = [training((40, 40), (1.0, 1.0), share=share)(sample, seed).mask for seed in range(300)]
+        counts = [np.bincount(out[out != 255], minlength=2) for out in outs]
+        return np.array([count.max() / count.sum() for count in counts])
+
+    # 19 of 361 positions show both classes with a share under 0.75: 16 of 300 crops, and of ten attempts one in 42 %
+    assert (largest(None) < 0.75).sum() < 35
+    assert 90 < (largest(0.75) < 0.75).sum() < 165
+
+
+def test_photometric_distortion_of_grays() -> None:
+    """Hue and saturation do not change grays, so brightness and contrast can be read off."""
+    gray = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    transform = training((16, 16), (1.0, 1.0), photometric=True)
+    kinds = {"same": 0, "shifted": 0, "scaled": 0, "both": 0}
+    for seed in range(400):
+        out = transform(Sample(gray, None, ""), seed).image
+        assert (out == out[..., :1]).all()
+        table = out[..., 0].ravel().astype(int)
+        assert (np.diff(table) >= 0).all()
+        inner = np.flatnonzero((table > 0) & (table < 255))
+        slope, offset = np.polyfit(inner, table[inner] + 0.5, 1)
+        assert 0.49 < slope < 1.51
+        assert abs(offset) < 32 * 1.5 + 1
+        scaled, shifted = abs(slope - 1) > 0.003, abs(offset - 0.5) > 0.8
+        kinds["both" if scaled and shifted else "scaled" if scaled else "shifted" if shifted else "same"] += 1
+    # a quarter each, 100 expected, standard deviation 9
+    assert all(60 < count < 145 for count in kinds.values()), kinds
+
+
+def test_photometric_distortion_of_colors_leaves_mask_and_padding_alone() -> None:
+    color = (150, 100, 75)
+    sample = Sample(np.full((20, 20, 3), color, dtype=np.uint8), np.full((20, 20), 3, dtype=np.uint8), "")
+    transform = training((30, 20), (1.0, 1.0), photometric=True)
+    hues, saturations = [], []
+    expected_hue, expected_saturation, _ = colorsys.rgb_to_hsv(*(value / 255 for value in color))
+    for seed in range(300):
+        out = transform(sample, seed)
+        assert (out.mask[:20] == 3).all()
+        assert (out.image[20:] == FILL).all()
+        assert len(np.unique(out.image[:20].reshape(-1, 3), axis=0)) == 1
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(out.image[0, 0] / 255).tolist())
+        hues.append((hue - expected_hue + 0.5) % 1 - 0.5)
+        saturations.append(saturation / expected_saturation)
+    # up to 18 of 180 steps of hue, either way, for half of the images
+    assert 0.08 < np.max(np.abs(hues)) < 0.115
+    assert 0.4 < np.mean(np.abs(hues) < 0.008) < 0.65
+    assert 0.25 < min(saturations) < 0.6
+    assert 1.3 < max(saturations) < 2.1
 
 
 def test_a_single_row_of_pixels_survives_shrinking() -> None:
@@ -133,14 +245,14 @@ def test_flip_mirrors_image_and_mask_together_independently_of_the_scale() -> No
 
 
 def test_a_mask_never_holds_a_new_label() -> None:
-    # neighbours 0 and 19: interpolation would put something in between
+    # neighbors 0 and 19: interpolation would put something in between
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[::3] = 19
     sample = Sample(np.zeros((64, 64, 3), dtype=np.uint8), mask, "")
     seen = set()
     for seed in range(50):
         seen |= set(np.unique(training((48, 80), (0.4, 2.5), flip=True)(sample, seed).mask).tolist())
-    seen |= set(np.unique(Resize((23, 41))(sample).mask).tolist())
+    seen |= set(np.unique(Resize((23, 41), "linear")(sample).mask).tolist())
     assert seen == {0, 19, 255}
 
 

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / "JPEGImages" / f"{name}.jpg")
         mask = Image.fromarray(rng.choice([0, 5, 20, 255], size).astype(np.uint8))
         mask.save(folder / "SegmentationClassAug" / f"{name}.png")
-        mask.putpalette([value for colour in voc.voc_palette(256) for value in colour])
+        mask.putpalette([value for color in voc.voc_palette(256) for value in color])
         mask.save(folder / "SegmentationClass" / f"{name}.png")
     lists = folder / "ImageSets" / "Segmentation"
     (lists / "train.txt").write_text("2007_000000\n2007_000001\n")
@@ -43,7 +43,7 @@ def test_classes_and_palette() -> None:
     data = VOCDataModule("nowhere")
     assert data.num_classes == 21
     assert data.class_names[15] == "person"
-    # VOC's published colour map
+    # VOC's published color map
     known = {0: (0, 0, 0), 1: (128, 0, 0), 5: (128, 0, 128), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
     assert {index: data.palette[index] for index in known} == known
 
@@ -51,12 +51,12 @@ def test_classes_and_palette() -> None:
 def test_palette_masks_are_indices_and_255_is_void(root: Path) -> None:
     data = VOCDataModule(str(root), train_split="train")
     for split in ("train", "val", "trainaug"):
-        for sample in data.samples(split):
+        for sample in data.dataset(split):
             stored = np.asarray(Image.open(root / "SegmentationClass" / f"{sample.id}.png"))
             np.testing.assert_array_equal(sample.mask, stored)
             assert set(np.unique(stored)) == {0, 5, 20, 255}
-    assert data.samples("trainaug").ids == ["2007_000000", "2007_000001", "2007_000003"]
-    assert data.samples("test")[0].mask is None
+    assert data.dataset("trainaug").ids == ["2007_000000", "2007_000001", "2007_000003"]
+    assert data.dataset("test")[0].mask is None
 
 
 @pytest.mark.parametrize("above", ["VOC2012", "VOCdevkit/VOC2012"])
@@ -64,7 +64,7 @@ def test_root_may_be_the_folder_above(root: Path, tmp_path: Path, above: str) ->
     target = tmp_path / "other" / above
     target.parent.mkdir(parents=True)
     root.rename(target)
-    assert len(VOCDataModule(str(tmp_path / "other")).samples("val")) == 2
+    assert len(VOCDataModule(str(tmp_path / "other")).dataset("val")) == 2
 
 
 def test_training_crops(root: Path) -> None:
@@ -92,7 +92,7 @@ def test_full_lists_do_not_warn(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_name_that_is_listed_twice(root: Path) -> None:
     (root / "ImageSets/Segmentation/val.txt").write_text("2007_000002\n2007_000002\n")
     with pytest.raises(DataError, match=r"names 2 images, some of them twice:\n  2007_000002"):
-        VOCDataModule(str(root)).samples("val")
+        VOCDataModule(str(root)).dataset("val")
 
 
 def test_trainaug_that_was_not_built(root: Path) -> None:
@@ -136,15 +136,15 @@ def test_padded_evaluation_batches_give_the_same_confusion(root: Path) -> None:
 
 def test_real_images(shared: Path) -> None:
     data = VOCDataModule(str(shared / "data" / "VOC2012"), batch_size=4, num_workers=0)
-    assert [len(data.samples(split)) for split in ("train", "val", "trainaug", "trainval")] == [22, 18, 28, 40]
+    assert [len(data.dataset(split)) for split in ("train", "val", "trainaug", "trainval")] == [22, 18, 28, 40]
     seen = set()
-    for sample in data.samples("trainval"):
+    for sample in data.dataset("trainval"):
         assert sample.image.shape[:2] == sample.mask.shape
         seen |= set(np.unique(sample.mask).tolist())
     assert seen == {*range(21), 255}
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 513, 513)
-    # normalised with the data set's own statistics: near zero mean and unit deviation, padding aside
+    # normalized with the data set's own statistics: near zero mean and unit deviation, padding aside
     real = batch["image"][(batch["mask"] != 255)[:, None].expand_as(batch["image"])]
     assert abs(real.mean()) < 0.6
     assert 0.6 < real.std() < 1.5

@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ce": ("ce", {}),
     "bce": ("bce", {}),
     "rmi": ("rmi", {"downsampling_factor": 2}),
-    "rmi-compiled": ("rmi", {"downsampling_factor": 2, "backend": "compiled"}),
+    "rmi-plain": ("rmi", {"downsampling_factor": 2, "backend": "plain"}),
     "rmi-ce-max": ("rmi", {"downsampling_factor": 3, "pixel_loss": "ce", "pooling": "max"}),
     "rmi-alone": ("rmi", {"downsampling_factor": (2, 3), "pixel_loss": None, "covariance": "mean", "ridge": 1e-6}),
     "affinity": ("affinity", {"stride": 2, "exclude_void": True}),
@@ -119,7 +119,7 @@ def test_multi_hot_is_the_same_as_labels(make: Callable[..., SegmentationLoss], 
     multi_hot = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1)
     loss = make()
     if type(loss) is LOSSES["adaptive_affinity"]:
-        with pytest.raises(ValueError, match="expects integer labels .* got a multi-hot map"):
+        with pytest.raises(ValueError, match="expects integer labels .* got a multi-hot target"):
             loss(logits, multi_hot)
     else:
         torch.testing.assert_close(loss(logits, multi_hot), loss(logits, labels))
@@ -194,7 +194,7 @@ def test_wrong_labels_and_shapes_are_named(make: Callable[..., SegmentationLoss]
         make()(logits, labels[:, :, :-1])
     with pytest.raises(ValueError, match=r"expected the shape \(N, 3, H, W\), got \(2, 2, 20, 23\)"):
         make()(logits[:, :2], labels)
-    with pytest.raises(ValueError, match="multi-hot map of 0 and 1.* got the value 2"):
+    with pytest.raises(ValueError, match="multi-hot target of 0 and 1.* got the value 2"):
         make()(logits, torch.full_like(logits, 2.0))
     with pytest.raises(TypeError, match=r"integer labels .* got torch.float32"):
         make()(logits, labels.float())

@@ -14,7 +14,7 @@ from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
-from beyondpixel.experiments.image_areas import ImageAreas
+from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.inference.crf import DenseCRF
 from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
@@ -38,7 +38,7 @@ def plain_loop(run: RunFolder, *, crf_steps: int = 0, flip: bool = False) -> flo
     """mIoU, one image at a time, from the data set's own arrays."""
     module, data = load_trained(run.last_checkpoint)
     scores = MeanIoU(module.num_classes)
-    for sample in data.samples("test"):
+    for sample in data.dataset("test"):
         assert sample.mask is not None
         image = (
             torch.from_numpy(sample.image).permute(2, 0, 1)[None] / 255 - torch.tensor(data.mean).view(3, 1, 1)
@@ -133,7 +133,7 @@ def test_an_evaluation_is_complete_and_the_runs_own_results_stay(run: RunFolder)
     matrix = np.load(folder.confusion_file)["matrix"]
     iou = matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
     assert np.nanmean(iou) == pytest.approx(summary["test/mIoU"])
-    assert ImageAreas.load(folder.images_file("test")).mean_iou() == pytest.approx(summary["test/mIoU"])
+    assert ImageCounts.load(folder.images_file("test")).mean_iou() == pytest.approx(summary["test/mIoU"])
     unchanged = {file: file.read_bytes() for file in before if file.name != "run.json"}
     assert unchanged == {file: content for file, content in before.items() if file.name != "run.json"}
     assert missing_evaluations(run, ["crf:2+tta:flip", "tta:flip+crf:2", "crf:1"]) == ["crf:1"]
@@ -175,7 +175,7 @@ def test_by_hand_a_test_of_last_is_the_runs_result(run: RunFolder, capsys: pytes
     assert f"Scored {run.last_checkpoint.resolve()} on the test images; see {run.path.resolve()}" in _joined(capsys)
     assert run.summary["test/mIoU"] == pytest.approx(plain_loop(run), abs=1e-4)
     assert np.load(run.confusion_file)["matrix"].sum() > 0
-    assert len(ImageAreas.load(run.images_file("test"))) == 5
+    assert len(ImageCounts.load(run.images_file("test"))) == 5
     assert run.status is Status.DONE
     main(["validate", f"--ckpt_path={run.last_checkpoint}"])
     assert 0 <= run.summary["val/mIoU"] <= 1

@@ -62,7 +62,7 @@ def test_the_file_says_how_it_is_used_and_that_is_true(
     assert metadata["class_names"] == data.class_names == module.class_names
     assert [tuple(color) for color in metadata["palette"]] == [tuple(color) for color in data.palette]
     assert ("uint8, 0..255" if normalize else "float32, (x / 255 - mean) / std") in metadata["input"]
-    image = data.samples("test")[0].image
+    image = data.dataset("test")[0].image
     given = image.transpose(2, 0, 1)[None]
     if not normalize:
         mean, std = (np.array(metadata[name], np.float32)[:, None, None] for name in ("mean", "std"))

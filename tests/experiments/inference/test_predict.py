@@ -295,8 +295,8 @@ def test_without_images_they_are_the_datas(run: RunFolder, tmp_path: Path) -> No
     words = ["predict", f"--config={run.config_file}", "--ckpt_path=last", "--inferer", "tta:flip"]
     main([*words, f"--output={tmp_path / 'test'}"])
     module, data = load_trained(run.last_checkpoint)
-    assert len(list((tmp_path / "test").rglob("*.png"))) == len(data.samples("test")) == 5
-    sample = data.samples("test")[0]
+    assert len(list((tmp_path / "test").rglob("*.png"))) == len(data.dataset("test")) == 5
+    sample = data.dataset("test")[0]
     image = data.normalize({"image": torch.from_numpy(sample.image).permute(2, 0, 1)[None]})["image"]
     with torch.no_grad():
         probs = module(image).softmax(1) + module(image.flip(3)).softmax(1).flip(3)

@@ -44,7 +44,7 @@ def test_from_specs_to_a_table(place: Path) -> None:
         assert folder.record["reference"]["value"] == 50.0
         check_scores(folder)
         check_figures(folder, row)
-        assert list((folder.path / "pictures").glob("*.png"))
+        assert list((folder.path / "images").glob("*.png"))
         assert folder.summary["test/seconds_per_image"] > 0
         assert folder.record["environment"]["device"]
 

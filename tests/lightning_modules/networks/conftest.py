@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from beyondpixel.lightning_modules.networks import FeatureGrid, context_network
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +21,7 @@ def direct_memory(load_file: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
-def labelled_features() -> Callable[..., tuple[Tensor, Tensor]]:
+def labeled_features() -> Callable[..., tuple[Tensor, Tensor]]:
     """Features (N, C, h, w) in float64, all with something in common, and labels with void and one lonely pixel."""
 
     def make(
@@ -33,6 +35,19 @@ def labelled_features() -> Callable[..., tuple[Tensor, Tensor]]:
         return features, target
 
     return make
+
+
+@pytest.fixture
+def fake_encoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
+    """Gives every context network an encoder that has channels but no layers, with features of areas at stride 8."""
+
+    def fake(channels: list[int]) -> None:
+        encoder = nn.Module()
+        encoder.out_channels = channels  # type: ignore[assignment]
+        built = (encoder, FeatureGrid(stride=8, align_corners=False))
+        monkeypatch.setattr(context_network, "build_encoder", lambda *_, **__: built)
+
+    return fake
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,133 @@
+"""The interface of a split: a data set of raw images with their labels."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from beyondpixel.datamodules.datasets.errors import BadFileError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image before any augmentation or normalization.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        mask: uint8 (H, W), class indices and 255 where the pixel has no label; None where there is no target.
+        id: The name that predictions and errors carry.
+    """
+
+    image: Pixels
+    mask: Pixels | None
+    id: str
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """A split: `len(dataset)`, `dataset[index]`, `dataset.ids`; `remedy` says how to repair bad files."""
+
+    ids: list[str]
+    remedy: str = ""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash of the content."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def require_files(self) -> None:
+        """Raise `DataError` if files are missing, without reading any."""
+
+    def read(self, index: int) -> Sample:
+        """As `dataset[index]`, except that a bad file is a `BadFileError` about this file alone."""
+        return self[index]
+
+
+class MappedDataset(SegmentationDataset):
+    """A data set after a fixed, deterministic change of each sample, such as a resize.
+
+    Args:
+        dataset: What to change.
+        change: From sample to sample; None changes nothing.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, change: Callable[[Sample], Sample] | None = None) -> None:
+        self.dataset = dataset
+        self.change = change
+        self.ids = dataset.ids
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index] if self.change is None else self.change(self.dataset[index])
+
+    def fingerprint(self) -> str:
+        """That of the data set before the change."""
+        return self.dataset.fingerprint()
+
+
+class CachedDataset(MappedDataset):
+    """A data set kept decoded in memory.
+
+    Worker processes that are forked after `fill` share the memory of their parent, so it is there once, not once a
+    worker. Without `fill` each process keeps what it has read itself.
+
+    Args:
+        dataset: What to keep.
+    """
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        super().__init__(dataset)
+        self._kept: list[Sample | None] = [None] * len(dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        kept = self._kept[index]
+        if kept is None:
+            kept = self._kept[index] = self.dataset[index]
+        return kept
+
+    def fill(self) -> None:
+        """Read everything that is not there yet.
+
+        Raises:
+            MemoryError: It would be more than this machine's memory.
+        """
+        first = self[0]
+        size = len(self) * (first.image.nbytes + (0 if first.mask is None else first.mask.nbytes))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
+        if size > memory:
+            raise MemoryError(
+                f"{len(self)} decoded images take about {size / 1e9:.0f} GB, but this machine has "
+                f"{memory / 1e9:.0f} GB of memory: "
+                'leave out cache="ram", or work at a smaller image_size'
+            )
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(self.__getitem__, range(len(self))):
+                pass
+
+
+def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
+    """Read every sample; what is wrong, by index."""
+
+    def fault(index: int) -> str | None:
+        try:
+            dataset.read(index)
+        except BadFileError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        faults = pool.map(fault, range(len(dataset)))
+        return {index: fault for index, fault in enumerate(faults) if fault is not None}

@@ -1,0 +1,30 @@
+"""A user's own images, without target, for prediction."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.datasets.files import FileDataset, Pair
+from beyondpixel.datamodules.datasets.labels import LabelTable
+
+
+def image_dataset(path: Path) -> FileDataset:
+    """The image at `path`, or all images in the folder `path` by name; any kind that Pillow reads.
+
+    Raises:
+        DataError: There is no image.
+    """
+    known = Image.registered_extensions()
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise data_error(
+            f"predict_path {path} {'holds no images' if path.exists() else 'does not exist'}",
+            [],
+            expected="an image or a folder of images",
+            remedy="give the path of one, such as --data.predict_path photos/",
+        )
+    pairs = [Pair(file.stem, file, None) for file in files]
+    return FileDataset(
+        pairs, LabelTable({}), name=f"predict_path {path}", remedy="remove or replace the file", convert_images=True
+    )

@@ -1,0 +1,73 @@
+"""Checks of the data modules' options."""
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.resampling import Resampling
+
+if TYPE_CHECKING:
+    from beyondpixel.datamodules.base import SegmentationDataModule
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "cache": ("ram", None),
+    "normalization": ("dataset", "imagenet"),
+    "on_error": ("raise", "skip"),
+    "resampling": get_args(Resampling),
+}
+
+
+def check_options(data: "SegmentationDataModule") -> None:
+    """Check a data module's options.
+
+    Raises:
+        ValueError: An option has no meaning; the message names it, what was expected and what was got.
+    """
+    for name in ("batch_size", "eval_batch_size"):
+        _require(getattr(data, name) >= 1, name, "at least 1", getattr(data, name))
+    for name, allowed in _CHOICES.items():
+        value = getattr(data, name)
+        _require(value in allowed, name, f"one of {', '.join(map(repr, allowed))}", value)
+    _require(data.timeout > 0, "timeout", "a positive number of seconds", data.timeout)
+    low, high = data.scales
+    _require(0 < low <= high, "scales", "the lowest and the highest factor, both positive", data.scales)
+    step, share = data.scale_step, data.crop_max_class_share
+    _require(step is None or step > 0, "scale_step", "positive, or None for any factor in scales", step)
+    _require(share is None or 0 < share <= 1, "crop_max_class_share", "above 0 and at most 1, or None", share)
+    for name in ("crop_size", "image_size"):
+        size = getattr(data, name)
+        _require(size is None or min(size) >= 1, name, "positive", size)
+    if data.crop_size is not None and data.image_size is not None:
+        largest = tuple(round(side * high) for side in data.image_size)
+        if all(crop > side for crop, side in zip(data.crop_size, largest, strict=True)):
+            raise ValueError(
+                f"crop_size {data.crop_size} is larger than every image: image_size is {data.image_size}, and scales "
+                f"enlarge it to at most {largest}; give a smaller crop_size, or None for crops of image_size"
+            )
+
+
+def batch_size_of_process(batch_size: int, processes: int) -> int:
+    """Divide the images of a step among processes.
+
+    Raises:
+        DataError: They do not divide.
+
+    >>> batch_size_of_process(16, 4)
+    4
+    """
+    if batch_size % processes == 0:
+        return batch_size // processes
+    below = batch_size - batch_size % processes
+    sizes = [str(size) for size in (below, below + processes) if size]
+    fewer = max(count for count in range(1, processes) if batch_size % count == 0)
+    raise data_error(
+        f"batch_size {batch_size} does not divide among {processes} processes",
+        [],
+        expected="a batch_size, counted over all processes, of which each process gets an equal part",
+        remedy=f"take --data.batch_size {' or '.join(sizes)}, or {fewer} process{'es' * (fewer > 1)} instead of "
+        f"{processes}",
+    )
+
+
+def _require(holds: bool, name: str, expected: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {got!r}")
