@@ -154,8 +154,12 @@ def load_trained(
     arguments = config["model"].get("init_args", {})
     # the loss plays no part, and is not saved if it is a module
     saved = {key: value for key, value in content["hyper_parameters"].items() if key in arguments and key != "loss"}
-    with without_pretrained_weights():
-        module, data = build({**config, "model": {**config["model"], "init_args": {**arguments, **saved}}})
+    try:
+        with without_pretrained_weights():
+            module, data = build({**config, "model": {**config["model"], "init_args": {**arguments, **saved}}})
+    except UserError as error:
+        names = " and ".join(config[part]["class_path"] for part in ("model", "data"))
+        raise UserError(f"{path} is of {names}, which cannot be built: {error}") from error
     assert isinstance(module, SegmentationModule)
     assert isinstance(data, SegmentationDataModule)
     check_fits(path, module)
@@ -179,8 +183,9 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
     if not unfit:
         return
     theirs, ours = checkpoint["hyper_parameters"], dict(module.hparams)
-    # of what all modules share, shapes depend on the number of classes and the loss alone
-    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - {"num_classes", "loss"}
+    # of what all modules share, shapes depend on the number of classes and, if it has weights, the loss
+    unlike = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
+    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - unlike
     differing = [
         f"{name} is {theirs.get(name)} in the checkpoint and {ours.get(name)} in the config"
         for name in dict.fromkeys([*theirs, *ours])

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.datamodules.datasets.base import Pixels, Sample
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.reading import read_image
-from beyondpixel.datamodules.datasets.samples import Pixels, Sample
 from beyondpixel.datamodules.loading import default_workers
 from beyondpixel.datamodules.transforms import Resize
 from beyondpixel.experiments.checkpoint_files import checksum
@@ -52,18 +52,19 @@ def predict_images(
     dataset = _TestImages(data) if files is None else _ImageFiles(files)
     if submission is not None:
         check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
+    with as_user_error(RuntimeError):  # torch's own sentence names the device
+        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    module.inferer = options.build(data)
     settings = {"checkpoint": checksum(checkpoint), **options.axes}
     predictions.prepare(files or [], settings, overwrite=overwrite)
     waiting = [index for index, name in enumerate(dataset.names) if overwrite or not predictions.is_done(name)]
     if len(waiting) < len(dataset.names):
         print(f"{len(dataset.names) - len(waiting)} of {len(dataset.names)} images are predicted already and kept")
-    with as_user_error(RuntimeError):  # torch's own sentence names the device
-        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    module.inferer = options.build(data)
     failures = []
     # without batches, because padding would change what a network with global pooling sees
+    workers = min(default_workers(), len(waiting))
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=None, sampler=waiting, num_workers=min(default_workers(), len(waiting))
+        dataset, batch_size=None, sampler=waiting, num_workers=workers, collate_fn=_unchanged
     )
     for name, image, unreadable in track(loader, "Predicting", total=len(waiting)):
         failure = unreadable or _predict_one(name, image, module, data, predictions)
@@ -81,6 +82,11 @@ def predict_images(
 
 # a name, uint8 (H, W, 3) or None, and what is wrong with the file
 Item = tuple[str, Pixels | None, str | None]
+
+
+def _unchanged(item: Item) -> Item:
+    """In place of PyTorch's own collation, which makes tensors of arrays."""
+    return item
 
 
 class _ImageFiles(Dataset[Item]):
@@ -102,12 +108,12 @@ class _TestImages(Dataset[Item]):
 
     def __init__(self, data: SegmentationDataModule) -> None:
         with as_user_error(DataError):
-            self.samples = data.samples(data.test_split)
-        self.names = list(self.samples.ids)
+            self.dataset = data.dataset(data.test_split)
+        self.names = list(self.dataset.ids)
 
     def __getitem__(self, index: int) -> Item:
         try:
-            return self.names[index], self.samples[index].image, None
+            return self.names[index], self.dataset[index].image, None
         except DataError as error:
             return self.names[index], None, str(error)
 
@@ -118,7 +124,9 @@ def _predict_one(
 ) -> str | None:
     """Predict and write; what went wrong with this image alone."""
     height, width = image.shape[:2]
-    resized = image if data.image_size is None else Resize(data.image_size)(Sample(image, None, name)).image
+    resized = (
+        image if data.image_size is None else Resize(data.image_size, data.resampling)(Sample(image, None, name)).image
+    )
     colors = torch.from_numpy(resized).permute(2, 0, 1)[None].to(module.device)
     try:
         probs = to_probs(module.infer(data.normalize({"image": colors})["image"]))

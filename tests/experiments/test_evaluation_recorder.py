@@ -14,11 +14,10 @@ from torch import nn
 
 from beyondpixel.datamodules import ShapesDataModule
 from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
-from beyondpixel.experiments.environment import device_name
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.image_counts import ImageCounts
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.tracking import RunFolderLogger
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.provenance import device_name
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -37,7 +36,7 @@ def _evaluate(path: Path, stage: str = "test", **arguments: Any) -> RunFolder:
     trainer = Trainer(
         default_root_dir=path,
         accelerator="cpu",
-        logger=RunFolderLogger(folder),
+        logger=False,
         callbacks=[EvaluationRecorder(folder)],
         enable_progress_bar=False,
         enable_model_summary=False,
