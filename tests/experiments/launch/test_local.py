@@ -198,7 +198,7 @@ def test_a_full_disk_fails_one_run_and_the_same_command_finishes_it(
     """Of two runs the one whose folder lies on a disk that is full."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets a user mount no file system of a given size")
-    full, fine = fakes(DONE, DONE)
+    full, _ = fakes(DONE, DONE)
     disk = full.folder.path
     disk.mkdir(parents=True)
     code = f"""

@@ -120,8 +120,8 @@ def test_a_file_system_without_locks_is_named(file: Path, number: int) -> None:
 
 
 def test_a_lock_leaves_neither_descriptor_nor_thread(file: Path) -> None:
-    before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+    before = (len(list(Path("/proc/self/fd").iterdir())), threading.active_count())
     for _ in range(50):
         with RunLock(file):
             assert threading.active_count() == before[1]
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert (len(list(Path("/proc/self/fd").iterdir())), threading.active_count()) == before

@@ -16,8 +16,8 @@ from pytorch_lightning import Trainer
 
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
-from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.resolve import complete
+from beyondpixel.experiments.run.folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "beyondpixel.experiments.job"]
 TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
