@@ -146,7 +146,7 @@ def _check_camvid(unpacked: Path, root: Path) -> Path:
     if found != CAMVID_CONTENT:
         raise DownloadError(
             f"what was downloaded is not the SegNet tutorial's CamVid: its images and masks have the digest {found}, "
-            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address as --mirror"
+            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address with --mirrors"
         )
     return unpacked
 

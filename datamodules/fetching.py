@@ -59,7 +59,7 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
         f"{target.name} could not be downloaded:\n"
         + "\n".join(f"  {failure}" for failure in failures)
         + f"\nTo fix it: try again later, which continues where it broke off; or fetch {target.name} on another "
-        "machine and give its folder, or another address, as --mirror"
+        "machine and give its folder, or another address, with --mirrors"
     )
 
 

@@ -1,4 +1,4 @@
-"""The axes of an ablation, read off a resolved config: flat, always all of them, null where one does not apply.
+"""The axes of an ablation, taken from a resolved config: flat, always all of them, null where one does not apply.
 
 W&B groups and filters by these; a method's own keys (say, RMI's `region_size`) are there for every run, so that
 runs of different methods stand in one table.
@@ -6,11 +6,8 @@ runs of different methods stand in one table.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
-
-from beyondpixel.losses import LOSSES
 
 RMI_AXES = {
     "pooling": "pooling",
@@ -47,28 +44,26 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
     Args:
         config: with `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`.
-        evaluation: `tta`, `window`, `postprocess` where the run evaluates another run's model under a protocol.
+        evaluation: `tta`, `window`, `postprocess` of a further test of the trained model.
 
     Returns:
         One entry an axis; None where the axis does not apply to this run.
 
     Example:
         >>> model = {"class_path": "beyondpixel.lightning_modules.DeepLabModule",
-        ...          "init_args": {"loss": {"name": "rmi", "region_size": 5}, "variant": "v3"}}
+        ...          "init_args": {"variant": "v3", "loss": {"name": "rmi", "region_size": 5, "pooling": "avg"}}}
         >>> axes = axes_of({"model": model, "data": {"class_path": "a.CamVidDataModule", "init_args": {}}})
-        >>> axes["loss"], axes["region_size"], axes["df"], axes["model"], axes["dataset"], axes["memory"]
-        ('rmi', 5, 4, 'deeplab_v3', 'camvid', None)
+        >>> axes["loss"], axes["region_size"], axes["pooling"], axes["model"], axes["dataset"], axes["memory"]
+        ('rmi', 5, 'avg', 'deeplab_v3', 'camvid', None)
     """
     model = config["model"].get("init_args", {})
     data = config["data"].get("init_args", {})
     trainer = config.get("trainer", {})
-    loss = model.get("loss", "ce")
-    loss = {"name": loss} if isinstance(loss, str) else dict(loss)
-    settings = {**_defaults(loss["name"]), **loss}
-    is_rmi = loss["name"] == "rmi"
+    losses = _losses(model.get("loss"))
+    rmi = next((loss for loss in losses if loss["name"] == "rmi"), {})
     return {
-        "loss": loss["name"],
-        **{axis: settings.get(key) if is_rmi else None for axis, key in RMI_AXES.items()},
+        "loss": " + ".join(_loss_name(loss) for loss in losses) or None,
+        **{axis: rmi.get(key) for axis, key in RMI_AXES.items()},
         "model": _model_name(config["model"]["class_path"], model),
         **_memory_axes(model),
         **{axis: model.get(axis) for axis in MODEL_AXES},
@@ -100,11 +95,14 @@ def _model_name(class_path: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}_{arguments['variant']}" if "variant" in arguments else name
 
 
-def _defaults(loss: str) -> dict[str, Any]:
-    if loss not in LOSSES:  # a loss of the user's own
-        return {}
-    parameters = inspect.signature(LOSSES[loss]).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+def _losses(loss: Any) -> list[dict[str, Any]]:
+    entries = loss if isinstance(loss, list) else [loss]
+    return [{"name": entry} if isinstance(entry, str) else dict(entry) for entry in entries if entry]
+
+
+def _loss_name(loss: Mapping[str, Any]) -> str:
+    weight = loss.get("weight", 1)
+    return loss["name"] if weight == 1 else f"{weight:g} {loss['name']}"
 
 
 # the names of all axes, in the order of `axes_of`: whatever config it is given, they are the same

@@ -1,9 +1,12 @@
-"""How far scores would move with other test images: the bootstrap over images (Efron 1979), percentile intervals.
+"""Confidence intervals of scores over seeds and test images: a two-level bootstrap with percentile intervals.
 
-Images are drawn with replacement, as many as there are; areas are summed over the draw and IoU is taken of the sums.
-For two rows of a table the same draw serves all runs of both, so what makes an image hard for either cancels out of
-their difference, which is that of the means over seeds. The intervals speak of the test images alone: the trained
-networks are held fixed, so what another seed would give is told by the standard deviation over seeds and not by these.
+Test images are drawn with replacement, as many as there are; pixel counts are summed over the draw and IoU is taken of
+the sums (Efron 1979). In the same draw the seeds of each row are drawn with replacement, independently of the images,
+since every seed was tested on every image (the crossed bootstrap of Owen 2007, Ann. Appl. Stat. 1(2)). From S seeds
+S − 1 are drawn, which makes the variance over seeds the unbiased s²/S (McCarthy & Snowden 1985); S would give
+(S − 1)/S of it, half of it for two seeds. All runs of all rows share the draws of images, so what makes an image hard
+for all of them cancels out of a difference. With one seed images alone are drawn: the interval speaks of this one
+training.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from beyondpixel.experiments.image_areas import ImageAreas, iou_per_class, mean_iou
+from beyondpixel.experiments.image_counts import ImageCounts, iou_per_class, mean_iou
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -25,15 +28,15 @@ Scores = NDArray[np.float64]
 
 
 def resampled_scores(
-    areas: ImageAreas, *, class_index: int | None = None, resamples: int = RESAMPLES, seed: int = SEED
+    counts: ImageCounts, *, class_index: int | None = None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Scores:
-    """The score of one run on test sets drawn again from its own.
+    """Score one run on test sets drawn from its own.
 
     Images are taken in the order of their ids, and the draws depend on their number and the seed alone: those of two
-    runs on the same images are paired, whatever order each run has seen them in.
+    runs on the same images are paired, in whatever order each run has seen them.
 
     Args:
-        areas: of n images.
+        counts: of n images.
         class_index: the class whose IoU is the score; None for mIoU.
         resamples: how often to draw.
         seed: of the draws.
@@ -45,60 +48,71 @@ def resampled_scores(
         ValueError: if there is nothing to draw.
 
     Example:
-        >>> areas = ImageAreas(np.array(["a", "b"]), *np.array([[[3], [1]], [[4], [2]], [[3], [3]]]))
-        >>> np.unique(resampled_scores(areas)).tolist()  # b twice, one of each, a twice
+        >>> counts = ImageCounts(np.array(["a", "b"]), *np.array([[[3], [1]], [[4], [2]], [[3], [3]]]))
+        >>> np.unique(resampled_scores(counts)).tolist()  # b twice, one of each, a twice
         [0.25, 0.5, 0.75]
     """
-    order = np.argsort(areas.id)
+    order = np.argsort(counts.id)
     # float64 products use the fast matrix multiplication, and are exact up to 2^53 pixels
-    intersection, union = (array[order].astype(np.float64) for array in (areas.intersection, areas.union))
+    intersection, union = (array[order].astype(np.float64) for array in (counts.intersection, counts.union))
     scores = []
-    for times in _draws(len(areas), resamples=resamples, seed=seed):
+    for times in _draws(len(counts), resamples=resamples, seed=seed):
         sums = times @ intersection, times @ union  # (draws, C)
         scores.append(mean_iou(*sums) if class_index is None else iou_per_class(*sums)[:, class_index])
     return np.concatenate(scores)
 
 
-def bootstrap_miou(areas: ImageAreas) -> Interval:
-    """The 95 % interval of one run's mIoU.
+def mean_interval(runs: Sequence[Scores]) -> Interval:
+    """The 95 % interval of a row's mean over its seeds.
 
     Args:
-        areas: of the run.
+        runs: from :func:`resampled_scores`, one a seed, on the same images.
 
     Returns:
-        Lower and upper end, in 0..1; NaN where no image holds any class.
-
-    Raises:
-        ValueError: if there are no images.
+        Lower and upper end, in 0..1; NaN if no draw has a score.
 
     Example:
-        >>> areas = ImageAreas(np.array(["a", "b"]), *np.array([[[3], [1]], [[4], [2]], [[3], [3]]]))
-        >>> low, high = bootstrap_miou(areas)
-        >>> low, areas.mean_iou(), high  # of image b alone, of both, of image a alone
-        (0.25, 0.5, 0.75)
+        >>> mean_interval([np.full(99, 0.5), np.full(99, 0.7)])  # two seeds: one of them is drawn
+        (0.5, 0.7)
     """
-    return _interval(resampled_scores(areas))
+    return _interval(_row_mean(runs, np.random.default_rng([SEED, 1])))
 
 
-def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores]) -> Interval:
-    """The 95 % interval of a difference between two rows of runs: seeds are averaged within each draw.
+def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores], *, same_trainings: bool = False) -> Interval:
+    """The 95 % interval of the difference between the means of two rows.
 
     Args:
         baseline: from :func:`resampled_scores`, one a seed, of the row that differences refer to.
         row: one a seed, of the other row, on the same images; the numbers of seeds may differ.
+        same_trainings: whether both rows evaluate the same trained models, in the same order: then the same seeds are
+            drawn for both. Seeds of different trainings are drawn independently, even if their numbers agree.
 
     Returns:
-        Lower and upper end of (mean over `row`) − (mean over `baseline`), on the scale 0..1; NaN if no draw has a
-        score for all runs.
+        Lower and upper end of (mean over `row`) − (mean over `baseline`), in −1..1; NaN if no draw has a score for all
+        runs.
 
     Example:
-        >>> truth = np.array([[4], [4], [4]])
-        >>> worse = ImageAreas(np.array(["c", "b", "a"]), truth - 2, truth - 2, truth)  # IoU 2 / 4 everywhere
-        >>> better = ImageAreas(np.array(["a", "b", "c"]), truth - 1, truth - 1, truth)  # IoU 3 / 4 everywhere
+        >>> target = np.array([[4], [4], [4]])
+        >>> worse = ImageCounts(np.array(["c", "b", "a"]), target - 2, target - 2, target)  # IoU 2 / 4 everywhere
+        >>> better = ImageCounts(np.array(["a", "b", "c"]), target - 1, target - 1, target)  # IoU 3 / 4 everywhere
         >>> difference_interval([resampled_scores(worse)], [resampled_scores(better)])
         (0.25, 0.25)
     """
-    return _interval(np.mean(row, axis=0) - np.mean(baseline, axis=0))
+    generator = np.random.default_rng([SEED, 1])
+    if same_trainings:
+        return _interval(_row_mean([ours - base for ours, base in zip(row, baseline, strict=True)], generator))
+    return _interval(_row_mean(row, generator) - _row_mean(baseline, generator))
+
+
+def _row_mean(runs: Sequence[Scores], generator: np.random.Generator) -> Scores:
+    """Mean over S − 1 seeds drawn from S, once for each draw of images: (resamples,)."""
+    scores = np.stack(runs)  # (S, resamples)
+    seeds, resamples = scores.shape
+    if seeds == 1:
+        return scores[0]
+    drawn = generator.integers(seeds, size=(seeds - 1, resamples))
+    mean: Scores = np.take_along_axis(scores, drawn, axis=0).mean(axis=0)
+    return mean
 
 
 def _draws(images: int, *, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

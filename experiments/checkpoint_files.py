@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there."""
+"""Atomic checkpoint files and their checksums."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+
+
+def keep_weights(path: Path) -> None:
+    """Take everything out of a checkpoint that only a resumed training needs, such as the optimizer's state."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
+        content.pop(key, None)
+    AtomicCheckpointIO().save_checkpoint(content, path)
 
 
 def checksum(path: str | Path) -> str | None:

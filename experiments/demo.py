@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from beyondpixel.experiments.compare.command import compare
-from beyondpixel.experiments.launch.launching import launch
+from beyondpixel.experiments.launch.command import launch
 
 
 def demo(output: Path, *, overwrite: bool = False) -> None:
@@ -15,6 +15,6 @@ def demo(output: Path, *, overwrite: bool = False) -> None:
         output: the folder that holds the tables' folders; the demo writes below `demo`.
         overwrite: train again even if the runs are finished.
     """
-    launch(["demo"], seeds=[1], output=output, overrides={}, overwrite=overwrite, retry_failed=True)
+    launch(["demo"], output=output, overwrite=overwrite, retry_failed=True)
     folder = output / "demo"
     compare([folder], picture=folder / "comparison.png")

@@ -1,4 +1,4 @@
-"""What a user can mend, shown as one message without a traceback; and the stop that a user or a cluster asked for."""
+"""Errors that a user can mend, shown without a traceback, and the stop that a signal asked for."""
 
 import signal
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake in a spec, a path or an option; its text says what was expected, what was got and the remedy."""
+    """An error in a spec, a path or an option; its text says what was expected, what was got and the remedy."""
 
 
 class Stopped(BaseException):

@@ -1,6 +1,8 @@
-"""What an evaluation leaves behind besides its logged scores: how sure they are, and the areas of each image."""
+"""Results of an evaluation in a run folder: scores, their interval, confusion matrix, pixel counts of each image."""
 
 from __future__ import annotations
+
+import io
 
 import numpy as np
 import torch
@@ -8,20 +10,22 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from beyondpixel.experiments.bootstrap import bootstrap_miou
-from beyondpixel.experiments.image_areas import ImageAreas
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
+from beyondpixel.experiments.image_counts import ImageCounts
+from beyondpixel.experiments.inference.inferers import Chain
+from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.lightning_modules import SegmentationModule
 
 
 class EvaluationRecorder(Callback):
-    """Logs the 95 % interval of mIoU over images, and writes test confusion matrix and areas of each image.
+    """Writes what a test, or a validation on its own, has found; a validation inside a training writes nothing.
 
-    Logged are `test/mIoU_low` and `test/mIoU_high` (see `bootstrap_miou`), and for `validate` on its own `val/...`
-    alike; a validation inside a training has neither interval nor files.
+    Logged are the 95 % interval of mIoU over images, `test/mIoU_low` and `test/mIoU_high`, and with a CRF
+    `test/crf_seconds`. In the folder, `summary.json` takes all logged scores of the stage, `<stage>_images.npz` the
+    pixel counts of each image, and `confusion.npz` the matrix of a test.
 
     Args:
-        folder: the run's folder; None writes nothing.
+        folder: of a run, or of an evaluation of its model; None logs and writes nothing.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:
@@ -36,25 +40,44 @@ class EvaluationRecorder(Callback):
         """Record a test."""
         self._record("test", trainer, pl_module)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the scores of a validation on its own."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._summarize("val", trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the scores of a test."""
+        self._summarize("test", trainer)
+
     def _record(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, SegmentationModule):
             return
-        scores = pl_module.evaluation_scores(stage)
-        matrix = scores.confusion.compute().cpu().numpy()  # sums over processes, as the next: all of them must call it
-        counts = scores.per_image()
-        areas = None if counts is None else ImageAreas(np.array(counts.id), *counts[1:])
-        if areas is not None:
-            for end, value in zip(("low", "high"), bootstrap_miou(areas), strict=True):
-                # the same on all processes; sync_dist only tells Lightning so
-                pl_module.log(
-                    f"{stage}/mIoU_{end}",
-                    torch.tensor(value, dtype=torch.float64, device=pl_module.device),
-                    sync_dist=True,
-                )
+        metrics = pl_module.evaluation_metrics(stage)
+        matrix = metrics.confusion_matrix().cpu().numpy()  # sums over processes, as the next: all of them must call it
+        of_images = metrics.image_counts()
+        counts = None if of_images is None else ImageCounts(np.array(of_images.id), *of_images[1:])
+        logged: dict[str, float] = {}
+        if counts is not None:
+            logged |= zip(("mIoU_low", "mIoU_high"), mean_interval([resampled_scores(counts)]), strict=True)
+        seconds = pl_module.inferer.crf_seconds if isinstance(pl_module.inferer, Chain) else None
+        if seconds is not None:
+            logged["crf_seconds"] = seconds
+        for name, value in logged.items():
+            # intervals are the same on all processes, and seconds are averaged over them
+            tensor = torch.tensor(value, dtype=torch.float64, device=pl_module.device)
+            pl_module.log(f"{stage}/{name}", tensor, sync_dist=True)
         if self.folder is None or not trainer.is_global_zero:
             return
-        if areas is not None:
-            areas.save(self.folder.images_file(stage))
+        if counts is not None:
+            counts.save(self.folder.images_file(stage))
         if stage == "test":
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(self.folder.confusion_file, matrix=matrix, class_names=scores.class_names)
+            archive = io.BytesIO()
+            np.savez_compressed(archive, matrix=matrix, class_names=metrics.class_names)
+            write_atomically(self.folder.confusion_file, archive.getvalue())
+
+    def _summarize(self, stage: str, trainer: Trainer) -> None:
+        if self.folder is None or not trainer.is_global_zero:
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        own = {name: value for name, value in scores.items() if name.startswith(f"{stage}/")}
+        self.folder.summary = {**self.folder.summary, **own}

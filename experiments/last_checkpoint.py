@@ -1,4 +1,4 @@
-"""The newest checkpoint, saved where a resumed run goes on exactly as if it had never stopped: between two steps."""
+"""Checkpoints between two training steps, from which a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.experiments.errors import Stopped
 
-# Ctrl-C; what `kill` and a cluster's preemption send; what submitit lets SLURM send before the time limit
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# Ctrl-C; `kill` and a cluster's preemption; what submitit lets SLURM send before the time limit; what users let SLURM
+# send by --signal; the end of a remote session. Windows has the first two.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class LastCheckpoint(Callback):
@@ -24,15 +27,19 @@ class LastCheckpoint(Callback):
     end of an epoch resumes with the data of the epoch after next if the training is limited by steps, and what it
     saves on an exception holds statistics of BatchNorm that saw a batch which the resumed run trains on again.
 
-    During a validation a stop waits for its end, because half a validation's scores cannot be taken up again. On
-    several processes all stop at the same step, whichever of them was signalled. A second Ctrl-C stops at once.
+    A stop during a validation waits for its end: half a validation's scores cannot be resumed. On several processes all
+    stop at the same step, whichever of them was signaled. A second Ctrl-C stops at once.
+
+    The checkpoint before the newest is kept until the training ends, for the case that the newest is damaged.
 
     Args:
         file: the checkpoint.
+        previous: where the one before is kept.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, previous: Path) -> None:
         self.file = file
+        self.previous = previous
         self._asked: signal.Signals | None = None
         self._logged_steps = 0
         self._resumed = False
@@ -71,10 +78,15 @@ class LastCheckpoint(Callback):
         """The trained model, which the papers evaluate."""
         self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._save(trainer)
+        if trainer.is_global_zero:
+            self.previous.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.file)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.is_global_zero and self.file.exists():
+            self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
+        trainer.save_checkpoint(self.file)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked == signal.SIGINT:

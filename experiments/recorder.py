@@ -1,4 +1,4 @@
-"""Keeps a run folder true while its run goes on: who it is, where it is, and what it scored."""
+"""Config, record and state of a run, kept up to date while it trains."""
 
 from __future__ import annotations
 
@@ -10,50 +10,56 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.environment import describe_environment, device_name, git_commit
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit
+from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import new_wandb_id
 
 SECONDS_BETWEEN_STATES = 5.0
 
 
 def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run (run.json): what the launcher wrote, completed; a run keeps its W&B id when it resumes.
+    """Write the config and the record of a run (run.json): what the launcher wrote, completed.
+
+    A run keeps its W&B id when it resumes, so this comes before W&B starts.
 
     Args:
-        folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`, and
-            `evaluation` if it evaluates another run's model.
+        folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`.
         config: the resolved config.
     """
     known = folder.record
     name = folder.path.name
-    return {
+    record = {
         "name": name,
-        "table": folder.path.parent.name,
+        "table": folder.path.absolute().parent.name,
         "row": name,
         "reference": {},
+        "evaluations": [],
         "wandb_id": new_wandb_id(),
         **known,
         "seed": config["seed_everything"],
-        "axes": axes_of(config, known.get("evaluation")),
+        "axes": axes_of(config),
         "git_commit": git_commit(),
         "environment": describe_environment(),
     }
+    if process_rank() == 0:
+        folder.config = dict(config)
+        folder.record = record
+    return record
 
 
 class RunRecorder(Callback):
-    """Writes config, record and state of a run.
+    """Writes record and state of a run.
 
     Args:
         folder: the run's folder.
-        config: the resolved config.
         record: from `identify`.
     """
 
-    def __init__(self, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, record: dict[str, Any]) -> None:
         self.folder = folder
-        self.config = config
         self.record = record
         self._written = 0.0
         self._metrics_size: int | None = None
@@ -67,11 +73,18 @@ class RunRecorder(Callback):
         self._metrics_size = state_dict["metrics_size"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say who is about to train."""
-        if stage == "fit" and trainer.is_global_zero:
-            self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
-            self.folder.config = self.config
-            self.folder.record = self.record
+        """Add to the record what only the trainer knows: device, data, and each process's share of a batch."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
+        data: Any = getattr(trainer, "datamodule", None)
+        self.record["data"] = {
+            "fingerprint": _fingerprint(data),
+            "batch_size": getattr(data, "batch_size", None),
+            "processes": trainer.world_size,
+            "batch_size_per_process": getattr(data, "batch_size_per_process", None),
+        }
+        self.folder.record = self.record
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run logs again what came after its checkpoint."""
@@ -80,7 +93,7 @@ class RunRecorder(Callback):
             if size is not None:
                 self.folder.cut_metrics(size)
             max_steps = int(trainer.estimated_stepping_batches)
-            self.folder.update_state(status="running", step=trainer.global_step, max_steps=max_steps, error=None)
+            self.folder.update_state(status=Status.RUNNING, step=trainer.global_step, max_steps=max_steps, error=None)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Let others see the progress."""
@@ -93,10 +106,16 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             stopped = isinstance(exception, KeyboardInterrupt | Stopped | SystemExit)
             error = None if stopped else f"{type(exception).__name__}: {exception}"
-            status = "interrupted" if stopped else "failed"
+            status = Status.STOPPED if stopped else Status.FAILED
             self.folder.update_state(status=status, step=trainer.global_step, error=error)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Trained, not yet tested."""
         if trainer.is_global_zero:
-            self.folder.update_state(status="trained", step=trainer.global_step)
+            self.folder.update_state(status=Status.TRAINED, step=trainer.global_step)
+
+
+def _fingerprint(data: Any) -> str | None:
+    """What the training images are, whatever folder they lie in; None where the data module does not say."""
+    fingerprint = getattr(data, "fingerprint", None)
+    return fingerprint(data.train_split) if callable(fingerprint) else None

@@ -1,96 +1,136 @@
-"""`beyondpixel specs`: which tables and rows there are, how the rows differ, and what is published for them."""
+"""`beyondpixel specs`: the tables and rows that can be launched, their differences and published scores."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.specs import RUNS, Spec, SpecError, find_specs, load_spec
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.merge import Keys
+from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
 
 
-def show_specs(places: Sequence[str | Path] = ()) -> None:
-    """Print an overview of the tables that come with the package, or the rows of some.
+def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[str, Any] | None = None) -> None:  # noqa: B006
+    """List the tables that come with the package, the rows of some tables, or the config that a row runs.
 
     Args:
-        places: tables, rows, files or folders, as for `find_specs`; none for the overview.
+        tables: tables, rows, YAML files or folders of them; none for an overview.
+        resolved: print the full config of one row as YAML, each value with its source.
+        overrides: dotted config keys that win, as for `launch`.
 
     Raises:
         UserError: if a place does not exist, or for all that is wrong with the specs in it.
     """
+    found = load_specs(tables or [RUNS], overrides)
+    if resolved:
+        if len(found) != 1:
+            raise UserError(f"--resolved: expected one row, such as {found[0].name}, got {len(found)} rows")
+        print(resolved_text(found[0]), end="")
+        return
     console = Console()
-    tables = _load(places or [RUNS])
-    if not places:
-        console.print(_overview(tables))
+    by_table: dict[str, list[RunSpec]] = {}
+    for spec in found:
+        by_table.setdefault(spec.table, []).append(spec)
+    if not tables:
+        console.print(_overview(by_table))
         console.print("Rows of a table: [bold]beyondpixel specs TABLE[/bold]")
-    for name, specs in tables.items() if places else ():
+        return
+    for name, rows in by_table.items():
         console.print(f"[bold]{name}[/bold]")
-        for label, texts in _said(specs).items():
+        for label, texts in _facts(rows).items():
             console.print(f"  {label + ':':<11}{'; '.join(texts)}", markup=False, highlight=False)
-        console.print(_rows(specs))
+        console.print(_row_table(rows))
+
+
+def resolved_text(spec: RunSpec) -> str:
+    """The config that a row runs, as YAML; a comment behind each value says where it comes from.
+
+    Sources are `base/<fragment>`, `row`, `command line`, and `default` for those of the class's own signature.
+    """
+    from beyondpixel.experiments.resolve import resolve
+
+    config = resolve(spec)
+    lines = []
+    for keys, value in _leaves(config.values):
+        indent = "  " * (len(keys) - 1)
+        if value is None and keys in _opened(config.values):
+            lines.append(f"{indent}{keys[-1]}:")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+            lines.append(f"{indent}{keys[-1]}: {text}  # {config.source_of(keys)}")
+    return "\n".join(lines) + "\n"
 
 
 def header_of(file: Path) -> dict[str, str]:
-    """What the comments at a spec's top say: `# Hardware: GPU` is `{"Hardware": "GPU"}`."""
+    """The labelled comments at a spec's top: `# Hardware: GPU` is `{"Hardware": "GPU"}`."""
     return dict(re.findall(r"^# (\w+): +(.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def differing_axes(specs: Sequence[Spec]) -> dict[str, list[Any]]:
-    """The axes in which rows differ, each with the rows' values; that one does not apply to a row is no difference."""
-    axes = [{**axes_of(spec.config), "evaluates": _evaluated(spec)} for spec in specs]
-    columns = {axis: [row[axis] for row in axes] for axis in axes[0]}
-    return {axis: values for axis, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
+def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
+    """The config keys in which rows differ, by their last word, each with the rows' values; None where not given."""
+    given = [dict(_leaves(spec.config)) for spec in rows]
+    columns: dict[str, list[Any]] = {}
+    for keys in dict.fromkeys(keys for config in given for keys in config):
+        values = [config.get(keys) for config in given]
+        if len({str(value) for value in values}) > 1 and keys[-1] not in ("init_args", "class_path"):
+            name = "loss" if keys[-2:] == ("loss", "name") else keys[-1]
+            old = columns.get(name, [None] * len(rows))
+            columns[name] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
-def _evaluated(spec: Spec) -> str:
-    if spec.evaluate is None:
-        return "itself"
-    row = spec.evaluate["run"].removeprefix(f"{spec.table}/")
-    return " ".join([row, *(str(value) for key, value in spec.evaluate.items() if key != "run")])
+def _leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Paths and values, depth first; a mapping comes before its keys, with None."""
+    for key, value in config.items():
+        keys = (*above, str(key))
+        if isinstance(value, Mapping) and value:
+            yield keys, None
+            yield from _leaves(value, keys)
+        else:
+            yield keys, value
 
 
-def _load(places: Sequence[str | Path]) -> dict[str, list[Spec]]:
-    tables: dict[str, list[Spec]] = {}
-    mistakes: list[str] = []
-    for place in find_specs(places):
-        try:
-            spec = load_spec(place)
-            tables.setdefault(spec.table, []).append(spec)
-        except SpecError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise SpecError(mistakes)
-    return tables
+def _opened(config: Mapping[str, Any], above: Keys = ()) -> set[Keys]:
+    """Paths of the mappings in a config."""
+    found: set[Keys] = set()
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= {(*above, str(key))} | _opened(value, (*above, str(key)))
+    return found
 
 
-def _overview(tables: dict[str, list[Spec]]) -> Table:
+def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
     """What each table varies and, below it, what it is: a narrow terminal has room for few columns."""
     overview = Table.grid(padding=(0, 2))
-    for name, specs in tables.items():
-        values = [spec.reference["value"] for spec in specs if "value" in spec.reference]
-        facts = [f"{len(specs)} rows", ", ".join(differing_axes(specs))]
+    for name, rows in tables.items():
+        values = [spec.reference["value"] for spec in rows if "value" in spec.reference]
+        facts = [f"{len(rows)} rows", ", ".join(differing_keys(rows))]
         if values:
             facts.append(f"published {' … '.join(f'{end:.2f}' for end in sorted({min(values), max(values)}))}")
-        what = header_of(specs[0].file).get("Table", "").removeprefix("none; ")
+        what = header_of(rows[0].file).get("Table", "").removeprefix("none; ")
         what = f"Table {what}" if what[:1].isdigit() else what
-        varies = "; ".join(filter(None, facts))
-        overview.add_row(Text(name, style="bold"), Text.assemble(varies, "\n", (what, "dim")))
+        overview.add_row(Text(name, style="bold"), Text.assemble("; ".join(filter(None, facts)), "\n", (what, "dim")))
     return overview
 
 
-def _rows(specs: Sequence[Spec]) -> Table:
-    axes = differing_axes(specs)
-    table = Table("row", *axes, "published (%)")
-    for index, spec in enumerate(specs):
-        cells = [_shown(values[index]) for values in axes.values()]
-        value = spec.reference.get("value")
-        table.add_row(spec.row, *cells, "–" if value is None else f"{value:.2f}")
+def _row_table(rows: Sequence[RunSpec]) -> Table:
+    columns = differing_keys(rows)
+    evaluated = any(spec.evaluations for spec in rows)
+    table = Table("row", *columns, *(["also tested with"] if evaluated else []), "published (%)")
+    for index, spec in enumerate(rows):
+        cells = [_shown(values[index]) for values in columns.values()]
+        published = [spec.reference.get("value")]
+        published += [reference.get("value") for reference in spec.reference.get("evaluations", {}).values()]
+        numbers = ", ".join(f"{value:.2f}" for value in published if value is not None)
+        also = ["\n".join(spec.evaluations) or "–"] if evaluated else []
+        table.add_row(spec.row, *cells, *also, numbers or "–")
     return table
 
 
@@ -100,12 +140,12 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _said(specs: Sequence[Spec]) -> dict[str, list[str]]:
-    """What the files say of all their rows, each text once."""
-    headers = [header_of(spec.file) for spec in specs]
-    place = specs[0].table if specs[0].file.is_relative_to(RUNS) else str(specs[0].file.parent)
-    said = {label: [header.get(label, "") for header in headers] for label in ("Paper", "Table", "Hardware")}
-    said["Published"] = [spec.reference.get("source", "") for spec in specs]
-    said["Launch"] = [f"beyondpixel launch {place}"]
-    texts = {label: [text for text in dict.fromkeys(found) if text] for label, found in said.items()}
+def _facts(rows: Sequence[RunSpec]) -> dict[str, list[str]]:
+    """The labelled comments of all rows, each text once."""
+    headers = [header_of(spec.file) for spec in rows]
+    place = rows[0].table if rows[0].file.is_relative_to(RUNS) else str(rows[0].file.parent)
+    facts = {label: [header.get(label, "") for header in headers] for label in ("Paper", "Table", "Hardware")}
+    facts["Published"] = [spec.reference.get("source", "") for spec in rows]
+    facts["Launch"] = [f"beyondpixel launch {place}"]
+    texts = {label: [text for text in dict.fromkeys(found) if text] for label, found in facts.items()}
     return {label: found for label, found in texts.items() if found}

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed, the step and the process, and not on what was drawn before."""
+"""Random numbers of a training step that depend on seed, step and process alone."""
 
 from __future__ import annotations
 

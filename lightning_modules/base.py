@@ -1,52 +1,68 @@
-"""The task that every network here is trained for: a class for each pixel."""
+"""Base of the Lightning modules for semantic segmentation."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.parsing import collect_init_args
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from beyondpixel.lightning_modules.hub import HubMixin
-from beyondpixel.lightning_modules.metrics import EvaluationScores
+from beyondpixel.lightning_modules.hub import HubModule
+from beyondpixel.lightning_modules.inferer import Inferer
+from beyondpixel.lightning_modules.metrics import EvaluationMetrics, mean_over_classes
 from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
 from beyondpixel.lightning_modules.parameter_groups import parameter_groups
 from beyondpixel.lightning_modules.schedules import WarmupPolyLR
 from beyondpixel.losses import SegmentationLoss, build_loss
 
+# Constructor arguments that are objects, and what LightningCLI adds to them; checkpoints hold plain values only.
+NOT_SAVED = ["optimizer", "lr_scheduler", "_class_path", "_instantiator"]
 
-class SegmentationModule(HubMixin, LightningModule):
-    """Steps, scores, optimiser, schedule and logging; a subclass says in ``configure_network`` what the network is.
 
-    Batches are dicts: ``image`` float32 (N, 3, H, W), normalised; ``mask`` int64 (N, H, W); ``id`` list of str. Logged
-    are ``train/loss`` and its terms (``train/loss_pixel``, ``train/loss_rmi``, ...) at each step, and for ``val`` and
-    ``test`` the loss, its terms, ``mIoU``, ``pixel_accuracy``, ``mean_accuracy`` and ``IoU/<class>``, from one
-    confusion matrix over the whole set; for ``test`` also scores of boundaries and of small objects, all of which
-    metrics/README.md defines. Training is by SGD with warm-up and polynomial decay over all iterations.
+class SegmentationModule(HubModule):
+    """Training, evaluation and prediction steps, metrics, optimizer and schedule of a segmentation network.
 
-    Hyper-parameters are plain values, so a checkpoint needs nothing but this package to be loaded.
+    A subclass builds its network in :meth:`configure_network`. Batches are dicts: ``image`` float32 (N, 3, H, W),
+    normalized; ``mask`` int64 (N, H, W); ``id`` list of str. Logged are ``train/loss`` and its terms
+    (``train/loss_pixel``, ``train/loss_rmi``, ...) at each step, and for ``val`` and ``test`` the loss, its terms and
+    the metrics that metrics/README.md defines: ``mIoU``, ``pixel_accuracy``, ``IoU/<class>``, ... from one confusion
+    matrix over the whole set, and for ``test`` metrics of boundaries and object sizes.
+
+    Hyper-parameters are plain values, so a checkpoint needs nothing but this package to be loaded. Objects are not
+    saved: pass ``optimizer``, ``lr_scheduler`` or a ``loss`` module to ``load_from_checkpoint`` again to train on.
 
     Args:
         num_classes: C, at least 2.
-        ignore_index: label of pixels that neither train nor count.
+        ignore_index: label of pixels that are excluded from loss and metrics.
         class_names: C distinct names for the logged IoU; the class numbers if None.
         loss: a name ("ce", "bce", "rmi", ...), a dict with ``name`` and arguments
-            (``{"name": "rmi", "region_size": 3}``), or a module ``loss(logits, target) -> scalar``. A module is not
-            saved in checkpoints: pass it to ``load_from_checkpoint`` again.
+            (``{"name": "rmi", "region_size": 3}``), a list of such dicts, each with a ``weight``, which are added up,
+            or a module ``loss(logits, target) -> scalar``.
         lr: learning rate of the encoder.
-        momentum: of SGD.
-        weight_decay: on weights of convolutions and linear layers only.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of convolution and linear weights.
+        decay_norm_and_bias: whether norm layers and biases decay, too.
         head_lr_multiplier: ratio of the head's learning rate to the encoder's (the RMI paper's training: 10; 5 for
             v3+ on VOC).
         warmup_iters: iterations of linear warm-up.
         warmup_start_lr, lr_power, min_lr, lr_decay_to: see
             :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
-        structure_scores: the evaluations, "val" or "test", that also score boundaries, bands around them and objects
-            by size; this takes tens of milliseconds an image.
+        optimizer: builds another optimizer than SGD from parameter groups, as ``functools.partial(AdamW, lr=6e-5)`` or
+            ``--model.optimizer torch.optim.AdamW --model.optimizer.lr 6e-5`` do. Its own lr and weight decay replace
+            ``lr`` and ``weight_decay``; head multiplier and decay rule apply to them.
+        lr_scheduler: builds another schedule than warm-up and polynomial decay from the optimizer. It steps once an
+            epoch, as with LightningCLI; ReduceLROnPlateau monitors ``val/mIoU`` unless it has a ``monitor``.
+        boundary_metrics: evaluations, "val" or "test", with metrics of boundaries, bands around them and object
+            sizes; these take tens of milliseconds per image.
+        network: arguments of :meth:`configure_network`.
+
+    Attributes:
+        inferer: strategy of validation, test and prediction (:mod:`~beyondpixel.lightning_modules.inferer`); None is
+            one forward pass. With an inferer, metrics are logged but no loss.
 
     Raises:
         ValueError: for an argument out of range or names that don't fit.
@@ -62,6 +78,7 @@ class SegmentationModule(HubMixin, LightningModule):
 
     network: nn.Module
     loss: nn.Module
+    inferer: Inferer | None = None
 
     def __init__(
         self,
@@ -69,192 +86,95 @@ class SegmentationModule(HubMixin, LightningModule):
         *,
         ignore_index: int = 255,
         class_names: list[str] | None = None,
-        loss: str | dict[str, Any] | nn.Module = "ce",
+        loss: str | dict[str, Any] | list[dict[str, Any]] | nn.Module = "ce",
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        decay_norm_and_bias: bool = False,
         head_lr_multiplier: float = 10.0,
         warmup_iters: int = 0,
         warmup_start_lr: float = 1e-4,
         lr_power: float = 0.9,
         min_lr: float = 1e-6,
         lr_decay_to: Literal["zero", "min_lr"] = "zero",
-        structure_scores: Sequence[Literal["val", "test"]] = ("test",),
+        optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        boundary_metrics: Sequence[Literal["val", "test"]] = ("test",),
+        **network: Any,
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be 2 or more (background counts as a class), got {num_classes}")
-        if isinstance(structure_scores, str) or not set(structure_scores) <= {"val", "test"}:
-            raise ValueError(f"structure_scores must list 'val', 'test', both or none, got {structure_scores!r}")
-        self._save_plain_hyperparameters(inspect.currentframe())
+        if isinstance(boundary_metrics, str) or not set(boundary_metrics) <= {"val", "test"}:
+            raise ValueError(f"boundary_metrics must list 'val', 'test', both or none, got {boundary_metrics!r}")
+        # Lightning collects the arguments of the subclass, too. Saving them again as plain values replaces them.
+        self.save_hyperparameters(ignore=[*NOT_SAVED, *(["loss"] if isinstance(loss, nn.Module) else [])])
+        self.save_hyperparameters({"loss": None} | {name: _plain(value) for name, value in self.hparams.items()})
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
-        self.network = self.configure_network()
+        self.network = self.configure_network(**network)
         self.loss = self.configure_loss(loss)
-        self.structure_scores = tuple(structure_scores)
-        self.scores = nn.ModuleDict({stage: self.configure_scores(stage) for stage in ("val", "test")})
+        sgd = partial(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self._make_optimizer = optimizer or sgd
+        self._make_lr_scheduler = lr_scheduler
+        self.boundary_metrics = tuple(boundary_metrics)
+        self.metrics = nn.ModuleDict({stage: self.configure_metrics(stage) for stage in ("val", "test")})
 
-    def _save_plain_hyperparameters(self, frame: Any) -> None:
-        # Lightning's own save_hyperparameters() would, under LightningCLI, save a recipe that needs jsonargparse to
-        # load and lacks linked values in some versions. The arguments that __init__ received are always complete.
-        arguments: dict[str, Any] = {}
-        for local_arguments in collect_init_args(frame, [], classes=(LightningModule,)):
-            arguments.update(local_arguments)
-        self.save_hyperparameters({name: _plain(value) for name, value in arguments.items()})
+    def configure_network(self, **network: Any) -> nn.Module:
+        """Build the network, (N, 3, H, W) to (N, C, H, W), from the constructor's other arguments.
 
-    def configure_network(self) -> nn.Module:
-        """Build the network, (N, 3, H, W) to (N, C, H, W), from ``self.hparams``.
-
-        If it has a submodule ``encoder``, all the rest is the head.
+        A subclass names those that it takes, or passes ``**network`` on to a class or function that names them;
+        LightningCLI finds them there. If the network has a submodule ``encoder``, everything else is the head.
         """
         raise NotImplementedError(f"{type(self).__name__} must define configure_network()")
 
-    def configure_loss(self, loss: str | dict[str, Any] | nn.Module) -> nn.Module:
+    def configure_loss(self, loss: Any) -> nn.Module:
         """Build the loss, ``loss(logits, target) -> scalar``, from the constructor's argument."""
         if isinstance(loss, nn.Module):
             return loss
-        if isinstance(loss, str):
-            loss = {"name": loss}
-        if not isinstance(loss, Mapping) or "name" not in loss:
+        if not isinstance(loss, str | Mapping | list | tuple) or not loss:
             raise ValueError(
-                f"loss must be a name, a dict with 'name' and arguments, or a module, got {loss!r}. A checkpoint of "
-                "a training with a module holds None: pass the module to load_from_checkpoint(path, loss=...)"
+                "loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got "
+                f"{loss!r}. A checkpoint of a training with a module holds None: pass the module to "
+                "load_from_checkpoint(path, loss=...)"
             )
-        return build_loss(**{"num_classes": self.num_classes, "ignore_index": self.ignore_index, **loss})
+        return build_loss(loss, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
-    def configure_scores(self, stage: str) -> EvaluationScores:
-        """Build the scores of the evaluation set "val" or "test"."""
-        return EvaluationScores(
+    def configure_metrics(self, stage: str) -> EvaluationMetrics:
+        """Build the metrics of the evaluation "val" or "test"."""
+        return EvaluationMetrics(
             self.num_classes,
             ignore_index=self.ignore_index,
             class_names=self.class_names,
-            structure=stage in self.structure_scores,
+            boundaries=stage in self.boundary_metrics,
         )
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Like Lightning's, but never in need of the file or network that ``encoder_weights`` once came from."""
-        with without_pretrained_weights():
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3, H, W) normalised images to (N, C, H, W) logits."""
-        logits: Tensor = self.network(images)
-        return logits
-
-    def on_train_start(self) -> None:  # noqa: D102
-        self._max_iters = self._training_iterations()
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
-        if isinstance(self.loss, SegmentationLoss):
-            self.loss.progress = self.global_step / self._max_iters
-        try:
-            return self._step(batch, "train")
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"BatchNorm cannot train on this batch of {len(batch['image'])} image(s), because a layer sees one "
-                "value per channel (ASPP pools each image to 1x1): use batch_size of 2 or more and drop_last=True, or "
-                "synchronised BatchNorm on several GPUs"
-            ) from error
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._step(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._step(batch, "test")
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Class of each pixel: ``{"id": list of str, "preds": uint8 (N, H, W)}`` (int64 above 256 classes)."""
-        preds = self(self._entry(batch, "image", "predict")).argmax(dim=1)
-        return {"id": batch.get("id"), "preds": preds.to(torch.uint8) if self.num_classes <= 256 else preds}
-
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:  # noqa: D102
-        self._log_scores("test")
-
-    def _step(self, batch: dict[str, Any], stage: str) -> Tensor:
-        images, target = self._entry(batch, "image", stage), self._entry(batch, "mask", stage)
-        logits, loss, logged = self.logits_and_loss(images, target, stage)
-        training = stage == "train"
-        for name, value in {"loss": loss, **logged}.items():
-            self.log(
-                f"{stage}/{name}",
-                value.detach(),
-                prog_bar=training and name == "loss",
-                on_step=training,
-                on_epoch=not training,
-                sync_dist=not training,
-                batch_size=len(images),
-            )
-        if not training:
-            self.evaluation_scores(stage).update(logits.argmax(dim=1), target, batch.get("id"))
-        return loss
-
-    def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What one batch is predicted and trained to be; override it where a network has more than one output.
-
-        Args:
-            images: (N, 3, H, W).
-            target: (N, H, W) labels.
-            stage: "train", "val" or "test".
-
-        Returns:
-            Logits (N, C, H, W) to score; the scalar to minimise or report; and what is logged beside it, by its name
-            without the stage, such as :meth:`loss_terms`.
-        """
-        logits = self(images)
-        return logits, self.loss(logits, target), self.loss_terms()
-
-    def loss_terms(self) -> dict[str, Tensor]:
-        """The terms of the last batch's loss, unweighted: ``loss_pixel``, ``loss_rmi``, ..."""
-        return {f"loss_{name}": term for name, term in getattr(self.loss, "terms", {}).items()}
-
-    @staticmethod
-    def _entry(batch: dict[str, Any], key: str, stage: str) -> Tensor:
-        if key not in batch:
-            remedy = "; images without truth can only be used with predict" if key == "mask" else ""
-            raise ValueError(f"a {stage} batch needs {key!r}, but it holds {sorted(batch)} only{remedy}")
-        entry: Tensor = batch[key]
-        return entry
-
-    def evaluation_scores(self, stage: str) -> EvaluationScores:
-        """The scores of "val" or "test"; empty but between the first batch and the end of an evaluation."""
-        return cast(EvaluationScores, self.scores[stage])
-
-    def _log_scores(self, stage: str) -> None:
-        scores = self.evaluation_scores(stage)
-        unprinted = getattr(getattr(self.trainer, "datamodule", None), "classes_excluded_from_mean", ())
-        for name, value in scores.summary([name for name in unprinted if name in self.class_names]).items():
-            # already the same on all processes; sync_dist only tells Lightning so
-            self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
-        scores.reset()
-
-    def _training_iterations(self) -> int:
-        iterations = self.trainer.estimated_stepping_batches
-        if iterations == float("inf"):
-            raise ValueError("the learning rate decays over the whole training: set trainer.max_steps or max_epochs")
-        return int(iterations)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with momentum on four parameter groups; the schedule steps at each iteration."""
+        """Build optimizer and schedule; learning rates and weight decays are set for each parameter group."""
         hparams = self.hparams
-        groups = parameter_groups(
+        relative = parameter_groups(
             self.network,
             encoder=getattr(self.network, "encoder", None),
-            lr=hparams["lr"],
-            weight_decay=hparams["weight_decay"],
+            lr=1.0,
+            weight_decay=1.0,
             head_lr_multiplier=hparams["head_lr_multiplier"],
+            decay_norm_and_bias=hparams["decay_norm_and_bias"],
             loss=self.loss,
         )
-        optimizer = torch.optim.SGD(groups, lr=hparams["lr"], momentum=hparams["momentum"])
+        optimizer = self._make_optimizer([{"name": group["name"], "params": group["params"]} for group in relative])
+        for group, factors in zip(optimizer.param_groups, relative, strict=True):
+            group["lr"] *= factors["lr"]
+            group["weight_decay"] *= factors["weight_decay"]
+        if self._make_lr_scheduler is not None:
+            own = self._make_lr_scheduler(optimizer)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": own, "monitor": getattr(own, "monitor", "val/mIoU")},
+            }
         scheduler = WarmupPolyLR(
             optimizer,
-            lr=hparams["lr"],
+            lr=optimizer.defaults["lr"],
             max_iters=self._training_iterations(),
             warmup_iters=hparams["warmup_iters"],
             warmup_start_lr=hparams["warmup_start_lr"],
@@ -264,11 +184,126 @@ class SegmentationModule(HubMixin, LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _training_iterations(self) -> int:
+        iterations = self.trainer.estimated_stepping_batches
+        if iterations == float("inf"):
+            raise ValueError("the learning rate decays over the whole training: set trainer.max_steps or max_epochs")
+        return int(iterations)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint as Lightning does, without fetching the encoder's pretrained weights again."""
+        with without_pretrained_weights():
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From (N, 3, H, W) normalized images to (N, C, H, W) logits, in one pass of the network."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits by the strategy of evaluation: those of :attr:`inferer`, or of one forward pass without one."""
+        logits: Tensor = self(images) if self.inferer is None else self.inferer(images, self)
+        return logits
+
+    def on_train_start(self) -> None:  # noqa: D102
+        self._max_iters = self._training_iterations()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
+        if isinstance(self.loss, SegmentationLoss):
+            self.loss.progress = self.global_step / self._max_iters
+        images, target = _entry(batch, "image", "train"), _entry(batch, "mask", "train")
+        try:
+            _, loss, logged = self.logits_and_loss(images, target, "train")
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # BatchNorm's own check
+                raise
+            raise ValueError(
+                f"BatchNorm cannot train on this batch of {len(images)} image(s), because a layer sees one value per "
+                "channel (ASPP pools each image to 1x1): use batch_size of 2 or more and drop_last=True, or "
+                "synchronized BatchNorm on several GPUs"
+            ) from error
+        for name, value in {"loss": loss, **logged}.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: D102
+        self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: D102
+        self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Predict the class of each pixel.
+
+        Returns:
+            ``{"id": list of str, "preds": uint8 (N, H, W)}``, int64 above 256 classes.
+        """
+        preds = self.infer(_entry(batch, "image", "predict")).argmax(dim=1)
+        return {"id": batch.get("id"), "preds": preds.to(torch.uint8) if self.num_classes <= 256 else preds}
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._log_metrics("test")
+
+    def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Logits and loss of one batch; override it where a network has more than one output.
+
+        Args:
+            images: (N, 3, H, W).
+            target: (N, H, W) labels.
+            stage: "train", "val" or "test".
+
+        Returns:
+            Logits (N, C, H, W) to evaluate; the scalar to minimize or report; and what is logged beside it, by its name
+            without the stage, such as :meth:`loss_terms`.
+        """
+        logits = self(images)
+        return logits, self.loss(logits, target), self.loss_terms()
+
+    def loss_terms(self) -> dict[str, Tensor]:
+        """The terms of the last batch's loss, unweighted: ``loss_pixel``, ``loss_rmi``, ..."""
+        return {f"loss_{name}": term for name, term in getattr(self.loss, "terms", {}).items()}
+
+    def evaluation_metrics(self, stage: str) -> EvaluationMetrics:
+        """Metrics of "val" or "test"; empty but between the first batch and the end of an evaluation."""
+        return cast(EvaluationMetrics, self.metrics[stage])
+
+    def _evaluation_step(self, batch: dict[str, Any], stage: str) -> None:
+        images, target = _entry(batch, "image", stage), _entry(batch, "mask", stage)
+        if self.inferer is not None:  # losses are defined on the network's own logits
+            logits, logged = self.infer(images), {}
+        else:
+            logits, loss, terms = self.logits_and_loss(images, target, stage)
+            logged = {"loss": loss, **terms}
+        for name, value in logged.items():
+            self.log(f"{stage}/{name}", value, on_epoch=True, sync_dist=True, batch_size=len(images))
+        self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
+
+    def _log_metrics(self, stage: str) -> None:
+        metrics = self.evaluation_metrics(stage)
+        values = metrics.compute()
+        excluded = getattr(getattr(self.trainer, "datamodule", None), "classes_excluded_from_mean", ())
+        if set(excluded) & set(self.class_names):
+            values |= mean_over_classes(values, [name for name in self.class_names if name not in excluded])
+        for name, value in values.items():
+            # already the same on all processes; sync_dist only tells Lightning so
+            self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
+        metrics.reset()
+
+
+def _entry(batch: dict[str, Any], key: str, stage: str) -> Tensor:
+    if key not in batch:
+        remedy = "; images without target can only be used with predict" if key == "mask" else ""
+        raise ValueError(f"a {stage} batch needs {key!r}, but it holds {sorted(batch)} only{remedy}")
+    entry: Tensor = batch[key]
+    return entry
+
 
 def _plain(value: Any) -> Any:
-    """What a checkpoint may hold and ``weights_only`` loading accepts; None in place of a module."""
-    if isinstance(value, nn.Module):
-        return None
+    """Reduce to types that ``weights_only`` loading accepts."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

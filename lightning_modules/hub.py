@@ -1,28 +1,43 @@
-"""Trained modules as two files, in a local folder or on the Hugging Face hub."""
+"""Trained modules as a folder or a repository of the Hugging Face hub: weights, config and model card."""
 
 from __future__ import annotations
 
 import json
-import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from torch import nn
+from huggingface_hub import PyTorchModelHubMixin, constants
+from pytorch_lightning import LightningModule
 
-from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
+from beyondpixel.lightning_modules.model_card import MODEL_CARD, card_values
+from beyondpixel.lightning_modules.networks.pretrained import hub_is_reachable, without_pretrained_weights
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"  # the name that the hub's own tools look for
-# what only training needs is not in the file, so that it loads whatever loss it is loaded with
-TRAINING_ONLY = ("loss.", "scores.")
+WEIGHTS_FILE = "model.safetensors"
+# excluded from the weights, so that they load whatever loss the module is loaded with
+TRAINING_ONLY = ("loss.", "metrics.")
+DATA_ATTRIBUTES = ("dataset_name", "class_names", "palette", "mean", "std", "ignore_index", "image_size")
+INPUT = "float32 (N, 3, H, W), RGB in 0..1, normalized as (x - mean) / std; any height and width"
 
 
-class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
-    """`save_pretrained`, `from_pretrained` and `push_to_hub`, as libraries around the hub have them.
+class HubModule(
+    PyTorchModelHubMixin,
+    LightningModule,
+    library_name="beyondpixel",
+    pipeline_tag="image-segmentation",
+    license="mit",
+    model_card_template=MODEL_CARD,
+):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` of a LightningModule.
 
-    For a :class:`~beyondpixel.lightning_modules.SegmentationModule`, whose plain hyper-parameters go into
-    ``config.json`` and whose weights, without those of the loss, go into ``model.safetensors``. Local folders need no
-    network and no account.
+    Beyond ``huggingface_hub``'s mixin: ``config.json`` has the hyper-parameters, and what a user of the network needs
+    to know of its data; weights of the loss are left out; the model card is made from a run folder; from_pretrained
+    checks that weights and config fit, and offline it fails within seconds with one sentence.
+
+    Attributes:
+        data_description: dataset name, class names, palette, mean, std, label of void and image size, and ``input``, a
+            sentence on what the network takes; as far as they are known.
 
     Example:
         >>> import tempfile
@@ -33,23 +48,87 @@ class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         4
     """
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder, which is made if need be."""
+    data_description: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+
+    def describe_data(self, datamodule: Any) -> None:
+        """Take :attr:`data_description` from a data module.
+
+        Args:
+            datamodule: with any of the attributes ``dataset_name``, ``class_names``, ``palette``, ``mean``, ``std``,
+                ``ignore_index`` and ``image_size``.
+        """
+        known = {name: getattr(datamodule, name, None) for name in DATA_ATTRIBUTES}
+        # through JSON, so that it is the same before saving and after loading
+        self.data_description = json.loads(json.dumps({**known, "input": INPUT}))
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, run: str | Path | None = None, datamodule: Any = None, **options: Any
+    ) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``.
+
+        Args:
+            save_directory: the folder; created if it is missing.
+            run: a run folder; its recipe, seed, commit and scores go into the model card.
+            datamodule: what the module was trained on, see :meth:`describe_data`; the trainer's if None.
+            options: those of ``huggingface_hub.PyTorchModelHubMixin.save_pretrained``.
+        """
+        datamodule = datamodule or getattr(self._trainer, "datamodule", None)
+        if datamodule is not None:
+            self.describe_data(datamodule)
+        card = {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+        path: str | None = super().save_pretrained(save_directory, model_card_kwargs=card, **options)
+        return path
+
+    def _save_pretrained(self, save_directory: Path) -> None:
         from safetensors.torch import save_file
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {
             name: weight.detach().cpu().contiguous()
             for name, weight in self.state_dict().items()
             if not name.startswith(TRAINING_ONLY)
         }
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        config = {"class": type(self).__name__, "hyper_parameters": dict(self.hparams)}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        save_file(weights, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        config = {
+            "class": type(self).__name__,
+            "hyper_parameters": dict(self.hparams),
+            "data": self.data_description,
+        }
+        (save_directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+    def generate_model_card(self, *args: Any, run: str | Path | None = None, **kwargs: Any) -> Any:
+        """Make the model card; see :meth:`save_pretrained`."""
+        values = card_values(type(self).__name__, dict(self.hparams), self.data_description, run)
+        return super().generate_model_card(*args, **{**values, **kwargs})
+
+    def push_to_hub(
+        self, repo_id: str, *, run: str | Path | None = None, datamodule: Any = None, **options: Any
+    ) -> str:
+        """Save to a repository of the hub, which is created if it is missing.
+
+        Args:
+            repo_id: ``user/name``.
+            run, datamodule: as for :meth:`save_pretrained`.
+            options: those of ``huggingface_hub.PyTorchModelHubMixin.push_to_hub``, such as ``private``, ``token``,
+                ``branch`` and ``commit_message``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ConnectionError: if the hub does not answer.
+        """
+        if not _hub_answers():
+            raise ConnectionError(
+                f"{repo_id}: the hub ({constants.ENDPOINT}) does not answer: check the network, HF_ENDPOINT and "
+                "HF_HUB_OFFLINE, or write a local folder with save_pretrained"
+            )
+        if datamodule is not None:
+            self.describe_data(datamodule)
+        commit = super().push_to_hub(repo_id, model_card_kwargs={} if run is None else {"run": run}, **options)
+        return str(commit)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         source: str | Path,
         *,
@@ -59,7 +138,7 @@ class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         local_files_only: bool = False,
         **changes: Any,
     ) -> Self:
-        """Load a module that was saved, in evaluation mode, on the CPU.
+        """Load a saved module, in evaluation mode, on the CPU.
 
         Args:
             source: a local folder, or a repository of the hub (``user/name``).
@@ -76,89 +155,64 @@ class HubMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         Example:
             >>> DeepLabModule.from_pretrained("user/deeplab-rmi", loss="ce", lr=0.001)  # doctest: +SKIP
         """
-        from safetensors.torch import load_file
-
-        options = {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-        }
-        config_file, weights_file = (_find(source, name, **options) for name in (CONFIG_FILE, WEIGHTS_FILE))
-        config = json.loads(config_file.read_text())
+        if Path(source).is_dir():
+            folder = Path(source)
+        else:
+            folder = _download(str(source), local_files_only, revision=revision, token=token, cache_dir=cache_dir)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{source} has no {name}; expected a folder that save_pretrained wrote")
+        config = json.loads((folder / CONFIG_FILE).read_text())
         if not isinstance(config, dict) or "hyper_parameters" not in config:
             raise ValueError(f"{source}: {CONFIG_FILE} was not written by save_pretrained: it lacks hyper_parameters")
         if config.get("class") != cls.__name__:
             raise ValueError(
                 f"{source} holds a {config.get('class')}: load it with that class, not with {cls.__name__}"
             )
-        hyper_parameters = config["hyper_parameters"]
-        if hyper_parameters.get("loss", "ce") is None:
-            hyper_parameters["loss"] = "ce"
+        arguments = {**config["hyper_parameters"], **changes}
         with without_pretrained_weights():
-            module = cls(**{**hyper_parameters, **changes})
+            module = cls(**{**arguments, "loss": arguments.get("loss") or "ce"})
+        module._load_weights(folder, changes)
+        module.data_description = config.get("data", {})
+        module.eval()
+        return module
+
+    def _load_weights(self, folder: Path, changes: dict[str, Any]) -> None:
+        from safetensors.torch import load_file
+
         try:
-            found = module.load_state_dict(load_file(weights_file), strict=False)
+            found = self.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
         except RuntimeError as error:
             raise ValueError(
-                f"{source}: {WEIGHTS_FILE} does not fit its {CONFIG_FILE} and {changes}: {error}"
+                f"{folder}: {WEIGHTS_FILE} does not fit its {CONFIG_FILE} and {changes}: {error}"
             ) from error
         missing = [name for name in found.missing_keys if not name.startswith(TRAINING_ONLY)]
         if missing or found.unexpected_keys:
             raise ValueError(
-                f"{source}: {WEIGHTS_FILE} lacks {missing[:5]} and has {found.unexpected_keys[:5]} too many; it was "
-                f"saved by another version of {cls.__name__}"
-            )
-        module.eval()
-        return module
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-    ) -> str:
-        """Save to a repository of the hub, which is made if need be.
-
-        Args:
-            repo_id: ``user/name``.
-            private: whether a new repository is private; the account's default if None.
-            token: of the account; the one that ``hf auth login`` stored if None.
-            revision: the branch; the main one if None.
-            commit_message: of the upload.
-
-        Returns:
-            The address of the commit.
-        """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(
-                api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
+                f"{folder}: {WEIGHTS_FILE} lacks {missing[:5]} and has {found.unexpected_keys[:5]} too many; it was "
+                f"saved by another version of {type(self).__name__}"
             )
 
 
-def _find(source: str | Path, name: str, **options: Any) -> Path:
-    if Path(source).is_dir():
-        file = Path(source) / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{source} has no {name}; expected a folder that save_pretrained wrote")
-        return file
+def _hub_answers() -> bool:
+    return not constants.HF_HUB_OFFLINE and hub_is_reachable(int(time.monotonic() // 60))
+
+
+def _download(source: str, local_files_only: bool, **options: Any) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
+    offline = local_files_only or not _hub_answers()
     try:
-        return Path(hf_hub_download(str(source), name, **options))
+        files = [
+            hf_hub_download(source, name, local_files_only=offline, **options) for name in (CONFIG_FILE, WEIGHTS_FILE)
+        ]
     except HFValidationError as error:
         raise FileNotFoundError(f"there is no folder {source}, and it is no name of a repository, user/name") from error
     except OSError as error:  # every error of the hub's, offline and not found alike, is one
+        reason = "the hub is not asked or does not answer" if offline else str(error).splitlines()[0]
         raise ConnectionError(
-            f"{source}: no such local folder, and the hub does not give {name} ({str(error).splitlines()[0]}). Check "
-            "the name, the network and the token, or give the folder that save_pretrained wrote"
+            f"{source}: no such local folder, not in the local cache, and not on the hub ({reason}). Check the name, "
+            "the network, HF_HUB_OFFLINE and the token, or give the folder that save_pretrained wrote"
         ) from error
+    return Path(files[0]).parent

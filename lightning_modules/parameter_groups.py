@@ -16,12 +16,14 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     head_lr_multiplier: float = 1.0,
+    decay_norm_and_bias: bool = False,
     loss: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Split trainable parameters into encoder and head, each with and without weight decay.
 
     Weight decay acts on the weights of convolutions and linear layers only; norm layers, biases and everything else go
-    without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). What is not in ``encoder`` is the head
+    without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). With ``decay_norm_and_bias`` it acts on
+    all of them (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). What is not in ``encoder`` is the head
     and learns ``head_lr_multiplier`` times faster. Each group has a ``name``, which
     :class:`~pytorch_lightning.callbacks.LearningRateMonitor` puts into the logged key.
 
@@ -32,10 +34,11 @@ def parameter_groups(
         lr: base learning rate, that of the encoder.
         weight_decay: the decay of convolution and linear weights.
         head_lr_multiplier: ratio of the head's learning rate to ``lr``.
+        decay_norm_and_bias: whether weight decay acts on norm layers and biases, too.
         loss: a loss with trainable parameters of its own; they learn at ``lr`` without weight decay.
 
     Returns:
-        Groups for an optimiser, without the empty ones. Every trainable parameter is in exactly one.
+        Groups for an optimizer, without the empty ones. Every trainable parameter is in exactly one.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 1)})
@@ -56,7 +59,8 @@ def parameter_groups(
         if id(parameter) not in seen:
             seen.add(id(parameter))
             part = "encoder" if id(parameter) in in_encoder else rest
-            groups[f"{part}/decay" if decayed else f"{part}/no_decay"]["params"].append(parameter)
+            decays = decayed or decay_norm_and_bias
+            groups[f"{part}/decay" if decays else f"{part}/no_decay"]["params"].append(parameter)
     if loss is not None:
         groups["loss"]["params"] = [p for p in loss.parameters() if p.requires_grad and id(p) not in seen]
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]

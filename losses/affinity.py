@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional._validation import LabelTruth, check_positive_int, check_range, read_target
 from beyondpixel.losses.functional.affinity import Field, make_field, pair_sums
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
+from beyondpixel.losses.functional.target import check_positive_int, check_range, num_valid, read_target
 
 
 class _DecayingAffinityLoss(SegmentationLoss):
@@ -31,8 +31,7 @@ class _DecayingAffinityLoss(SegmentationLoss):
         return {"pixel": values["pixel"], "affinity": torch.stack(pairs).sum()}
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        weight: float = self.decay**-self.progress
-        return terms["pixel"] + weight * terms["affinity"]
+        return terms["pixel"] + self.decay**-self._progress * terms["affinity"]
 
 
 class AffinityFieldLoss(_DecayingAffinityLoss):
@@ -45,9 +44,9 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
 
     Args:
         num_classes: C.
-        distance: from a pixel to its neighbours, on the small maps.
-        stride: of the small maps on which pixels are compared.
-        margin: beyond which neighbours of different classes are unlike enough.
+        distance: from a pixel to its neighbors, at the stride.
+        stride: pixels of the full size from one that is compared to the next.
+        margin: beyond which neighbors of different classes are unlike enough.
         decay: 20 in the RMI authors' port, 10 in the original.
         exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original.
         ignore_index: label of void pixels.
@@ -83,16 +82,14 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
         self.exclude_void = exclude_void
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
-        field = make_field(preds, truth, self.stride, exclude_void=self.exclude_void)
+        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        field = make_field(preds, target, self.stride, exclude_void=self.exclude_void)
         sums = pair_sums(field, self.distance, self.margin, exclude_void=self.exclude_void)
-        terms = {
-            "pixel": Term(cross_entropy_sum(preds, truth, with_logits=True), truth.num_valid()),
+        return {
+            "pixel": Term(cross_entropy_sum(preds, target), num_valid(target)),
             f"edge_{self.distance}": Term(sums.edge_total, sums.edge_count),
             f"same_{self.distance}": Term(sums.same_total, sums.same_count),
         }
-        truth.check_values()
-        return terms
 
 
 class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
@@ -102,16 +99,16 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         + \operatorname{mean}_\text{same} v_{ys} D_s
 
     with D as in `functional.affinity_field` at the distance (s - 1) / 2, and w and v for each class y (that of the
-    pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimises and the
-    weights maximise: their gradient is negated here, so an ordinary optimiser over `loss.parameters()` ascends. Give
+    pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimizes and the
+    weights maximize: their gradient is negated here, so an ordinary optimizer over `loss.parameters()` ascends. Give
     them no weight decay. Pairs with a void pixel or one outside the image are left out, and so is the gradient that
     interpolation would carry to void pixels.
 
     Args:
         num_classes: C.
-        sizes: odd sides of the squares on whose border the neighbours are.
-        stride: of the small maps on which pixels are compared.
-        margin: beyond which neighbours of different classes are unlike enough.
+        sizes: odd sides of the squares on whose border the neighbors are.
+        stride: pixels of the full size from one that is compared to the next.
+        margin: beyond which neighbors of different classes are unlike enough.
         decay: 10 in the original.
         ignore_index: label of void pixels.
 
@@ -147,16 +144,16 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         self.same_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
-        if not isinstance(truth, LabelTruth):
+        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        if target.ndim != 3:
             raise ValueError(
                 "target: AdaptiveAffinityFieldLoss weighs a pixel by its class, so it expects integer labels "
-                f"(N, H, W), got a multi-hot map {tuple(target.shape)}"
+                f"(N, H, W), got a multi-hot target {tuple(target.shape)}"
             )
-        field = make_field(preds, truth, self.stride, exclude_void=True)
+        field = make_field(preds, target, self.stride, exclude_void=True)
         edge_weights = self._pixel_weights(self.edge_logits, field)
         same_weights = self._pixel_weights(self.same_logits, field)
-        terms = {"pixel": Term(cross_entropy_sum(preds, truth, with_logits=True), truth.num_valid())}
+        terms = {"pixel": Term(cross_entropy_sum(preds, target), num_valid(target))}
         for number, size in enumerate(self.sizes):
             sums = pair_sums(
                 field,
@@ -168,7 +165,6 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
             )
             terms[f"edge_{size}"] = Term(sums.edge_total, sums.edge_count)
             terms[f"same_{size}"] = Term(sums.same_total, sums.same_count)
-        truth.check_values()
         return terms
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What all losses share: a metric that is differentiable in `forward` and adds up detached sums and counts."""
+"""The base of all losses: a metric that is differentiable in `forward` and adds up detached sums and counts."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from beyondpixel.losses.functional._validation import check_positive_int
+from beyondpixel.losses.functional.target import check_positive_int
+from beyondpixel.losses.ops.target import raise_pending
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class SegmentationLoss(Metric):
         num_classes: C.
         ignore_index: label of the void pixels, which add nothing to any term and get a gradient of exactly zero.
         terms: detached scalar terms of the last batch, unweighted, by name.
-        progress: fraction of training done, in [0, 1]; only decaying losses read it.
     """
+
+    num_batches: Tensor
+    _progress: Tensor
 
     is_differentiable = True
     higher_is_better = False
@@ -45,12 +48,28 @@ class SegmentationLoss(Metric):
         super().__init__()
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.progress = 0.0
         self.terms: dict[str, Tensor] = {}
         self._term_names = term_names
+        # tensors, since a number that changes from step to step would be compiled in
+        self.register_buffer("_progress", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.add_state("num_batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         for name in term_names:
             for part in ("total", "count"):
                 self.add_state(f"{name}_{part}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def progress(self) -> float:
+        """Fraction of training done, in [0, 1]; only decaying losses read it."""
+        return float(self._progress)
+
+    @progress.setter
+    def progress(self, value: float) -> None:
+        self._progress.fill_(value)
+
+    @property
+    def update_count(self) -> int:
+        """Number of batches since `reset()`, those of `forward` and of `update` alike."""
+        return int(self.num_batches)
 
     @abstractmethod
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
@@ -81,7 +100,7 @@ class SegmentationLoss(Metric):
         # Metric.forward would go through the states, and keep the graph of the last batch alive in them
         terms = self._terms_without_autocast(preds, target)
         self._accumulate(terms)
-        self._update_count += 1
+        self._update_count = 1  # "has been updated"; counting here would compile each step anew
         self._computed = None
         values = self._named_terms({name: self._divide(name, term) for name, term in terms.items()})
         dtype = torch.promote_types(preds.dtype, torch.float32)
@@ -97,6 +116,7 @@ class SegmentationLoss(Metric):
 
     def compute(self) -> Tensor:
         """Loss of everything since `reset()`, over all processes."""
+        raise_pending()
         values = {
             name: self._divide(name, Term(getattr(self, f"{name}_total"), getattr(self, f"{name}_count")))
             for name in self._term_names
@@ -109,6 +129,7 @@ class SegmentationLoss(Metric):
             return self._batch_terms(preds, target)
 
     def _accumulate(self, terms: dict[str, Term]) -> None:
+        self.num_batches = self.num_batches + 1
         for name, term in terms.items():
             for part in ("total", "count"):
                 state = f"{name}_{part}"

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional._validation import check_choice, check_probs, read_target
 from beyondpixel.losses.functional.cross_entropy import REDUCTIONS, cross_entropy_sum, pixel_divisor
-from beyondpixel.losses.functional.map_pass import MapPass
+from beyondpixel.losses.functional.target import check_choice, num_valid, read_target
+from beyondpixel.losses.ops.operators import bce_pool
 
 
 class CrossEntropyLoss(SegmentationLoss):
@@ -27,10 +27,10 @@ class CrossEntropyLoss(SegmentationLoss):
         self.with_logits = with_logits
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
-        total = cross_entropy_sum(preds, truth, self.with_logits)
-        truth.check_values()
-        return {"pixel": Term(total, truth.num_valid())}
+        target = read_target(
+            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
+        )
+        return {"pixel": Term(cross_entropy_sum(preds, target, with_logits=self.with_logits), num_valid(target))}
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
         return terms["pixel"]
@@ -64,12 +64,11 @@ class BinaryCrossEntropyLoss(SegmentationLoss):
         self.with_logits = with_logits
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
-        if not self.with_logits:
-            check_probs(preds)
-        total, _ = MapPass.apply(preds, truth, self.with_logits, True, None)
-        truth.check_values()
-        return {"pixel": Term(total, truth.num_valid())}
+        target = read_target(
+            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
+        )
+        total, _, _ = bce_pool(preds, target, with_logits=self.with_logits)
+        return {"pixel": Term(total, num_valid(target))}
 
     def _divide(self, name: str, term: Term) -> Tensor:
         return term.total / pixel_divisor(term.count, self.reduction, self.num_classes)

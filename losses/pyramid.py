@@ -5,9 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional._validation import LabelTruth, MultiHotTruth, Truth, read_target
-from beyondpixel.losses.functional.affinity import without_void_gradient
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
+from beyondpixel.losses.functional.target import num_valid, read_target, resize_target, without_void_gradient
 
 
 class PyramidLoss(SegmentationLoss):
@@ -44,37 +43,28 @@ class PyramidLoss(SegmentationLoss):
         self.scales = scales
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
+        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
         preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
-        sources = without_void_gradient(preds, truth)
+        sources = without_void_gradient(preds, target)
         terms = {}
         for name, scale in zip(self._term_names, self.scales, strict=True):
-            if scale == 1:
-                small, small_truth = preds, truth
-            else:
-                size = self._size(scale, truth)
+            small, small_target = preds, target
+            if scale != 1:
+                size = self._size(scale, preds)
                 small = F.interpolate(sources, size, mode="bilinear", align_corners=False)
-                small_truth = self._shrink(truth, size)
-            terms[name] = Term(cross_entropy_sum(small, small_truth, with_logits=True), small_truth.num_valid())
-        truth.check_values()
+                small_target = resize_target(target, size)
+            terms[name] = Term(cross_entropy_sum(small, small_target), num_valid(small_target))
         return terms
 
     @staticmethod
-    def _size(scale: float, truth: Truth) -> tuple[int, int]:
-        height, width = truth.shape[1:]
+    def _size(scale: float, preds: Tensor) -> tuple[int, int]:
+        height, width = preds.shape[2:]
         size = (int(scale * height), int(scale * width))
         if min(size) < 1:
             raise ValueError(
-                f"scales: maps of {height} × {width} have no pixel at scale {scale:g}; use larger crops or scales"
+                f"scales: preds of {height} × {width} have no pixel at scale {scale:g}; use larger crops or scales"
             )
         return size
-
-    def _shrink(self, truth: Truth, size: tuple[int, int]) -> Truth:
-        if isinstance(truth, MultiHotTruth):
-            return MultiHotTruth(F.interpolate(truth.multi_hot.float(), size, mode="nearest"))
-        assert isinstance(truth, LabelTruth)
-        labels = F.interpolate(truth.labels[:, None].float(), size, mode="nearest")[:, 0]
-        return LabelTruth(labels.to(torch.int16), self.num_classes, -1)
 
     def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"pixel": torch.stack(list(values.values())).mean()}

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional._validation import Truth, check_choice, check_probs, check_range, read_target
+from beyondpixel.losses.functional.bound import RegionOptions, as_factors, check_options, region_terms
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum, pixel_divisor
-from beyondpixel.losses.functional.rmi.lower_bound import fused_terms
-from beyondpixel.losses.functional.rmi.options import RegionOptions, as_factors
+from beyondpixel.losses.functional.target import check_choice, check_range, num_valid, read_target, valid_mask
 
 PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
 ABSENT_CLASSES = ("include", "skip")
@@ -33,7 +32,7 @@ class RMILoss(SegmentationLoss):
 
     Args:
         num_classes: C.
-        region_size: R, the side of a region on the pooled maps.
+        region_size: R, the side of a region, in pooled pixels.
         downsampling_factor: DF; the RMI term is averaged over several.
         pooling: "avg", "max", "interp" (bilinear) or "stride" (none; every DF-th region is taken).
         pixel_weight: λ in [0, 1].
@@ -45,9 +44,10 @@ class RMILoss(SegmentationLoss):
         ridge: ξ, added to Σ_P and to M; the paper's 1e-6 belongs to covariance="mean".
         absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
             of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
-        backend: "eager" (plain PyTorch, any device) or "compiled", which gives equal results: C kernels for float32 and
-            half-precision scores on a CPU, compiled at the first call and kept in ~/.cache/beyondpixel. Without a C
-            compiler it warns and goes on eagerly; on other devices and for float64 it is eager.
+        backend: what computes the full-size work, with equal results. "auto": the fastest there is; "plain": PyTorch,
+            on any device; "c": C kernels on a CPU, compiled at the first call and kept in ~/.cache/beyondpixel (or
+            $BEYONDPIXEL_CACHE); "triton": Triton kernels on CUDA. What the kernels lack (float64, probabilities) and,
+            after a warning, what cannot be compiled is computed by "plain".
 
     Attributes:
         jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.
@@ -56,7 +56,7 @@ class RMILoss(SegmentationLoss):
 
     Raises:
         ValueError: at construction for a value out of range or an unknown name, when called if shapes do not fit, a
-            label is out of range or a region does not fit the pooled map.
+            label is out of range or a region does not fit the pooled size.
 
     >>> import torch
     >>> loss = RMILoss(num_classes=2, downsampling_factor=2)
@@ -73,7 +73,7 @@ class RMILoss(SegmentationLoss):
     >>> softmax(logits.softmax(dim=1), target).requires_grad
     True
 
-    Foreground against the rest is one class, its target a map of zeros and ones, (N, 1, H, W):
+    Foreground against the rest is one class, its target zeros and ones, (N, 1, H, W):
 
     >>> binary = RMILoss(num_classes=1, downsampling_factor=2)
     >>> binary(torch.zeros(1, 1, 16, 16, requires_grad=True), target[:, None]).requires_grad
@@ -96,7 +96,7 @@ class RMILoss(SegmentationLoss):
         covariance: str = "sum",
         ridge: float = 5e-4,
         absent_classes: str = "include",
-        backend: str = "eager",
+        backend: str = "auto",
     ) -> None:
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         check_choice("absent_classes", absent_classes, ABSENT_CLASSES)
@@ -104,6 +104,7 @@ class RMILoss(SegmentationLoss):
         names = ("rmi",) if pixel_loss is None else ("pixel", "rmi")
         super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
         self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge, backend)
+        check_options(self.options)
         self.pixel_loss = pixel_loss
         self.pixel_weight = pixel_weight
         self.with_logits = with_logits
@@ -111,27 +112,21 @@ class RMILoss(SegmentationLoss):
         self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        truth = read_target(preds, target, self.num_classes, self.ignore_index)
-        if not self.with_logits:
-            check_probs(preds)
+        target = read_target(
+            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
+        )
         binary = self.pixel_loss in ("bce", "bce_mean")
-        skip = self.absent_classes == "skip"
-        fused = fused_terms(preds, truth, self.options, with_logits=self.with_logits, pixel=binary, find_absent=skip)
-        self.jittered = self.jittered + fused.jittered
-        count = torch.tensor(float(len(preds)), dtype=torch.float64, device=preds.device)
-        terms = {"rmi": Term(self._region_total(fused.bound, fused.absent, truth), count)}
+        batch = region_terms(preds, target, self.options, with_logits=self.with_logits, with_bce=binary)
+        self.jittered = self.jittered + batch.jittered
+        left_out = ~valid_mask(target).flatten(1).any(1)[:, None]
+        if self.absent_classes == "skip":
+            left_out = left_out | batch.absent
+        images = preds.new_full((), preds.shape[0], dtype=torch.float64)
+        terms = {"rmi": Term(-batch.bound.masked_fill(left_out, 0).sum(), images)}
         if self.pixel_loss is not None:
-            total = fused.pixel_total if binary else cross_entropy_sum(preds, truth, self.with_logits)
-            terms["pixel"] = Term(total, truth.num_valid())
-        truth.check_values()
+            total = batch.bce if binary else cross_entropy_sum(preds, target, with_logits=self.with_logits)
+            terms["pixel"] = Term(total, num_valid(target))
         return terms
-
-    @staticmethod
-    def _region_total(bound: Tensor, absent: Tensor | None, truth: Truth) -> Tensor:
-        left_out = ~truth.occupied_images()[:, None]
-        if absent is not None:
-            left_out = left_out | absent
-        return -bound.masked_fill(left_out, 0).sum()
 
     def _divide(self, name: str, term: Term) -> Tensor:
         if name == "pixel" and self.pixel_loss != "ce":

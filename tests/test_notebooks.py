@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytorch_lightning import Trainer
 
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import MCIBIModule
 
 nbformat = pytest.importorskip("nbformat")

@@ -1,206 +1,243 @@
-"""A metric against each axis that varies: our mean with its spread over seeds, the papers' numbers beside it."""
+"""Plots of a comparison: a score against each axis that varies, and mIoU near boundaries against the band's width."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from beyondpixel.experiments.compare.rows import Row
-from beyondpixel.experiments.compare.series import Panel, Series, panels
+from beyondpixel.experiments.axes import EVALUATION_AXES
+from beyondpixel.experiments.compare.rows import Comparison
+from beyondpixel.experiments.compare.tables import differing_axes
 from beyondpixel.experiments.compare.units import unit_of
 from beyondpixel.experiments.errors import UserError
 
-# told apart by people of all kinds of colour vision (after Okabe and Ito); visible on white and on dark grey
+# the papers' names of axes
+AXIS_NAMES = {"df": "DF", "region_size": "R", "pixel_weight": "λ", "max_steps": "steps", "lr": "learning rate"}
+# distinct with any kind of color vision (after Okabe and Ito); visible on white and on dark gray
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a6761d", "#8a63d2")
-PANEL_SIZE = (4.4, 3.3)  # inches
+PANEL_SIZE = (4.4, 3.4)  # inches
 PANELS_ABREAST = 3
-# drawn in place of black and turned into the page's own text colour afterwards
-INK = "#010203"
+INK = "#010203"  # drawn instead of black, and replaced by the page's own text color afterwards
 FORMATS = (".png", ".pdf", ".svg")
+TRIMAP = "test/trimap_mIoU/"
 
 
-def draw_plots(rows: Sequence[Row], metric: str, *, title: str | None = None) -> Figure:
-    """A figure with one panel for each axis that varies among the rows of one table.
+@dataclass(frozen=True)
+class Panel:
+    """A score against one axis.
 
-    Error bars are ± one standard deviation over seeds. The dashed line is the baseline row. Hollow points on dotted
-    lines are the published numbers that the run specs record; theirs, not ours.
+    Attributes:
+        axis: name of the axis, or `row` where no axis has two rows that agree in all others.
+        series: rows by label, the values of the other axes that vary; every row has a `position` on the x axis.
+        ticks: positions by value.
+        numeric: whether the positions are the values themselves.
+    """
+
+    axis: str
+    series: dict[str, pd.DataFrame]
+    ticks: dict[Any, float]
+    numeric: bool
+
+
+def panels(comparison: Comparison) -> list[Panel]:
+    """One panel for each axis in which at least two rows differ that agree in all others.
+
+    An axis that a row does not have (RMI's DF, for a row with cross entropy) takes no part in the agreement. Rows with
+    different post-processing are different series.
 
     Args:
-        rows: of one table, from `collect_rows`.
-        metric: the figure compared.
-        title: above the panels; the table's name if None.
+        comparison: of one table; rows without a result are left out.
     """
-    found = panels(rows)
+    rows = comparison.rows[comparison.rows["n"] > 0].copy()
+    evaluation = [axis for axis in EVALUATION_AXES if axis in comparison.axes]
+    rows[evaluation] = rows[evaluation].fillna("none")
+    axes = differing_axes(rows, comparison.axes)
+    found = [_panel(axis, series) for axis in axes if (series := _series(axis, axes, rows))]
+    return found or ([_panel("row", {"": rows})] if len(rows) else [])
+
+
+def _series(axis: str, axes: list[str], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    having = rows[rows[axis].notna()]
+    others = [other for other in axes if other != axis and having[other].notna().all() and having[other].nunique() > 1]
+    groups = list(having.groupby(others, sort=False)) if others else [((), having)]
+    groups = [(key, group) for key, group in groups if group[axis].nunique() > 1]
+    varying = [index for index in range(len(others)) if len({key[index] for key, _ in groups}) > 1]
+    return {
+        ", ".join(f"{AXIS_NAMES.get(others[index], others[index])} {key[index]}" for index in varying): group
+        for key, group in groups
+    }
+
+
+def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
+    values = list(dict.fromkeys(value for group in series.values() for value in group[axis]))
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numeric:
+        values.sort()
+    ticks = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
+    placed = {
+        label: group.assign(position=group[axis].map(ticks).astype(float)).sort_values("position", kind="stable")
+        for label, group in series.items()
+    }
+    return Panel(axis, placed, ticks, numeric)
+
+
+def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
+    """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line."""
+    metric, unit = comparison.metric, unit_of(comparison.metric)
+    span = max(panel.ticks.values()) - min(panel.ticks.values())
+    for index, (label, group) in enumerate(panel.series.items()):
+        color, _ = _style(index)
+        # side by side, so that no interval hides another
+        shift = 0.02 * span * (index - (len(panel.series) - 1) / 2)
+        rows = group.assign(position=group["position"] + shift)
+        joined = panel.numeric and rows["position"].is_unique
+        suffix = f": {label}" if label else ""
+        _errorbars(axes, rows, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
+        theirs = rows[rows["published"].notna()]
+        if len(theirs):
+            line = ":" if joined else "none"
+            style: dict[str, Any] = {"marker": "s", "markerfacecolor": "none", "linestyle": line, "color": color}
+            axes.plot(theirs["position"], theirs["published"], label=f"published{suffix}", **style)
+    base = comparison.rows[comparison.rows["is_baseline"] & (comparison.rows["n"] > 0)]
+    drawn = {row for rows in panel.series.values() for row in rows["row"]}
+    for row, mean in zip(base["row"], base["mean"], strict=True):
+        if row not in drawn:
+            axes.axhline(unit.scale * mean, color="#808080", linestyle="--", linewidth=1, label=f"{row} (ours)")
+    axes.set_xlabel(AXIS_NAMES.get(panel.axis, panel.axis.replace("_", " ")))
+    axes.set_ylabel(f"{metric}{unit.label}")
+    if not panel.numeric:
+        axes.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    if not panel.numeric or len(panel.ticks) <= 8:
+        labels = [str(value) for value in panel.ticks]
+        turned: dict[str, Any] = (
+            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
+        )
+        axes.set_xticks(list(panel.ticks.values()), labels, **turned)
+    _finish(axes)
+
+
+def draw_plots(comparison: Comparison) -> Figure:
+    """All panels of one table."""
+    found = panels(comparison)
     columns = min(PANELS_ABREAST, max(1, len(found)))
     lines = max(1, -(-len(found) // columns))
     figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained")
     for place, panel in enumerate(found, start=1):
-        draw_panel(figure.add_subplot(lines, columns, place), panel, rows, metric)
-    figure.suptitle(title if title is not None else rows[0].table)
+        draw_panel(figure.add_subplot(lines, columns, place), panel, comparison)
+    figure.suptitle(f"{comparison.tables[0]} (bars: {_bars(comparison)})", fontsize="medium")
     return figure
 
 
-def draw_panel(axes: Axes, panel: Panel, rows: Sequence[Row], metric: str) -> None:
-    """Draw one panel.
-
-    Args:
-        axes: where to draw.
-        panel: from `panels`.
-        rows: all rows of the table, for the baseline's line.
-        metric: the figure compared.
-    """
-    unit = unit_of(metric)
-    for index, series in enumerate(panel.series):
-        color = COLORS[index % len(COLORS)]
-        _draw_ours(axes, panel, series, unit.scale, color)
-        if metric.endswith("mIoU"):
-            _draw_theirs(axes, panel, series, color)
-    base = next((row for row in rows if row.is_baseline and row.mean is not None), None)
-    if base is not None and base.mean is not None and not any(base in series.rows for series in panel.series):
-        axes.axhline(unit.scale * base.mean, color="#808080", linestyle="--", linewidth=1, label=f"{base.name} (ours)")
-    axes.set_xlabel(panel.name)
-    axes.set_ylabel(f"{metric}{unit.label}")
-    if not panel.numeric:
-        axes.set_xlim(-0.5, len(panel.positions) - 0.5)
-    if not panel.numeric or len(panel.positions) <= 8:
-        long = sum(len(str(value)) for value in panel.positions) > 36
-        axes.set_xticks(
-            list(panel.positions.values()),
-            [str(value) for value in panel.positions],
-            rotation=30 if long else 0,
-            ha="right" if long else "center",
-        )
-    finish_axes(axes)
+def trimap_widths(runs: pd.DataFrame) -> list[int]:
+    """The widths, in pixels, at which at least one of the runs was tested."""
+    scores = [column for column in runs if str(column).startswith(TRIMAP) and runs[column].notna().any()]
+    return sorted(int(score.removeprefix(TRIMAP)) for score in scores)
 
 
-def finish_axes(axes: Axes) -> None:
-    """The looks that all plots share: light lines for values, no box, a legend."""
-    axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize="small", framealpha=0.6)
+def draw_trimap(axes: Axes, comparison: Comparison) -> None:
+    """Draw mIoU within bands around the boundaries against their width: mean over seeds ± one standard deviation."""
+    widths = trimap_widths(comparison.runs)
+    statistics = [comparison.statistics(f"{TRIMAP}{width}") for width in widths]
+    means, stds = (100 * np.stack([one[name] for one in statistics], axis=1) for name in ("mean", "std"))
+    tested = [row for row in range(len(means)) if not np.isnan(means[row]).all()]
+    for index, row in enumerate(tested):
+        known = ~np.isnan(means[row])
+        spread = None if np.isnan(stds[row]).all() else np.nan_to_num(stds[row][known])
+        color, line = _style(index)
+        style: dict[str, Any] = {"color": color, "linestyle": line, "marker": "o", "markersize": 4, "capsize": 3}
+        axes.errorbar(np.array(widths)[known], means[row][known], spread, label=comparison.rows["row"][row], **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.set_xlabel("pixels on either side of the true boundary")
+    axes.set_ylabel("test mIoU within (%)")
+    _finish(axes)
 
 
-def save_plot(rows: Sequence[Row], metric: str, file: Path) -> list[Path]:
-    """Draw every table's plots into one file.
-
-    Args:
-        rows: from `collect_rows`; of several tables, each gets its own file, with the table's name in front.
-        metric: the figure compared.
-        file: a PNG, PDF or SVG.
-
-    Returns:
-        The files, one a table.
-
-    Raises:
-        UserError: for another kind of file.
-    """
-    return save_by_table(rows, file, lambda of_table: draw_plots(of_table, metric), option="--plot")
+def save_plots(comparison: Comparison, file: Path) -> list[Path]:
+    """Plot the metric against each axis that varies, in one file a table; returns the files."""
+    return _save(comparison, comparison.tables, file, draw_plots, option="--plot")
 
 
-def save_by_table(
-    rows: Sequence[Row], file: Path, draw: Callable[[Sequence[Row]], Figure], *, option: str
-) -> list[Path]:
-    """Draw the rows of each table into a file of its own.
+def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
+    """Plot mIoU near boundaries, in one file for each table that was tested in this way; returns the files."""
+    tables = [name for name in comparison.tables if trimap_widths(comparison.table(name).runs)]
+    if not tables:
+        raise UserError(f"--trimap: no run has a {TRIMAP}<width>: expected runs tested with boundary metrics")
 
-    Args:
-        rows: from `collect_rows`.
-        file: a PNG, PDF or SVG; of several tables, each has its name put in front.
-        draw: what makes the figure of one table's rows.
-        option: of the command line that names the file, for the error.
+    def draw(of_table: Comparison) -> Figure:
+        figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+        draw_trimap(figure.add_subplot(), of_table)
+        figure.suptitle(f"{of_table.tables[0]} (bars: ± standard deviation over seeds)", fontsize="medium")
+        return figure
 
-    Returns:
-        The files, one a table.
-
-    Raises:
-        UserError: for another kind of file.
-    """
-    if file.suffix.lower() not in FORMATS:
-        raise UserError(f"{option}: expected a file that ends in {', '.join(FORMATS)}, got {file}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tables = list(dict.fromkeys(row.table for row in rows))
-    files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
-    for table, its_file in zip(tables, files, strict=True):
-        draw([row for row in rows if row.table == table]).savefig(its_file, dpi=160)
-    return files
-
-
-def plots_as_svg(rows: Sequence[Row], metric: str) -> list[str]:
-    """The plots of one table, an SVG element a panel, in the text colour of the page around them."""
-
-    def drawing(panel: Panel) -> Callable[[Axes], None]:
-        return lambda axes: draw_panel(axes, panel, rows, metric)
-
-    return [as_svg(drawing(panel), f"{rows[0].table}_{panel.axis}") for panel in panels(rows)]
+    return _save(comparison, tables, file, draw, option="--trimap")
 
 
 def as_svg(draw: Callable[[Axes], None], name: str) -> str:
-    """One plot as an SVG element in the text colour of the page around it.
-
-    Args:
-        draw: what draws it.
-        name: that no other plot of the page has; the same drawing under the same name is the same text.
-    """
+    """One plot as an SVG element in the text color of the page around it, under a name that no other plot has."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style: dict[Any, Any] = {
-        **dict.fromkeys(inked, INK),
-        "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": name,
-        "legend.facecolor": "none",
-    }
+    # text stays text, in the page's font
+    style: dict[Any, Any] = {**dict.fromkeys(inked, INK), "svg.fonttype": "none", "svg.hashsalt": name}
+    text = io.StringIO()
     with rc_context(style):
         figure = Figure(figsize=PANEL_SIZE, layout="constrained")
         draw(figure.add_subplot())
-        return _as_element(figure, prefix=re.sub(r"\W", "_", name))
-
-
-def _as_element(figure: Figure, prefix: str) -> str:
-    figure.patch.set_alpha(0)
-    for axes in figure.axes:
-        axes.patch.set_alpha(0)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page says how large
-    # ids of two figures on one page must not meet
+    prefix = re.sub(r"\W", "_", name)  # ids of two figures on one page must not meet
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
-def _draw_ours(axes: Axes, panel: Panel, series: Series, scale: float, color: str) -> None:
-    places = [panel.positions[panel.value_of(row)] for row in series.rows]
-    means = [scale * (row.mean or 0.0) for row in series.rows]
-    spreads = [scale * (row.std or 0.0) for row in series.rows]
-    joined = panel.numeric and len(set(places)) == len(places)
-    axes.errorbar(
-        places,
-        means,
-        yerr=spreads if any(spreads) else None,
-        fmt="o-" if joined else "o",
-        color=color,
-        capsize=3,
-        label=f"ours{': ' + series.label if series.label else ''}",
-    )
+def _save(
+    comparison: Comparison, tables: Sequence[str], file: Path, draw: Callable[[Comparison], Figure], *, option: str
+) -> list[Path]:
+    """Draw each table into a file of its own; of several tables, each has its name put in front."""
+    if file.suffix.lower() not in FORMATS:
+        raise UserError(f"{option}: expected a file that ends in {', '.join(FORMATS)}, got {file}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
+    for table, its_file in zip(tables, files, strict=True):
+        draw(comparison.table(table)).savefig(its_file, dpi=160)
+    return files
 
 
-def _draw_theirs(axes: Axes, panel: Panel, series: Series, color: str) -> None:
-    known = [row for row in series.rows if row.reference is not None]
-    if not known:
-        return
-    places = [panel.positions[panel.value_of(row)] for row in known]
-    axes.plot(
-        places,
-        [row.reference or 0.0 for row in known],
-        marker="s",
-        markerfacecolor="none",
-        linestyle=":" if panel.numeric and len(set(places)) == len(places) else "none",
-        color=color,
-        label=f"published{': ' + series.label if series.label else ''}",
-    )
+def _errorbars(axes: Axes, rows: pd.DataFrame, scale: float, **style: Any) -> None:
+    """Means with their intervals, or ± one standard deviation over seeds where there are none."""
+    spread = rows["std"].fillna(0.0)
+    below = (rows["mean"] - rows["low"]).fillna(spread).clip(lower=0)
+    above = (rows["high"] - rows["mean"]).fillna(spread).clip(lower=0)
+    bars = scale * np.stack([below, above])
+    axes.errorbar(rows["position"], scale * rows["mean"], yerr=bars if bars.any() else None, capsize=3, **style)
+
+
+def _bars(comparison: Comparison) -> str:
+    if comparison.rows["low"].notna().any():
+        return "95 % intervals over seeds and test images"
+    return "± standard deviation over seeds"
+
+
+def _style(index: int) -> tuple[str, str]:
+    """Color and line style of a series."""
+    return COLORS[index % len(COLORS)], ("-", "--", ":")[index // len(COLORS) % 3]
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    many = len(axes.get_legend_handles_labels()[1]) > 6
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
+    axes.legend(fontsize="small", framealpha=0.0, **place)

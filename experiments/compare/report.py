@@ -1,63 +1,48 @@
-"""One page with all of a comparison: tables that sort, plots, and predictions of two runs under a slider.
+"""One page with all of a comparison: sortable tables, plots, and two predictions under a slider.
 
-The page is one file that asks nobody for anything (its content security policy forbids it), so it can be mailed, kept
-beside the runs, or opened on a phone.
+The page is one file that loads nothing (its content security policy forbids it), so it can be mailed, kept beside the
+runs, or opened on a phone.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Sequence
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import unquote
 
-from beyondpixel.experiments.bootstrap import RESAMPLES
-from beyondpixel.experiments.compare.classes import class_cells
-from beyondpixel.experiments.compare.pictures import Gallery, Scene, gather
-from beyondpixel.experiments.compare.plots import as_svg, plots_as_svg
-from beyondpixel.experiments.compare.rows import Row
-from beyondpixel.experiments.compare.tables import Cells, main_cells
-from beyondpixel.experiments.compare.trimap import draw_trimap, widths_of
+import pandas as pd
+from PIL import Image
+
+from beyondpixel.experiments.compare.plots import as_svg, draw_panel, draw_trimap, panels, trimap_widths
+from beyondpixel.experiments.compare.rows import Comparison
+from beyondpixel.experiments.compare.tables import Table, class_table, main_table
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import write_atomically
-from beyondpixel.lightning_modules.callbacks.sample_files import VOID_COLOR
+from beyondpixel.experiments.run.folder import write_atomically
 
-# the first bytes of the kinds of picture that runs save
-KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
-EXPLANATION = (
-    "Mean ± standard deviation over seeds. The interval holds 95 % of the differences to the baseline when the test "
-    f"images are drawn again (paired bootstrap, {RESAMPLES:,} draws, seeds averaged): it speaks of the choice of test "
-    "images, not of what another seed would give. Published numbers are the papers’, not ours."
-)
+# a page has to be sent by mail and opened on a phone
+MAX_RUNS = 60
+MAX_WIDTH = 1024
+PHOTO, TARGET = "Photo", "Target"
 
 
-def write_report(rows: Sequence[Row], metric: str, file: Path) -> None:
-    """Write the page.
-
-    Args:
-        rows: from `collect_rows`.
-        metric: the figure compared.
-        file: the HTML file.
-    """
-    tables = list(dict.fromkeys(row.table for row in rows))
+def write_report(comparison: Comparison, file: Path) -> None:
+    """Write the page of one or more tables."""
     galleries: list[dict[str, Any]] = []
-    content = []
-    for table in tables:
-        of_table = [row for row in rows if row.table == table]
-        content.append(_section(table, of_table, metric, galleries))
-    runs = sum(len(row.finished) for row in rows)
-    title = f"{metric}: {', '.join(tables)}"
-    summary = f"{runs} finished runs in {len(rows)} rows. {EXPLANATION}"
-    parts = {name: (files(__package__) / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    page = Template(parts["html"]).substitute(
-        title=escape(title),
+    content = [_section(comparison.table(name), galleries) for name in comparison.tables]
+    summary = (
+        f"{int(comparison.rows['n'].sum())} results in {len(comparison.rows)} rows. Mean ± standard deviation over "
+        "seeds. Published numbers are the papers’, not ours."
+    )
+    page = Template((files(__package__) / "page.html").read_text(encoding="utf-8")).safe_substitute(
+        title=escape(f"{comparison.metric}: {', '.join(comparison.tables)}"),
         summary=escape(summary),
-        style=parts["css"],
-        script=parts["js"],
         content="\n".join(content),
         # "</script>" in a row's name must not end the element
         galleries=json.dumps(galleries).replace("<", "\\u003c"),
@@ -65,92 +50,94 @@ def write_report(rows: Sequence[Row], metric: str, file: Path) -> None:
     write_atomically(file, page)
 
 
-def _section(table: str, rows: Sequence[Row], metric: str, galleries: list[dict[str, Any]]) -> str:
-    parts = [f"<h2>{escape(table)}</h2>", _table(main_cells(rows, metric))]
-    if any(row.mean is not None for row in rows):
-        plots = plots_as_svg(rows, metric)
-        if widths_of(rows):
-            plots.append(as_svg(lambda axes: draw_trimap(axes, rows), f"{table}_trimap"))
-        parts += ["<h3>Plots</h3>", f'<div class="plots">{"".join(plots)}</div>']
+def _section(comparison: Comparison, galleries: list[dict[str, Any]]) -> str:
+    (table,) = comparison.tables
+    parts = [f"<h2>{escape(table)}</h2>", _table(main_table(comparison))]
+    plots = [
+        as_svg(partial(draw_panel, panel=panel, comparison=comparison), f"{table}_{panel.axis}")
+        for panel in panels(comparison)
+    ]
+    if trimap_widths(comparison.runs):
+        plots.append(as_svg(partial(draw_trimap, comparison=comparison), f"{table}_trimap"))
+    if plots:
+        parts.append(f'<h3>Plots</h3><div class="plots">{"".join(plots)}</div>')
     try:
-        cells = class_cells(rows, metric)
-    except UserError:  # a figure without classes, such as a loss or a speed
-        pass
-    else:
-        parts += [f"<h3>{escape(cells.title)}</h3>", _table(cells)]
-    gallery = gather(rows)
-    if gallery.scenes:
-        parts += ["<h3>Predictions</h3>", _browser(gallery, len(galleries))]
-        galleries.append(_gallery(gallery, rows))
+        classes = class_table(comparison)
+        parts.append(f"<h3>{escape(classes.title)}</h3>{_table(classes)}")
+    except UserError:
+        pass  # a score without classes, such as a loss or a speed
+    gallery = _gallery(comparison)
+    if gallery["scenes"]:
+        legend = "".join(
+            f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in gallery["colors"]
+        )
+        left_out = (
+            f"<p>{gallery['left_out']} more results are left out of the pictures.</p>" if gallery["left_out"] else ""
+        )
+        parts.append(
+            f'<h3>Predictions</h3><div data-gallery="{len(galleries)}"><ul class="legend">{legend}</ul>{left_out}</div>'
+        )
+        galleries.append(gallery)
     return f"<section>{''.join(parts)}</section>"
 
 
-def _table(cells: Cells) -> str:
-    head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in cells.header)
-    body = []
-    for index, line in enumerate(cells.body):
-        first, *rest = (escape(cell) for cell in line)
-        kind = ' class="best"' if index in cells.best else ""
-        body.append(f"<tr{kind}><td>{first}</td>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>")
-    notes = "".join(f'<li class="unlike">{escape(note)}</li>' for note in cells.notes)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(cells.title)}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-    )
+def _table(table: Table) -> str:
+    cells = table.cells.map(escape).rename(columns=escape)
+    cells.iloc[table.best] = cells.iloc[table.best].map(lambda text: f"<strong>{text}</strong>")
+    with pd.option_context("display.max_colwidth", None):
+        html = cells.to_html(index=False, escape=False, border=0)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    return f'<div class="scroll" tabindex="0">{html}</div><ul class="notes">{notes}</ul>'
 
 
-def _browser(gallery: Gallery, index: int) -> str:
-    legend = "".join(
-        f'<li><i style="background:{escape(color)}"></i>{escape(name)}</li>' for name, color in gallery.colors
-    )
-    left_out = f"<p>{gallery.left_out} more runs are left out of the pictures.</p>" if gallery.left_out else ""
-    return f"""<div class="browser" data-gallery="{index}">
-<div class="controls">
-<label>Test image <select name="scene"></select></label>
-<button type="button" class="previous" aria-keyshortcuts="p" title="previous image (p)">◀</button>
-<button type="button" class="next" aria-keyshortcuts="n" title="next image (n)">▶</button>
-<label>Left <select name="left"></select></label>
-<button type="button" class="swap" aria-keyshortcuts="x" title="swap left and right (x)">⇄</button>
-<label>Right <select name="right"></select></label>
-<label class="check"><input type="checkbox" name="errors"> errors only</label>
-</div>
-<div class="stage"><canvas class="under"></canvas><canvas class="over"></canvas><div class="divider"></div>
-<span class="name left"></span><span class="name right"></span></div>
-<input type="range" class="slider" name="slider" min="0" max="100" value="50" step="1"
- aria-label="how much of the left picture is shown">
-<ul class="legend">{legend}</ul>{left_out}
-<p>Drag in the picture, or use the arrow keys on the slider; p and n change the image, x swaps the sides.</p>
-</div>"""
-
-
-def _gallery(gallery: Gallery, rows: Sequence[Row]) -> dict[str, Any]:
-    """What the page's script reads; it starts with the baseline beside the best other row."""
-    baseline = next((row for row in rows if row.is_baseline), rows[0])
-    best = max((row for row in rows if row is not baseline), key=lambda row: row.mean or 0.0, default=baseline)
-    starts = [
-        next((i for i, name in enumerate(gallery.runs) if name.startswith(f"{row.name}, seed ")), 0)
-        for row in (baseline, best)
-    ]
+def _gallery(comparison: Comparison) -> dict[str, Any]:
+    """The pictures that the runs of one table saved of their test; it starts with the photo beside the best row."""
+    scored = comparison.runs[comparison.runs[comparison.metric].notna()]
+    shown = scored if len(scored) <= MAX_RUNS else scored.groupby("row", sort=False).head(1).head(MAX_RUNS)
+    scenes: dict[str, dict[str, str]] = {}
+    colors: list[tuple[str, str]] = []
+    layers = [PHOTO, TARGET]
+    layer_of_row: dict[str, int] = {}
+    for line in shown.to_dict("records"):
+        layer = f"{line['row']}, seed {line['seed']}"
+        predictions = sorted((line["run"].path / "images" / "test").glob("*.prediction.png"))
+        for file in predictions:
+            stem = file.name.removesuffix(".prediction.png")
+            scene = scenes.setdefault(unquote(stem), {})
+            scene[layer] = _address(file)
+            for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
+                beside = file.with_name(f"{stem}.{kind}")
+                if name not in scene and beside.exists():
+                    scene[name] = _address(beside)
+        if predictions:
+            layer_of_row.setdefault(line["row"], len(layers))
+            layers.append(layer)
+            colors = colors or _colors(predictions[0], line["classes"])
+    means = comparison.rows.set_index("row")["mean"][list(layer_of_row)]
     return {
-        "runs": gallery.runs,
-        "start": starts,
-        "void": VOID_COLOR,
-        "scenes": [_scene(scene) for scene in gallery.scenes],
+        "layers": layers,
+        "start": [0, layer_of_row[means.idxmax()] if len(means) else 0],
+        "scenes": [
+            {"name": name, "pictures": [scenes[name].get(layer) for layer in layers]} for name in sorted(scenes)
+        ],
+        "colors": colors,
+        "left_out": len(scored) - len(shown),
     }
 
 
-def _scene(scene: Scene) -> dict[str, Any]:
-    return {
-        "name": scene.name,
-        "image": _address(scene.image),
-        "truth": _address(scene.truth),
-        "predictions": {name: _address(data) for name, data in scene.predictions.items()},
-    }
+def _address(file: Path) -> str:
+    """A picture as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
+    kind, content = "png" if file.suffix == ".png" else "jpeg", file.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        if picture.width > MAX_WIDTH:
+            size = (MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width))
+            smaller, buffer = picture.resize(size, Image.Resampling.NEAREST if kind == "png" else None), io.BytesIO()
+            smaller.save(buffer, kind, optimize=True)
+            content = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _address(data: bytes | None) -> str | None:
-    if data is None:
-        return None
-    kind = next(kind for start, kind in KINDS.items() if data.startswith(start))
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _colors(file: Path, classes: list[str]) -> list[tuple[str, str]]:
+    with Image.open(file) as picture:
+        palette = picture.getpalette() or []
+    return [(name, f"#{bytes(palette[3 * index : 3 * index + 3]).hex()}") for index, name in enumerate(classes)]

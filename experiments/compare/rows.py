@@ -1,188 +1,205 @@
-"""Runs to rows: seeds of one row averaged, differences to a baseline row of the same table."""
+"""Rows of a comparison: seeds averaged, differences to a baseline with intervals over seeds and test images."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from beyondpixel.experiments.axes import EVALUATION_AXES
-from beyondpixel.experiments.bootstrap import Interval
-from beyondpixel.experiments.compare.differences import remarks
-from beyondpixel.experiments.compare.intervals import Intervals
+from beyondpixel.experiments.bootstrap import Scores, difference_interval, mean_interval, resampled_scores
+from beyondpixel.experiments.compare.confounders import confounders, moved_data
+from beyondpixel.experiments.compare.frame import Runs
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder, find_runs
+from beyondpixel.experiments.image_counts import ImageCounts
+
+# a score is logged in float64 from the same counts; a larger difference means that the file is of another evaluation
+SAME_SCORE = 1e-4
+ROW = ["table", "row"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """All seeds of one row of a table.
+class Comparison:
+    """Rows of one or more tables, compared by one score.
 
     Attributes:
-        table: name of the table.
-        name: name of the row.
-        runs: one a seed, those with a value first.
-        values: the metric of each run that has it.
-        unfinished: how many runs have no value yet.
-        difference: mean minus the baseline row's mean; None for the baseline itself and where there is none.
-        interval: 95 % bootstrap interval of the difference over test images; None where it cannot be told.
-        reference: the published number, in percent, where the spec records one for this metric.
-        reference_difference: the published number minus the one published for the baseline.
-        remarks: what else the row differs in from its baseline, so that the difference is not owed to the axes alone.
-        is_baseline: whether differences refer to this row.
-        further: names of other figures that are shown beside the metric.
+        metric: the score.
+        also: further scores that are shown.
+        runs: the lines of `Runs.frame` with `resampled`: the ids of the test images and the scores on test sets drawn
+            again, or None.
+        rows: a line a row, table by table, the baseline first. Columns: `table`, `row`, `is_baseline`; `n` runs with a
+            score and `unfinished` ones without; `mean`, `std`, `min`, `max`, the interval of the mean `low` and `high`;
+            `difference` to the baseline with `difference_low` and `difference_high`; `images` drawn again;
+            `one_training` where one side has one seed; `published` and `published_difference` in percent;
+            `confounders` and `moved_data` in words; every axis.
+        axes: names of the axes.
+        damaged: runs left out, with what is wrong with them.
     """
 
-    table: str
-    name: str
-    runs: tuple[RunFolder, ...]
-    values: tuple[float, ...]
-    unfinished: int
-    difference: float | None = None
-    interval: Interval | None = None
-    reference: float | None = None
-    reference_difference: float | None = None
-    remarks: tuple[str, ...] = ()
-    is_baseline: bool = False
-    further: tuple[str, ...] = ()
+    metric: str
+    also: tuple[str, ...]
+    runs: pd.DataFrame = field(repr=False)
+    rows: pd.DataFrame = field(repr=False)
+    axes: list[str] = field(repr=False)
+    damaged: list[str]
 
     @property
-    def finished(self) -> tuple[RunFolder, ...]:
-        """The runs that have a value, in the order of `values`."""
-        return self.runs[: len(self.values)]
+    def tables(self) -> list[str]:
+        """Names of the tables."""
+        return list(dict.fromkeys(self.rows["table"]))
 
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds."""
-        return _mean(self.values)
+    def table(self, name: str) -> Comparison:
+        """The part of one table; the damaged runs go with the last, so that they are named once."""
+        runs, rows = (frame[frame["table"] == name].reset_index(drop=True) for frame in (self.runs, self.rows))
+        damaged = self.damaged if name == self.tables[-1] else []
+        return Comparison(self.metric, self.also, runs, rows, self.axes, damaged)
 
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
-        return _std(self.values)
-
-    @property
-    def axes(self) -> dict[str, Any]:
-        """The axes, without the seed."""
-        return {key: value for key, value in self.runs[0].record["axes"].items() if key != "seed"}
-
-    def mean_of(self, figure: str) -> float | None:
-        """Mean over seeds of any figure of the summaries."""
-        return _mean(_values(self.runs, figure))
-
-    def std_of(self, figure: str) -> float | None:
-        """Its sample standard deviation over seeds; None for fewer than two."""
-        return _std(_values(self.runs, figure))
+    def statistics(self, score: str) -> pd.DataFrame:
+        """`mean` and `std` over seeds of any score, a line a row in the order of `rows`."""
+        grouped = self.runs.groupby(ROW, sort=False)[score].agg(["mean", "std"])
+        return grouped.reindex(pd.MultiIndex.from_frame(self.rows[ROW])).reset_index(drop=True)
 
 
-def collect_rows(
-    folders: Sequence[str | Path], *, metric: str, baseline: str | None = None, further: Sequence[str] = ()
-) -> list[Row]:
-    """The rows of all runs below the given folders, table by table, the baseline row first.
+def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: Sequence[str] = ()) -> Comparison:
+    """Compare the rows of some runs.
 
     Args:
-        folders: where to look.
-        metric: a figure of summary.json, e.g. `test/mIoU`.
+        runs: from `read_runs`.
+        metric: a score of summary.json, e.g. `test/mIoU`.
         baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
-            table's first row with the CE loss that is tested without post-processing.
-        further: other figures to show beside it.
+            table's first row with the CE loss and without post-processing.
+        also: further scores.
 
     Raises:
-        UserError: if a folder does not exist, there are no runs, no run has the metric or one of the further figures,
-            or the baseline is not there.
+        UserError: if no run has the metric or one of the further scores, or the baseline is not there.
     """
-    grouped = _grouped(_find(folders, [metric, *further]))
-    if baseline is not None and not any(baseline in (row, f"{table}/{row}") for table, row in grouped):
-        raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in grouped)}")
-    intervals = Intervals(metric)
-    rows = []
-    for (table, name), group in grouped.items():
-        base_key = _baseline_of(table, grouped, baseline)
-        base = [run for run in grouped.get(base_key or ("", ""), []) if metric in run.summary]
-        finished = [run for run in group if metric in run.summary]
-        rest = [run for run in group if metric not in run.summary]
-        values, base_values = _values(finished, metric), _values(base, metric)
-        is_baseline = (table, name) == base_key
-        compared = bool(values) and bool(base_values) and not is_baseline
-        reference, base_reference = _reference(group, metric), _reference(base, metric)
-        published = reference is not None and base_reference is not None and not is_baseline
-        rows.append(
-            Row(
-                table,
-                name,
-                runs=(*finished, *rest),
-                values=values,
-                unfinished=len(rest),
-                difference=statistics.fmean(values) - statistics.fmean(base_values) if compared else None,
-                interval=intervals.of_difference(base, finished) if compared else None,
-                reference=reference,
-                reference_difference=reference - base_reference if published else None,  # type: ignore[operator]
-                remarks=remarks(finished, [] if is_baseline else base),
-                is_baseline=is_baseline,
-                further=tuple(further),
-            )
-        )
-    tables = list(dict.fromkeys(row.table for row in rows))
-    return sorted(rows, key=lambda row: (tables.index(row.table), not row.is_baseline))
-
-
-def _find(folders: Sequence[str | Path], figures: Sequence[str]) -> list[RunFolder]:
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder) if "axes" in run.record}
-    if not found:
-        raise UserError(f"no runs below {', '.join(map(str, folders))}: expected folders with a run.json")
-    known = sorted({figure for run in found.values() for figure in run.summary})
-    unknown = [figure for figure in figures if figure not in known]
+    unknown = [score for score in (metric, *also) if score not in runs.scores]
     if unknown:
-        scores = [figure for figure in known if figure.startswith(("test/", "val/"))]
-        raise UserError(f"no run has a {unknown[0]} yet; figures there are: {', '.join(scores or known) or 'none'}")
-    return list(found.values())
-
-
-def _grouped(runs: Sequence[RunFolder]) -> dict[tuple[str, str], list[RunFolder]]:
-    grouped: dict[tuple[str, str], list[RunFolder]] = {}
-    for run in runs:
-        grouped.setdefault((run.record["table"], run.record["row"]), []).append(run)
-    return grouped
-
-
-def _baseline_of(
-    table: str, grouped: Mapping[tuple[str, str], list[RunFolder]], wanted: str | None
-) -> tuple[str, str] | None:
-    """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
-    if wanted is None:
-        own = (key for key, group in grouped.items() if key[0] == table and _is_plain_ce(group[0].record))
-        return next(own, None)
-    return next(
-        (key for key in grouped if wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted)), None
+        shown = [score for score in sorted(runs.scores) if score.startswith(("test/", "val/"))] or runs.scores
+        raise UserError(f"no run has a {unknown[0]} yet; available scores: {', '.join(shown) or 'none'}")
+    frame, unreadable = _with_resampled(runs.frame, metric)
+    groups = dict(list(frame.groupby(ROW, sort=False)))
+    names = {f"{table}/{row}" for table, row in groups} | {row for _, row in groups}
+    if baseline is not None and baseline not in names:
+        raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in groups)}")
+    rows = []
+    for (table, row), group in groups.items():
+        base_key = _baseline_of(table, groups, baseline)
+        is_baseline = (table, row) == base_key
+        base = None if base_key is None or is_baseline else groups[base_key]
+        axes = {axis: group.iloc[0][axis] for axis in runs.axes}
+        rows.append({"table": table, "row": row, "is_baseline": is_baseline, **_row(group, base, metric), **axes})
+    compared = pd.DataFrame(rows).astype(dict.fromkeys(runs.axes, object))
+    for axis in runs.axes:  # as they are: pandas makes 4.0 of a 4 beside None
+        compared[axis] = pd.Series([row[axis] for row in rows], dtype=object)
+    order = {table: index for index, table in enumerate(dict.fromkeys(compared["table"]))}
+    compared = compared.sort_values(
+        ["table", "is_baseline"],
+        key=lambda column: column.map(order) if column.name == "table" else ~column,
+        kind="stable",
+        ignore_index=True,
     )
+    return Comparison(metric, tuple(also), frame, compared, runs.axes, [*runs.damaged, *unreadable])
 
 
-def _is_plain_ce(record: Mapping[str, Any]) -> bool:
-    """Trained with the CE loss and tested as it is, not with a CRF, say."""
-    return bool(record["axes"]["loss"] == "ce") and all(record["axes"].get(axis) is None for axis in EVALUATION_AXES)
+def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[str, Any]:
+    """What is said of one row; `base` is the baseline's runs, None for the baseline itself and where there is none."""
+    scored = group[group[metric].notna()]
+    values = scored[metric]
+    row = {
+        "n": len(values),
+        "unfinished": len(group) - len(values),
+        **values.agg(["mean", "std", "min", "max"]).to_dict(),
+        "published": _published(group, metric),
+    }
+    own = _paired(scored)
+    row["low"], row["high"] = mean_interval(own[0]) if own else (math.nan, math.nan)
+    row["images"] = len(scored.iloc[0]["resampled"][0]) if own else 0
+    lines = scored.to_dict("records")
+    if base is None:
+        nothing = ("difference", "difference_low", "difference_high", "published_difference")
+        none = {"one_training": False, "confounders": confounders(lines, []), "moved_data": None}
+        return {**row, **dict.fromkeys(nothing, math.nan), **none}
+    base_scored = base[base[metric].notna()]
+    base_lines = base_scored.to_dict("records")
+    both = _paired(base_scored, scored)
+    same_trainings = scored["training"].tolist() == base_scored["training"].tolist()
+    ends = difference_interval(*both, same_trainings=same_trainings) if both else (math.nan, math.nan)
+    return {
+        **row,
+        "difference": row["mean"] - base_scored[metric].mean(),
+        "difference_low": ends[0],
+        "difference_high": ends[1],
+        "one_training": min(len(scored), len(base_scored)) == 1,
+        "published_difference": row["published"] - _published(base, metric),
+        "confounders": confounders(lines, base_lines),
+        "moved_data": moved_data(lines, base_lines),
+    }
 
 
-def _reference(group: Sequence[RunFolder], metric: str) -> float | None:
-    """The published number, unless it is one of another metric."""
-    for run in group:
-        reference = run.record.get("reference")
-        if reference and reference.get("metric", metric) in (metric, metric.rpartition("/")[2]):
-            return float(reference["value"])
+def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted: str | None) -> tuple[str, str] | None:
+    """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
+    for key, group in groups.items():
+        if wanted is not None and wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted):
+            return key
+        axes = group.iloc[0]["record"]["axes"]
+        is_plain = axes.get("loss") == "ce" and all(axes.get(axis) is None for axis in EVALUATION_AXES)
+        if wanted is None and key[0] == table and is_plain:
+            return key
     return None
 
 
-def _values(runs: Sequence[RunFolder], figure: str) -> tuple[float, ...]:
-    return tuple(run.summary[figure] for run in runs if figure in run.summary)
+def _published(group: pd.DataFrame, metric: str) -> float:
+    """The published number in percent; NaN where there is none of this metric."""
+    stage, _, score = metric.partition("/")
+    for reference in group["reference"]:
+        if score.startswith("IoU/") and stage == "test" and score[4:] in (reference.get("per_class") or {}):
+            return float(reference["per_class"][score[4:]])
+        if "value" in reference and reference.get("metric", metric) in (metric, score):
+            return float(reference["value"])
+    return math.nan
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
+    """The resampled scores of some groups of runs; None unless all have them, on the same images, with some score."""
+    resampled = [group["resampled"].tolist() for group in groups]
+    everything = [entry for group in resampled for entry in group]
+    if not all(resampled) or None in everything or len({ids for ids, _ in everything}) > 1:
+        return None
+    scores = [[scores for _, scores in group] for group in resampled]
+    return None if any(np.isnan(one).all() for group in scores for one in group) else scores
 
 
-def _std(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+def _with_resampled(frame: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    """The frame with resampled scores, without the runs whose counts cannot be read, and what is wrong with these."""
+    resampled, kept, damaged = [], [], []
+    for index, line in enumerate(frame.to_dict("records")):
+        try:
+            resampled.append(_resample(line, metric))
+            kept.append(index)
+        except UserError as error:
+            damaged.append(str(error))
+    if not kept:
+        raise UserError("no run can be compared:\n  " + "\n  ".join(damaged))
+    frame = frame.iloc[kept].reset_index(drop=True)
+    return frame.assign(resampled=pd.Series(resampled, dtype=object)), damaged
+
+
+def _resample(line: dict[str, Any], metric: str) -> tuple[frozenset[str], Scores] | None:
+    """Ids of the test images and resampled scores; None for a score that no counts are kept of."""
+    stage, _, score = metric.partition("/")
+    name = score.removeprefix("IoU/")
+    file = line["run"].images_file(stage)
+    has_counts = score == "mIoU" or (score.startswith("IoU/") and name in line["classes"])
+    if not has_counts or math.isnan(line[metric]) or not file.exists():
+        return None
+    counts = ImageCounts.load(file)
+    index = None if score == "mIoU" else line["classes"].index(name)
+    own = counts.mean_iou() if index is None else float(counts.iou_per_class()[index])
+    if not abs(own - line[metric]) <= SAME_SCORE or not len(counts):  # NaN is no score either
+        return None
+    return frozenset(counts.id.tolist()), resampled_scores(counts, class_index=index)

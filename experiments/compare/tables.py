@@ -1,177 +1,257 @@
-"""Rows as a table in the terminal, as Markdown and as CSV."""
+"""A comparison as tables of text, for the terminal, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rich.console import Console, Group, RenderableType
+import pandas as pd
+from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from beyondpixel.experiments.axes import AXES, METHOD_AXES
-from beyondpixel.experiments.compare.rows import Row
+from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
+from beyondpixel.experiments.bootstrap import RESAMPLES
+from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.units import NOTHING, unit_of
+from beyondpixel.experiments.errors import UserError
 
 MARK = "†"
+SPEED = "train/images_per_s"
+# in one pass, so that the characters of a replacement are not replaced again
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': "''",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "λ": r"$\lambda$",
+        "×": r"$\times$",
+        "†": r"$^\dagger$",
+        "…": r"\ldots{}",
+        "–": "--",
+        "−": "$-$",
+    }
+)
 
 
 @dataclass(frozen=True)
-class Cells:
+class Table:
     """A table as text, for any format.
 
     Attributes:
         title: what it shows.
-        header: names of the columns.
-        body: one line a row.
-        best: indices of the lines with the highest score of their table.
-        notes: what the marks in the first column stand for.
+        cells: the text, one line a row.
+        best: positions of the lines with the best score of their table.
+        notes: what has to be known to read it.
     """
 
     title: str
-    header: list[str]
-    body: list[list[str]]
-    best: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
+    cells: pd.DataFrame
+    best: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def axes_that_differ(rows: Sequence[Row]) -> list[str]:
-    """The axes in which some rows differ, in the order of `axes_of`; those that it does not know, last."""
-    recorded = dict.fromkeys(axis for row in rows for axis in row.axes)
-    ordered = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
-    return [axis for axis in ordered if len({str(row.axes.get(axis)) for row in rows}) > 1]
+def differing_axes(rows: pd.DataFrame, axes: list[str]) -> list[str]:
+    """The axes in which some rows differ."""
+    return [axis for axis in axes if rows[axis].map(str).nunique() > 1]
 
 
-def shown_axes(rows: Sequence[Row]) -> list[str]:
-    """The axes that get a column: all that differ, but those that merely tell which rows have the RMI loss or a memory.
-
-    Where RMI's `df` is 4 in each row that has one, a column for it says no more than the loss's column.
-    """
-    telling = []
-    for axis in axes_that_differ(rows):
-        values = {str(row.axes[axis]) for row in rows if row.axes.get(axis) is not None}
-        if axis not in METHOD_AXES or len(values) > 1:
-            telling.append(axis)
-    return telling
-
-
-def main_cells(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> Cells:
-    """One line a row: axes, mean and spread over seeds, difference to the baseline, the published number, and a column
-    for each further figure that the rows hold.
-
-    Args:
-        rows: from `collect_rows`.
-        metric: the figure compared.
-        narrow: leave out the columns of axes and the range, which the rows' names and the deviation stand for.
-    """
-    several_tables = len({row.table for row in rows}) > 1
-    axes = [] if narrow else shown_axes(rows)
-    unit = unit_of(metric)
-    published = any(row.reference is not None for row in rows)
-    further = rows[0].further if rows else ()
+def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
+    """One line a row; a narrow table lacks axes, range and speed."""
+    rows, metric, unit = comparison.rows, comparison.metric, unit_of(comparison.metric)
     stage = metric[: metric.find("/") + 1]
-    header = [
-        "row",
-        *axes,
-        f"{metric}{unit.label}",
-        *([] if narrow else ["range"]),
-        "n",
-        "Δ baseline",
-        "95 % interval",
-        *(["published (%)"] if published else []),
-        # in the main column's header it is said already whether this is the test
-        *(f"{figure.removeprefix(stage)}{unit_of(figure).label}" for figure in further),
-        "images/s",
-    ]
-    body, notes = [], []
-    for row in rows:
-        name = f"{row.table}/{row.name}" if several_tables else row.name
-        if row.remarks:
-            notes.append(f"{MARK} {name}: {'; '.join(row.remarks)}")
-        line = [f"{name} {MARK}" if row.remarks else name]
-        line += [NOTHING if row.axes.get(axis) is None else str(row.axes[axis]) for axis in axes]
-        line += [
-            unit.mean(row.mean, row.std),
-            *([] if narrow else [unit.range(row.values)]),
-            str(len(row.values)) + (f" (+{row.unfinished} unfinished)" if row.unfinished else ""),
-            unit.difference(row.difference),
-            unit.interval(row.interval),
-            *([_published(row)] if published else []),
-            *(unit_of(figure).mean(row.mean_of(figure), row.std_of(figure)) for figure in row.further),
+    lines = rows.to_dict("records")
+    names = _names(comparison)
+    cells = {
+        "row": [f"{name} {MARK}" if line["confounders"] else name for name, line in zip(names, lines, strict=True)]
+    }
+    for axis in differing_axes(rows, comparison.axes) if not narrow else []:
+        # RMI's DF, where each row that has one has the same, says no more than the column of the loss;
+        # what a row is evaluated with is in its name
+        if axis not in EVALUATION_AXES and (axis not in METHOD_AXES or rows[axis].dropna().map(str).nunique() > 1):
+            cells[axis] = [NOTHING if value is None else str(value) for value in rows[axis]]
+    cells[f"{metric}{unit.label}"] = [unit.mean(line["mean"], line["std"]) for line in lines]
+    if not narrow:
+        cells["range"] = [
+            f"{unit.number(line['min'])} … {unit.number(line['max'])}" if line["n"] > 1 else NOTHING for line in lines
         ]
-        speed = row.mean_of("train/images_per_s")
-        line.append(NOTHING if speed is None else f"{speed:.1f}")
+    cells["n"] = [
+        str(line["n"]) + (f" (+{line['unfinished']} unfinished)" if line["unfinished"] else "") for line in lines
+    ]
+    cells["Δ baseline"] = [unit.difference(line["difference"]) for line in lines]
+    cells["95 % interval"] = [unit.interval(line["difference_low"], line["difference_high"]) for line in lines]
+    if rows["published"].notna().any():
+        percent = unit_of("mIoU")
+        cells["published (%)"] = [
+            percent.number(line["published"] / 100)
+            + ("" if pd.isna(line["published_difference"]) else f" ({line['published_difference']:+.2f})")
+            for line in lines
+        ]
+    for score in comparison.also:
+        # the main column's header says already whether this is the test
+        header = f"{score.removeprefix(stage)}{unit_of(score).label}"
+        cells[header] = [unit_of(score).mean(*pair) for pair in comparison.statistics(score).to_numpy()]
+    if SPEED in comparison.runs and not narrow:
+        means = comparison.statistics(SPEED)["mean"]
+        cells["images/s"] = [NOTHING if pd.isna(mean) else f"{mean:.1f}" for mean in means]
+    title = f"{metric} over {', '.join(comparison.tables)}"
+    return Table(title, pd.DataFrame(cells), best_rows(comparison), _notes(comparison, names))
+
+
+def class_table(comparison: Comparison) -> Table:
+    """One line a class, one column a row: mean ± standard deviation over seeds, and the difference to the baseline.
+
+    Raises:
+        UserError: if no run has logged the IoU of classes.
+    """
+    prefix = class_prefix(comparison)
+    rows, unit = comparison.rows, unit_of(prefix)
+    body = []
+    for score in (column for column in comparison.runs if str(column).startswith(prefix)):
+        statistics = comparison.statistics(score).assign(table=rows["table"])
+        base = statistics[rows["is_baseline"]].set_index("table")["mean"]
+        line = [score.removeprefix(prefix)]
+        for (mean, std, table), is_baseline in zip(statistics.to_numpy(), rows["is_baseline"], strict=True):
+            change = "" if is_baseline else unit.difference(mean - base.get(table, float("nan")))
+            line.append(unit.mean(mean, std) + (f" ({change})" if change not in ("", NOTHING) else ""))
         body.append(line)
-    title = f"{metric} over {', '.join(sorted({row.table for row in rows}))}"
-    return Cells(title, header, body, best_rows(rows, metric), tuple(notes))
+    cells = pd.DataFrame(body, columns=["class", *_names(comparison)])
+    scored = [0, *(position + 1 for position, n in enumerate(rows["n"]) if n)]
+    stage = prefix.partition("/")[0]
+    return Table(f"{stage} IoU of each class (%), difference to the baseline", cells.iloc[:, scored])
 
 
-def best_rows(rows: Sequence[Row], metric: str) -> tuple[int, ...]:
-    """Indices of the rows with the best mean of their table: the highest score, or the lowest loss."""
-    if unit_of(metric).scale == 1.0 and "loss" not in metric:
-        return ()  # whether more steps, seconds or images a second are better is not ours to say
-    best: dict[str, float] = {}
-    choose = min if "loss" in metric else max
-    for row in rows:
-        if row.mean is not None:
-            best[row.table] = choose(best.get(row.table, row.mean), row.mean)
-    return tuple(index for index, row in enumerate(rows) if row.mean is not None and row.mean == best[row.table])
+def class_prefix(comparison: Comparison) -> str:
+    """What the names of the classes' IoU begin with.
+
+    Raises:
+        UserError: if no run has logged one.
+    """
+    prefix = f"{comparison.metric.partition('/')[0]}/IoU/"
+    if not any(str(column).startswith(prefix) for column in comparison.runs):
+        raise UserError(f"no run has logged a {prefix}<class>: --per-class needs runs that have been tested")
+    return prefix
 
 
-def as_terminal(rows: Sequence[Row], metric: str, console: Console) -> Group:
-    """A table for the terminal; the highest mean is bold. A narrow one gets fewer columns, and each table alone."""
-    drawn = [main_cells(rows, metric)]
-    if console.measure(rich_table(drawn[0]), options=console.options.update(width=1000)).maximum > console.width:
-        tables = dict.fromkeys(row.table for row in rows)
-        drawn = [main_cells([row for row in rows if row.table == table], metric, narrow=True) for table in tables]
-    parts: list[RenderableType] = []
-    for cells in drawn:
-        parts += [rich_table(cells), *map(Text, cells.notes)]
-    return Group(*parts)
+def best_rows(comparison: Comparison) -> list[int]:
+    """Positions of the rows with the best mean of their table: the highest score, or the lowest loss."""
+    is_loss = "loss" in comparison.metric
+    if unit_of(comparison.metric).scale == 1.0 and not is_loss:
+        return []  # whether more steps, seconds or images a second are better depends on the question
+    means = comparison.rows.groupby("table")["mean"]
+    best = means.transform("min" if is_loss else "max")
+    return [position for position, is_best in enumerate(best == comparison.rows["mean"]) if is_best]
 
 
-def rich_table(cells: Cells) -> Table:
-    """Cells for the terminal."""
-    table = Table(title=escape(cells.title))
-    for name in cells.header:
-        # in a narrow terminal anything else may be broken, but nothing is cut off
-        table.add_column(escape(name), no_wrap=name.startswith(("test/", "val/")), overflow="fold")
-    for index, line in enumerate(cells.body):
-        table.add_row(*map(escape, line), style="bold" if index in cells.best else None)
-    return table
-
-
-def as_markdown(cells: Cells) -> str:
+def as_markdown(table: Table) -> str:
     """A Markdown table with its notes below."""
-    lines = [cells.header, ["---"] * len(cells.header), *cells.body]
+    lines = [table.cells.columns, ["---"] * len(table.cells.columns), *table.cells.to_numpy()]
     text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
-    return text + "".join(f"\n{note}\n" for note in cells.notes)
+    return text + "".join(f"\n{note}\n" for note in table.notes)
 
 
-def as_csv(rows: Sequence[Row], metric: str) -> str:
-    """One line a run, with every axis: what a plotting tool or a spreadsheet wants."""
-    axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    figures = [metric, *(rows[0].further if rows else ())]
-    of_run = ["table", "row", "seed", "status", *figures]
-    of_row = ["row_difference", "row_interval_low", "row_interval_high", "published_percent", "also_differs_in"]
-    writer.writerow([*of_run, *of_row, *axes, "git_commit", "folder"])
-    for row in rows:
-        for run in row.runs:
-            writer.writerow(
-                [row.table, row.name, run.record["seed"], run.state["status"], *map(run.summary.get, figures)]
-                + [row.difference, *(row.interval or (None, None)), row.reference, "; ".join(row.remarks)]
-                + [run.record["axes"].get(axis) for axis in axes]
-                + [run.record["git_commit"], run.path]
+def as_latex(table: Table) -> str:
+    r"""A `table` environment that needs ``\usepackage{booktabs}``: the best line is bold, the notes follow below."""
+
+    def cell(text: str) -> str:
+        # a bracket at the start of a line would be taken for the optional argument of \\
+        return f"{{{text.translate(_LATEX)}}}" if text.startswith(("[", "*")) else text.translate(_LATEX)
+
+    cells = table.cells.map(cell).rename(columns=cell)
+    cells.iloc[table.best] = cells.iloc[table.best].map(lambda text: rf"\textbf{{{text}}}")
+    columns = "l" + "r" * (len(cells.columns) - 1)
+    latex = cells.to_latex(index=False, escape=False, column_format=columns, caption=table.title.translate(_LATEX))
+    notes = "".join(rf"\par\footnotesize {note.translate(_LATEX)}" + "\n" for note in table.notes)
+    return (
+        str(latex)
+        .replace(r"\end{table}", rf"{notes}\end{{table}}")
+        .replace(r"\begin{table}", "\\begin{table}\n\\centering")
+    )
+
+
+def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
+    """One line a run with every axis and score; or one for each run and class with its IoU.
+
+    Columns that begin with `row_` hold the same for all seeds of a row.
+    """
+    runs = comparison.runs
+    known = ["table", "row", "seed", "status", "steps"]
+    if per_class:
+        prefix = class_prefix(comparison)
+        classes = runs.rename(columns=lambda name: str(name).removeprefix(prefix))
+        names = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
+        long = classes.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
+        long = long.dropna(subset="IoU").sort_index(kind="stable")
+        return str(long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n"))
+    of_row = comparison.rows[["table", "row", "mean", "low", "high", "difference", "difference_low", "difference_high"]]
+    of_row = of_row.rename(columns=lambda name: name if name in known else f"row_{name}")
+    of_row["published_percent"] = comparison.rows["published"]
+    of_row["confounders"] = comparison.rows["confounders"].map("; ".join)
+    first = [comparison.metric, *comparison.also]
+    further = [name for name in runs.select_dtypes(float) if name not in first]
+    columns = [*known, *first, *further, *comparison.axes, "commit", "folder"]
+    return str(runs[columns].merge(of_row, on=["table", "row"]).to_csv(index=False, lineterminator="\n"))
+
+
+def print_tables(comparison: Comparison, console: Console, *, per_class: bool) -> None:
+    """Print to a terminal; where it is narrow, each table alone and with fewer columns, so that nothing is cut off."""
+
+    def fits(table: Table) -> bool:
+        return console.measure(rich_table(table), options=console.options.update(width=1000)).maximum <= console.width
+
+    each = [comparison.table(name) for name in comparison.tables]
+    table = main_table(comparison)
+    shown = [table] if fits(table) else [main_table(one, narrow=True) for one in each]
+    if per_class:
+        table = class_table(comparison)
+        shown += [table] if fits(table) else [class_table(one) for one in each]
+    for table in shown:
+        console.print(rich_table(table), *map(Text, table.notes), sep="\n")
+
+
+def rich_table(table: Table) -> RichTable:
+    """A table for the terminal; the best line is bold."""
+    drawn = RichTable(title=escape(table.title))
+    for name in table.cells:
+        # in a narrow terminal anything else may be broken, but nothing is cut off
+        drawn.add_column(escape(name), no_wrap=name.startswith(("test/", "val/", "95 %")), overflow="fold")
+    for index, line in enumerate(table.cells.to_numpy().tolist()):
+        drawn.add_row(*map(escape, line), style="bold" if index in table.best else None)
+    return drawn
+
+
+def _names(comparison: Comparison) -> list[str]:
+    rows = comparison.rows
+    return list(rows["row"] if len(comparison.tables) == 1 else rows["table"] + "/" + rows["row"])
+
+
+def _notes(comparison: Comparison, names: list[str]) -> list[str]:
+    notes = []
+    rows = comparison.rows.assign(name=names)
+    drawn = rows[rows["difference_low"].notna()]
+    if len(drawn):
+        images = " or ".join(str(count) for count in sorted(set(drawn["images"])))
+        notes.append(
+            f"95 % interval of Δ: two-level bootstrap over the n seeds of both rows and {images} test images, "
+            f"{RESAMPLES:,} draws."
+        )
+        single = drawn.loc[drawn["one_training"], "name"]
+        if len(single):
+            notes.append(
+                f"With one seed on a side ({', '.join(single)}) only images are drawn on that side: the interval "
+                "speaks of this one training, not of what another seed would give."
             )
-    return text.getvalue()
-
-
-def _published(row: Row) -> str:
-    if row.reference is None:
-        return NOTHING
-    return f"{row.reference:.2f}" + ("" if row.reference_difference is None else f" ({row.reference_difference:+.2f})")
+    lines = rows.to_dict("records")
+    notes += [f"{MARK} {line['name']}: {'; '.join(line['confounders'])}" for line in lines if line["confounders"]]
+    notes += [f"{line['name']}: {line['moved_data']}" for line in lines if line["moved_data"]]
+    damaged = comparison.damaged
+    if damaged:
+        notes.append(f"{len(damaged)} damaged run{'s' if len(damaged) > 1 else ''} left out: {'; '.join(damaged)}")
+    return notes

@@ -1,91 +1,88 @@
-"""A W&B workspace for a comparison: the same questions, asked of the uploaded runs in the dashboard."""
+"""A W&B workspace and a W&B Report of a comparison: the same table, plots and curves for the uploaded runs."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import Any
 
-from beyondpixel.experiments.compare.rows import Row
-from beyondpixel.experiments.compare.series import AXIS_NAMES
-from beyondpixel.experiments.compare.tables import axes_that_differ
+from beyondpixel.experiments.compare.plots import AXIS_NAMES
+from beyondpixel.experiments.compare.rows import Comparison
+from beyondpixel.experiments.compare.tables import as_markdown, differing_axes, main_table
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.tracking import offline_reason
 
-if TYPE_CHECKING:
-    import wandb_workspaces.workspaces as ws
+FILE_NAME = "wandb_workspace.json"
 
 
-def save_workspace(rows: Sequence[Row], metric: str, place: str) -> str:
-    """Save a workspace for the runs of the given rows and return its address.
-
-    Args:
-        rows: from `collect_rows`.
-        metric: the figure compared.
-        place: `ENTITY/PROJECT`.
+def save_workspace(comparison: Comparison, project: str, folder: Path) -> list[str]:
+    """Save workspace and Report in ENTITY/PROJECT and as a JSON file; returns the file and, online, their addresses.
 
     Raises:
-        UserError: if the place is none, wandb-workspaces is not installed, there is no API key, or W&B refuses.
+        UserError: if the project is not valid, wandb-workspaces is not installed, or W&B refuses.
     """
+    views = build_views(comparison, project)
+    specs = {name: view._to_model().model_dump(by_alias=True, mode="json") for name, view in views.items()}
+    file = folder / FILE_NAME
+    write_atomically(file, json.dumps(specs, indent=1) + "\n")
     reason = offline_reason()
     if reason is not None:
-        raise UserError(f"--wandb-workspace needs W&B online: {reason}; log in with `wandb login` or set WANDB_API_KEY")
-    workspace = build_workspace(rows, metric, place)
+        return [f"{file} (not uploaded: {reason}; give the same command online)"]
     try:
-        return str(workspace.save().url)
-    except Exception as error:  # whatever the server or its client says
-        raise UserError(f"--wandb-workspace: W&B did not save the workspace in {place}: {error}") from error
+        return [str(file), *(str(view.save().url) for view in views.values())]
+    except Exception as error:  # whatever the server or its client raises
+        raise UserError(f"--wandb-workspace: W&B did not save the workspace in {project}: {error}") from error
 
 
-def build_workspace(rows: Sequence[Row], metric: str, place: str) -> ws.Workspace:
-    """The workspace, not yet saved; nothing is asked of a server.
+def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
+    """`workspace` and `report`, not yet saved; nothing is asked of a server.
 
     Runs are filtered by the tables' tags and grouped by row, so that every plot shows the mean over seeds and its
     spread. One section compares rows, one has a plot for each axis that varies, one the curves of training.
-
-    Args:
-        rows: from `collect_rows`.
-        metric: the figure compared.
-        place: `ENTITY/PROJECT`.
-
-    Raises:
-        UserError: if the place is none or wandb-workspaces is not installed.
     """
-    entity, slash, project = place.partition("/")
-    if not (entity and slash and project) or "/" in project:
-        raise UserError(f"--wandb-workspace: expected ENTITY/PROJECT, got {place!r}")
+    entity, _, name = project.partition("/")
+    if not (entity and name) or "/" in name:
+        raise UserError(f"--wandb-workspace: expected ENTITY/PROJECT, got {project!r}")
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise UserError("--wandb-workspace needs the package wandb-workspaces: pip install 'beyondpixel[workspaces]'")
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    tables = sorted({row.table for row in rows})
+    metric, tables = comparison.metric, comparison.tables
+    axes = {axis: AXIS_NAMES.get(axis, axis) for axis in differing_axes(comparison.rows, comparison.axes)}
+    grouped = {"groupby": "Group", "groupby_rangefunc": "stddev"}
     score = wr.SummaryMetric(metric)
-    axes = axes_that_differ([row for row in rows if row.values])
-    by_row = wr.BarPlot(title=f"{metric} by row", metrics=[metric], groupby="Group", groupby_rangefunc="stddev")
-    by_axis = [
-        wr.ScatterPlot(title=f"{metric} by {AXIS_NAMES.get(axis, axis)}", x=wr.Config(axis), y=score) for axis in axes
-    ]
-    columns = [
-        wr.ParallelCoordinatesPlotColumn(wr.Config(axis), display_name=AXIS_NAMES.get(axis, axis)) for axis in axes
-    ]
+    rows = [wr.BarPlot(title=f"{metric} by row", metrics=[metric], **grouped)]
+    by_axis = [wr.ScatterPlot(title=f"{metric} by {label}", x=wr.Config(axis), y=score) for axis, label in axes.items()]
+    columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(axis), display_name=label) for axis, label in axes.items()]
+    if axes:
+        by_axis.append(wr.ParallelCoordinatesPlot(columns=[*columns, wr.ParallelCoordinatesPlotColumn(score)]))
     curves = [
-        wr.LinePlot(title=figure, y=[figure], groupby="Group", groupby_rangefunc="stddev")
-        for figure in ("val/mIoU", "train/loss", "train/loss_pixel", "train/loss_rmi")
+        wr.LinePlot(title=value, y=[value], **grouped)
+        for value in ("val/mIoU", "train/loss", "train/loss_pixel", "train/loss_rmi")
     ]
-    all_axes = wr.ParallelCoordinatesPlot(columns=[*columns, wr.ParallelCoordinatesPlotColumn(score)])
-    return ws.Workspace(
-        name=f"beyondpixel: {', '.join(tables)}",
-        entity=entity,
-        project=project,
-        sections=[
-            ws.Section(name="Rows", panels=[by_row], is_open=True),
-            ws.Section(name="Axes", panels=[*by_axis, *([all_axes] if axes else [])], is_open=True),
-            ws.Section(name="Training", panels=curves),
-        ],
-        runset_settings=ws.RunsetSettings(
-            filters=ws.And(ws.Tags().isin(tables)),
-            groupby=[ws.Metric("Group")],
-            order=[ws.Ordering(ws.Summary(metric), ascending=False)],
+    sections = {"Rows": rows, "Axes": by_axis, "Training": curves}
+    title, tagged = f"beyondpixel: {', '.join(tables)}", ws.And(ws.Tags().isin(tables))
+    runset = wr.Runset(filters=tagged, groupby=["group"])  # of the Report's project; naming it would ask the server
+    blocks: list[Any] = [wr.MarkdownBlock(text=as_markdown(main_table(comparison)))]
+    for heading, panels in sections.items():
+        blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runset], panels=panels)] if panels else []
+    return {
+        "workspace": ws.Workspace(
+            name=title,
+            entity=entity,
+            project=name,
+            sections=[
+                ws.Section(name=heading, panels=panels, is_open=heading != "Training")
+                for heading, panels in sections.items()
+            ],
+            runset_settings=ws.RunsetSettings(
+                filters=tagged,
+                groupby=[ws.Metric("Group")],
+                order=[ws.Ordering(ws.Summary(metric), ascending=False)],
+            ),
         ),
-    )
+        "report": wr.Report(entity=entity, project=name, title=title[:128], width="fluid", blocks=blocks),
+    }

@@ -1,1 +1,1 @@
-"""What a trained model is used for: dense CRF, test-time augmentation, sliding windows, prediction files, export."""
+"""Inference with a trained model: inferers, evaluations, prediction files, export, and checked checkpoints."""

@@ -1,54 +1,126 @@
-"""Checkpoints that may be damaged, of another model or of other code, each with an error that says which."""
+"""Checkpoints checked before use: whole, unmodified, of a model that fits, each with an error that says what is not."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import pickle
+import inspect
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 
-from beyondpixel.experiments.environment import describe_environment, git_commit
+from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.experiments.build import build
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.merge import MergedConfig, keys_of, nested
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.provenance import describe_environment, git_commit
+from beyondpixel.experiments.yaml_files import read_yaml
 from beyondpixel.lightning_modules import SegmentationModule
+from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
+NAMED = ("last", "best")
+CONTENT = ("state_dict", "hyper_parameters")
 SHOWN = 5
-# what a network's shape does not depend on, so that a checkpoint fits although it differs
-FREE = {
-    *("class_names", "encoder_weights", "ignore_index", "loss", "lr", "momentum", "weight_decay", "lr_power", "min_lr"),
-    *("lr_decay_to", "head_lr_multiplier", "warmup_iters", "warmup_start_lr", "dropout", "norm_momentum"),
-    *("structure_scores", "atrous_rates", "aggregation", "initialization", "update_strategy", "memory_momentum"),
-    *("memory_momentum_rule", "context_weight", "consistency_weight", "inference_passes"),
-}
+# what zipfile raises for an archive with damaged headers, lengths or data
+ARCHIVE_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+
+
+def find_checkpoint(ckpt_path: str | Path, config_file: Path | None = None) -> Path:
+    """The file that `last`, `best` or a path stands for, verified.
+
+    Args:
+        ckpt_path: a file, or `last` or `best` of the run that the config belongs to.
+        config_file: the run's config.yaml.
+
+    Raises:
+        UserError: if it is not said which run is meant, or as :func:`verify`.
+    """
+    if str(ckpt_path) not in NAMED or Path(ckpt_path).is_file():
+        return verify(ckpt_path)
+    if config_file is None:
+        raise UserError(f"--ckpt_path {ckpt_path}: of which run? Add --config RUN/config.yaml, or give the file's path")
+    return verify(Path(config_file).resolve().parent / "checkpoints" / f"{ckpt_path}.ckpt")
+
+
+def verify(path: str | Path) -> Path:
+    """Check that a checkpoint is whole and as it was written: every byte is read and compared with its checksum.
+
+    Torch's own reader does not compare the checksums (CRC-32) that `torch.save` writes, so it loads changed weights.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: if the file is missing, cut short, changed, no checkpoint, or holds more than plain values.
+    """
+    read_checkpoint(path)
+    return Path(path)
+
+
+def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
+    """The checkpoint to resume a run from: `last`, or the one before if `last` is damaged, with a warning.
+
+    A damaged `last.ckpt` is kept as `last.damaged.ckpt`, so that it is never taken for the checkpoint before. `best` is
+    none to fall back to: it was saved in the midst of an epoch, after which a resumed run sees other data.
+
+    Returns:
+        None if the run has no checkpoint.
+
+    Raises:
+        UserError: if there are checkpoints and all are damaged.
+    """
+    present = [file for file in (folder.last_checkpoint, folder.previous_checkpoint) if file.is_file()]
+    problems = []
+    for file in present:
+        try:
+            verify(file)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            rank_zero_warn(f"{problems[0]}. The run is resumed from the checkpoint before, {file}")
+            if process_rank() == 0:
+                folder.last_checkpoint.replace(folder.last_checkpoint.with_name("last.damaged.ckpt"))
+        return file
+    if problems:
+        raise UserError("; ".join([*problems, "no whole checkpoint is left: add --overwrite to train anew"]))
+    return None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A Lightning checkpoint's content, on the CPU, read without running code from it.
+    """The content of a Lightning checkpoint, verified, on the CPU; tensors are read when they are used.
 
     Raises:
-        UserError: if the file is missing, cut short, no checkpoint, or holds more than tensors and plain values.
+        UserError: as :func:`verify`.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        raise UserError(f"no checkpoint {path}: expected a file" + ("" if path.suffix else ", last or best"))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except ARCHIVE_ERRORS as error:
+        raise UserError(_damaged(path)) from error
+    if changed is not None:
+        raise UserError(_damaged(path, f"its part {changed} has changed since it was written"))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # what a stream that torch.save did not write can raise has no end
+        text = str(error).strip() or type(error).__name__
+        if "weights_only" in text or "Unsupported" in text:
             raise UserError(
                 f"{path} holds objects that are not loaded, because loading them could run any code; expected tensors "
-                f"and plain values: {str(error).splitlines()[0]}"
+                f"and plain values: {text.splitlines()[0]}"
             ) from error
         raise UserError(_damaged(path)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(_damaged(path)) from error
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= set(content):
+    if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in CONTENT)):
         raise UserError(
             f"{path} is no checkpoint of a SegmentationModule: expected state_dict and hyper_parameters in it; a bare "
             "state dict is loaded in Python with module.load_state_dict(torch.load(path))"
@@ -56,59 +128,52 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _damaged(path: Path) -> str:
+def _damaged(path: Path, what: str = "was it cut short while it was copied or written?") -> str:
     return (
-        f"{path} is damaged or no checkpoint ({path.stat().st_size:,} bytes; was it cut short while it was copied or "
-        "written?): copy it again, or use the other of last.ckpt and best.ckpt"
+        f"{path} is damaged or no checkpoint ({path.stat().st_size:,} bytes; {what}): copy it again, or use the other "
+        "of last.ckpt and best.ckpt"
     )
 
 
-def load_module(path: str | Path, config: Mapping[str, Any]) -> SegmentationModule:
-    """The module that a checkpoint holds, on the CPU, ready to predict.
+def load_trained(
+    path: str | Path, config: Mapping[str, Any] | None = None
+) -> tuple[SegmentationModule, SegmentationDataModule]:
+    """The module that a checkpoint holds, on the CPU, ready to predict, and its data module.
+
+    Where checkpoint and config differ, the module is built as the checkpoint's hyper-parameters say.
 
     Args:
-        path: the checkpoint; its hyper-parameters decide how the module is built.
-        config: the run's config, of which `model.class_path` names the class.
+        path: the checkpoint.
+        config: the resolved config of its run; the one beside the checkpoint if None.
 
     Raises:
-        UserError: as :func:`read_checkpoint`, and if the class cannot be found or built or the weights do not fit it.
+        UserError: as :func:`verify`, if module or data cannot be built, or if the weights do not fit the module.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    class_path = config["model"]["class_path"]
-    folder, _, name = class_path.rpartition(".")
+    content = read_checkpoint(path)
+    config = config_of(path) if config is None else config
+    arguments = config["model"].get("init_args", {})
+    # the loss plays no part, and is not saved if it is a module
+    saved = {key: value for key, value in content["hyper_parameters"].items() if key in arguments and key != "loss"}
     try:
-        kind: type[SegmentationModule] = getattr(importlib.import_module(folder), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path} is of the class {class_path}, which cannot be imported: {error}") from error
-    try:
-        module: SegmentationModule = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, TypeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        read_checkpoint(path)  # says so if the file itself is at fault
-        # torch lists every key of every layer on a line of its own; the first lines say what it is
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[:SHOWN])
-        made = code_differences(path)
-        raise UserError(
-            f"{path} does not fit {class_path} as it is here"
-            + (f" ({'; '.join(made)})" if made else "")
-            + f": {reason}. Check out the code that made it, or train again"
-        ) from error
-    return module.eval()
+        with without_pretrained_weights():
+            module, data = build({**config, "model": {**config["model"], "init_args": {**arguments, **saved}}})
+    except UserError as error:
+        names = " and ".join(config[part]["class_path"] for part in ("model", "data"))
+        raise UserError(f"{path} is of {names}, which cannot be built: {error}") from error
+    assert isinstance(module, SegmentationModule)
+    assert isinstance(data, SegmentationDataModule)
+    check_fits(path, module)
+    module.load_state_dict(content["state_dict"])
+    return module.eval(), data
 
 
 def check_fits(path: str | Path, module: LightningModule) -> None:
-    """Compare a checkpoint with a module that is built already, before its weights are loaded into it.
+    """Compare a verified checkpoint with a module that is built already, before its weights are loaded into it.
 
     Raises:
         UserError: naming the hyper-parameters in which they differ, or the weights that do not fit.
     """
     checkpoint = read_checkpoint(path)
-    theirs, ours = checkpoint["hyper_parameters"], dict(module.hparams)
-    differing = [
-        f"{name} is {theirs.get(name)} in the checkpoint and {ours.get(name)} in the config"
-        for name in dict.fromkeys([*theirs, *ours])
-        if name not in FREE and theirs.get(name) != ours.get(name)
-    ]
     weights, expected = checkpoint["state_dict"], module.state_dict()
     unfit = [
         f"{name} is {_shape(weights.get(name))} in the checkpoint and {_shape(expected.get(name))} in the module"
@@ -117,6 +182,15 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
     ]
     if not unfit:
         return
+    theirs, ours = checkpoint["hyper_parameters"], dict(module.hparams)
+    # of what all modules share, shapes depend on the number of classes and, if it has weights, the loss
+    unlike = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
+    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - unlike
+    differing = [
+        f"{name} is {theirs.get(name)} in the checkpoint and {ours.get(name)} in the config"
+        for name in dict.fromkeys([*theirs, *ours])
+        if name not in free and theirs.get(name) != ours.get(name)
+    ]
     if differing:
         raise UserError(
             f"{path} does not fit this model: {'; '.join(differing)}. Use the config of its run, "
@@ -132,8 +206,10 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
 
 def code_differences(path: str | Path) -> list[str]:
     """How the code that trained a checkpoint, as the run folder records it, differs from the code here."""
-    record_file = Path(path).resolve().parent.parent / "run.json"
-    record = json.loads(record_file.read_text()) if record_file.is_file() else {}
+    try:
+        record = RunFolder(Path(path).resolve().parent.parent).record
+    except UserError:  # of a damaged record nothing is known
+        return []
     differences = []
     if record.get("git_commit") and record["git_commit"] != git_commit():
         differences.append(f"made by commit {record['git_commit']}, this is {git_commit() or 'an installed package'}")
@@ -144,26 +220,35 @@ def code_differences(path: str | Path) -> list[str]:
     ]
 
 
-def config_beside(path: str | Path, config_file: Path | None = None) -> dict[str, Any]:
-    """The config of the run that a checkpoint lies in, or of another file.
+def config_of(
+    path: str | Path, config_file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The config of the run that a checkpoint lies in.
+
+    Args:
+        path: the checkpoint.
+        config_file: another file that holds the config.
+        overrides: dotted keys that win, such as `{"data.root": "/data/CamVid"}`.
 
     Raises:
-        UserError: if the checkpoint is missing, there is no config, or it does not say which model and data.
+        UserError: if there is no config, or it does not say which model and data.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {path}")
     file = config_file or Path(path).resolve().parent.parent / "config.yaml"
     if not file.is_file():
         raise UserError(
-            f"there is no {file}, which says how the model of {path} is built and its images are normalised: "
-            "give the run's config with --config FILE"
+            f"no {file}, which says how the model of {path} is built and its images are normalized: give the run's "
+            "config with --config FILE"
         )
-    config = yaml.safe_load(file.read_text())
-    missing = [part for part in ("model", "data") if "class_path" not in (config or {}).get(part, {})]
-    if missing:
-        raise UserError(f"{file} has no {missing[0]}.class_path: expected the config.yaml of a run")
-    return dict(config)
+    config = read_yaml(file)
+    for part in ("model", "data"):
+        if not isinstance(config.get(part), dict) or not isinstance(config[part].get("class_path"), str):
+            raise UserError(f"{file} has no {part}.class_path: expected the config.yaml of a run")
+    merged = MergedConfig()
+    merged.add(config, source=str(file))
+    for key, value in (overrides or {}).items():
+        merged.add(nested(keys_of(key), value), source="command line")
+    return merged.values
 
 
 def _shape(weight: Any) -> str:
-    return "missing" if weight is None else "x".join(map(str, weight.shape)) or "a number"
+    return "missing" if weight is None else "x".join(map(str, getattr(weight, "shape", ()))) or "a number"

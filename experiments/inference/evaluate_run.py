@@ -1,94 +1,150 @@
-"""A finished run's model evaluated once more under another protocol, as a run of its own."""
+"""Evaluations of trained runs, and where their results are kept.
+
+The test of `last.ckpt` belongs to the run folder itself. Every other one, with an inferer or of another checkpoint,
+has a folder `evaluations/<slug>/` with `summary.json`, `confusion.npz`, `test_images.npz` and, once it is complete,
+`run.json`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import Callback
-
-from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.checkpoint_files import checksum
-from beyondpixel.experiments.errors import Stopped, UserError, as_user_error
-from beyondpixel.experiments.inference.checkpoints import check_fits
-from beyondpixel.experiments.inference.evaluation import EvaluationProtocol
-from beyondpixel.experiments.inference.protocol import Protocol
-from beyondpixel.experiments.recorder import identify
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.tracking import finish_wandb
-from beyondpixel.experiments.training_cli import SegmentationCLI
-from beyondpixel.lightning_modules.networks import without_pretrained_weights
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import verify
+from beyondpixel.experiments.inference.inferers import parse_inferer
+from beyondpixel.experiments.resume import differences
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.provenance import describe_environment, git_commit
+
+# what an evaluation's numbers depend on, beside all of model and data
+TRAINER_KEYS = ("precision", "limit_val_batches", "limit_test_batches", "overfit_batches", "fast_dev_run")
+COPIED = ("name", "table", "row", "seed", "reference")
 
 
-def evaluate_run(
-    source: RunFolder,
-    target: RunFolder,
-    *,
-    postprocess: str | None = None,
-    tta: str | None = None,
-    window: int | None = None,
-    overlap: float | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> None:
-    """Test the last checkpoint of a trained run under a protocol, without training.
-
-    The target becomes a run folder like any other, without checkpoints: config (the source's), record, state, figures,
-    confusion matrix. Its axes are the source's with `tta`, `window` and `postprocess`, its record names the source and
-    its checkpoint (`evaluation`), and its summary has, beside the scores, `test/crf_seconds`, `test/crf_steps` and
-    `test/views`. Calling it again tests again.
+def evaluate_run(run: RunFolder, words: str) -> RunFolder:
+    """Test the last checkpoint of a trained run with an inferer.
 
     Args:
-        source: a run that has been trained.
-        target: the run folder to write; what a launcher recorded there (`name`, `table`, `row`, ...) is kept.
-        postprocess, tta, window, overlap: as for :meth:`Protocol.parse`.
-        config: another resolved config than the source's, for data that lie elsewhere now or another device.
+        run: the run.
+        words: the inferer, such as `crf:5`; see :func:`~beyondpixel.experiments.inference.inferers.parse_inferer`.
+
+    Returns:
+        The evaluation's folder, made anew.
 
     Raises:
-        UserError: if the source is not trained, its checkpoint does not fit, or the words mean nothing.
+        UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the words mean nothing.
     """
-    protocol = Protocol.parse(postprocess=postprocess, tta=tta, window=window, overlap=overlap)
-    if not source.finished or not source.last_checkpoint.exists():
-        raise UserError(
-            f"{source.path} is not trained (its state is {source.state['status']}"
-            f"{'' if source.last_checkpoint.exists() else ', it has no last.ckpt'}): launch it first"
-        )
-    if source.path.resolve() == target.path.resolve():
-        raise UserError(f"{target.path} is the run to evaluate; its evaluation needs a folder of its own")
-    given = source.config if config is None else config
-    config = {**given, "trainer": {**given["trainer"], "default_root_dir": str(target.path)}}
-    target.config = config
-    known = source.record
-    origin = {
-        "run": known.get("name"),
-        "seed": config["seed_everything"],
-        "folder": str(source.path),
-        # which training it was: a run that is trained anew keeps its folder, but not these
-        "checkpoint": checksum(source.last_checkpoint),
-        "wandb_id": known.get("wandb_id"),
-        "git_commit": known.get("git_commit"),
+    parse_inferer(words)
+    if not run.status.is_finished:
+        raise UserError(f"{run.path} is not trained (its state is {run.status}): launch it first")
+    folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, words=words)
+    assert folder is not None  # the config is the run's own
+    return folder
+
+
+def evaluate_checkpoint(
+    stage: str, checkpoint: Path, config: Mapping[str, Any], *, words: str | None = None
+) -> RunFolder | None:
+    """Validate or test a checkpoint, and keep the results in the folder of its run if they are results of that run.
+
+    Args:
+        stage: `validate` or `test`.
+        checkpoint: the file.
+        config: the resolved config.
+        words: the inferer; None predicts each image once, whole.
+
+    Returns:
+        The folder with the results; None, with a line that says why, if they are nowhere kept.
+
+    Raises:
+        UserError: as :func:`evaluate_run`.
+    """
+    from beyondpixel.experiments.training import evaluate
+
+    options = None if words is None else parse_inferer(words)
+    verify(checkpoint)
+    run = RunFolder(checkpoint.resolve().parent.parent)
+    reason = _why_not_kept(stage, run, checkpoint, config, words)
+    if reason is not None:
+        evaluate(stage, config, checkpoint, folder=None, inferer=options)
+        print(f"The scores are not kept in a run folder: {reason}")
+        return None
+    plain_last = checkpoint.resolve() == run.last_checkpoint.resolve()
+    if options is None and plain_last:
+        evaluate(stage, config, checkpoint, folder=run)
+        return run
+    tested = None if plain_last else checkpoint.stem
+    folder = _folder(run, "-".join(filter(None, [options.slug if options else None, tested])))
+    if process_rank() == 0:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    evaluate(stage, config, checkpoint, folder=folder, inferer=options)
+    if process_rank() == 0:  # last, so that an evaluation that was stopped is not taken for one
+        axes = {} if options is None else options.axes
+        evaluation = {
+            "words": " of ".join(filter(None, [words, tested and f"{tested}.ckpt"])),
+            **axes,
+            "checkpoint": checksum(checkpoint),
+        }
+        record = run.record
+        folder.record = {
+            **{key: record[key] for key in COPIED if key in record},
+            "axes": axes_of(config, axes),
+            "git_commit": git_commit(),
+            "environment": describe_environment(),
+            "evaluation": evaluation,
+        }
+    return folder
+
+
+def missing_evaluations(run: RunFolder, words: Iterable[str]) -> list[str]:
+    """Those of the given inferers whose results are not there, not complete, or of another checkpoint.
+
+    Raises:
+        UserError: for words that mean nothing.
+    """
+    current = checksum(run.last_checkpoint)
+    return [one for one in dict.fromkeys(words) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
+
+
+def _is_complete(folder: RunFolder, checkpoint: str | None) -> bool:
+    files = (folder.path / "summary.json", folder.confusion_file, folder.images_file("test"))
+    if folder.damage or not all(file.is_file() for file in files):
+        return False
+    evaluation = folder.record.get("evaluation")
+    return isinstance(evaluation, dict) and evaluation.get("checkpoint") == checkpoint
+
+
+def _folder(run: RunFolder, slug: str) -> RunFolder:
+    return RunFolder(run.path / "evaluations" / slug)
+
+
+def _why_not_kept(
+    stage: str, run: RunFolder, checkpoint: Path, config: Mapping[str, Any], words: str | None
+) -> str | None:
+    if not run.config_file.is_file() or checkpoint.resolve().parent.name != "checkpoints":
+        return f"{checkpoint} lies in none"
+    if run.damage:
+        return run.damage
+    if not run.status.is_finished:
+        return f"{run.path} is not trained to its end, its state is {run.status}"
+    changed = differences(_relevant(run.config), _relevant(config))
+    if changed:
+        return f"the config is not that of {run.path} ({'; '.join(changed[:5])})"
+    if stage == "validate" and (words is not None or checkpoint.resolve() != run.last_checkpoint.resolve()):
+        return "of validations only that of last.ckpt, once and whole, is"
+    return None
+
+
+def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = config.get("trainer", {})
+    return {
+        "model": config.get("model"),
+        "data": config.get("data"),
+        "trainer": {key: trainer.get(key) for key in TRAINER_KEYS},
     }
-    target.record = {**target.record, "evaluation": {**origin, **protocol.words}}
-    target.record = identify(target, config)
-    target.update_state(status="running", step=source.state.get("step", 0), error=None)
-    target.metrics_file.unlink(missing_ok=True)
-    try:
-        with as_user_error(DataError), without_pretrained_weights():
-            cli = SegmentationCLI(args=config, run=False)
-            check_fits(source.last_checkpoint, cli.model)
-            callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # which Trainer does have
-            callbacks.append(EvaluationProtocol(protocol))
-            cli.trainer.test(cli.model, cli.datamodule, ckpt_path=str(source.last_checkpoint), weights_only=True)
-    except BaseException as error:
-        # Lightning ends the process at Ctrl-C, and submitit when it has requeued a job
-        stopped = isinstance(error, KeyboardInterrupt | Stopped | SystemExit)
-        message = None if stopped else f"{type(error).__name__}: {error}"
-        target.update_state(status="interrupted" if stopped else "failed", error=message)
-        finish_wandb(1)
-        raise
-    finish_wandb()
-    target.summary = {
-        **target.summary,
-        "test/views": protocol.views,
-        "test/crf_steps": 0 if protocol.crf is None else protocol.crf.steps,
-    }
-    target.update_state(status="done")

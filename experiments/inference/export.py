@@ -1,89 +1,156 @@
-"""A trained network for use without this package: ONNX, or a plain state dict."""
+"""A trained network for use without this package: ONNX, or a state dict."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import config_beside, load_module
-from beyondpixel.lightning_modules import SegmentationModule
+from beyondpixel.experiments.inference.checkpoints import load_trained
 
 TOLERANCE = 1e-4
 # an odd size, a multiple of the strides, the papers' kind of size (a multiple plus one), and a batch of several
 CHECKED_SIZES = ((1, 75, 101), (1, 64, 96), (2, 97, 129), (3, 50, 33))
 
 
-def export(
-    checkpoint: Path, output: Path, *, format: Literal["onnx", "state_dict"], config_file: Path | None = None
+class Normalized(nn.Module):
+    """A network that takes 8-bit images: (x/255 − mean) / std comes first.
+
+    Args:
+        network: from normalized float32 (N, 3, H, W) to logits (N, C, H, W).
+        mean, std: for each channel of images in 0..1.
+
+    Example:
+        >>> network = Normalized(nn.Identity(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> network(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+        tensor([1., 1., 1.])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From uint8 RGB (N, 3, H, W) to logits (N, C, H, W)."""
+        logits: Tensor = self.network((images.float() / 255 - self.mean) / self.std)
+        return logits
+
+
+def export_network(
+    checkpoint: Path,
+    output: Path,
+    *,
+    format: Literal["onnx", "state_dict"],
+    normalize: bool,
+    config: Mapping[str, Any],
 ) -> None:
     """Write the network of a checkpoint, and say how it is used.
 
     Args:
         checkpoint: of a run.
         output: the file to write.
-        format: "onnx", a graph from `images` float32 (N, 3, H, W), normalised, any N, H and W, to `logits`
-            (N, C, H, W); or "state_dict", the weights of `module.network`.
-        config_file: the run's config; the one beside the checkpoint's folder if None.
+        format: "onnx", a graph from `images` (N, 3, H, W), any N, H and W, to `logits` (N, C, H, W), with metadata as
+            JSON texts; or "state_dict", a dict of `state_dict`, the weights of `module.network`, and `metadata`.
+        normalize: whether the graph takes uint8 RGB images instead of normalized float32 ones.
+        config: the run's config.
 
     Raises:
-        UserError: if the checkpoint cannot be loaded, a package is missing, the output cannot be written, or ONNX
-            Runtime's logits are off by more than 1e-4 of the largest.
+        UserError: if something cannot be loaded or written, or ONNX Runtime's logits are off by more than 1e-4 of the
+            largest.
     """
-    module = load_module(checkpoint, config_beside(checkpoint, config_file))
+    if normalize and format != "onnx":
+        raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")
+    module, data = load_trained(checkpoint, config)
+    metadata = describe(data, normalize=normalize)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if format == "onnx":
-            difference = write_onnx(module, output)
+            network = Normalized(module.network, data.mean, data.std) if normalize else module.network
+            difference = write_onnx(network, output, metadata, normalize=normalize)
             print(
                 f"{output}: ONNX Runtime's logits differ from PyTorch's by at most {difference:.1e} of the largest, at "
-                f"{len(CHECKED_SIZES)} sizes"
+                f"{len(CHECKED_SIZES)} sizes; input: {metadata['input']}"
             )
         else:
-            torch.save(module.network.state_dict(), output)
-            print(f"{output}: load it with {type(module).__name__}(...).network.load_state_dict(torch.load(FILE))")
+            torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, output)
+            name = type(module).__name__
+            print(f"{output}: load it with {name}(...).network.load_state_dict(torch.load(FILE)['state_dict'])")
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written ({error.strerror or error})") from error
 
 
-def write_onnx(module: SegmentationModule, output: Path) -> float:
-    """Write the network as one ONNX file and run it.
+def describe(data: SegmentationDataModule, *, normalize: bool = False) -> dict[str, Any]:
+    """What a user of the network needs to know: `input`, `output`, `mean`, `std`, `class_names`, `palette`."""
+    kind = "uint8, 0..255" if normalize else "float32, (x / 255 - mean) / std"
+    size = (
+        "any size" if data.image_size is None else "trained on images resized to {}x{} (HxW)".format(*data.image_size)
+    )
+    return {
+        "input": f"images: (N, 3, H, W) RGB, {kind}; {size}",
+        "output": "logits: (N, C, H, W); the class of a pixel is their argmax over C",
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "class_names": list(data.class_names),
+        "palette": [list(color) for color in data.palette],
+    }
+
+
+def write_onnx(network: nn.Module, output: Path, metadata: Mapping[str, Any], *, normalize: bool = False) -> float:
+    """Write a network as one ONNX file, and keep it if ONNX Runtime agrees with PyTorch.
+
+    Args:
+        network: the network.
+        output: the file.
+        metadata: becomes the file's metadata, JSON texts by name.
+        normalize: whether the network takes uint8 images.
 
     Returns:
         The largest difference to PyTorch's logits over several sizes, as a share of the largest logit.
 
     Raises:
-        UserError: if a package is missing, or the difference is above 1e-4; then the file is removed.
+        UserError: if a package is missing, or the difference is above 1e-4; a file that was there before stays.
     """
     runtime = _require("onnxruntime")
     _require("onnx")
     _require("onnxscript")  # torch's exporter is written in it
-    network = module.network.cpu().eval()
-    _trace(network, output)
-    session = runtime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
-    difference = max(_difference(network, session, *size) for size in CHECKED_SIZES)
-    if not difference <= TOLERANCE:
-        output.unlink()
-        raise UserError(
-            f"--format onnx: ONNX Runtime's logits differ from PyTorch's by {difference:.1e} of the largest, more than "
-            f"{TOLERANCE:.0e}; no file is kept. Use --format state_dict"
-        )
+    network = network.cpu().eval()
+    part = output.with_name(f".{output.name}.part")
+    try:
+        _trace(network, part, metadata, torch.uint8 if normalize else torch.float32)
+        session = runtime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
+        difference = max(_difference(network, session, size, normalize=normalize) for size in CHECKED_SIZES)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"--format onnx: ONNX Runtime's logits differ from PyTorch's by {difference:.1e} of the largest, more "
+                f"than {TOLERANCE:.0e}; no file is kept. Use --format state_dict"
+            )
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
     return difference
 
 
-def _trace(network: nn.Module, output: Path) -> None:
+def _trace(network: nn.Module, output: Path, metadata: Mapping[str, Any], dtype: torch.dtype) -> None:
     sizes = {0: "batch", 2: "height", 3: "width"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations
             program: Any = torch.onnx.export(
                 network,
-                (torch.zeros(2, 3, 75, 101),),
+                (torch.zeros(2, 3, 75, 101, dtype=dtype),),
                 dynamo=True,
                 dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in sizes.items()},),
                 input_names=["images"],
@@ -96,12 +163,18 @@ def _trace(network: nn.Module, output: Path) -> None:
             f"--format onnx: {type(network).__name__} cannot be traced for images of any size ({reason}); "
             "use --format state_dict"
         ) from error
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     program.save(output, external_data=False)
 
 
 @torch.inference_mode()
-def _difference(network: nn.Module, session: Any, batch: int, height: int, width: int) -> float:
-    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
+def _difference(network: nn.Module, session: Any, size: tuple[int, int, int], *, normalize: bool) -> float:
+    batch, height, width = size
+    generator = torch.Generator().manual_seed(height)
+    if normalize:
+        images = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+    else:
+        images = torch.randn(batch, 3, height, width, generator=generator)
     expected: Tensor = network(images)
     (logits,) = session.run(None, {"images": images.numpy()})
     return float((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max())

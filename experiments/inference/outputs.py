@@ -1,12 +1,11 @@
-"""A folder of predictions: written file by file so that an interrupted prediction goes on where it stopped."""
+"""A folder of predictions, written file by file so that an interrupted prediction can be continued."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,59 +15,60 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.starting import differences
-from beyondpixel.lightning_modules.pictures import Color, Picture, indexed, overlay
+from beyondpixel.experiments.inference.images import Named, shortened
+from beyondpixel.experiments.resume import differences
+from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.lightning_modules.visualization import Color, indexed_image, overlay
 
-Colors = Literal["palette", "rgb"]
 SETTINGS = "predictions.json"
 
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """Where predictions go: `NAME.png`, and if wanted `overlays/NAME.png` and `probabilities/NAME.npz`.
+    """`NAME.png` for each image, and if wanted `overlays/NAME.png` and `probabilities/NAME.npz`.
 
     Attributes:
         path: the folder.
-        palette: RGB colour of each class.
-        colors: "palette" writes class numbers with the colours as the PNG's palette, "rgb" the colours themselves.
+        colors: "palette" writes class numbers with the colors as the PNG's palette, "rgb" the colors themselves.
         overlays: whether to lay each prediction over its image.
         probabilities: whether to write `probs`, float16 (C, H, W).
     """
 
     path: Path
-    palette: list[Color]
-    colors: Colors = "palette"
+    colors: Literal["palette", "rgb"] = "palette"
     overlays: bool = False
     probabilities: bool = False
 
-    def prepare(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def prepare(self, images: Sequence[Named], settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the folder, and note what its predictions are made with.
 
         Args:
-            settings: checkpoint and protocol; predictions that are there already must have the same.
+            images: what will be predicted.
+            settings: checkpoint and inferer; predictions that are there already must have the same.
             overwrite: whether to predict again what is there.
 
         Raises:
-            UserError: if the folder cannot be written to, or holds predictions made with other settings.
+            UserError: if predictions would overwrite each other or an image, or the folder cannot be written to or
+                holds predictions that were made with other settings.
         """
+        self._refuse_collisions(images)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
-            reason = f"{error.strerror or error}"
             raise UserError(
-                f"--output: {self.path} cannot be written to ({reason}): choose a folder of your own"
+                f"--output: {self.path} cannot be written to ({error.strerror or error}): choose a folder of your own"
             ) from error
         file = self.path / SETTINGS
-        changed = differences(json.loads(file.read_text()), settings) if file.exists() else []
-        if changed and not overwrite:
+        settings = {**settings, "colors": self.colors}
+        changed = differences(self._settings(file), settings) if file.exists() and not overwrite else []
+        if changed:
             raise UserError(
                 f"--output: {self.path} holds predictions made otherwise ({'; '.join(changed)}): choose another "
                 "folder, or replace them with --overwrite"
             )
-        text = json.dumps(dict(settings), indent=2) + "\n"
-        self._write(file, lambda stream: stream.write(text.encode()))
+        self._write(file, (json.dumps(settings, indent=2) + "\n").encode())
 
     def mask_file(self, name: str) -> Path:
         """The prediction."""
@@ -87,40 +87,64 @@ class PredictionFolder:
         """Whether all files of an image are there."""
         return all(file.exists() for file in self.files(name))
 
-    def write(self, name: str, image: Picture, probs: NDArray[np.floating[Any]]) -> None:
+    def write(
+        self, name: str, image: NDArray[np.uint8], probs: NDArray[np.floating[Any]], palette: Sequence[Color]
+    ) -> None:
         """Write an image's files, each whole or not at all.
 
         Args:
             name: of the image.
             image: uint8 (H, W, 3).
             probs: (C, H, W).
+            palette: RGB color of each class.
         """
         preds = probs.argmax(axis=0)
-        picture = indexed(preds, self.palette)
-        picture = picture.convert("RGB") if self.colors == "rgb" else picture
-        self._write(self.mask_file(name), lambda stream: picture.save(stream, "PNG"))
         if self.overlays:
-            mixed = Image.fromarray(overlay(image, preds, self.palette, ignore_index=-1))
-            self._write(self.path / "overlays" / f"{name}.png", lambda stream: mixed.save(stream, "PNG"))
+            mixed = overlay(image, preds, palette, ignore_index=-1)
+            self._write(self.path / "overlays" / f"{name}.png", _png(Image.fromarray(mixed)))
         if self.probabilities:
-            half = probs.astype(np.float16)
-            file = self.path / "probabilities" / f"{name}.npz"
-            self._write(file, lambda stream: np.savez_compressed(stream, probs=half))
+            archive = io.BytesIO()
+            np.savez_compressed(archive, probs=probs.astype(np.float16))
+            self._write(self.path / "probabilities" / f"{name}.npz", archive.getvalue())
+        mask = indexed_image(preds, palette)
+        self._write(self.mask_file(name), _png(mask.convert("RGB") if self.colors == "rgb" else mask))
 
-    def _write(self, file: Path, save: Callable[[io.BufferedWriter], object]) -> None:
+    def _refuse_collisions(self, images: Sequence[Named]) -> None:
+        writers: dict[Path, list[str]] = {}
+        for name, path in images:
+            for file in self.files(name):
+                writers.setdefault(file, []).append(str(path))
+        shared = [" and ".join(paths) for paths in writers.values() if len(paths) > 1]
+        if shared:
+            raise UserError(
+                f"--images: predictions of {shortened(shared, 3)} would overwrite each other, because they are named "
+                "after the images without their suffix: rename the images, or predict them into different folders"
+            )
+        targets = {file.resolve() for file in writers}
+        lost = [str(path) for _, path in images if path.resolve() in targets]
+        if lost:
+            raise UserError(
+                f"--output: predictions would overwrite the images {shortened(lost, 3)}: choose another folder"
+            )
+
+    def _settings(self, file: Path) -> dict[str, Any]:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    save(stream)
-                Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
-                Path(temporary).replace(file)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            settings = json.loads(file.read_text())
+        except ValueError:  # not written by this class: what it says is unknown
+            settings = None
+        return settings if isinstance(settings, dict) else {"settings": "unreadable"}
+
+    def _write(self, file: Path, content: bytes) -> None:
+        try:
+            write_atomically(file, content)
         except OSError as error:
             raise UserError(
                 f"--output: {file} cannot be written ({error.strerror or error}); what is done is kept: make room or "
-                "change the permissions, and run the command again to go on"
+                "change the permissions, and run the command again to continue"
             ) from error
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,65 +1,72 @@
-"""Sliding windows: images larger than the training crops, seen in overlapping pieces of the crops' size."""
+"""Sliding-window inference: images larger than the training crops, in overlapping crops."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from beyondpixel.experiments.inference.tta import Predict
+from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
+
+DEFAULT_OVERLAP = 1 / 3
+LARGEST_SIZE = 65535
 
 
-def average_windows(predict: Predict, images: Tensor, *, window: int, overlap: float = 1 / 3) -> Tensor:
-    """Probabilities from windows of one size, averaged where they overlap.
+@dataclass(frozen=True)
+class SlidingWindow:
+    """Probabilities of crops of one size, averaged where crops overlap.
 
-    The last window of a row or column is moved back so that it ends at the border. An image that is smaller than the
-    window in one direction is seen whole in that direction, without padding.
+    The last crop of a row or column is moved back so that it ends at the border. An image that is smaller than the crop
+    in one direction is seen whole in that direction, without padding.
 
     Args:
-        predict: from (N, 3, h, w) images to (N, C, h, w) probabilities.
-        images: (N, 3, H, W), normalised.
-        window: height and width of the windows, in pixels.
-        overlap: share of a window that the next one covers as well, at least; 0 (none) to below 1.
-
-    Returns:
-        (N, C, H, W) probabilities.
+        size: height and width of the crops, in pixels.
+        overlap: share of a crop that the next one covers as well, at least; 0 to below 1.
 
     Raises:
-        ValueError: if window or overlap is out of range.
+        ValueError: if size or overlap is out of range.
 
     Example:
         >>> import torch
-        >>> average_windows(lambda piece: piece[:, :2], torch.ones(1, 3, 50, 70), window=32).unique()
-        tensor([1.])
+        >>> SlidingWindow(32)(torch.ones(1, 3, 50, 70), lambda crop: crop[:, :2]).shape
+        torch.Size([1, 2, 50, 70])
     """
-    height, width = images.shape[-2:]
-    rows = window_starts(height, window, overlap)
-    columns = window_starts(width, window, overlap)
-    if len(rows) == len(columns) == 1:
-        return predict(images)
-    total: Tensor | None = None
-    for top in rows:
-        for left in columns:
-            here = (..., slice(top, top + window), slice(left, left + window))
-            probs = predict(images[here])
+
+    size: int
+    overlap: float = DEFAULT_OVERLAP
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= LARGEST_SIZE:
+            raise ValueError(f"size must be a number of pixels, 1 to {LARGEST_SIZE}, got {self.size}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must be at least 0 and below 1, a share of the crop, got {self.overlap}")
+
+    def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Log-probabilities (N, C, H, W) of normalized images (N, 3, H, W); of a single crop, the network's logits."""
+        height, width = images.shape[-2:]
+        crops = [(top, left) for top in self.starts(height) for left in self.starts(width)]
+        if len(crops) == 1:
+            return network(images)
+        total: Tensor | None = None
+        for top, left in crops:
+            here = (..., slice(top, top + self.size), slice(left, left + self.size))
+            probs = to_probs(network(images[here]))
             if total is None:
                 total = probs.new_zeros((*probs.shape[:2], height, width))
                 times = probs.new_zeros((1, 1, height, width))
             total[here] += probs
             times[here] += 1
-    assert total is not None  # there is a first window
-    return total.div_(times)
+        assert total is not None  # there is a first crop
+        return to_logits(total.div_(times))
 
+    def starts(self, length: int) -> list[int]:
+        """Where crops begin that cover `length` pixels.
 
-def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin that cover `length` pixels.
-
-    Example:
-        >>> window_starts(100, 40, 0.5), window_starts(100, 40, 0.0), window_starts(30, 40, 0.5)
-        ([0, 20, 40, 60], [0, 40, 60], [0])
-    """
-    if window < 1:
-        raise ValueError(f"window must be a number of pixels, 1 or more, got {window}")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap must be at least 0 and below 1, a share of the window, got {overlap}")
-    stride = max(1, int(window * (1 - overlap) + 1e-9))  # rounded down: at least this overlap
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]
+        Example:
+            >>> SlidingWindow(40, overlap=0.5).starts(100), SlidingWindow(40).starts(30)
+            ([0, 20, 40, 60], [0])
+        """
+        stride = max(1, int(self.size * (1 - self.overlap) + 1e-9))  # rounded down: at least this overlap
+        last = max(0, length - self.size)
+        return [*range(0, last, stride), last]

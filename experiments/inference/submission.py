@@ -1,4 +1,4 @@
-"""Archives as test servers want them."""
+"""Archives of predictions for test servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.inputs import Input
 from beyondpixel.experiments.inference.outputs import PredictionFolder
 
 # VOC 2012 development kit, section 5.3: competition 5 is for models trained on VOC's own train and val images alone,
@@ -20,7 +19,7 @@ def check_submission(submission: str, *, num_classes: int, colors: str) -> None:
     """Refuse what a server would refuse, before anything is predicted.
 
     Raises:
-        UserError: for a model or pictures that the server does not take.
+        UserError: for a model or images that the server does not take.
     """
     if num_classes != VOC_CLASSES:
         raise UserError(
@@ -30,11 +29,11 @@ def check_submission(submission: str, *, num_classes: int, colors: str) -> None:
         raise UserError(f"--submission {submission}: the server reads class numbers: leave out --colors {colors}")
 
 
-def pack_voc(inputs: Sequence[Input], predictions: PredictionFolder, submission: str) -> Path:
+def pack_voc(names: Sequence[str], predictions: PredictionFolder, submission: str) -> Path:
     """Pack predictions for VOC 2012's test server.
 
     Args:
-        inputs: every image of the test set.
+        names: of every image of the test set.
         predictions: where all of them are predicted.
         submission: a key of `VOC_COMPETITIONS`.
 
@@ -45,6 +44,6 @@ def pack_voc(inputs: Sequence[Input], predictions: PredictionFolder, submission:
     archive = predictions.path / "results.tgz"
     folder = f"results/VOC2012/Segmentation/{VOC_COMPETITIONS[submission]}_test_cls"
     with tarfile.open(archive, "w:gz") as file:
-        for one in inputs:
-            file.add(predictions.mask_file(one.name), f"{folder}/{Path(one.name).name}.png")
+        for name in names:
+            file.add(predictions.mask_file(name), f"{folder}/{Path(name).name}.png")
     return archive

@@ -1,49 +1,73 @@
-"""Test-time augmentation: probabilities averaged over rescaled and mirrored views of an image."""
+"""Test-time augmentation: probabilities averaged over rescaled and mirrored passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
 
-Predict = Callable[[Tensor], Tensor]  # (N, 3, H, W) normalised images to (N, C, H, W) probabilities
+from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
+
+SCALE_RANGE = (0.1, 4.0)
 
 
-def average_views(predict: Predict, images: Tensor, *, scales: Sequence[float] = (1.0,), flip: bool = False) -> Tensor:
-    """The mean over all scales, each as it is and (with `flip`) mirrored, of the probabilities at the images' size.
+@dataclass(frozen=True)
+class TestTimeAugmentation:
+    """The mean probability over all scales, each as it is and (with `flip`) mirrored left to right.
 
     Images and probabilities are resized bilinearly (align_corners=False), images with antialiasing where they shrink.
 
     Args:
-        predict: from (N, 3, h, w) images of any size to (N, C, h, w) probabilities.
-        images: (N, 3, H, W), normalised.
-        scales: factors of height and width.
-        flip: whether each view is seen mirrored left to right, too.
+        scales: distinct factors of height and width, in 0.1..4: the memory of a pass grows with a scale's square.
+        flip: whether each scale is seen mirrored, too.
 
-    Returns:
-        (N, C, H, W) probabilities.
+    Raises:
+        ValueError: if scales are missing, repeated or out of range.
 
     Example:
         >>> import torch
         >>> brightness = lambda images: torch.cat([images[:, :1], 1 - images[:, :1]], dim=1)
-        >>> average_views(brightness, torch.rand(1, 3, 8, 12), scales=(0.5, 1), flip=True).shape
+        >>> tta = TestTimeAugmentation(scales=(0.5, 1), flip=True)
+        >>> tta(torch.rand(1, 3, 8, 12), brightness).shape
         torch.Size([1, 2, 8, 12])
     """
-    height, width = images.shape[-2:]
-    total: Tensor | None = None
-    for scale in scales:
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        view = images if size == (height, width) else _resize(images, size, antialias=scale < 1)
-        for mirrored in (False, True) if flip else (False,):
-            probs = predict(view.flip(-1)).flip(-1) if mirrored else predict(view)
-            if size != (height, width):
-                probs = _resize(probs, (height, width), antialias=False)
-            total = probs if total is None else total + probs
-    if total is None:
-        raise ValueError("scales must hold one factor or more, got none")
-    return total / (len(scales) * (2 if flip else 1))
+
+    __test__ = False  # pytest, which takes a name that begins like this for a test
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = SCALE_RANGE
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales must be one or more distinct factors, got {_listed(self.scales)}")
+        if not all(low <= scale <= high for scale in self.scales):
+            raise ValueError(
+                f"scales must be in {low:g}..{high:g}, because the memory of a pass grows with a scale's square "
+                f"({high:g} takes {high**2:g} times that of the image), got {_listed(self.scales)}"
+            )
+
+    def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Log-probabilities (N, C, H, W) of normalized images (N, 3, H, W)."""
+        height, width = images.shape[-2:]
+        total: Tensor | None = None
+        for scale in self.scales:
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            scaled = images if size == (height, width) else _resize(images, size, antialias=scale < 1)
+            for mirrored in (False, True) if self.flip else (False,):
+                probs = to_probs(network(scaled.flip(-1)).flip(-1) if mirrored else network(scaled))
+                if size != (height, width):
+                    probs = _resize(probs, (height, width), antialias=False)
+                total = probs if total is None else total + probs
+        assert total is not None  # there is a first scale
+        return to_logits(total / (len(self.scales) * (2 if self.flip else 1)))
 
 
 def _resize(images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def _listed(scales: tuple[float, ...]) -> str:
+    return ",".join(f"{scale:g}" for scale in scales) or "none"

@@ -1,1 +1,1 @@
-"""Running many cells: a cell is one run spec with one seed."""
+"""Launcher: what to do with each run of a table, and the executors that do it."""

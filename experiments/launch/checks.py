@@ -1,177 +1,217 @@
-"""What can go wrong is found before anything starts, and told at once."""
+"""Checks before anything starts, so that no job finds out after a night in a queue."""
 
 from __future__ import annotations
 
+import inspect
 import json
-import logging
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+import torch
+from pytorch_lightning import LightningModule
 
-from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.build import build, build_data
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.protocol import Protocol
-from beyondpixel.experiments.launch.cells import Cell
-from beyondpixel.experiments.launch.evaluations import place_of_evaluate
-from beyondpixel.experiments.training_cli import PROTOCOL_WORDS, SegmentationCLI, own_error
-from beyondpixel.lightning_modules.networks import without_pretrained_weights
+from beyondpixel.experiments.launch.lock import RunLock
+from beyondpixel.experiments.plan import Run
+from beyondpixel.experiments.yaml_files import shown
+from beyondpixel.lightning_modules import SegmentationModule
+from beyondpixel.lightning_modules.networks import build_encoder, without_pretrained_weights
 
 # W&B's files, pictures, logs and scores of a run
 BYTES_BESIDE_CHECKPOINTS = 50 * 10**6
-# `last`, `best`, and the one that is being written
-CHECKPOINTS = 3
+# `last`, `previous`, `best`, and the one that is being written
+CHECKPOINTS = 4
+# arguments that change nothing about the network, and so need no further one to be built
+OF_TRAINING = frozenset(inspect.signature(SegmentationModule.__init__).parameters)
 
 
-def check_parts(cells: Sequence[Cell], mistakes: list[str], *, anew: bool = False) -> dict[str, int]:
-    """Build the model and look for the data of every row, each different one once.
+def check_parts(runs: Sequence[Run], *, fresh: Iterable[Run]) -> tuple[list[str], dict[str, int]]:
+    """Look for the data of each row, and build its network and its loss, each different one once.
 
-    Encoders that do not exist, cannot be dilated to the asked stride or whose weights cannot be had, and data sets
-    that are not there, are found here rather than by a job that has waited for a night. Pretrained weights are
-    fetched now, where the node that launches has a network and those that compute may have none. Of an evaluation
-    also its words are checked, and that the package of its post-processing is installed.
+    Networks are built on the meta device, without memory for their weights. Pretrained weights are fetched now, where
+    the node that launches has a network and those that compute may have none.
 
     Args:
-        cells: those that are to run.
-        mistakes: takes what is wrong, with the spec's file and line.
-        anew: whether checkpoints that are there will be replaced instead of resumed, which needs no other weights.
+        runs: those that are to be done.
+        fresh: those of them that start from nothing; the others have all weights in their checkpoint.
 
     Returns:
-        The bytes of one checkpoint, by the spec's name; 0 for an evaluation, which makes none.
+        What is wrong, a sentence for each different thing; and the bytes of a checkpoint, by the row's name.
     """
+    rows = list({run.spec.name: run for run in runs}.values())
+    fresh_rows = list({run.spec.name: run for run in fresh}.values())
+    errors = _errors(rows, _data_key, _check_data)
     sizes: dict[str, int] = {}
-    known: dict[tuple[bool, str], int | Exception] = {}
-    begin = {cell.spec.name for cell in cells if anew or not cell.folder.last_checkpoint.exists()}
-    trained = {cell.spec.name for cell in cells if cell.source is None}
-    for cell in cells:
-        if cell.spec.name in sizes:
-            continue
-        if cell.spec.evaluate is not None:
-            _check_protocol(cell, mistakes)
-            sizes[cell.spec.name] = 0
-            if cell.spec.evaluate["run"] in trained:
-                continue
-        # whose checkpoint is there already
-        resumed = cell.source is not None or cell.spec.name not in begin
-        key = (resumed, _parts_of(cell.config))
-        if key not in known:
-            try:
-                with without_pretrained_weights() if resumed else nullcontext():
-                    known[key] = _checkpoint_bytes(_build(cell.config))
-            except (UserError, ValueError) as error:
-                known[key] = error
-        found = known[key]
-        sizes[cell.spec.name] = found if isinstance(found, int) and cell.source is None else 0
-        if not isinstance(found, int):
-            said = str(own_error(found) or found)
-            part = ("data", "init_args", "root") if isinstance(found, DataError) else ("model", "init_args", "encoder")
-            mistakes.append(f"{cell.spec.origin.place_of_complaint(said, otherwise=part)}: {said}")
-    return sizes
+    for group in _groups(rows, _network_key):
+        found, size = _check_networks(group)
+        errors += found
+        sizes |= dict.fromkeys((run.spec.name for run in group), size)
+    errors += _errors(fresh_rows, _weights_key, _check_weights)
+    errors += _errors(rows, lambda run: run.spec.evaluations, _check_evaluations)
+    first_rows: dict[str, Run] = {}
+    for run, text in errors:
+        first_rows.setdefault(text, run)
+    return [f"{shown(run.spec.file)} ({run.spec.row}): {text}" for text, run in first_rows.items()], sizes
 
 
-def check_output(output: Path, mistakes: list[str]) -> bool:
-    """Whether files can be made in a folder, or where it will be made; nothing is left behind."""
+def check_output(output: Path) -> list[str]:
+    """Whether files can be made and locked in a folder, or where it will be made; nothing is left behind."""
     place = _existing(output)
     try:
         if not place.is_dir():
-            raise NotADirectoryError(f"{place} is a file")
-        with tempfile.TemporaryDirectory(dir=place, prefix=".can_write_"):
-            return True
+            raise NotADirectoryError(0, f"{place} is a file")
+        with tempfile.TemporaryDirectory(dir=place, prefix=".can_write_") as folder, RunLock(Path(folder) / "lock"):
+            return []
     except OSError as error:
         reason = error.strerror or str(error)
-        mistakes.append(f"--output {output}: cannot write there ({reason}); choose another folder with --output")
-        return False
+        return [f"--output {output}: cannot write there ({reason}); choose another folder with --output"]
+    except UserError as error:
+        return [str(error)]
 
 
-def check_space(cells: Sequence[Cell], sizes: Mapping[str, int], output: Path, mistakes: list[str]) -> None:
-    """Whether what the runs will write fits on the disk.
+def bytes_to_write(runs: Iterable[Run], sizes: Mapping[str, int]) -> int:
+    """What runs will write, at most, beside what is there.
 
     Args:
-        cells: those that are to run.
-        sizes: bytes of a checkpoint, by the spec's name; 0 for an evaluation, which makes none.
-        output: where they write.
-        mistakes: takes the sentence that says what is needed and what is there.
+        runs: those that are to be done.
+        sizes: bytes of a checkpoint, by the row's name.
     """
-    needed = sum(_still_to_write(cell, sizes[cell.spec.name]) for cell in cells)
-    free = shutil.disk_usage(_existing(output)).free
-    if needed > free:
-        mistakes.append(
-            f"--output {output}: {len(cells)} runs need about {_gigabytes(needed)} (each its checkpoints `last` and "
-            f"`best` and one being written), but {_gigabytes(free)} are free; make room, or choose another --output"
+    return sum(_still_to_write(run, sizes.get(run.spec.name, 0)) for run in runs)
+
+
+def check_space(needed: int, output: Path) -> list[str]:
+    """Whether so many bytes fit on the disk."""
+    free = free_bytes(output)
+    if needed <= free:
+        return []
+    return [
+        f"--output {output}: the runs need about {gigabytes(needed)} (each its checkpoints `last`, `previous`, "
+        f"`best` and one being written), but {gigabytes(free)} are free; make room, or choose another --output"
+    ]
+
+
+def free_bytes(output: Path) -> int:
+    """What is free where a folder is or will be made."""
+    return shutil.disk_usage(_existing(output)).free
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes for a reader."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def _groups(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
+
+
+def _errors(runs: Iterable[Run], key: Callable[[Run], Hashable], check: Callable[[Run], None]) -> list[tuple[Run, str]]:
+    """What is wrong with runs; of those with the same key only the first is checked."""
+    errors = []
+    for run, *_ in _groups(runs, key):
+        try:
+            check(run)
+        except (UserError, ValueError, OSError) as error:
+            errors.append((run, str(error)))
+    return errors
+
+
+def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return dict(config[part].get("init_args") or {})
+
+
+def _processes(config: Mapping[str, Any]) -> int:
+    devices, nodes = config["trainer"].get("devices"), config["trainer"].get("num_nodes")
+    return (devices if isinstance(devices, int) else 1) * (nodes or 1)
+
+
+def _data_key(run: Run) -> Hashable:
+    return json.dumps([run.config["data"], _processes(run.config)], sort_keys=True, default=str)
+
+
+def _network_key(run: Run) -> Hashable:
+    arguments = {key: value for key, value in _arguments(run.config, "model").items() if key not in OF_TRAINING}
+    return json.dumps([run.config["model"]["class_path"], arguments], sort_keys=True, default=str)
+
+
+def _weights_key(run: Run) -> Hashable:
+    arguments = _arguments(run.config, "model")
+    return arguments.get("encoder"), arguments.get("encoder_weights")
+
+
+def _loss_key(run: Run) -> Hashable:
+    return json.dumps(_arguments(run.config, "model").get("loss"), sort_keys=True, default=str)
+
+
+def _check_data(run: Run) -> None:
+    data: Any = build_data(run.config)
+    processes, batch_size = _processes(run.config), getattr(data, "batch_size", None)
+    if batch_size and batch_size % processes:
+        below = max(size for size in range(1, processes) if batch_size % size == 0)
+        raise UserError(
+            f"data.batch_size {batch_size} is the whole batch and cannot be divided among {processes} processes; use "
+            f"{below} GPUs, or override it with --data.batch_size {batch_size // processes * processes or processes}"
+        )
+    for stage in ("fit", "test"):
+        data.setup(stage)
+
+
+def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
+    """What is wrong with runs of one network and their losses; and the bytes of a checkpoint."""
+    try:
+        module = _build_without_weights(runs[0].config)
+    except (UserError, ValueError) as error:
+        return [(runs[0], str(error))], 0
+
+    def check_loss(run: Run) -> None:
+        if isinstance(module, SegmentationModule):
+            module.configure_loss(_arguments(run.config, "model")["loss"])
+
+    return _errors(runs, _loss_key, check_loss), _checkpoint_bytes(module)
+
+
+def _build_without_weights(config: Mapping[str, Any]) -> LightningModule:
+    with without_pretrained_weights():
+        try:
+            with torch.device("meta"):
+                return build(config)[0]
+        except (NotImplementedError, RuntimeError):  # its constructor computes with the weights
+            return build(config)[0]
+
+
+def _check_weights(run: Run) -> None:
+    arguments = _arguments(run.config, "model")
+    if arguments.get("encoder_weights") is not None and "output_stride" in arguments:
+        build_encoder(
+            arguments["encoder"], output_stride=arguments["output_stride"], weights=arguments["encoder_weights"]
         )
 
 
-def _check_protocol(cell: Cell, mistakes: list[str]) -> None:
-    words = {word: value for word, value in (cell.spec.evaluate or {}).items() if word != "run"}
-    try:
-        Protocol.parse(**words)
-    except UserError as error:  # which speaks of options of the command line
-        said = re.sub(rf"--({'|'.join(PROTOCOL_WORDS)})", r"evaluate.\1", str(error))
-        mistakes.append(f"{place_of_evaluate(cell.spec)}: {said}")
+def _check_evaluations(run: Run) -> None:
+    if run.spec.evaluations:
+        from beyondpixel.experiments.inference.inferers import parse_inferer
+
+        for words in run.spec.evaluations:
+            parse_inferer(words)
 
 
-class _Builder(SegmentationCLI):
-    """Builds model and data of a config, and starts nothing."""
-
-    def _set_seed(self) -> None:
-        """A check draws no random number that a run would miss."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """None that would look for the devices of the machine that is to compute."""
-        return Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-
-
-def _build(config: dict[str, Any]) -> LightningModule:
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # which devices that trainer found is of no interest
-    try:
-        cli = _Builder(args=config, run=False)
-        for stage in ("fit", "test"):
-            cli.datamodule.setup(stage)
-    finally:
-        logger.setLevel(level)
-    model: LightningModule = cli.model
-    return model
-
-
-def _parts_of(config: Mapping[str, Any]) -> str:
-    """What decides whether model and data can be built; the loss was built when the config was resolved."""
-    model = {**config["model"]}
-    arguments = dict(model.get("init_args") or {})
-    if isinstance(arguments.get("loss"), str | dict):
-        arguments.pop("loss")
-    data = {**config["data"], "init_args": {**(config["data"].get("init_args") or {}), "seed": None}}
-    return json.dumps([{**model, "init_args": arguments}, data], sort_keys=True, default=str)
-
-
-def _checkpoint_bytes(model: LightningModule) -> int:
+def _checkpoint_bytes(module: LightningModule) -> int:
     """Weights, buffers, and the momentum of each weight."""
-    weights = sum(value.numel() * value.element_size() for value in model.parameters())
-    return 2 * weights + sum(value.numel() * value.element_size() for value in model.buffers())
+    weights = sum(value.numel() * value.element_size() for value in module.parameters())
+    return 2 * weights + sum(value.numel() * value.element_size() for value in module.buffers())
 
 
-def _still_to_write(cell: Cell, checkpoint: int) -> int:
-    there = sum(file.stat().st_size for file in (cell.folder.path / "checkpoints").glob("*.ckpt"))
+def _still_to_write(run: Run, checkpoint: int) -> int:
+    there = sum(file.stat().st_size for file in (run.folder.path / "checkpoints").glob("*.ckpt"))
     return max(0, CHECKPOINTS * checkpoint + BYTES_BESIDE_CHECKPOINTS - there)
 
 
 def _existing(path: Path) -> Path:
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

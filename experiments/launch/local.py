@@ -1,32 +1,38 @@
-"""Run cells on this machine, each in a process of its own: one a GPU, or several on the CPU."""
+"""Executor for this machine: each run in a process of its own, one a GPU, or several on the CPU."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.cell import HELD, STOPPED
-from beyondpixel.experiments.launch.cells import Cell
-from beyondpixel.experiments.launch.evaluations import has_result
-from beyondpixel.experiments.launch.lock import HeldError, RunLock
-from beyondpixel.experiments.launch.view import Outcome, View
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.starting import start_over
+from beyondpixel.experiments.job import HELD, STOPPED
+from beyondpixel.experiments.launch.actions import Action, take
+from beyondpixel.experiments.launch.lock import HeldError
+from beyondpixel.experiments.launch.progress import Progress
+from beyondpixel.experiments.launch.queue import environment_outside_allocation
+from beyondpixel.experiments.plan import Run
+from beyondpixel.experiments.run.folder import DamagedRunError
+from beyondpixel.experiments.run.status import Status
 
 SECONDS_BETWEEN_LOOKS = 0.5
-COMMAND = (sys.executable, "-m", "beyondpixel.experiments.launch.cell")
+COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
+# a closed terminal and a scheduler's warning do what Ctrl-C does
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one cell runs at a time.
+    """A set of devices on which one run is done at a time.
 
     Attributes:
         devices: the GPUs it may see, as for CUDA_VISIBLE_DEVICES; empty on a machine without.
@@ -37,8 +43,8 @@ class Slot:
     threads: int | None = None
 
     def environment(self) -> dict[str, str]:
-        """This process's, for a cell in this slot."""
-        environment = dict(os.environ)
+        """This process's, for a run in this slot."""
+        environment = environment_outside_allocation()
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         if self.threads is not None:
@@ -46,16 +52,16 @@ class Slot:
         return environment
 
 
-def make_slots(jobs: int | None = None, gpus: int = 1, *, devices: Sequence[str] | None = None) -> list[Slot]:
-    """The places for cells on this machine.
+def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Sequence[str] | None = None) -> list[Slot]:
+    """The slots of this machine.
 
     Args:
-        jobs: how many cells at a time; None is one for each group of GPUs, and one on a machine without GPUs.
-        gpus: GPUs of one cell.
+        jobs: runs at a time; None is one for each group of GPUs, and one on a machine without GPUs.
+        gpus: GPUs of one run; None is one where there are some, 0 leaves them alone.
         devices: this machine's GPUs, as for CUDA_VISIBLE_DEVICES; None finds out.
 
     Raises:
-        UserError: if a cell is to have more GPUs than there are.
+        UserError: if a run is to have more GPUs than there are.
 
     Example:
         >>> [slot.devices for slot in make_slots(gpus=2, devices=["0", "1", "2", "3"])]
@@ -63,14 +69,14 @@ def make_slots(jobs: int | None = None, gpus: int = 1, *, devices: Sequence[str]
         >>> make_slots(jobs=2, devices=[])[0].devices
         ()
     """
-    found = list(_visible_devices() if devices is None else devices)
+    found = [] if gpus == 0 else list(_visible_devices() if devices is None else devices)
+    size = gpus or 1
     if not found:
-        if gpus > 1:
+        if size > 1:
             raise UserError(f"--gpus {gpus}: this machine has no GPU; leave --gpus away to run on the CPU")
         number = jobs or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         return [Slot(threads=max(1, cores // number) if number > 1 else None) for _ in range(number)]
-    size = max(1, gpus)
     if size > len(found):
         raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give {len(found)} or fewer")
     groups = [tuple(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
@@ -78,118 +84,137 @@ def make_slots(jobs: int | None = None, gpus: int = 1, *, devices: Sequence[str]
     return [Slot(groups[index % len(groups)]) for index in range(jobs or len(groups))]
 
 
-def run_locally(cells: Sequence[Cell], slots: Sequence[Slot], view: View, *, overwrite: bool = False) -> None:
-    """Train and test cells, as many at a time as there are slots; evaluations when their sources are done.
+def run_locally(
+    work: Sequence[tuple[Run, Action]], slots: Sequence[Slot], progress: Progress, *, keep: str = "resume"
+) -> None:
+    """Do runs, as many at a time as there are slots.
 
-    The cells' processes are in sessions of their own: Ctrl-C reaches this process alone, which asks each of them to
-    save and stop. They go on if this process is killed; the next launch finds them by their locks.
+    Their processes are in sessions of their own: Ctrl-C reaches this process alone, which asks each of them to save and
+    stop. They go on if this process is killed; the next launch finds them by their locks.
 
     Args:
-        cells: what to run.
+        work: what to run.
         slots: from `make_slots`.
-        view: is told what happens, and shows it.
-        overwrite: remove what an earlier run left, right before the new one starts.
+        progress: is told what happens, and shows it.
+        keep: what stays of a checkpoint once its run is done.
 
     Raises:
-        KeyboardInterrupt: when Ctrl-C has been pressed (or SIGTERM has come) and all cells have stopped.
+        KeyboardInterrupt: when Ctrl-C has been pressed (or one of `STOPPING_SIGNALS` has come) and all runs have
+            stopped.
     """
-    waiting = list(cells)
+    waiting = list(reversed(work))
     free = list(reversed(slots))
-    running: list[_Running] = []
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is to do what Ctrl-C does
-    try:
-        while waiting or running:
-            for cell in _ready(waiting, running):
-                if cell.source is not None and cell.source.state["status"] != "done":
-                    waiting.remove(cell)
-                    view.ended(cell, "left out", f"{cell.source_name}, which it tests, {_how_it_ended(cell.source)}")
-                    continue
-                if not free:
-                    break
-                waiting.remove(cell)
-                try:
-                    running.append(_start(cell, free[-1], view, overwrite=overwrite))
-                    free.pop()
-                except HeldError as error:  # another launcher was quicker
-                    view.ended(cell, "elsewhere", str(error))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                free.append(one.slot)
-                view.ended(one.cell, *_outcome(one))
-            view.refresh()
-    except KeyboardInterrupt:
-        _stop(running, view)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    running: list[_Process] = []
+    with _stopping_signals():
+        try:
+            while waiting or running:
+                while waiting and free:
+                    started = _start(*waiting.pop(), free[-1], progress, keep)
+                    if started is not None:
+                        running.append(started)
+                        free.pop()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    free.append(one.slot)
+                    progress.ended(one.run, *_outcome(one))
+                progress.refresh()
+        except KeyboardInterrupt:
+            _stop(running, progress)
+            raise
 
 
 @dataclass
-class _Running:
-    cell: Cell
+class _Process:
+    run: Run
     slot: Slot
     process: subprocess.Popen[bytes]
 
 
-def _ready(waiting: Iterable[Cell], running: Iterable[_Running]) -> list[Cell]:
-    """Those that need not wait for another one's end."""
-    unfinished = {cell.folder.path for cell in (*waiting, *(one.cell for one in running))}
-    return [cell for cell in waiting if cell.source is None or cell.source.path not in unfinished]
+@contextmanager
+def _stopping_signals() -> Iterator[None]:
+    """Turn the stopping signals into KeyboardInterrupt; those that are ignored, as under nohup, stay so."""
+    former = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    for number, handler in former.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
-def _how_it_ended(source: RunFolder) -> str:
-    status = source.state["status"]
-    return {"failed": "failed", "interrupted": "was stopped"}.get(status, f"is not done (it is {status})")
+def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> _Process | None:
+    """The process of a run; None if somebody else has the run, or its folder cannot be written."""
+    try:
+        take(run, action, keep=keep)
+        with run.folder.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*COMMAND, str(run.folder.path)],
+                env=slot.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except HeldError as error:  # another launcher was quicker
+        progress.ended(run, Status.RUNNING, str(error))
+        return None
+    except OSError as error:
+        progress.ended(run, Status.FAILED, _record(run, Status.FAILED, _explain(error, run)))
+        return None
+    progress.started(run, f"process {process.pid}")
+    return _Process(run, slot, process)
 
 
-def _start(cell: Cell, slot: Slot, view: View, *, overwrite: bool) -> _Running:
-    with RunLock(cell.folder.lock_file):
-        # an evaluation resumes nothing; another launcher may have finished it meanwhile
-        if overwrite or (cell.source is not None and not has_result(cell)):
-            start_over(cell.folder)
-        cell.prepare()
-    with cell.folder.log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [*COMMAND, str(cell.folder.path)],
-            env=slot.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    view.started(cell, f"process {process.pid}")
-    return _Running(cell, slot, process)
-
-
-def _outcome(one: _Running) -> tuple[Outcome, str]:
-    code, folder = one.process.returncode, one.cell.folder
-    state = folder.state
-    if code == 0:
-        return "done", ""
-    if code == HELD:
-        return "elsewhere", "another process has it"
-    if code == STOPPED:
-        return "stopped", ""
+def _outcome(one: _Process) -> tuple[Status, str]:
+    """How a run ended, which its folder says as well afterwards, if it can be written."""
+    code, run = one.process.returncode, one.run
+    known = {0: (Status.DONE, ""), HELD: (Status.RUNNING, "another process has it"), STOPPED: (Status.STOPPED, "")}
+    if code in known:
+        return known[code]
+    try:
+        state = run.folder.state
+    except DamagedRunError as error:
+        return Status.DAMAGED, str(error)
     if code < 0:  # killed: it is no failure of the run, and the next launch resumes it
-        name = signal.Signals(-code).name
-        note = f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-        folder.update_state(status="interrupted", error=note)
-        return "stopped", note
-    if state["status"] != "failed":  # it ended before it could say why
-        folder.update_state(status="failed", error=f"ended with code {code}: {_last_line(folder.log_file)}")
-    return "failed", folder.state.get("error") or ""
+        note = f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        if not Status(state["status"]).is_finished:
+            _record(run, Status.STOPPED, note)
+        return Status.STOPPED, note
+    # it may have ended before it could say why, or could not write it
+    if state["status"] == Status.FAILED:
+        return Status.FAILED, state.get("error") or ""
+    return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {_last_line(run.folder.log_file)}")
 
 
-def _stop(running: Sequence[_Running], view: View) -> None:
-    """Ask every cell to save and stop, and wait for it; a second Ctrl-C ends them at once."""
-    view.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
+def _record(run: Run, status: Status, error: str) -> str:
+    """Write down how a run ended, if need be in the space of what its killed writes have left."""
+    with suppress(OSError):
+        run.folder.remove_temporary_files()
+        run.folder.update_state(status=status, error=error)
+    return error
+
+
+def _explain(error: OSError, run: Run) -> str:
+    file = error.filename or run.folder.path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        there = next(folder for folder in run.folder.path.absolute().parents if folder.exists())
+        left = shutil.disk_usage(there).free
+        return f"disk full: {file} could not be written, {left} bytes are free; make room and give the command again"
+    return f"{file} could not be written: {error.strerror}"
+
+
+def _stop(running: Sequence[_Process], progress: Progress) -> None:
+    """Ask every run to save and stop, and wait for it; a second Ctrl-C ends them at once."""
+    progress.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
     for one in running:
         one.process.send_signal(signal.SIGINT)
     try:
         for one in running:
             one.process.wait()
-            view.ended(one.cell, *_outcome(one))
+            progress.ended(one.run, *_outcome(one))
     except KeyboardInterrupt:
         for one in running:
             if one.process.poll() is None:

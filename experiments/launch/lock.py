@@ -1,12 +1,12 @@
-"""A run belongs to one process at a time, on one machine and across the nodes of a cluster."""
+"""File lock that gives a run to one process at a time."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,21 @@ from types import TracebackType
 
 from beyondpixel.experiments.errors import UserError
 
-SECONDS_BETWEEN_BEATS = 20.0
-# some network file systems keep locks to the node; a holder elsewhere is then taken for dead after this silence
-SECONDS_OF_SILENCE = 120.0
+SECONDS_BETWEEN_TRIES = 0.1
+# what flock answers on a file system without locks
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_descriptors: set[int] = set()  # of the locks that this process holds
+
+
+def _close_in_child() -> None:
+    """Let go in a forked child: a data worker would hold the lock on after its parent was killed."""
+    for descriptor in _descriptors:
+        os.close(descriptor)  # without unlocking, which would unlock the parent's descriptor as well
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,8 @@ class Holder:
 
     Attributes:
         host: the machine.
-        pid: the process on it.
-        job: its SLURM job, if it is one.
+        pid: the process on it; 0 where it is not known.
+        job: its SLURM job, if it belongs to one.
     """
 
     host: str
@@ -34,24 +46,29 @@ class Holder:
     job: str | None = None
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" + (f", SLURM job {self.job}" if self.job else "")
+        process = f"process {self.pid} on {self.host}" if self.pid else "another process"
+        return process + (f", SLURM job {self.job}" if self.job else "")
 
 
 class HeldError(UserError):
-    """Another process has the run."""
+    """Another process has the run.
 
-    def __init__(self, folder: Path, holder: Holder | None) -> None:
-        who = holder or "a process that has not said its name yet"
-        super().__init__(f"{folder} is being worked on by {who}; wait for it, or stop it first")
+    Args:
+        folder: the run's.
+        holder: who has it.
+    """
+
+    def __init__(self, folder: Path, holder: Holder) -> None:
+        super().__init__(f"{folder} is being worked on by {holder}; wait for it, or stop it first")
         self.holder = holder
 
 
 class RunLock:
-    """Holds a run's `lock` file while it is entered.
+    """Hold a run's `lock` file while entered.
 
-    The kernel lets go of it when the process ends, however it ends, so nothing stale stays behind. Where a network
-    file system keeps such locks to the node, a heartbeat (the file's time) tells the other nodes; a holder that was
-    killed there is taken for dead after two minutes.
+    The kernel releases the lock when the process ends, however it ends, so nothing stale stays behind. It holds between
+    machines where the file system passes `flock` on: NFS (4, or 3 with its lock daemon), Lustre mounted with `flock`,
+    GPFS, CephFS, BeeGFS with `tuneUseGlobalFileLocks`. On Lustre mounted with `localflock` it holds on one node only.
 
     Args:
         file: the lock file; it stays when the lock is released.
@@ -59,6 +76,7 @@ class RunLock:
 
     Raises:
         HeldError: on entering, if another process has it.
+        UserError: on entering, if the file system has no locks.
 
     Example:
         >>> import tempfile
@@ -74,46 +92,31 @@ class RunLock:
         self.file = file
         self.patience = patience
         self._descriptor = -1
-        self._released = threading.Event()
 
     def __enter__(self) -> RunLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + self.patience
-        while not self._acquire():
-            if time.monotonic() > deadline:
-                raise HeldError(self.file.parent, _read(self.file))
-            time.sleep(0.2)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        _descriptors.add(descriptor)
+        try:
+            deadline = time.monotonic() + self.patience
+            while not _try_to_lock(descriptor, fcntl.LOCK_EX, self.file):
+                if time.monotonic() > deadline:
+                    raise HeldError(self.file.parent, _read(self.file))
+                time.sleep(SECONDS_BETWEEN_TRIES)
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(asdict(this_process())).encode(), 0)
+        except BaseException:
+            _close(descriptor)
+            raise
+        self._descriptor = descriptor
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._released.set()
-        os.truncate(self._descriptor, 0)
-        os.close(self._descriptor)
-
-    def _acquire(self) -> bool:
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-        me = this_process()
-        if not _try_to_lock(descriptor, fcntl.LOCK_EX) or _lives_elsewhere(self.file, me):
-            os.close(descriptor)
-            return False
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(me)).encode(), 0)
-        os.utime(descriptor)
-        self._descriptor = descriptor
-        # a forked worker would hold the lock on after this process was killed
-        os.register_at_fork(after_in_child=self._let_go_in_child)
-        threading.Thread(target=self._beat, name="heartbeat of the run's lock", daemon=True).start()
-        return True
-
-    def _let_go_in_child(self) -> None:
-        if not self._released.is_set():
-            os.close(self._descriptor)  # without unlocking: the lock belongs to the parent's descriptor as well
-
-    def _beat(self) -> None:
-        while not self._released.wait(SECONDS_BETWEEN_BEATS):
-            os.utime(self.file)
+        if self._descriptor in _descriptors:  # not in a forked child
+            os.truncate(self._descriptor, 0)
+            _close(self._descriptor)
 
 
 def this_process() -> Holder:
@@ -124,40 +127,43 @@ def this_process() -> Holder:
 
 
 def holder_of(file: Path) -> Holder | None:
-    """Who holds a lock now; None if nobody does."""
+    """Who holds a lock now; None if nobody does.
+
+    Raises:
+        UserError: if the file system has no locks.
+    """
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if not _try_to_lock(descriptor, fcntl.LOCK_SH):
-            return _read(file) or Holder("this machine or another", 0)
-        return _read(file) if _lives_elsewhere(file, this_process()) else None
+        return None if _try_to_lock(descriptor, fcntl.LOCK_SH, file) else _read(file)
     finally:
         os.close(descriptor)
 
 
-def _try_to_lock(descriptor: int, kind: int) -> bool:
+def _try_to_lock(descriptor: int, kind: int, file: Path) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        raise UserError(
+            f"{file}: its file system has no locks ({error.strerror}), without which two processes could write one "
+            "run; choose an --output on a local disk, NFS 4, Lustre mounted with flock, GPFS or CephFS"
+        ) from error
     return True
 
 
-def _lives_elsewhere(file: Path, me: Holder) -> bool:
-    """Whether a process on another node signed the lock that this node got, and shows signs of life.
-
-    A requeued job finds its own earlier signature, maybe from another node: SLURM runs a job once at a time.
-    """
-    holder = _read(file)
-    if holder is None or holder.host == me.host or (holder.job is not None and holder.job == me.job):
-        return False
-    return time.time() - file.stat().st_mtime < SECONDS_OF_SILENCE
+def _close(descriptor: int) -> None:
+    _descriptors.discard(descriptor)
+    os.close(descriptor)
 
 
-def _read(file: Path) -> Holder | None:
+def _read(file: Path) -> Holder:
     try:
         return Holder(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):  # gone, empty, or being written
-        return None
+        return Holder("", 0)

@@ -1,144 +1,84 @@
-"""The options of `beyondpixel launch`; nothing slow is imported before they are understood."""
+"""Options of `launch`: those of a cluster's file, what fits which executor, and what SLURM is asked for."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.launch.resources import Resources, read_sbatch, read_time_limit
+from beyondpixel.experiments.merge import suggestion
+from beyondpixel.experiments.yaml_files import read_yaml
 
-DESCRIPTION = """\
-Train and test every row of the given run specs with every seed, here or on a SLURM cluster.
-
-Each run has a folder, OUTPUT/TABLE/ROW/seedK, which decides what a launch does: finished runs are kept, running and
-queued ones left alone, interrupted ones resumed at their last checkpoint, failed ones shown and left alone until
---retry-failed. So the same command can be given again at any time, and twice at once. Rows that train nothing but
-evaluate another row, with a CRF say, come after that row; launched without it, they need it finished.
-
-Config keys can be overridden for all rows: --data.root DIR, --trainer.max_steps 100, --model.lr 0.01.
-"""
-# options that mean something to one executor only
-SLURM_ONLY = ("nodes", "partition", "time", "max_parallel", "cpus", "mem", "sbatch")
+LISTS = ("sbatch", "srun", "setup")
+SLURM_ONLY = ("nodes", "partition", "time", "time_warning", "max_parallel", "cpus", "mem", *LISTS)
+CLUSTER_KEYS = (*SLURM_ONLY, "gpus", "executor")
+LEAST = {"gpus": 0, "jobs": 1, "nodes": 1, "max_parallel": 1, "cpus": 1, "time_warning": 1}
+DEFAULT_TIME = "4:00:00"
 
 
-def add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "launch",
-        help="train and test run specs, each with several seeds, here or on a SLURM cluster",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="a YAML file, a folder of them, or a table's name")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="K", help="seeds of each row (default: 1)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), metavar="DIR", help="where run folders go (default: outputs)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check everything and show what would run")
-    parser.add_argument("--retry-failed", action="store_true", help="do failed runs again")
-    parser.add_argument("--overwrite", action="store_true", help="replace runs that are there, finished ones included")
-    parser.add_argument(
-        "--executor", choices=("local", "slurm"), default="local", help="this machine (default), or SLURM's sbatch"
-    )
-    parser.add_argument(
-        "--gpus", type=_count, metavar="N", help="GPUs of one run, on each of its nodes (default: 1; 0 for CPUs only)"
-    )
-    parser.add_argument(
-        "--as-wandb-sweep", type=Path, metavar="FILE", help="write a sweep for W&B's agents there, and start nothing"
-    )
-    here = parser.add_argument_group("on this machine")
-    here.add_argument(
-        "--jobs", type=_positive, metavar="N", help="runs at a time (default: one a GPU; one on a machine without)"
-    )
-    cluster = parser.add_argument_group("on a SLURM cluster (an array job, one run an element)")
-    cluster.add_argument("--nodes", type=_positive, metavar="N", help="nodes of one run (default: 1)")
-    cluster.add_argument("--partition", metavar="NAME", help="default: the cluster's")
-    cluster.add_argument(
-        "--time", metavar="LIMIT", help="minutes or HH:MM:SS (default: 4:00:00); a run that needs longer is requeued"
-    )
-    cluster.add_argument("--max-parallel", type=_positive, metavar="K", help="trainings at a time (default: all)")
-    cluster.add_argument("--cpus", type=_positive, metavar="N", help="CPUs for each GPU (default: the cluster's)")
-    cluster.add_argument("--mem", metavar="SIZE", help="memory of a node, such as 32G (default: the cluster's)")
-    cluster.add_argument(
-        "--sbatch", nargs="+", metavar="KEY=VALUE", help="further options of sbatch, such as account=vision qos=long"
-    )
-
-
-def run_launch(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Do what the options say.
+def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, Any]:
+    """The options of the command line, which win, and those of a cluster's file; lists are joined.
 
     Args:
-        options: as parsed.
-        rest: the words that the parser does not know: overrides of config keys.
+        given: of the command line; None for what was not given.
+        cluster: a YAML file with some of `CLUSTER_KEYS`.
 
     Raises:
-        UserError: if options don't fit each other, and whatever `launch` raises.
+        UserError: for an unknown key, a number out of range, or an option of the other executor.
     """
-    # cheap checks first, then the imports that take seconds
-    sbatch = _pairs(options.sbatch or [])
-    if options.executor == "local":
-        given = [name for name in SLURM_ONLY if getattr(options, name) is not None]
-        if given:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UserError(f"{names}: only for --executor slurm; on this machine there are --jobs and --gpus")
-    elif options.jobs is not None:
+    preset = {} if cluster is None else {key.replace("-", "_"): value for key, value in read_yaml(cluster).items()}
+    for key in preset:
+        if key not in CLUSTER_KEYS:
+            raise UserError(f"--cluster {cluster}: {key}: unknown option; {suggestion(key, CLUSTER_KEYS)}")
+    options = {**given, **{key: value for key, value in preset.items() if given[key] is None}}
+    options |= {key: [*_words(preset.get(key, [])), *given[key]] for key in LISTS}
+    for name, least in LEAST.items():
+        value = options[name]
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{_flag(name)} {value}: expected a number, {least} or more")
+    if options["executor"] == "slurm" and options["jobs"] is not None:
         raise UserError("--jobs: only for this machine; --executor slurm has --max-parallel")
+    foreign = [] if options["executor"] == "slurm" else [_flag(name) for name in SLURM_ONLY if options[name]]
+    if foreign:
+        raise UserError(f"{', '.join(foreign)}: only for --executor slurm; on this machine there are --jobs and --gpus")
+    return options
 
-    from beyondpixel.experiments.specs import parse_overrides
 
-    overrides = parse_overrides(rest)
-    if options.as_wandb_sweep is not None:
-        from beyondpixel.experiments.launch.sweep import write_sweep
+def make_resources(options: Mapping[str, Any]) -> Resources:
+    """What SLURM is asked for; a time limit among the options of sbatch counts as ours.
 
-        write_sweep(
-            options.as_wandb_sweep, options.specs, seeds=options.seeds, output=options.output, overrides=overrides
-        )
-        return
-
-    from beyondpixel.experiments.launch.launching import launch
-    from beyondpixel.experiments.launch.resources import Resources, minutes_of
-
-    resources = Resources(
-        gpus=1 if options.gpus is None else options.gpus,
-        nodes=options.nodes or 1,
-        minutes=minutes_of(options.time or "4:00:00"),
-        partition=options.partition,
-        max_parallel=options.max_parallel,
-        cpus=options.cpus,
-        memory=options.mem,
-        options=sbatch,
-    )
-    launch(
-        options.specs,
-        seeds=options.seeds,
-        output=options.output,
-        overrides=overrides,
-        overwrite=options.overwrite,
-        retry_failed=options.retry_failed,
-        dry_run=options.dry_run,
-        jobs=options.jobs,
-        gpus=options.gpus,
-        slurm=resources if options.executor == "slurm" else None,
+    Raises:
+        UserError: for an option given twice or one that SLURM would not understand.
+    """
+    sbatch = read_sbatch(options["sbatch"])
+    own: dict[str, Any] = {name: sbatch.pop(name) for name in ("time", "partition", "mem", "nodes") if name in sbatch}
+    for name, value in own.items():
+        if options[name] is not None:
+            raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
+    asked: dict[str, Any] = {**options, **own}
+    return Resources(
+        gpus=1 if asked["gpus"] is None else asked["gpus"],
+        nodes=int(asked["nodes"] or 1),
+        minutes=read_time_limit(str(asked["time"] or DEFAULT_TIME)),
+        warning_s=asked["time_warning"],
+        partition=asked["partition"],
+        max_parallel=asked["max_parallel"],
+        cpus=asked["cpus"],
+        mem=asked["mem"],
+        sbatch=sbatch,
+        srun=[word if word.startswith("-") else f"--{word}" for word in asked["srun"]],
+        setup=asked["setup"],
     )
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    pairs = dict(word.removeprefix("--").partition("=")[::2] for word in words)
-    if not all("=" in word for word in words):
-        raise UserError(f"--sbatch {' '.join(words)}: expected KEY=VALUE, such as account=vision")
-    return pairs
+def _words(value: Any) -> list[str]:
+    """A list of a cluster's file; options of sbatch may be written as keys and values."""
+    if isinstance(value, Mapping):
+        return [name if setting is True else f"{name}={setting}" for name, setting in value.items()]
+    return [value] if isinstance(value, str) else list(map(str, value))
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

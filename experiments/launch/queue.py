@@ -1,19 +1,101 @@
-"""Asking SLURM."""
+"""Questions to SLURM: which jobs wait or run, why, and how others ended."""
 
 from __future__ import annotations
 
 import getpass
+import os
+import re
 import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
+    | {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
+)
+# what a process or a job started from inside an allocation must not inherit
+OF_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
+OF_PROCESS_GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+SHOWN_LINES = 3
 
 
-def living_jobs() -> dict[str, str]:
-    """States of this user's jobs that wait or run, by number, array elements as `12_3`.
+@dataclass(frozen=True)
+class Job:
+    """A job that waits or runs.
 
-    Empty where there is no SLURM or it does not answer. That is safe: a second job of the same run finds the run's
-    lock, or that it is done.
+    Attributes:
+        number: SLURM's, of an array element as `12_3`.
+        state: such as PENDING.
+        reason: why it waits.
     """
-    said = ask("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i|%T")
-    return dict(line.strip().split("|", 1) for line in said.splitlines() if "|" in line)
+
+    number: str
+    state: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        text = f"SLURM job {self.number}"
+        if re.search("held|hold", f"{self.reason} {self.state}", re.IGNORECASE):
+            return f"{text} is held ({self.reason}); release it with: scontrol release {self.number}"
+        waits = self.state == "PENDING" and self.reason not in ("", "None")
+        return f"{text}, {self.state.lower()}" + (f": {self.reason}" if waits else "")
+
+
+@dataclass
+class Queue:
+    """This user's jobs, asked for once; empty where there is no SLURM or it does not answer.
+
+    That is safe: a second job of the same run finds the run's lock, or that it is done.
+    """
+
+    _accounts: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def living(self, number: str | None) -> Job | None:
+        """A job that waits or runs."""
+        job = self._jobs.get(number or "")
+        return None if job is None or job.state in ENDED else job
+
+    def end_of(self, number: str) -> str:
+        """The state in which a job ended, such as OUT_OF_MEMORY; empty if SLURM does not know it any more."""
+        if number in self._jobs:
+            return self._jobs[number].state
+        array = number.partition("_")[0]
+        if array not in self._accounts:
+            said = ask(
+                "sacct", "--noheader", "--parsable2", "--allocations", "--format", "JobID,State", "--jobs", array
+            )
+            entries = (line.split("|") for line in said.splitlines() if "|" in line)
+            # it says by whom a job was cancelled
+            self._accounts[array] = {entry[0].strip(): entry[1].split()[0] for entry in entries if entry[1].strip()}
+        return self._accounts[array].get(number, "")
+
+    @cached_property
+    def _jobs(self) -> dict[str, Job]:
+        wanted = ("--noheader", "--array", "--states=all", "--user", getpass.getuser())
+        lines = ask("squeue", *wanted, "--format", "%i|%T|%r").splitlines()
+        jobs = (Job(*line.strip().split("|", 2)) for line in lines if line.count("|") > 1)
+        return {job.number: job for job in jobs}
+
+
+def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
+    """Why a job that is gone must be called failed; None if it may simply be started again.
+
+    Args:
+        number: the job's.
+        end: the state in which it ended, empty if that is not known.
+        log: its standard error before the run took over, where SLURM itself writes as well.
+        began: whether the run had begun.
+    """
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    if end == "OUT_OF_MEMORY" or re.search(r"oom.?kill|out of memory", text, re.IGNORECASE):
+        return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    away = end in ("CANCELLED", "NODE_FAIL", "PREEMPTED") or any("CANCELLED AT" in line for line in lines)
+    if began or away or not (lines or end in ENDED):
+        return None
+    said = "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing and ended as {end}"
+    return f"SLURM job {number} ended before the run began: {said} ({log})"
 
 
 def ask(*command: str) -> str:
@@ -22,3 +104,16 @@ def ask(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return ""
+
+
+def environment_outside_allocation() -> dict[str, str]:
+    """This process's environment without what SLURM sets in an allocation.
+
+    Jobs submitted from inside one fail on these variables in srun, and Lightning takes a process that has them for a
+    job step. Where SLURM's own configuration lies, and the user's defaults for sbatch (`SBATCH_ACCOUNT`), stay.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not (name.startswith(OF_ALLOCATION) or name in OF_PROCESS_GROUP)
+    }

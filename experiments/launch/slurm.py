@@ -1,171 +1,195 @@
-"""Hand cells to SLURM through submitit: an array job, one cell an element.
+"""Executor for SLURM, through submitit: array jobs, one run an element.
 
-Evaluations are arrays of their own, one for each run that they test, which SLURM starts when that one has succeeded:
-a requeue in between does not count as an end, and if it fails they are cancelled.
+An array holds fewer elements than SLURM's MaxArraySize, so a large launch is several arrays. SLURM limits the elements
+that run at a time within one array only. To keep `--max-parallel` over all of them, it is divided among the arrays;
+where there are more arrays than it allows runs, the later ones wait for an earlier one to end.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.cell import run_cell
-from beyondpixel.experiments.launch.cells import Cell
-from beyondpixel.experiments.launch.evaluations import has_result
-from beyondpixel.experiments.launch.lock import HeldError, RunLock
-from beyondpixel.experiments.launch.queue import ask, living_jobs
+from beyondpixel.experiments.job import run_job
+from beyondpixel.experiments.launch.actions import Action, take
+from beyondpixel.experiments.launch.lock import HeldError
+from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation
 from beyondpixel.experiments.launch.resources import Resources
-from beyondpixel.experiments.launch.slurm_job import SlurmCell
-from beyondpixel.experiments.starting import start_over
+from beyondpixel.experiments.launch.slurm_job import SlurmRun
+from beyondpixel.experiments.plan import Run
 
 # a run may be stopped by its time limit as often as it needs, as long as it makes steps in between
 TIMEOUTS = 1000
+DEFAULT_ARRAY_SIZE = 1000
 
 
-def check_slurm(resources: Resources, mistakes: list[str]) -> None:
-    """Whether cells can be submitted from here.
+@dataclass(frozen=True)
+class Chunk:
+    """Runs that become one array.
 
-    Args:
-        resources: what they are to get.
-        mistakes: takes what is wrong.
+    Attributes:
+        first: index of the first run.
+        stop: index behind the last.
+        limit: runs at a time; None is all.
+        after: index of the array that must end before this one starts.
     """
+
+    first: int
+    stop: int
+    limit: int | None
+    after: int | None
+
+
+def split_into_chunks(count: int, *, size: int, limit: int | None) -> list[Chunk]:
+    """Arrays of about equal length whose limits, over all that may run at a time, add up to the given one.
+
+    Example:
+        >>> [(chunk.stop, chunk.limit, chunk.after) for chunk in split_into_chunks(40, size=16, limit=8)]
+        [(13, 3, None), (26, 3, None), (40, 2, None)]
+        >>> [(chunk.stop, chunk.limit, chunk.after) for chunk in split_into_chunks(40, size=16, limit=2)]
+        [(13, 1, None), (26, 1, None), (40, 1, 0)]
+    """
+    number = -(-count // size)
+    bounds = [count * index // number for index in range(number + 1)]
+    lanes = min(number, limit or number)
+    shares = [None if limit is None else limit // lanes + (lane < limit % lanes) for lane in range(lanes)]
+    return [
+        Chunk(bounds[index], bounds[index + 1], shares[index % lanes], index - lanes if index >= lanes else None)
+        for index in range(number)
+    ]
+
+
+def check_slurm(partition: str | None) -> list[str]:
+    """What keeps runs from being submitted from here, a sentence each."""
+    errors = []
     if find_spec("submitit") is None:
-        mistakes.append("--executor slurm needs the package submitit: pip install 'beyondpixel[slurm]'")
+        errors.append("--executor slurm needs the package submitit: pip install 'beyondpixel[slurm]'")
     missing = [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]
     if missing:
-        mistakes.append(
+        return [
+            *errors,
             f"--executor slurm: {', '.join(missing)} cannot be found; launch on a node from which jobs are submitted, "
-            "or leave --executor away to run here"
-        )
-        return
-    known = ask("sinfo", "--noheader", "--format", "%R").split()
-    if resources.partition and known and not set(resources.partition.split(",")) <= set(known):
-        mistakes.append(
-            f"--partition {resources.partition}: SLURM has no such partition; it has {', '.join(dict.fromkeys(known))}"
-        )
+            "or leave --executor away to run here",
+        ]
+    known = list(dict.fromkeys(ask("sinfo", "--noheader", "--format", "%R").split()))
+    if partition and known and not set(partition.split(",")) <= set(known):
+        errors.append(f"--partition {partition}: SLURM has no such partition; it has {', '.join(known)}")
+    return errors
 
 
 def submit(
-    cells: Sequence[Cell],
+    work: Sequence[tuple[Run, Action]],
     resources: Resources,
     *,
     output: Path,
     say: Callable[[str], None],
-    overwrite: bool = False,
-    run: Callable[..., None] = run_cell,
+    keep: str = "resume",
+    job: Callable[..., None] = run_job,
 ) -> list[str]:
-    """Submit trainings as one array job, and evaluations as others behind it; they go on without this process.
+    """Submit runs; they go on without this process.
 
     Args:
-        cells: what to run.
-        resources: what each gets.
+        work: what to run.
+        resources: what each run gets.
         output: the folder that holds the tables' folders; submitit's files go to `slurm` below it.
         say: is told what happens.
-        overwrite: remove what an earlier run left, once SLURM has accepted the new one.
-        run: what does a cell.
+        keep: what stays of a checkpoint once its run is done.
+        job: what does a run.
 
     Returns:
-        The jobs' numbers.
+        The numbers of the array jobs.
 
     Raises:
-        UserError: if SLURM refuses the job.
+        UserError: if SLURM refuses a job; those before it go on.
     """
-    submission = _Submission(resources, output.absolute() / "slurm" / secrets.token_hex(3), say, overwrite, run)
-    with ExitStack() as locks:
-        mine = _take(cells, locks, say)  # a job that starts at once waits until they are prepared
-        jobs = submission.submit([cell for cell in mine if cell.source is None])
-        for job, group in _by_awaited_job([cell for cell in mine if cell.source is not None], jobs, say).items():
-            jobs |= submission.submit(group, after=job)
-    if jobs:
-        main = list(dict.fromkeys(number.split("_")[0] for number in jobs.values()))
-        say(f"Watch them with: squeue --job {','.join(main)}; the same command with --dry-run shows where each run is")
-        say(f"Cancel them with: scancel {' '.join(main)}; launched again, they go on from their checkpoints")
-    return list(jobs.values())
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
+    size = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_SIZE
+    # a new folder, as a cluster that was set up anew gives the same job numbers again
+    submission = _Submission(resources, output.absolute() / "slurm" / secrets.token_hex(4), say, keep, job)
+    numbers: list[str] = []
+    for chunk in split_into_chunks(len(work), size=size, limit=resources.max_parallel):
+        after = None if chunk.after is None else numbers[chunk.after]
+        try:
+            numbers.append(submission.submit(work[chunk.first : chunk.stop], chunk.limit, after))
+        except UserError as error:
+            if not numbers:
+                raise UserError(f"{error}; nothing was started") from error
+            raise UserError(
+                f"{error}; {chunk.first} runs before are submitted, and the same command submits the other "
+                f"{len(work) - chunk.first} later"
+            ) from error
+    if numbers:
+        say(f"Watch them with: squeue --job {','.join(numbers)}; the same command with --dry-run shows each run")
+        say(f"Cancel them with: scancel {' '.join(numbers)}; launched again, they resume from their checkpoints")
+    return numbers
 
 
 @dataclass(frozen=True)
 class _Submission:
-    """What the arrays of one launch have in common; `folder` is new, as a cluster that was set up anew gives the same
-    job numbers again."""
+    """What the arrays of one launch have in common."""
 
     resources: Resources
     folder: Path
     say: Callable[[str], None]
-    overwrite: bool
-    run: Callable[..., None]
+    keep: str
+    job: Callable[..., None]
 
-    def submit(self, cells: Sequence[Cell], after: str | None = None) -> dict[Path, str]:
-        """Submit an array of trainings, or of evaluations, which may have to wait for a job; the jobs by folder."""
+    def submit(self, work: Sequence[tuple[Run, Action]], limit: int | None, after: str | None) -> str:
+        """Submit an array that is held, prepare its runs, and release it: no job finds a run unprepared, and a job that
+        SLURM refuses leaves every run as it was."""
+        numbers = self._submit_held([run for run, _ in work], limit, after)
+        array = numbers[0].partition("_")[0]
+        try:
+            for (run, action), number in zip(work, numbers, strict=True):
+                try:
+                    take(run, action, keep=self.keep, job=number, job_log=str(self.folder / f"{number}_0_log.err"))
+                    self.say(f"{run.name} is SLURM job {number}, log: {run.folder.log_file}")
+                except HeldError as error:
+                    self.say(f"{run.name} is left alone: {error}")
+                    subprocess.run(["scancel", number], check=False)
+        except BaseException:
+            subprocess.run(["scancel", array], check=False)
+            raise
+        # all its elements may have been cancelled
+        subprocess.run(["scontrol", "release", array], check=False, capture_output=True)
+        return array
+
+    def _submit_held(self, runs: Sequence[Run], limit: int | None, after: str | None) -> list[str]:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        if not cells:
-            return {}
-        evaluates = cells[0].source is not None
-        resources = self.resources.of_evaluation() if evaluates else self.resources
         executor = SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
-        executor.update_parameters(**resources.parameters(f"beyondpixel-{self.folder.name}", after=after))
+        executor.update_parameters(
+            **self.resources.parameters(f"beyondpixel-{self.folder.name}", max_parallel=limit, after=after)
+        )
         try:
-            with executor.batch():
+            with _outside_allocation(), executor.batch():
                 jobs = [
-                    executor.submit(SlurmCell(cell.folder.path.absolute(), resources.minutes, self.run))
-                    for cell in cells
+                    executor.submit(SlurmRun(run.folder.path.absolute(), self.resources.minutes, self.job))
+                    for run in runs
                 ]
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            what = (
-                f"the job of {', '.join(cell.name for cell in cells)}"
-                if evaluates
-                else "the job, and nothing was started"
-            )
-            raise UserError(f"SLURM refused {what}: {error}") from error
-        for cell, job in zip(cells, jobs, strict=True):
-            if self.overwrite or (evaluates and not has_result(cell)):
-                start_over(cell.folder)
-            cell.prepare()
-            queued = {} if cell.folder.finished else {"status": "queued"}
-            cell.folder.update_state(**queued, job=job.job_id)
-            when = f", after job {after}" if after else ""
-            self.say(f"{cell.name} is SLURM job {job.job_id}{when}, log: {cell.folder.log_file}")
-        return {cell.folder.path: job.job_id for cell, job in zip(cells, jobs, strict=True)}
+            raise UserError(f"SLURM refused a job of {len(runs)} runs: {str(error).strip()}") from error
+        return [job.job_id for job in jobs]
 
 
-def _by_awaited_job(
-    cells: Sequence[Cell], jobs: Mapping[Path, str], say: Callable[[str], None]
-) -> dict[str | None, list[Cell]]:
-    """Evaluations by the job that their source is, None where it is done: a dependency is one of a whole array."""
-    living = living_jobs() if cells else {}
-    groups: dict[str | None, list[Cell]] = {}
-    for cell in cells:
-        assert cell.source is not None
-        state = cell.source.state
-        job = jobs.get(cell.source.path) or (state.get("job") if state.get("job") in living else None)
-        if job is None and state["status"] != "done":
-            say(
-                f"{cell.name} is left out until {cell.source_name}, which is running elsewhere, is done; launch it then"
-            )
-            continue
-        groups.setdefault(job, []).append(cell)
-    return groups
-
-
-def _take(cells: Sequence[Cell], locks: ExitStack, say: Callable[[str], None]) -> list[Cell]:
-    """Those of the cells that no other launcher has taken meanwhile."""
-    taken = []
-    for cell in cells:
-        try:
-            locks.enter_context(RunLock(cell.folder.lock_file, patience=0))
-            taken.append(cell)
-        except HeldError as error:
-            say(f"{cell.name} is left alone: {error}")
-    living = living_jobs()
-    for cell in [cell for cell in taken if cell.folder.state.get("job") in living]:
-        say(f"{cell.name} is left alone: it is SLURM job {cell.folder.state['job']} already")
-        taken.remove(cell)
-    return taken
+@contextmanager
+def _outside_allocation() -> Iterator[None]:
+    """Hide the allocation that this process runs in from sbatch, which hands the environment on to the job."""
+    own, clean = dict(os.environ), environment_outside_allocation()
+    os.environ.clear()
+    os.environ.update(clean)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(own)

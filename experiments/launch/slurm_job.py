@@ -1,4 +1,4 @@
-"""What a SLURM job does: one cell, and the stops that SLURM asks for."""
+"""What a SLURM job does: one run, and the stops that SLURM asks for."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.launch.cell import HELD, process_rank, run_cell
+from beyondpixel.experiments.job import HELD, run_job
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.queue import ask
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.status import Status
 
 
 @dataclass
-class SlurmCell:
-    """What a job does: the cell, with the stops that SLURM asks for. submitit pickles it.
+class SlurmRun:
+    """The function of a job, which submitit pickles: the run, with the stops that SLURM asks for.
 
     submitit answers SLURM's warning by requeueing the job at once. While a training goes on, its own handler takes the
     warning first, so that the step is finished and a checkpoint saved; then it is handed on to submitit, which alone
@@ -30,22 +32,22 @@ class SlurmCell:
     Attributes:
         path: the run's folder.
         minutes: the job's time limit.
-        run: what does the cell.
+        job: what does the run.
     """
 
     path: Path
     minutes: int
-    run: Callable[..., None] = run_cell
+    job: Callable[..., None] = run_job
 
     def __call__(self) -> None:
-        """Run the cell, or go on with it."""
+        """Do the run, or resume it."""
         folder = RunFolder(self.path)
         if process_rank() == 0:
             _log_to(folder.log_file)
         self.begin(folder, now=time.monotonic())
         try:
-            # for a moment the launcher has the lock, and for two minutes a node that died may seem to have it
-            self.run(self.path, patience=180)
+            # a file system may take a while to release the lock of a node that died
+            self.job(self.path, patience=120)
         except HeldError as error:
             print(f"beyondpixel: {error}", file=sys.stderr)
             sys.exit(HELD)  # not 0: srun then ends the job's other tasks, which wait for this one
@@ -54,9 +56,9 @@ class SlurmCell:
                 signal.raise_signal(signal.SIGUSR2)  # submitit's handler, back in its place: it requeues and exits
 
     def begin(self, folder: RunFolder, *, now: float) -> None:
-        """Note when and at which step this turn began."""
+        """Note when this turn began, and how far the run was."""
         self._began = now
-        self._first_step = folder.state.get("step", 0)
+        self._progress = _progress(folder)
 
     def checkpoint(self) -> Any:
         """What submitit is to run after the requeue: the same again; None if that would never end."""
@@ -64,14 +66,15 @@ class SlurmCell:
 
         folder = RunFolder(self.path)
         minutes = (time.monotonic() - self._began) / 60
-        evaluates = "evaluate" in folder.record  # which begins anew each time
-        moved = folder.state.get("step", 0) > self._first_step and not evaluates
-        if not moved and minutes > self.minutes / 2:
-            what = "the evaluation did not end" if evaluates else "no step was finished"
-            error = f"{what} within the time limit of {self.minutes} minutes; give more with --time"
-            folder.update_state(status="failed", error=error)
+        if _progress(folder) == self._progress and minutes > self.minutes / 2:
+            what = f"no step, test or evaluation was finished within the time limit of {self.minutes} minutes"
+            folder.update_state(status=Status.FAILED, error=f"{what}; give more with --time")
             return None
-        return DelayedSubmission(SlurmCell(self.path, self.minutes, self.run))
+        return DelayedSubmission(SlurmRun(self.path, self.minutes, self.job))
+
+
+def _progress(folder: RunFolder) -> tuple[int, bool, int]:
+    return folder.state.get("step") or 0, folder.confusion_file.exists(), len(folder.evaluations())
 
 
 def _is_being_ended() -> bool:

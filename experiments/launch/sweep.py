@@ -1,7 +1,8 @@
-"""A W&B sweep whose agents run the cells of a table, for those who hand out work by W&B."""
+"""A W&B sweep whose agents do the runs of a table, for those who hand out work by W&B."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from beyondpixel.experiments.axes import AXES, axes_of
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.plan import make_plan
-from beyondpixel.experiments.run_folder import write_atomically
-from beyondpixel.experiments.specs import RUNS, Spec
+from beyondpixel.experiments.plan import plan_runs
+from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.experiments.spec import RUNS, RunSpec
 from beyondpixel.experiments.tracking import project_name
 
 HEADER = """\
@@ -24,13 +26,16 @@ HEADER = """\
 
 
 def write_sweep(
-    file: Path, places: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
+    file: Path, specs: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the sweep of all cells, and say how to start it.
+    """Write the sweep of all runs, whatever has been done of them, and say how to start it.
+
+    Its parameters are the seed and the row. A row is its spec with the axes in which the rows differ, as W&B's panels
+    show them; as parameters of their own they would make W&B try combinations that are no rows.
 
     Args:
         file: the YAML to write.
-        places: as for `find_specs`.
+        specs: as for `load_specs`.
         seeds: of each row.
         output: the folder that holds the tables' folders.
         overrides: dotted config keys that win over every spec.
@@ -39,47 +44,38 @@ def write_sweep(
         What was written.
 
     Raises:
-        UserError: for mistakes in the specs, as for a launch.
+        UserError: for errors in the specs, as for a launch.
     """
-    plan = make_plan(places, seeds=seeds, output=output, overrides=overrides)
-    specs = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells if cell.source is None))
-    # an agent may be the first to ask for a row, and does not wait for others
-    evaluations = list(dict.fromkeys(_place_of(cell.spec) for cell in plan.cells if cell.source is not None))
-    if not specs:
-        raise UserError(f"{', '.join(evaluations)}: train nothing; beyondpixel launch does them without a sweep")
-    names = ", ".join(dict.fromkeys(cell.spec.table for cell in plan.cells))
+    runs = plan_runs(specs, seeds=seeds[:1], output=output, overrides=overrides)
+    axes = [axes_of(run.config) for run in runs]
+    differing = [name for name in AXES if name != "seed" and any(one[name] != axes[0][name] for one in axes)]
+    rows = [
+        {"spec": _place_of(run.spec), **{name: one[name] for name in differing}}
+        for run, one in zip(runs, axes, strict=True)
+    ]
+    names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
     changes = [word for key, value in overrides.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
     sweep = {
         "name": names,
         "project": project_name(),
         "method": "grid",
         "metric": {"name": "test/mIoU", "goal": "maximize"},
-        "parameters": {"spec": {"values": specs}, "seed": {"values": list(dict.fromkeys(seeds))}},
+        "parameters": {"row": {"values": rows}, "seed": {"values": list(dict.fromkeys(seeds))}},
         "command": [
-            "${env}",
-            sys.executable,
-            "-m",
-            "beyondpixel.experiments.launch.sweep",
-            "${args}",
-            "--output",
-            str(output.absolute()),
-            *changes,
+            *("${env}", sys.executable, "-m", "beyondpixel.experiments.launch.sweep", "${args_json}"),
+            *("--output", str(output.absolute()), *changes),
         ],
     }
-    header = HEADER.format(names=names, rows=len(specs), seeds=len(set(seeds)), file=file)
+    header = HEADER.format(names=names, rows=len(rows), seeds=len(set(seeds)), file=file)
     write_atomically(file, header + yaml.safe_dump(sweep, sort_keys=False))
     print(
         f"Wrote {file}; nothing was started.\nStart the sweep with: wandb sweep {file}\nand run its agents, each on a "
         "machine or GPU of its own, with the command that it prints: wandb agent ENTITY/PROJECT/SWEEP_ID"
     )
-    if evaluations:
-        print(
-            f"Not in it, because they test rows that it trains: {', '.join(evaluations)}; launch them when it is done"
-        )
     return sweep
 
 
-def _place_of(spec: Spec) -> str:
+def _place_of(spec: RunSpec) -> str:
     """By name where it comes with the package, which may be installed elsewhere on the agent's machine."""
     if spec.file.is_relative_to(RUNS):
         return spec.name
@@ -87,13 +83,15 @@ def _place_of(spec: Spec) -> str:
 
 
 def main() -> None:
-    """What an agent calls, with `--spec=FILE --seed=K` and what follows: one cell."""
-    words = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:3])
+    """Launch one run; called by an agent with its parameters as JSON and further words of `launch`."""
     from beyondpixel.experiments.cli import main as beyondpixel
 
-    if set(words) != {"spec", "seed"}:
-        raise UserError(f"expected --spec=FILE --seed=K first, got {' '.join(sys.argv[1:3])}")
-    beyondpixel(["launch", words["spec"], "--seeds", words["seed"], *sys.argv[3:]])
+    try:
+        parameters = json.loads(sys.argv[1])
+        words = [parameters["row"]["spec"], "--seeds", str(parameters["seed"])]
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"expected the row and the seed of a sweep as JSON first, got {sys.argv[1:2]}") from error
+    beyondpixel(["launch", *words, *sys.argv[2:]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long one image takes."""
+"""Inference time of one image."""
 
 import statistics
 import time
@@ -8,18 +8,19 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from beyondpixel.lightning_modules.base import SegmentationModule
+
 
 class InferenceTime(Callback):
-    """Logs ``test/seconds_per_image``: the median time from a normalised image to logits of the image's own size.
+    """Logs ``test/seconds_per_image``: the median time from a normalized image to logits of the image's own size.
 
-    The first test images are passed once more when the test is over, one by one, in the trainer's precision, on the
-    device that the test ran on: nothing that reads, scores or refines other images computes beside them. What an
-    evaluation puts between image and logits (views, windows, a CRF) is in the time. Passes that warm up are not
-    counted: three at the beginning, and one at each change of the images' size, for which memory and algorithms are
-    chosen anew. Only the first process measures.
+    After the test, the first test images pass once more, one by one, in the trainer's precision, on the test's device,
+    so that nothing else computes beside them. The time includes the module's inferer (crops, test-time augmentation, a
+    CRF). Warm-up passes are not counted: three at the beginning, and one at each change of the images' size, for which
+    memory and algorithms are chosen anew. Only the first process measures.
 
     Args:
-        num_images: how many to time.
+        num_images: how many images to time.
 
     Raises:
         ValueError: if it is below 1.
@@ -37,21 +38,15 @@ class InferenceTime(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._images = []
 
-    def on_test_batch_end(  # noqa: D102, PLR0917 - the hook's signature
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         missing = self.num_images - len(self._images)
         if trainer.is_global_zero and missing > 0:
-            self._images += batch["image"][:missing].cpu().split(1)  # a GPU's memory is left to the test
+            self._images += batch["image"][:missing].cpu().split(1)  # leave the GPU's memory to the test
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if not self._images:
+        if not self._images or not isinstance(pl_module, SegmentationModule):
             return
         seconds = []
         size: torch.Size | None = None
@@ -59,21 +54,21 @@ class InferenceTime(Callback):
             for image in (image.to(pl_module.device) for image in self._images):
                 if image.shape != size:
                     for _ in range(3 if size is None else 1):
-                        pl_module(image)
+                        pl_module.infer(image)
                     size = image.shape
                 seconds.append(_seconds(pl_module, image))
         self._images = []
         pl_module.log("test/seconds_per_image", statistics.median(seconds), rank_zero_only=True)
 
 
-def _seconds(pl_module: LightningModule, image: Tensor) -> float:
+def _seconds(pl_module: SegmentationModule, image: Tensor) -> float:
     _wait(image)
     start = time.perf_counter()
-    pl_module(image)
+    pl_module.infer(image)
     _wait(image)
     return time.perf_counter() - start
 
 
 def _wait(image: Tensor) -> None:
-    if image.is_cuda:  # the GPU works on while Python is ahead
+    if image.is_cuda:  # kernels run asynchronously
         torch.cuda.synchronize(image.device)

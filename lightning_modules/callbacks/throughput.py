@@ -1,4 +1,4 @@
-"""How fast training is."""
+"""Training throughput."""
 
 import time
 from collections import deque
@@ -11,11 +11,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 class Throughput(Callback):
     """Logs ``train/images_per_s`` over all processes, and on CUDA ``train/peak_memory_mb``, the most allocated so far.
 
-    It is the mean over the last steps, with the loading of data, but without validation, checkpoints between epochs
-    and the first, slow steps.
+    The mean over the last steps includes data loading, but not validation, checkpoints between epochs and the first,
+    slow steps.
 
     Args:
-        warmup_steps: steps that are not counted, at the beginning of ``fit``.
+        warmup_steps: steps at the beginning of ``fit`` that are not counted.
         window: number of steps to average over.
 
     Raises:

@@ -1,33 +1,22 @@
-"""Scores of segmentations; README.md beside this file says what each logged name means, exactly."""
+"""Metrics of segmentations; README.md beside this file defines each logged name."""
 
-from beyondpixel.lightning_modules.metrics.boundary_f import BoundaryFScore
-from beyondpixel.lightning_modules.metrics.boundary_iou import BoundaryIoU, boundary_areas
-from beyondpixel.lightning_modules.metrics.confusion import (
-    SegmentationScores,
-    frequency_weighted_iou,
-    iou_per_class,
-    mean_accuracy,
-    mean_iou,
-    pixel_accuracy,
-)
-from beyondpixel.lightning_modules.metrics.evaluation import EvaluationScores, ImageCounts
-from beyondpixel.lightning_modules.metrics.labels import image_areas
-from beyondpixel.lightning_modules.metrics.object_size import ObjectSizeScores
-from beyondpixel.lightning_modules.metrics.trimap import TrimapScores
+from beyondpixel.lightning_modules.metrics.boundary_f import BoundaryF
+from beyondpixel.lightning_modules.metrics.boundary_iou import BoundaryIoU, boundary_pixel_counts
+from beyondpixel.lightning_modules.metrics.confusion import MeanIoU, mean_over_classes
+from beyondpixel.lightning_modules.metrics.evaluation import EvaluationMetrics
+from beyondpixel.lightning_modules.metrics.image_counts import ImageCounts, PixelCountsPerImage
+from beyondpixel.lightning_modules.metrics.object_size import ObjectSizeIoU
+from beyondpixel.lightning_modules.metrics.trimap import TrimapIoU
 
 __all__ = [
-    "BoundaryFScore",
+    "BoundaryF",
     "BoundaryIoU",
-    "EvaluationScores",
+    "EvaluationMetrics",
     "ImageCounts",
-    "ObjectSizeScores",
-    "SegmentationScores",
-    "TrimapScores",
-    "boundary_areas",
-    "frequency_weighted_iou",
-    "image_areas",
-    "iou_per_class",
-    "mean_accuracy",
-    "mean_iou",
-    "pixel_accuracy",
+    "MeanIoU",
+    "ObjectSizeIoU",
+    "PixelCountsPerImage",
+    "TrimapIoU",
+    "boundary_pixel_counts",
+    "mean_over_classes",
 ]

@@ -1,8 +1,8 @@
-"""Boundary F-score: are a class's boundaries where they should be, within a tolerance?
+"""Boundary F-score within a tolerance.
 
 Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013, with their
-tolerance of 0.75 % of the image's diagonal. They average over images; here, as for every score of this package, counts
-are summed over the whole set first, so that an image with a long boundary counts more than one with a few pixels of it.
+tolerance of 0.75 % of the image's diagonal. They average over images; here, as for every metric of this package, counts
+are summed over the whole set first, so that an image with a long boundary weighs more than one with a few pixels of it.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counting import CountingScore, ratio
-from beyondpixel.lightning_modules.metrics.labels import pixels_per_class
-from beyondpixel.lightning_modules.metrics.neighbourhoods import dilate_bits
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, pixels_per_class, ratio
+from beyondpixel.lightning_modules.metrics.neighborhoods import dilate_bits
 
 _BITS = 31  # of int32, without its sign
 
@@ -37,35 +36,34 @@ def class_boundaries(labels: Tensor) -> Tensor:
     return boundary
 
 
-class BoundaryFScore(CountingScore):
+class BoundaryF(CountMetric):
     """F-score of the classes' boundaries over the whole set.
 
     Precision of a class is the share of its predicted boundary pixels with a true boundary pixel of the same class at
-    most the tolerance away (Euclidean, between centres); recall the share of its true ones with a predicted one.
-    F = 2PR / (P + R), and 0 where only one of truth and prediction has a boundary. Boundary pixels are those of
-    :func:`class_boundaries`, void being a label of its own that is taken over into the prediction; void pixels
-    themselves are none.
+    most the tolerance away (Euclidean, between centers); recall the share of its true ones with a predicted one.
+    F = 2PR / (P + R), and 0 where only one of target and prediction has a boundary. Boundary pixels are those of
+    :func:`class_boundaries`, where void is a label of its own, in the prediction too; void pixels themselves are none.
 
     Args:
         num_classes: C, at least 2.
-        ignore_index: truth label of pixels that do not count.
-        class_names: C names for :meth:`summary`; the class numbers if None.
-        tolerance: how far two boundaries may be apart to be the same one.
-        unit: whether the tolerance is a share of the image's "diagonal" or in "pixels".
+        ignore_index: target label of pixels that are excluded.
+        class_names: C distinct names; the class numbers if None.
+        tolerance: largest distance of two boundaries that match.
+        unit: whether the tolerance is a fraction of the image's "diagonal" or in "pixels".
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: if ``tolerance`` is negative or ``unit`` unknown.
 
     Example:
-        >>> score = BoundaryFScore(2, tolerance=1, unit="pixels")
-        >>> score.update(torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 1, 1, 1]]]))
-        >>> score.summary()["boundary_F"].item()
+        >>> metric = BoundaryF(2, tolerance=1, unit="pixels")
+        >>> metric.update(torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 1, 1, 1]]]))
+        >>> metric.compute()["boundary_F"].item()
         1.0
     """
 
-    truth: Tensor
-    truth_found: Tensor
+    true: Tensor
+    true_found: Tensor
     predicted: Tensor
     predicted_right: Tensor
 
@@ -83,15 +81,13 @@ class BoundaryFScore(CountingScore):
             raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
         if unit not in ("diagonal", "pixels"):
             raise ValueError(f"unit must be 'diagonal' or 'pixels', got {unit!r}")
-        names = ("truth", "truth_found", "predicted", "predicted_right")
-        super().__init__(num_classes, ignore_index, shapes=dict.fromkeys(names, (num_classes,)), **kwargs)
+        states = dict.fromkeys(("true", "true_found", "predicted", "predicted_right"), (num_classes,))
+        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
         self.tolerance = tolerance
         self.unit = unit
-        self.class_names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the boundary pixels of a batch, (N, H, W) each."""
-        self.check(preds, target)
+    def count(self, preds: Tensor, target: Tensor) -> None:
+        """Add the boundary pixels of a batch."""
         height, width = target.shape[-2:]
         radius = self.tolerance * ((height**2 + width**2) ** 0.5 if self.unit == "diagonal" else 1.0)
         valid = target != self.ignore_index
@@ -101,26 +97,18 @@ class BoundaryFScore(CountingScore):
         for first in range(0, self.num_classes, _BITS):
             found |= in_target & _within(radius, target, _bits(preds, in_preds, first), first)
             right |= in_preds & _within(radius, preds, _bits(target, in_target, first), first)
-        self.truth += self._count(target, in_target)
-        self.truth_found += self._count(target, found)
-        self.predicted += self._count(preds, in_preds)
-        self.predicted_right += self._count(preds, right)
+        self.true += pixels_per_class(target, in_target, self.num_classes).sum(dim=0)
+        self.true_found += pixels_per_class(target, found, self.num_classes).sum(dim=0)
+        self.predicted += pixels_per_class(preds, in_preds, self.num_classes).sum(dim=0)
+        self.predicted_right += pixels_per_class(preds, right, self.num_classes).sum(dim=0)
 
-    def _count(self, labels: Tensor, where: Tensor) -> Tensor:
-        return pixels_per_class(labels, where, self.num_classes).sum(dim=0)
-
-    def compute(self) -> Tensor:
-        """(C,) float64 in 0..1; NaN for a class that has no boundary in either truth or prediction."""
-        precision = ratio(self.predicted_right, self.predicted).nan_to_num(0.0)
-        recall = ratio(self.truth_found, self.truth).nan_to_num(0.0)
-        score = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
-        return score.where(self.truth + self.predicted > 0, float("nan"))
-
-    def summary(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Tensor]:
         """``boundary_F``, the mean over the classes that have boundaries, and ``boundary_F/<class>``."""
-        scores: Tensor = self.compute()
-        per_class = {f"boundary_F/{name}": score for name, score in zip(self.class_names, scores, strict=True)}
-        return {"boundary_F": scores.nanmean(), **per_class}
+        precision = ratio(self.predicted_right, self.predicted).nan_to_num(0.0)
+        recall = ratio(self.true_found, self.true).nan_to_num(0.0)
+        score = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+        score = score.where(self.true + self.predicted > 0, float("nan"))
+        return {"boundary_F": score.nanmean(), **self.named("boundary_F", score)}
 
 
 def _bits(labels: Tensor, boundary: Tensor, first: int) -> Tensor:

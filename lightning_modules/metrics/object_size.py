@@ -1,5 +1,6 @@
-"""mIoU of small, medium and large objects."""
+"""Mean IoU of small, medium and large objects."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -8,22 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counting import CountingScore, ratio
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
 
 Labels = NDArray[np.integer]
 Numbers = NDArray[np.int32]
 SIZES = ("small", "medium", "large")
 
 
-class ObjectSizeScores(CountingScore):
-    """mIoU by the size of objects, where an object is an 8-connected component of one class in the truth.
+class ObjectSizeIoU(CountMetric):
+    """Mean IoU by the size of objects, where an object is an 8-connected component of one class in the target.
 
     Small is an area below 32² pixels, large one from 96² on (COCO's bounds), medium between, at the evaluated size.
-    Void is taken out of truth and prediction before components are found. For each size and class:
+    Void is excluded from target and prediction before components are found. For each size and class:
 
     - a true pixel, found or not, counts for its object's size;
-    - a pixel that is predicted wrongly belongs to a component of the prediction, and counts for the size of the object
-      of the same class that this component covers most of (of two equally, the larger); if it covers none, for the
+    - a wrongly predicted pixel belongs to a component of the prediction, and counts for the size of the object of the
+      same class that this component covers most of (of two equally, the larger); if it covers none, for the
       component's own size.
 
     IoU is found / (true + wrongly predicted), summed over the whole set; the mean is over the classes for which that is
@@ -32,7 +33,8 @@ class ObjectSizeScores(CountingScore):
 
     Args:
         num_classes: C, at least 2.
-        ignore_index: truth label of pixels that do not count.
+        ignore_index: target label of pixels that are excluded.
+        class_names: C distinct names; the class numbers if None.
         bounds: area from which an object is medium, and from which it is large, in pixels.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
@@ -42,70 +44,76 @@ class ObjectSizeScores(CountingScore):
     Example:
         >>> target = torch.tensor([[[1, 0, 0, 0, 0, 0, 0, 0, 1, 1]]])
         >>> preds = torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 0, 0, 1]]])
-        >>> scores = ObjectSizeScores(2, bounds=(2, 7))  # ones of area 1 and 2, zeros of area 7
-        >>> scores.update(preds, target)
-        >>> {name: round(score.item(), 3) for name, score in scores.summary().items()}  # 1/2, 1/2, 6/8
+        >>> metric = ObjectSizeIoU(2, bounds=(2, 7))  # ones of area 1 and 2, zeros of area 7
+        >>> metric.update(preds, target)
+        >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}  # 1/2, 1/2, 6/8
         {'IoU_small': 0.5, 'IoU_medium': 0.5, 'IoU_large': 0.75}
     """
 
     found: Tensor
-    truth: Tensor
+    true: Tensor
     wrong: Tensor
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, *, bounds: tuple[int, int] = (32**2, 96**2), **kwargs: Any
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        *,
+        bounds: tuple[int, int] = (32**2, 96**2),
+        **kwargs: Any,
     ) -> None:
         if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
             raise ValueError(f"bounds must be two areas in pixels, positive and ascending, got {bounds}")
-        names = ("found", "truth", "wrong")
-        super().__init__(num_classes, ignore_index, shapes=dict.fromkeys(names, (len(SIZES), num_classes)), **kwargs)
-        self.bounds = tuple(bounds)
+        states = dict.fromkeys(("found", "true", "wrong"), (len(SIZES), num_classes))
+        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        self.bounds = bounds
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the areas of a batch, (N, H, W) each; connected components are found on the CPU."""
-        self.check(preds, target)
+    def count(self, preds: Tensor, target: Tensor) -> None:
+        """Add the objects of a batch; connected components are found on the CPU."""
         void = target == self.ignore_index
         pairs = torch.stack([preds.masked_fill(void, self.num_classes), target.masked_fill(void, self.num_classes)])
         counts = np.zeros((3, len(SIZES), self.num_classes), dtype=np.int64)
-        # connected components are found class by class: the smaller the labels, the sooner
+        # small integers, because connected components are found class by class
         labels = pairs.to(torch.uint8 if self.num_classes < 256 else torch.int32).cpu().numpy()
-        for predicted, truth in zip(*labels, strict=True):
-            self._add_image(counts, predicted, truth)
+        for image_preds, image_target in zip(*labels, strict=True):
+            _add_image(counts, image_preds, image_target, self.num_classes, self.bounds)
         found, true, wrong = torch.from_numpy(counts).to(self.found.device)
         self.found += found
-        self.truth += true
+        self.true += true
         self.wrong += wrong
 
-    def _add_image(self, counts: NDArray[np.int64], preds: Labels, target: Labels) -> None:
-        found, truth, wrong = counts
-        objects, classes, areas = components(target, self.num_classes)
-        parts, part_classes, part_areas = components(preds, self.num_classes)
-        right = (preds == target) & (objects > 0)
+    def compute(self) -> dict[str, Tensor]:
+        """``IoU_small``, ``IoU_medium`` and ``IoU_large``; NaN where there is no such object."""
+        mean = ratio(self.found, self.true + self.wrong).nanmean(dim=1)
+        return {f"IoU_{size}": value for size, value in zip(SIZES, mean, strict=True)}
 
-        sizes = np.digitize(areas, self.bounds)
-        np.add.at(truth, (sizes[1:], classes[1:]), areas[1:])
-        hits = np.bincount(objects[right], minlength=len(areas))
-        np.add.at(found, (sizes[1:], classes[1:]), hits[1:])
 
-        part, covered, pixels = _overlaps(parts, objects, right)
-        part_sizes = np.digitize(part_areas, self.bounds)
-        # the last entry of a part wins: that with most pixels, of equal ones the largest object's
-        order = np.lexsort((areas[covered], pixels))
-        part_sizes[part[order]] = sizes[covered[order]]
-        misses = part_areas - np.bincount(parts[right], minlength=len(part_areas))
-        np.add.at(wrong, (part_sizes[1:], part_classes[1:]), misses[1:])
+def _add_image(
+    counts: NDArray[np.int64], preds: Labels, target: Labels, num_classes: int, bounds: tuple[int, int]
+) -> None:
+    """Add the pixels of one image to (3, sizes, C) counts of found, true and wrong ones."""
+    found, true, wrong = counts
+    objects, classes, areas = components(target, num_classes)
+    parts, part_classes, part_areas = components(preds, num_classes)
+    right = (preds == target) & (objects > 0)
 
-    def compute(self) -> Tensor:
-        """(3,) float64 in 0..1, for small, medium, large; NaN where there is no such object."""
-        return ratio(self.found, self.truth + self.wrong).nanmean(dim=1)
+    sizes = np.digitize(areas, bounds)
+    np.add.at(true, (sizes[1:], classes[1:]), areas[1:])
+    hits = np.bincount(objects[right], minlength=len(areas))
+    np.add.at(found, (sizes[1:], classes[1:]), hits[1:])
 
-    def summary(self) -> dict[str, Tensor]:
-        """``IoU_small``, ``IoU_medium`` and ``IoU_large``."""
-        return {f"IoU_{size}": score for size, score in zip(SIZES, self.compute(), strict=True)}
+    part, covered, pixels = _overlaps(parts, objects, right)
+    part_sizes = np.digitize(part_areas, bounds)
+    # the last entry of a part wins: the object it covers most of, of equal ones the largest
+    order = np.lexsort((areas[covered], pixels))
+    part_sizes[part[order]] = sizes[covered[order]]
+    misses = part_areas - np.bincount(parts[right], minlength=len(part_areas))
+    np.add.at(wrong, (part_sizes[1:], part_classes[1:]), misses[1:])
 
 
 def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tuple[Labels, Labels, Labels]:
-    """Parts and objects that overlap, and in how many of the given pixels."""
+    """Pairs of a part and an object that overlap, and their number of common pixels, among the given ones."""
     codes = np.where(where, parts * np.int64(objects.max() + 1) + objects, -1).ravel()
     # neighbours mostly are of the same pair: sorting runs of pixels is faster than sorting pixels
     starts = np.flatnonzero(np.diff(codes, prepend=-2))
@@ -124,8 +132,8 @@ def components(labels: Labels, num_classes: int) -> tuple[Numbers, Labels, Label
         num_classes: C.
 
     Returns:
-        (H, W) number of each pixel's component, 0 for none; and for each number its class and its area (those of 0
-        mean nothing).
+        (H, W) number of each pixel's component, 0 for none; and class and area of each number (those of 0 mean
+        nothing).
 
     Example:
         >>> numbers, classes, areas = components(np.array([[1, 1, 0, 1, 9]]), num_classes=2)

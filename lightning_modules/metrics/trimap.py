@@ -1,4 +1,4 @@
-"""mIoU in narrow bands around the true boundaries.
+"""Mean IoU in bands around the target's boundaries.
 
 Kohli, Ladický and Torr, "Robust higher order potentials for enforcing label consistency" (IJCV 2009), and Krähenbühl
 and Koltun (NeurIPS 2011), who draw it over the width of the band.
@@ -10,23 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counting import CountingScore, ratio
-from beyondpixel.lightning_modules.metrics.neighbourhoods import beside_other_label, dilate
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
+from beyondpixel.lightning_modules.metrics.neighborhoods import beside_other_label, dilate
 
 
-class TrimapScores(CountingScore):
-    """mIoU over the pixels within 1, 2, 4, ... pixels of a boundary of the truth.
+class TrimapIoU(CountMetric):
+    """Mean IoU over the pixels within 1, 2, 4, ... pixels of a boundary of the target.
 
     A valid pixel is in the band of width w if a pixel with another label is at most w away in the chessboard metric,
     so the band has w pixels on either side of a boundary, and a wider band holds the narrower ones. Void is another
     label (PASCAL VOC surrounds its objects with it), but void pixels are in no band; the image's border is no boundary.
-    Areas are summed over the whole set for each band, then IoU is taken, then the mean over the classes that truth or
-    prediction hold in the band.
+    Pixels are counted over the whole set for each band, then IoU is taken, then the mean over the classes that target
+    or prediction hold in the band.
 
     Args:
         num_classes: C, at least 2.
-        ignore_index: truth label of pixels that do not count.
-        widths: of the bands, in pixels, ascending.
+        ignore_index: target label of pixels that are excluded.
+        class_names: C distinct names; the class numbers if None.
+        widths: widths of the bands in pixels, ascending.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -34,28 +35,33 @@ class TrimapScores(CountingScore):
 
     Example:
         >>> target = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
-        >>> scores = TrimapScores(2, widths=(1, 4))
-        >>> scores.update(torch.tensor([[[0, 0, 0, 0, 0, 1, 1, 1]]]), target)
-        >>> {name: round(score.item(), 3) for name, score in scores.summary().items()}  # 1/2 and 0, 4/5 and 3/4
+        >>> metric = TrimapIoU(2, widths=(1, 4))
+        >>> metric.update(torch.tensor([[[0, 0, 0, 0, 0, 1, 1, 1]]]), target)
+        >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}  # 1/2 and 0, 4/5 and 3/4
         {'trimap_mIoU/1': 0.25, 'trimap_mIoU/4': 0.775}
     """
 
     intersection: Tensor
     predicted: Tensor
-    truth: Tensor
+    true: Tensor
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, *, widths: Sequence[int] = (1, 2, 4, 8, 16), **kwargs: Any
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        *,
+        widths: Sequence[int] = (1, 2, 4, 8, 16),
+        **kwargs: Any,
     ) -> None:
         if not widths or min(widths) < 1 or sorted(set(widths)) != list(widths):
             raise ValueError(f"widths must be ascending numbers of pixels, 1 or more, got {list(widths)}")
-        names = ("intersection", "predicted", "truth")
-        super().__init__(num_classes, ignore_index, shapes=dict.fromkeys(names, (len(widths), num_classes)), **kwargs)
+        states = dict.fromkeys(("intersection", "predicted", "true"), (len(widths), num_classes))
+        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
         self.widths = tuple(widths)
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the areas of a batch, (N, H, W) each."""
-        self.check(preds, target)
+    def count(self, preds: Tensor, target: Tensor) -> None:
+        """Add the bands' pixels of a batch."""
         valid = target != self.ignore_index
         near = beside_other_label(target.where(valid, self.num_classes), image_border=False)
         ring = torch.full_like(target, len(self.widths), dtype=torch.long)  # the narrowest band that a pixel is in
@@ -63,11 +69,11 @@ class TrimapScores(CountingScore):
         for width in self.widths:
             near, reach = dilate(near, width - reach), width
             ring -= near.long()
-        self.intersection += self._count(target, ring, valid & (preds == target))
-        self.predicted += self._count(preds, ring, valid)
-        self.truth += self._count(target, ring, valid)
+        self.intersection += self._per_band(target, ring, valid & (preds == target))
+        self.predicted += self._per_band(preds, ring, valid)
+        self.true += self._per_band(target, ring, valid)
 
-    def _count(self, labels: Tensor, ring: Tensor, where: Tensor) -> Tensor:
+    def _per_band(self, labels: Tensor, ring: Tensor, where: Tensor) -> Tensor:
         """(bands, C): pixels in each band."""
         bins = len(self.widths) * self.num_classes
         flat = (ring * self.num_classes + labels).where(where & (ring < len(self.widths)), bins)
@@ -75,11 +81,7 @@ class TrimapScores(CountingScore):
         # torch has no deterministic cumulative sum of integers on CUDA, and the few rows are added as fast this way
         return torch.stack([counts[: band + 1].sum(dim=0) for band in range(len(counts))])
 
-    def compute(self) -> Tensor:
-        """(bands,) float64 in 0..1; NaN for a band that is empty."""
-        return ratio(self.intersection, self.predicted + self.truth - self.intersection).nanmean(dim=1)
-
-    def summary(self) -> dict[str, Tensor]:
-        """``trimap_mIoU/<width>`` for each band."""
-        scores = self.compute().reshape(-1)  # torchmetrics makes a scalar of a single band
-        return {f"trimap_mIoU/{width}": score for width, score in zip(self.widths, scores, strict=True)}
+    def compute(self) -> dict[str, Tensor]:
+        """``trimap_mIoU/<width>`` for each band; NaN for a band that is empty."""
+        mean = ratio(self.intersection, self.predicted + self.true - self.intersection).nanmean(dim=1)
+        return {f"trimap_mIoU/{width}": value for width, value in zip(self.widths, mean, strict=True)}

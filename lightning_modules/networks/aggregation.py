@@ -1,14 +1,22 @@
-"""What a pixel learns from the whole data set: MCIBI's aggregation of class representations, and its refinement."""
+"""MCIBI's aggregation of class representations from beyond the image, and its fusion with what the image shows."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock, conv_norm_relu
+from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock
+from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 
 def aggregate_representations(
-    class_logits: Tensor, representations: Tensor, seen: Tensor, *, hard: bool = False
+    class_logits: Tensor,
+    representations: Tensor,
+    seen: Tensor,
+    *,
+    hard: bool = False,
+    backward_representations: Tensor | None = None,
 ) -> Tensor:
     r"""Mix the data set's class representations by what each pixel probably is (Jin et al., ICCV 2021).
 
@@ -22,6 +30,8 @@ def aggregate_representations(
         representations: (K, S, C), the memory M; constants.
         seen: (K, S) bool, which of them were ever filled.
         hard: give all weight to the most probable class instead.
+        backward_representations: (K, S, C), what stands for M in the gradient of W, read when backward runs; None for
+            ``representations``. The authors' code writes its memory before backward: give the memory's buffer.
 
     Returns:
         (N, S, C, h, w), the coarse context of each slot.
@@ -40,61 +50,97 @@ def aggregate_representations(
         weights = logits.softmax(dim=2)
     # only matters where no class is seen: there the weights are uniform
     weights = weights * filled
+    if backward_representations is not None:
+        mixed: Tensor = _MixWithLaterGradient.apply(weights, representations, backward_representations)
+        return mixed
+    return _mix(weights, representations)
+
+
+def _mix(weights: Tensor, representations: Tensor) -> Tensor:
     return torch.einsum("nskhw,ksc->nschw", weights, representations.to(weights.dtype))
 
 
+class _MixWithLaterGradient(torch.autograd.Function):
+    """`_mix` whose gradient is computed with representations that may change between forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, representations: Tensor, later: Tensor) -> Tensor:
+        ctx.later = later  # not saved for backward, which would refuse what was changed in place
+        return _mix(weights, representations)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return torch.einsum("nschw,ksc->nskhw", gradient, ctx.later.to(gradient.dtype)), None, None
+
+
 class DatasetContext(nn.Module):
-    r"""Augment pixel representations with the context of the data set and, if there is one, of their own image.
+    r"""Augment pixel representations with the context of the data set.
 
-    .. math::
-        C_{bi} = \mathrm{attention}(R, C), \quad R_{aug} = F(R, C_{bi}), \quad
-        R_{aug} = F'(\mathrm{attention}'(R, C_{wi}), F(R, C_{bi}))
+    .. math:: C_{bi} = \mathrm{attention}(R, C), \quad R_{aug} = F(R, C_{bi})
 
-    F and F' concatenate and convolve 3x3. The attention over the coarse context C is MCIBI's refinement P: it moves
-    context between positions, so that a pixel whose W is wrong gets what others in the image agree on.
+    F concatenates and convolves 3x3. The attention over the coarse context C is MCIBI's refinement P: it moves context
+    between positions, so that a pixel whose W is wrong gets what others in the image agree on.
 
     Args:
         channels: C, those of every map.
         attention_channels: those of queries, keys and values.
         slots: S, coarse contexts; each has an attention of its own, and a 1x1 convolution fuses them if S > 1.
         refinement: without it (the ablation) the coarse context itself is fused.
-        within_image: whether there is an image's own context to fuse.
 
     Example:
-        >>> augment = DatasetContext(16, attention_channels=8, slots=2, within_image=True)
-        >>> features = torch.zeros(2, 16, 5, 7)
-        >>> augment(features, torch.zeros(2, 2, 16, 5, 7), within=features).shape
+        >>> augment = DatasetContext(16, attention_channels=8, slots=2)
+        >>> augment(torch.zeros(2, 16, 5, 7), torch.zeros(2, 2, 16, 5, 7)).shape
         torch.Size([2, 16, 5, 7])
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        attention_channels: int,
-        slots: int = 1,
-        refinement: bool = True,
-        within_image: bool = False,
-    ) -> None:
+    def __init__(self, channels: int, *, attention_channels: int, slots: int = 1, refinement: bool = True) -> None:
         super().__init__()
         self.refinements = nn.ModuleList(
             SelfAttentionBlock(channels, attention_channels) for _ in range(slots if refinement else 0)
         )
         self.fuse_slots = conv_norm_relu(slots * channels, channels) if slots > 1 else nn.Identity()
         self.fuse = conv_norm_relu(2 * channels, channels, kernel_size=3)
-        self.within_attention = SelfAttentionBlock(channels, attention_channels) if within_image else None
-        self.fuse_within = conv_norm_relu(2 * channels, channels, kernel_size=3) if within_image else None
 
-    def forward(self, features: Tensor, coarse: Tensor, within: Tensor | None = None) -> Tensor:
-        """Fuse R (N, C, h, w), the coarse contexts (N, S, C, h, w) and C_wi (N, C, h, w) to R_aug (N, C, h, w)."""
+    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
+        """Fuse R (N, C, h, w) and the coarse contexts (N, S, C, h, w) to R_aug (N, C, h, w)."""
         if self.refinements:
             contexts = [refine(features, coarse[:, slot]) for slot, refine in enumerate(self.refinements)]
         else:
             contexts = list(coarse.unbind(dim=1))
         beyond = self.fuse_slots(torch.cat(contexts, dim=1))
         augmented: Tensor = self.fuse(torch.cat([features, beyond], dim=1))
-        if self.within_attention is not None and self.fuse_within is not None:
-            if within is None:
-                raise ValueError("within is None, but DatasetContext was made with within_image=True: pass the context")
-            augmented = self.fuse_within(torch.cat([self.within_attention(features, within), augmented], dim=1))
         return augmented
+
+
+class FusedContexts(nn.Module):
+    r"""MCIBI's fusion with the image's own context: :math:`F'(\mathrm{attention}'(R, C_{wi}), R_{aug})`, by a 3x3 F'.
+
+    Example:
+        >>> features = torch.zeros(2, 16, 5, 7)
+        >>> FusedContexts(16, attention_channels=8)(features, features, features).shape
+        torch.Size([2, 16, 5, 7])
+    """
+
+    def __init__(self, channels: int, attention_channels: int) -> None:
+        super().__init__()
+        self.attention = SelfAttentionBlock(channels, attention_channels)
+        self.fuse = conv_norm_relu(2 * channels, channels, kernel_size=3)
+
+    def forward(self, features: Tensor, within: Tensor, augmented: Tensor) -> Tensor:
+        """Fuse R, C_wi and R_aug, all (N, C, h, w), to (N, C, h, w)."""
+        fused: Tensor = self.fuse(torch.cat([self.attention(features, within), augmented], dim=1))
+        return fused
+
+
+class ConcatenatedContexts(nn.Module):
+    """MCIBI++'s fusion with the image's own context in the published configurations: both side by side.
+
+    Example:
+        >>> features = torch.zeros(2, 16, 5, 7)
+        >>> ConcatenatedContexts()(features, features, features).shape
+        torch.Size([2, 32, 5, 7])
+    """
+
+    def forward(self, features: Tensor, within: Tensor, augmented: Tensor) -> Tensor:
+        """From R, C_wi and R_aug, all (N, C, h, w), to R_aug and C_wi in (N, 2C, h, w)."""
+        return torch.cat([augmented, within], dim=1)

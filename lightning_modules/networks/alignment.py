@@ -27,20 +27,20 @@ class FeatureGrid:
 
     Args:
         stride: pixels between two values of the last feature map.
-        on_pixels: True for the first kind, False for patches.
+        align_corners: True for the first kind, False for patches.
 
     Example:
-        >>> grid = FeatureGrid(stride=16, on_pixels=True)
+        >>> grid = FeatureGrid(stride=16, align_corners=True)
         >>> grid.padded_size((360, 480)), grid.padded_size((513, 513))
         ((369, 481), (513, 513))
     """
 
     stride: int
-    on_pixels: bool
+    align_corners: bool
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest fitting (height, width) that holds ``size``."""
-        extra = 1 if self.on_pixels else 0
+        extra = 1 if self.align_corners else 0
         # rounded up without negative numbers, whose division ONNX rounds the other way
         steps = ((length - extra + self.stride - 1) // self.stride for length in size)
         height, width = (max(step, 1) * self.stride + extra for step in steps)
@@ -52,28 +52,28 @@ class FeatureGrid:
         padded_height, padded_width = self.padded_size((height, width))
         return F.pad(images, (0, padded_width - width, 0, padded_height - height))
 
-    def frame_labels(self, target: Tensor, *, ignore_index: int) -> Tensor:
+    def pad_target(self, target: Tensor, *, ignore_index: int) -> Tensor:
         """Frame (N, H, W) labels with void so that every feature stands in the middle of its own square of pixels.
 
         Upsampling with ``align_corners=False`` presumes that. A feature on a pixel then lies half a pixel off, since an
         even square has no middle pixel.
 
         Example:
-            >>> grid = FeatureGrid(stride=4, on_pixels=True)
-            >>> grid.frame_labels(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 0].tolist()
+            >>> grid = FeatureGrid(stride=4, align_corners=True)
+            >>> grid.pad_target(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 0].tolist()
             [9, 9, 9, 9, 9, 9, 9, 9]
-            >>> grid.frame_labels(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 2].tolist()
+            >>> grid.pad_target(torch.zeros(1, 2, 3, dtype=torch.long), ignore_index=9)[0, :, 2].tolist()
             [9, 9, 0, 0, 9, 9, 9, 9]
         """
         height, width = target.shape[-2:]
         padded_height, padded_width = self.padded_size((height, width))
-        before, after = (self.stride // 2, (self.stride - 1) // 2) if self.on_pixels else (0, 0)
+        before, after = (self.stride // 2, (self.stride - 1) // 2) if self.align_corners else (0, 0)
         right, below = padded_width - width + after, padded_height - height + after
         return F.pad(target, (before, right, before, below), value=ignore_index)
 
     def upsample(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Bilinear upsampling of (N, C, h, w) to a finer map of the same padded image; (N, C, *size)."""
-        return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=self.on_pixels)
+        return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
 
 
 def check_images(images: Tensor) -> None:
@@ -105,7 +105,7 @@ def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
     Example:
         >>> from segmentation_models_pytorch.encoders import get_encoder
         >>> probe_grid(get_encoder("resnet18", output_stride=8), stride=8)
-        FeatureGrid(stride=8, on_pixels=True)
+        FeatureGrid(stride=8, align_corners=True)
     """
     was_training = encoder.training
     encoder.eval()
@@ -118,4 +118,4 @@ def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
         raise ValueError(
             f"its feature maps have the strides {strides}; needed are 4 at index 2 and {stride} at the end"
         )
-    return FeatureGrid(stride=stride, on_pixels=one_larger[-1].shape[-1] == _PROBE_SIZE // stride + 1)
+    return FeatureGrid(stride=stride, align_corners=one_larger[-1].shape[-1] == _PROBE_SIZE // stride + 1)

@@ -1,23 +1,9 @@
-"""The attention block of MCIBI and OCRNet: where each position looks, in time quadratic and memory linear in H·W."""
+"""The attention block of MCIBI and OCRNet."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias that keeps the size, BatchNorm, ReLU.
-
-    Example:
-        >>> import torch
-        >>> conv_norm_relu(3, 8, kernel_size=3, dilation=2)(torch.zeros(2, 3, 5, 7)).shape
-        torch.Size([2, 8, 5, 7])
-    """
-    padding = dilation * (kernel_size // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 
 class SelfAttentionBlock(nn.Module):

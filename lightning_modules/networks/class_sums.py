@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.networks.bilinear_cells import BilinearCells
-from beyondpixel.lightning_modules.networks.process_sums import sum_over_processes
+from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
+from beyondpixel.lightning_modules.networks.distributed import sum_over_processes
 
 # Weights of the cosine strategy. Below the first, a pixel's 1 - cos is rounding error and counts as 0. The second
 # stands for 0: it is lost beside any true weight, and where all weights are 0 it makes them equal, that is, the mean.
@@ -36,9 +36,9 @@ class ClassSums:
         """(K, S, C), weighted mean; 0 where there are no pixels."""
         return self.features / torch.where(self.pixels > 0, self.weights, 1).unsqueeze(-1)
 
-    def over_processes(self) -> "ClassSums":
-        """The sums over the batches of all processes."""
-        return ClassSums(*sum_over_processes(self.features, self.weights, self.pixels))
+    def present(self) -> Tensor:
+        """(K, S) bool, which have pixels; none if any feature is not finite."""
+        return (self.pixels > 0) & self.features.isfinite().all()
 
 
 def class_sums(
@@ -48,7 +48,7 @@ def class_sums(
 
     Bilinear upsampling is linear: r = Uf. So Σ_i w_i r_i = (Uᵀw)ᵀ f, the features times the weights pulled back through
     the transpose of the interpolation. The weights need more of r than sums, namely its cosine with a reference: r·M is
-    the upsampled map of f·M, and the norm of r is a quadratic form (see `BilinearCells.squared_norms`).
+    the upsampled map of f·M, and the norm of r is a quadratic form (see `BilinearUpsampling.squared_norms`).
 
     Args:
         features: (N, C, h, w), floating point, any memory format. Computed in float64.
@@ -60,7 +60,7 @@ def class_sums(
             None: one slot, all weights 1.
 
     Returns:
-        Sums over the batch, of this process.
+        Sums over the batches of all processes, each of which must call this if torch.distributed is initialized.
 
     Example:
         >>> sums = class_sums(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 1, 255]]]), 2, ignore_index=255)
@@ -69,7 +69,7 @@ def class_sums(
     """
     _, channels, height, width = features.shape
     slots = 1 if reference is None else reference.shape[1]
-    cells = BilinearCells((height, width), (target.shape[1], target.shape[2]), features.device)
+    upsampling = BilinearUpsampling((height, width), (target.shape[1], target.shape[2]), features.device)
     units = None if reference is None else _unit_rows(reference)
     rows = (num_classes + 1) * slots  # void pixels are the last class, which is dropped
     sums = torch.zeros(rows, channels, dtype=torch.float64, device=features.device)
@@ -78,15 +78,16 @@ def class_sums(
         row = _class_or_void(labels, num_classes, ignore_index) * slots
         weights = None
         if units is not None:
-            slot, cosine = _nearest_slot(image, row, units, cells)
+            slot, cosine = _nearest_slot(image, row, units, upsampling)
             row = row + slot if slots > 1 else row
             weights = 1 - cosine
             weights.masked_fill_(weights < _ROUNDING, _ZERO)
-        shares = cells.pull_back(weights, row * (height * width) + cells.cell, rows).flatten(1)
+        shares = upsampling.pull_back(weights, row * (height * width) + upsampling.cell, rows).flatten(1)
         for start, block in _channel_blocks(image):
             sums[:, start : start + len(block)] += shares @ block.flatten(1).T
         weight_sums += shares.sum(1)
         pixels.index_add_(0, row.flatten(), sums.new_ones(()).expand(row.numel()))
+    sums, weight_sums, pixels = sum_over_processes(sums, weight_sums, pixels)
     return ClassSums(
         sums.view(num_classes + 1, slots, channels)[:-1],
         weight_sums.view(num_classes + 1, slots)[:-1],
@@ -94,20 +95,20 @@ def class_sums(
     )
 
 
-def _nearest_slot(image: Tensor, row: Tensor, units: Tensor, cells: BilinearCells) -> tuple[Tensor, Tensor]:
+def _nearest_slot(image: Tensor, row: Tensor, units: Tensor, upsampling: BilinearUpsampling) -> tuple[Tensor, Tensor]:
     """Slot (H, W) of the pixel's class with the highest cosine, and that cosine."""
-    rows, (height, width) = units.shape[0] * units.shape[1], cells.map_size
+    rows, (height, width) = units.shape[0] * units.shape[1], upsampling.map_size
     products = torch.zeros(rows, height * width, dtype=torch.float64, device=image.device)
     for start, block in _channel_blocks(image):
         products.addmm_(units[..., start : start + len(block)].flatten(0, 1), block.flatten(1))
-    table = cells.coefficients(products.view(rows, height, width))
-    best = cells.interpolate(table, row * (height * width) + cells.cell)
+    table = upsampling.coefficients(products.view(rows, height, width))
+    best = upsampling.interpolate(table, row * (height * width) + upsampling.cell)
     slot = torch.zeros_like(row)
     for number in range(1, units.shape[1]):
-        product = cells.interpolate(table, (row + number) * (height * width) + cells.cell)
+        product = upsampling.interpolate(table, (row + number) * (height * width) + upsampling.cell)
         slot.masked_fill_(product > best, number)
         best = torch.maximum(best, product)
-    norms = cells.squared_norms(block for _, block in _channel_blocks(image)).sqrt_()
+    norms = upsampling.squared_norms(block for _, block in _channel_blocks(image)).sqrt_()
     return slot, best / norms.clamp_(min=_NORM_FLOOR)
 
 

@@ -5,9 +5,13 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+from torch import nn
 
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid, probe_grid
-from beyondpixel.lightning_modules.networks.pretrained import load_pretrained
+from beyondpixel.lightning_modules.networks.pretrained import fill_encoder, read_pretrained
+
+# Rates of ASPP at each output stride (Chen et al., arXiv 1706.05587, section 4): they double with the resolution.
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 # Named in errors: one of each family that can be dilated. What else can is found out by trying.
 DILATABLE = (
@@ -54,35 +58,43 @@ def resolve_encoder_name(name: str) -> str:
     raise ValueError(f"unknown encoder {name!r}: neither segmentation-models-pytorch nor timm offers it; {hint}")
 
 
-def build_encoder(name: str, *, output_stride: int, weights: str | None = None) -> tuple[Any, FeatureGrid]:
+def build_encoder(
+    name: str, *, output_stride: int, weights: str | None = None, dilate_last_stage: bool = True
+) -> tuple[Any, FeatureGrid]:
     """Build an encoder whose last stages are dilated instead of strided.
 
     The papers' backbone, the ResNet-101 whose first convolution is three 3x3 ones (64, 64 and 128 channels), is
     ``resnet101s``, from timm. SMP's ``resnet101`` and torchvision's have the one 7x7 convolution.
 
-    The RMI authors' ResNet has no dilation at output stride 16: they take the stride out of the last stage and leave it
-    at that. Here that stage is dilated by 2, in timm's ResNets all but its first 3x3 convolution.
+    At output stride 16, SMP and timm dilate the last stage by 2 (in timm's ResNets all but its first 3x3 convolution).
+    The RMI authors take the stride out and leave the dilation at 1: ``dilate_last_stage=False``.
 
     Args:
         name: SMP's names as they are; timm's with or without ``tu-``, also with a tag (``resnet50.a1_in1k``).
         output_stride: 8 or 16.
-        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.load_pretrained`.
+        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.read_pretrained`.
+        dilate_last_stage: whether the last stage is dilated at output stride 16; at 8 it always is.
 
     Returns:
         The encoder, which maps (N, 3, H, W) to a list of feature maps from fine to coarse, with index 2 at stride 4
         and the last at ``output_stride``, and has ``out_channels`` (one number a map); and the grid of its features.
 
     Raises:
-        ValueError: for an unknown name, a stride that is not 8 or 16, or an encoder that cannot be dilated to it.
+        ValueError: for an unknown name, a stride that is not 8 or 16, an encoder that cannot be dilated to it, or
+            ``dilate_last_stage=False`` at stride 8.
 
     Example:
         >>> encoder, grid = build_encoder("resnet18", output_stride=16)
         >>> encoder.out_channels, grid
-        ([3, 64, 64, 128, 256, 512], FeatureGrid(stride=16, on_pixels=True))
+        ([3, 64, 64, 128, 256, 512], FeatureGrid(stride=16, align_corners=True))
     """
     if output_stride not in (8, 16):
         raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+    if output_stride == 8 and not dilate_last_stage:
+        raise ValueError("dilate_last_stage must be true with output_stride=8, where the stage before is dilated, too")
     resolved = resolve_encoder_name(name)
+    # first, as it may fail, and building takes a second
+    pretrained = read_pretrained(resolved, weights) if weights is not None else None
     try:
         encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
         grid = probe_grid(encoder, output_stride)
@@ -91,6 +103,17 @@ def build_encoder(name: str, *, output_stride: int, weights: str | None = None) 
             f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
             f"({str(error) or type(error).__name__}); these can, among others: {', '.join(DILATABLE)}"
         ) from error
-    if weights is not None:
-        load_pretrained(encoder, resolved, weights)
+    if not dilate_last_stage:
+        _remove_dilation(encoder)
+    if weights is not None and pretrained is not None:
+        fill_encoder(encoder, pretrained, name=name, weights=weights)
     return encoder, grid
+
+
+def _remove_dilation(encoder: nn.Module) -> None:
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.dilation != (1, 1):
+            if not isinstance(module.padding, str):
+                vertical, horizontal = module.padding
+                module.padding = (vertical // module.dilation[0], horizontal // module.dilation[1])
+            module.dilation = (1, 1)

@@ -3,23 +3,14 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
 from beyondpixel.lightning_modules.networks.class_sums import class_sums
-from beyondpixel.lightning_modules.networks.labelled_features import (
-    check_count,
-    check_label_extremes,
-    check_labelled_features,
-    check_momentum,
-    label_extremes,
-)
-from beyondpixel.lightning_modules.networks.random_pixels import random_pixel_features
-
-Initialization = Literal["mean", "random_pixel"]
-Strategy = Literal["cosine", "mean"]
+from beyondpixel.lightning_modules.networks.random_pixels import keep_random_pixels
 
 
-class FeatureMemory(nn.Module):
+class FeatureMemory(ClassMemory):
     """The memory M of MCIBI (Jin et al., "Mining Contextual Information Beyond Image", ICCV 2021).
 
     `update` moves the row of every class c that the batch shows towards the features r_i of its pixels:
@@ -36,16 +27,10 @@ class FeatureMemory(nn.Module):
     pixels; the filled ones rest meanwhile. Once all are filled, each pixel goes to the slot with the highest cosine
     (the first, if equal), and each slot has its own weights.
 
-    *What changes nothing:* void pixels, classes that the batch does not show, slots that no pixel goes to, and a batch
-    with a feature that is not finite. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the weights are
-    equal.
-
-    *Several processes.* If torch.distributed is initialised, `update` must be called by all processes together, each
-    with its own batch, even if that has no valid pixels. Sums and weights are added over the processes, not memories
-    averaged. The cosines use the memory as it was before the update, which is the same everywhere. So n processes get
-    the memory that one process gets from the concatenated batch. A random pixel is drawn from all processes' pixels,
-    numbered in the order of the ranks, by a private generator that is the same on all of them and leaves PyTorch's
-    global random state alone. The draw depends on `seed`, class and slot, so it survives a restart.
+    Slots that no pixel goes to do not change. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the
+    weights are equal. A random pixel is drawn by a private generator that is the same on all processes and leaves
+    PyTorch's global random state alone; the draw depends on `seed`, class and slot, so it survives a restart. For the
+    rest see :class:`~beyondpixel.lightning_modules.networks.class_memory.ClassMemory`.
 
     The authors' code differs in this: rows of zeros mean "empty", slots without pixels decay, 0 / 0 is NaN, and
     memories are averaged over processes whether they saw the class or not.
@@ -73,31 +58,22 @@ class FeatureMemory(nn.Module):
         ([[False], [True], [False]], [[3.0, 4.0]])
     """
 
-    memory: Tensor
-    seen: Tensor
-
     def __init__(
         self,
         num_classes: int,
         channels: int,
         slots: int = 1,
         *,
-        initialization: Initialization = "mean",
+        initialization: Literal["mean", "random_pixel"] = "mean",
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        for name, value in (("num_classes", num_classes), ("channels", channels), ("slots", slots)):
-            check_count(name, value)
+        super().__init__(num_classes, channels, slots)
         if initialization not in ("mean", "random_pixel"):
             raise ValueError(f"initialization: expected 'mean' or 'random_pixel', got {initialization!r}")
-        self.num_classes = num_classes
-        self.channels = channels
-        self.slots = slots
         self.initialization = initialization
         generator = torch.Generator().manual_seed(seed)
         self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator)
         self.register_buffer("memory", torch.zeros(num_classes, slots, channels))
-        self.register_buffer("seen", torch.zeros(num_classes, slots, dtype=torch.bool))
 
     def representations(self) -> Tensor:
         """The memory as it is now, (K, S, C) float32, zeros where nothing was seen.
@@ -113,7 +89,7 @@ class FeatureMemory(nn.Module):
         target: Tensor,
         *,
         momentum: float,
-        strategy: Strategy = "cosine",
+        strategy: Literal["cosine", "mean"] = "cosine",
         ignore_index: int = 255,
     ) -> None:
         """Move the memory towards the features of a batch; see the class for the equation.
@@ -131,32 +107,26 @@ class FeatureMemory(nn.Module):
                 unknown or needs one slot. The memory is as it was then.
         """
         self._check_strategy(strategy)
-        check_momentum(momentum)
-        check_labelled_features(features, target, self.memory, self.channels)
-        extremes = label_extremes(target, ignore_index)
+        self.check_batch(features, target, momentum)
         filling = ~self.seen.all(dim=1)  # (K,)
         reference = None
         if strategy == "cosine":
             # a row of zeros has the cosine 0 with everything: all pixels go to slot 0, with the weight 1
             reference = self.memory.double().masked_fill(filling[:, None, None], 0)
         sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index, reference=reference)
-        sums = sums.over_processes()
-        means, usable = sums.mean(), sums.features.isfinite().all()
-        present = (sums.pixels > 0) & usable  # (K, S)
+        means, present = sums.mean(), sums.present()  # (K, S, C), (K, S)
 
         first_empty = (~self.seen).int().argmax(dim=1, keepdim=True)  # (K, 1)
         filled = torch.zeros_like(self.seen).scatter(1, first_empty, (filling & present[:, 0])[:, None])
         initial = means[:, 0]
         if self.initialization == "random_pixel" and bool(filled.any()):
             draws = self._draws.to(filled.device).masked_fill(~filled, -1).amax(dim=1)
-            initial = random_pixel_features(features, target, draws)
+            kept = keep_random_pixels(target, draws, ignore_index=ignore_index)
+            initial = class_sums(features, kept, self.num_classes, ignore_index=ignore_index).mean()[:, 0]
         moved = (1 - momentum) * self.memory.double() + momentum * means
         memory = torch.where((present & ~filling[:, None])[..., None], moved.float(), self.memory)
         memory = torch.where(filled[..., None], initial[:, None].float(), memory)
-        # last, as it waits for the device, and after the collective calls, so that no other process hangs in them
-        check_label_extremes(extremes, self.num_classes, ignore_index)
-        self.memory.copy_(memory)
-        self.seen |= filled
+        self.write(memory, self.seen | filled, target, ignore_index)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(module)`."""

@@ -1,80 +1,63 @@
-"""MCIBI and MCIBI++ around any context that an image gives its own pixels, for images of any size."""
+"""MCIBI and MCIBI++ on top of any context that an image gives its own pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from beyondpixel.lightning_modules.networks.aggregation import DatasetContext, aggregate_representations
-from beyondpixel.lightning_modules.networks.alignment import check_images
-from beyondpixel.lightning_modules.networks.attention import conv_norm_relu
-from beyondpixel.lightning_modules.networks.contexts import AtrousPyramid, ObjectContext, PyramidPooling
-from beyondpixel.lightning_modules.networks.encoders import build_encoder
+from beyondpixel.lightning_modules.networks.aggregation import (
+    ConcatenatedContexts,
+    DatasetContext,
+    FusedContexts,
+    aggregate_representations,
+)
+from beyondpixel.lightning_modules.networks.context_network import (
+    ContextName,
+    ContextNetwork,
+    NetworkOutputs,
+    check_choice,
+    check_positive,
+)
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory
-from beyondpixel.lightning_modules.networks.feature_pyramid import FeaturePyramid
-from beyondpixel.lightning_modules.networks.heads import ClassificationHead
-from beyondpixel.lightning_modules.networks.initialization import initialize_head, set_norm_momentum
+from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
-ContextName = Literal["none", "ppm", "aspp", "ocr", "upernet"]
-MemoryName = Literal["features", "statistics"]
-Aggregation = Literal["soft", "hard"]
-Initialization = Literal["mean", "random_pixel"]
-
-# Chen et al., arXiv 1706.05587, section 4: rates double with the resolution
-_ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-# coarse-to-fine inference of MCIBI++: weights of a pass's own class logits and of those that the passes before agree on
+# MCIBI++'s repeated inference: weights of the network's own class logits and of those that the passes before predicted
 _OWN_WEIGHT, _PREVIOUS_WEIGHT = 2.0, 1.5
+# contexts that the published configurations of MCIBI++ classify by a 3x3 convolution
+_CLASSIFIED_3X3 = ("aspp",)
 
 
-@dataclass(frozen=True)
-class MCIBIOutputs:
-    """What a training step needs of the network.
+class MCIBI(ContextNetwork):
+    """A context network with context from beyond the image: MCIBI (Jin et al., ICCV 2021) or MCIBI++ (TPAMI 2022).
 
-    Attributes:
-        logits: (N, K, H, W), the prediction.
-        features: (N, C, h, w), the pixel representations R that the memory is updated with; None without a memory.
-        intermediate: (N, K, H, W) logits of the heads that are only supervised: "context" (H1, whose softmax is W),
-            "image_context" (MCIBI++'s head on the image's own context), "auxiliary" (on the last stage but one).
-    """
-
-    logits: Tensor
-    features: Tensor | None = None
-    intermediate: dict[str, Tensor] = field(default_factory=dict)
-
-
-class MCIBI(nn.Module):
-    """FCN, PSPNet, DeepLabv3, OCRNet or UPerNet, with or without context from beyond the image.
-
-    With a memory this is MCIBI (Jin et al., ICCV 2021) or MCIBI++ (Jin et al., TPAMI 2022): pixel representations R are
-    classified coarsely (H1); W, the softmax of that, mixes the class representations in the memory; attention refines
-    the mix; R, the mix and the image's own context are fused and classified (H2). Without one it is the network that
-    the context is named for, and builds nothing that MCIBI adds.
+    Pixel representations R are classified coarsely (H1); W, the softmax of that, mixes the class representations in the
+    memory; attention refines the mix, which is fused with R. MCIBI then fuses the image's own context, refined by
+    another attention, and classifies (H2). MCIBI++, wired as the authors' published configurations, concatenates the
+    image's own context as it is, takes W from a head on it, and lets UPerNet's pyramid begin with that concatenation.
 
     Where it differs from the authors' code: classes that were never seen take no part in W; upsampling is aligned with
     the pixels (:class:`~beyondpixel.lightning_modules.networks.alignment.FeatureGrid`); at output stride 16 the
-    encoder's last stage is dilated. MCIBI++ fuses the image's own context here as MCIBI does.
+    encoder's last stage is dilated.
 
     Args:
         num_classes: K.
-        context: "none" (FCN), "ppm" (PSPNet), "aspp" (DeepLabv3), "ocr" (OCRNet) or "upernet" (UPerNet).
-        memory: "features" (MCIBI), "statistics" (MCIBI++) or None.
-        encoder, encoder_weights, output_stride: see
-            :func:`~beyondpixel.lightning_modules.networks.encoders.build_encoder`.
-        channels: C, those of R, of both contexts and of the heads; 512 in the papers.
-        attention_channels: those of queries, keys and values; 256 in the papers.
+        context: the image's own context, see :class:`ContextNetwork`.
+        memory: "features" (MCIBI: representations of each class), "statistics" (MCIBI++: a mean and a standard
+            deviation of each class), or null for the context network alone, which then has nothing that MCIBI adds.
         slots: representations a class in a memory of features.
-        aggregation: "soft", or "hard" to give all weight to H1's most probable class.
-        refinement: whether attention refines the mix (P); off in the ablation.
-        initialization: "mean" or "random_pixel", what a class's first representation is made of.
-        atrous_rates: of "aspp"; (6, 12, 18) at output stride 16 and (12, 24, 36) at 8 if None.
-        dropout: probability, of whole channels before each classifier.
-        norm_momentum: momentum of BatchNorm; None leaves torch's 0.1.
-        auxiliary: whether to build the auxiliary head; "ocr" always has it, for its object regions.
+        aggregation: "soft", or "hard" for the most probable class alone.
+        refinement: whether attention over the image refines what the memory gives (the paper's P).
+        initialization: "mean" (the authors' code) or "random_pixel" (their text): a class's first representation.
+        update_strategy: "cosine", where pixels weigh more that are less like the memory, or "mean".
+        memory_gradient: which memory the gradient of W is computed with: "read", the one that the forward pass read,
+            which gives the true gradient; or "updated", the one that the update of the same step wrote, as in the
+            authors' code, where the update overwrites in place what backward still needs. Both differ by the step that
+            the memory takes: by up to 0.8 of the gradient's norm at momentum 0.9, by 0.008 at 0.01.
         inference_passes: in evaluation, how often to aggregate, from the second time on with class logits that also
             hold what the passes before predicted (MCIBI++); 1 is a single pass.
+        network: arguments of :class:`ContextNetwork`: encoder, output_stride, channels, ...
 
     Raises:
         ValueError: for an argument out of range, an unknown encoder, or one that cannot be dilated.
@@ -90,134 +73,99 @@ class MCIBI(nn.Module):
         num_classes: int,
         *,
         context: ContextName = "aspp",
-        memory: MemoryName | None = "features",
-        encoder: str = "resnet101s",
-        encoder_weights: str | None = None,
-        output_stride: Literal[8, 16] = 8,
-        channels: int = 512,
-        attention_channels: int = 256,
+        memory: Literal["features", "statistics"] | None = "features",
         slots: int = 1,
-        aggregation: Aggregation = "soft",
+        aggregation: Literal["soft", "hard"] = "soft",
         refinement: bool = True,
-        initialization: Initialization = "mean",
-        atrous_rates: Sequence[int] | None = None,
-        dropout: float = 0.1,
-        norm_momentum: float | None = None,
-        auxiliary: bool = True,
+        initialization: Literal["mean", "random_pixel"] = "mean",
+        update_strategy: Literal["cosine", "mean"] = "cosine",
+        memory_gradient: Literal["read", "updated"] = "read",
         inference_passes: int = 1,
+        **network: Any,
     ) -> None:
-        super().__init__()
-        _check_choice("context", context, get_args(ContextName))
-        _check_choice("memory", memory, (*get_args(MemoryName), None))
-        _check_choice("aggregation", aggregation, get_args(Aggregation))
-        _check_choice("initialization", initialization, get_args(Initialization))
-        for name, value in (
-            ("channels", channels),
-            ("attention_channels", attention_channels),
-            ("slots", slots),
-            ("inference_passes", inference_passes),
+        for name, value, choices in (
+            ("memory", memory, ("features", "statistics", None)),
+            ("aggregation", aggregation, ("soft", "hard")),
+            ("initialization", initialization, ("mean", "random_pixel")),
+            ("update_strategy", update_strategy, ("cosine", "mean")),
+            ("memory_gradient", memory_gradient, ("read", "updated")),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
-        if atrous_rates is not None and not (len(atrous_rates) > 0 and min(atrous_rates) > 0):
-            raise ValueError(f"atrous_rates must be at least one positive number, got {list(atrous_rates)}")
+            check_choice(name, value, choices)
+        check_positive(slots=slots, inference_passes=inference_passes)
         if slots > 1 and memory == "statistics":
             raise ValueError(f"slots must be 1 with memory='statistics', which keeps two numbers a class, got {slots}")
-        self.encoder, self.grid = build_encoder(encoder, output_stride=output_stride, weights=encoder_weights)
-        widths: list[int] = self.encoder.out_channels
-        self.num_classes = num_classes
-        self.hard = aggregation == "hard"
-        self.inference_passes = inference_passes
-
-        def head(in_channels: int, kernel_size: int = 1) -> ClassificationHead:
-            return ClassificationHead(in_channels, channels, num_classes, kernel_size=kernel_size, dropout=dropout)
-
-        self.representation: Any = (
-            conv_norm_relu(widths[-1], channels, kernel_size=3) if memory or context in ("none", "ocr") else None
-        )
-        self.context: Any = None
-        if context in ("ppm", "upernet"):
-            self.context = PyramidPooling(widths[-1], channels)
-        elif context == "aspp":
-            self.context = AtrousPyramid(widths[-1], channels, atrous_rates or _ATROUS_RATES[output_stride])
-        elif context == "ocr":
-            self.context = ObjectContext(channels, attention_channels)
-        self.pyramid: Any = FeaturePyramid(widths[2:-1], channels, self.grid) if context == "upernet" else None
-        self.auxiliary_head: Any = head(widths[-2], kernel_size=3) if auxiliary or context == "ocr" else None
-
-        self.memory: Any = None
-        self.class_head: Any = None
-        self.context_head: Any = None
-        self.dataset_context: Any = None
-        self.head: Any = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, kernel_size=1))
-        if memory is not None:
-            self.class_head = head(channels)
-            self.dataset_context = DatasetContext(
-                channels,
-                attention_channels=attention_channels,
-                slots=slots,
-                refinement=refinement,
-                within_image=self.context is not None,
+        if slots > 1 and update_strategy == "mean":
+            raise ValueError(
+                f"update_strategy must be 'cosine' with slots={slots}: a plain mean does not say which slot a pixel "
+                "belongs to"
             )
-            self.head = head(channels)
-            if memory == "features":
-                self.memory = FeatureMemory(num_classes, channels, slots, initialization=initialization)
-            else:
-                self.memory = StatisticsMemory(num_classes, channels)
-                self.context_head = head(channels) if self.context is not None else None
-        for name, part in self.named_children():
-            if name != "encoder":
-                initialize_head(part)
-        set_norm_momentum(self, norm_momentum)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3, H, W) normalised images of any size to (N, K, H, W) logits."""
-        return self.outputs(images).logits
-
-    def outputs(self, images: Tensor) -> MCIBIOutputs:
-        """The logits of :meth:`forward` with what else a training step supervises or remembers."""
-        check_images(images)
-        height, width = images.shape[-2:]
-        padded = self.grid.pad(images)
-        maps = self.encoder(padded)
-        coarse: dict[str, Tensor] = {}
-        if self.auxiliary_head is not None and (self.training or isinstance(self.context, ObjectContext)):
-            coarse["auxiliary"] = self.auxiliary_head(maps[-2])
-        features: Any = None if self.representation is None else self.representation(maps[-1])  # R (N, C, h, w)
-        if isinstance(self.context, ObjectContext):
-            auxiliary = self.grid.upsample(coarse["auxiliary"], features.shape[-2:])
-            within: Any = self.context(features, auxiliary)
+        if memory == "statistics" and memory_gradient == "updated":
+            raise ValueError(
+                "memory_gradient must be 'read' with memory='statistics': MCIBI++ draws its representations anew in "
+                "each forward pass, and the update changes none that were drawn"
+            )
+        super().__init__(num_classes, context=context, **network)
+        self.hard = aggregation == "hard"
+        # two numbers a class have no direction to take cosines with
+        self.update_strategy: Literal["cosine", "mean"] = "mean" if memory == "statistics" else update_strategy
+        self.memory_gradient = memory_gradient
+        self.inference_passes = inference_passes
+        self.memory: FeatureMemory | StatisticsMemory | None = None
+        self.context_head: ClassificationHead | None = None
+        self.fusion: nn.Module | None = None
+        if memory is None:
+            return
+        # FCN's features are R themselves
+        self.representation = (
+            conv_norm_relu(self.widths[-1], self.channels, kernel_size=3) if context != "none" else None
+        )
+        self.class_head = self.build_head(self.channels)
+        self.dataset_context = DatasetContext(
+            self.channels, attention_channels=self.attention_channels, slots=slots, refinement=refinement
+        )
+        if memory == "features":
+            self.memory = FeatureMemory(num_classes, self.channels, slots, initialization=initialization)
+            self.head = self.build_head(self.channels)
+            if context != "none":
+                self.fusion = FusedContexts(self.channels, self.attention_channels)
         else:
-            within = None if self.context is None else self.context(maps[-1])
+            self.memory = StatisticsMemory(num_classes, self.channels)
+            self._build_statistics_decoder(context)
+        self.initialize()
+
+    def _build_statistics_decoder(self, context: ContextName) -> None:
+        """MCIBI++'s heads and pyramid, on twice the channels where the image has a context of its own."""
+        if context == "none":
+            self.head = self.build_head(self.channels)
+            return
+        self.fusion = ConcatenatedContexts()
+        self.context_head = self.build_head(self.channels)
+        if self.pyramid is None:
+            self.head = self.build_head(2 * self.channels, kernel_size=3 if context in _CLASSIFIED_3X3 else 1)
+        else:
+            self.pyramid = self.build_pyramid(2 * self.channels)
+
+    def decode(self, maps: Sequence[Tensor]) -> NetworkOutputs:
+        """From the encoder's maps, fine to coarse, to outputs at the size of the features that are classified."""
         if self.memory is None:
-            logits = self._classify(maps, features if within is None else within)
-        else:
-            coarse["context"] = self.class_head(features)
-            if self.context_head is not None:
-                coarse["image_context"] = self.context_head(within)
-            class_logits = coarse.get("image_context", coarse["context"])
-            logits = self._classify_with_memory(maps, features, within, class_logits)
-        full = {
-            name: self.grid.upsample(small, padded.shape[-2:])[..., :height, :width]
-            for name, small in {"logits": logits, **(coarse if self.training else {})}.items()
-        }
-        return MCIBIOutputs(full.pop("logits"), None if self.memory is None else features, full)
-
-    def _classify(self, maps: Sequence[Tensor], representations: Tensor) -> Tensor:
-        if self.pyramid is not None:
-            representations = self.pyramid(maps[2:-1], representations)
-        logits: Tensor = self.head(representations)
-        return logits
-
-    def _classify_with_memory(
-        self, maps: Sequence[Tensor], features: Tensor, within: Tensor | None, class_logits: Tensor
-    ) -> Tensor:
+            return super().decode(maps)
+        within, intermediate = self.context(maps)
+        features = within if self.representation is None else self.representation(maps[-1])  # R (N, C, h, w)
+        class_logits = intermediate["context"] = self.class_head(features)
+        if self.context_head is not None:
+            class_logits = intermediate["image_context"] = self.context_head(within)
         # copies: a training step updates the memory before the backward pass needs what was read
         representations, seen = self.memory.representations(), self.memory.seen.clone()
+        backward_memory = self.memory.memory if self.memory_gradient == "updated" else None
 
         def classify(class_logits: Tensor) -> Tensor:
-            mixed = aggregate_representations(class_logits, representations, seen, hard=self.hard)
-            return self._classify(maps, self.dataset_context(features, mixed, within))
+            mixed = aggregate_representations(
+                class_logits, representations, seen, hard=self.hard, backward_representations=backward_memory
+            )
+            augmented = self.dataset_context(features, mixed)
+            if self.fusion is not None:
+                augmented = self.fusion(features, within, augmented)
+            return self.classify(maps, augmented)
 
         passes = [classify(class_logits)]
         while not self.training and len(passes) < self.inference_passes:
@@ -225,9 +173,19 @@ class MCIBI(nn.Module):
             weighted = _OWN_WEIGHT * class_logits + _PREVIOUS_WEIGHT * agreed
             # the authors' code divides by one less than the sum of the weights, which sharpens W
             passes.append(classify(weighted / (_OWN_WEIGHT + _PREVIOUS_WEIGHT - 1)))
-        return passes[-1]
+        return NetworkOutputs(passes[-1], features, {**intermediate, **self.auxiliary(maps)})
 
+    def update_memory(self, features: Tensor, target: Tensor, *, momentum: float, ignore_index: int) -> None:
+        """Move the memory towards R (N, C, h, w) of a batch with labels (N, H, W); see the memory's ``update``."""
+        memory = cast(FeatureMemory, self.memory)
+        memory.update(features, target, momentum=momentum, strategy=self.update_strategy, ignore_index=ignore_index)
 
-def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    @property
+    def seen(self) -> Tensor:
+        """(K, S) bool, which slots of the memory hold something."""
+        return cast(FeatureMemory, self.memory).seen
+
+    def classify_memory(self) -> Tensor:
+        """The last head's logits (KS, K) of the memory's representations, as in evaluation; only MCIBI's."""
+        memory, head = cast(FeatureMemory, self.memory), cast(ClassificationHead, self.head)
+        return head.classify_vectors(memory.representations().flatten(0, 1))

@@ -1,10 +1,16 @@
 """Pretrained weights for encoders, from a local file or a hub."""
 
+import functools
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+import huggingface_hub.constants
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -14,7 +20,10 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # the layers after the last feature map, as torchvision and timm name them
 _CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.", "head_", "last_linear.", "conv_head.", "bn2.", "norm.")
 _SHOWN_KEYS = 5
+_PROBE_SECONDS = 3
 
+# why weights could not be fetched, by the encoder's name, that of the weights, and the minute
+_failures: dict[tuple[str, str, int], str] = {}
 _skipped: ContextVar[bool] = ContextVar("pretrained_weights_skipped", default=False)
 
 
@@ -34,75 +43,80 @@ def without_pretrained_weights() -> Iterator[None]:
         _skipped.reset(token)
 
 
-def load_pretrained(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill an encoder with pretrained weights; within :func:`without_pretrained_weights`, do nothing.
+def read_pretrained(name: str, weights: str) -> Mapping[str, Tensor] | None:
+    """Read pretrained weights from a file or the hub; within :func:`without_pretrained_weights`, None.
 
     Args:
-        encoder: the encoder to fill.
-        name: the name by which SMP builds it (``tu-`` before timm's).
+        name: the name by which SMP builds the encoder (``tu-`` before timm's).
         weights: path of a local file, a state dict as torchvision or timm publish it (``.pth``, read with
-            ``weights_only=True``, or ``.safetensors``), the classifier's keys included or not; or the name of weights
-            on the hub: ``"imagenet"``, another name that SMP has for this encoder, or a tag of timm's.
+            ``weights_only=True``, or ``.safetensors``); or the name of weights on the hub: ``"imagenet"``, another name
+            that SMP has for this encoder, or a tag of timm's.
 
     Raises:
         FileNotFoundError: if a path leads nowhere.
-        ValueError: if the file doesn't fit the encoder (the keys are named) or the hub has no such weights.
+        ValueError: if the file is no state dict, or the hub has no such weights.
         ConnectionError: if the hub's weights are not in the local cache and cannot be fetched.
 
     Example:
-        >>> from segmentation_models_pytorch.encoders import get_encoder
-        >>> load_pretrained(get_encoder("resnet18"), "resnet18", "imagenett")  # doctest: +ELLIPSIS
+        >>> read_pretrained("resnet18", "imagenett")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         ValueError: unknown encoder_weights='imagenett' for encoder 'resnet18': offered are imagenet, ssl, swsl, ...
     """
     if _skipped.get():
-        return
+        return None
     path = Path(weights).expanduser()
     if path.suffix in _FILE_SUFFIXES or path.exists():
-        _load_file(encoder, name, path)
-    else:
-        _load_from_hub(encoder, name, weights)
+        return _read_file(path)
+    return _fetch(_name_on_hub(name, weights), weights)
 
 
-def _load_file(encoder: nn.Module, name: str, path: Path) -> None:
+def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: str, weights: str) -> None:
+    """Give an encoder the weights of a state dict, whose names of the classifier's layers may be there or not.
+
+    Args:
+        encoder: the encoder to fill.
+        published: names to tensors, as torchvision, timm or SMP have them.
+        name: of the encoder, for messages.
+        weights: where they are from, for messages.
+
+    Raises:
+        ValueError: if they don't fit; the keys are named.
+    """
+    current = encoder.state_dict()
+    targets = {_canonical(key): key for key in current}
+    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
+    problems = {
+        # some publishers leave out BatchNorm's counter, which only matters for momentum=None
+        "missing": [key for key in current if key not in state and not key.endswith("num_batches_tracked")],
+        "unexpected": [
+            key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
+        ],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
+            for key, value in state.items()
+            if value.shape != current[key].shape
+        ],
+    }
+    listed = [
+        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if listed:
+        raise ValueError(
+            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
+            f"{'; '.join(listed)}. Was the file made for another architecture?"
+        )
+    encoder.load_state_dict({**current, **state})
+
+
+def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(
             f"encoder_weights={str(path)!r}: there is no such file (looked from {Path.cwd()}); give the path of a "
             "state dict, the name 'imagenet' to fetch weights, or null to train from scratch"
         )
-    published = _read_state_dict(path)
-    targets = {_canonical(key): key for key in encoder.state_dict()}
-    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
-    unexpected = [
-        key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
-    ]
-    # some publishers leave out BatchNorm's counter, which only matters for momentum=None
-    missing = [key for key in targets.values() if key not in state and not key.endswith("num_batches_tracked")]
-    current = encoder.state_dict()
-    misshaped = [
-        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
-        for key, value in state.items()
-        if value.shape != current[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
-        for kind, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshaped),
-        )
-        if keys
-    ]
-    if problems:
-        raise ValueError(
-            f"encoder_weights={str(path)!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
-            f"{'; '.join(problems)}. Was the file made for another architecture?"
-        )
-    encoder.load_state_dict({**current, **state})
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -122,31 +136,72 @@ def _canonical(key: str) -> str:
     return key.removeprefix("model.").replace("_", ".")
 
 
-def _load_from_hub(encoder: nn.Module, name: str, weights: str) -> None:
+def _name_on_hub(name: str, weights: str) -> str:
+    """The name by which SMP builds the encoder with these weights: timm's holds their tag."""
+    architecture, _, own_tag = name.partition(".")
     if name.startswith("tu-"):
-        architecture, _, own_tag = name.removeprefix("tu-").partition(".")
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture.removeprefix('tu-')}.*")]
         choices = ["imagenet", *tags] if tags else []
-        tag = own_tag if weights == "imagenet" else weights
-        donor_name, donor_weights = f"tu-{architecture}.{tag}" if tag else f"tu-{architecture}", weights
     else:
         choices = sorted(smp.encoders.encoders[name]["pretrained_settings"])
-        donor_name, donor_weights = name, weights
     if weights not in choices:
         offered = f"offered are {', '.join(choices)}" if choices else "none are offered"
         raise ValueError(
             f"unknown encoder_weights={weights!r} for encoder {name.removeprefix('tu-')!r}: {offered}, "
             "a path of a local file, and null to train from scratch"
         )
+    tag = own_tag if weights == "imagenet" else weights
+    return f"{architecture}.{tag}" if name.startswith("tu-") and tag else name
+
+
+def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
+    """State dict of SMP's encoder with these weights, from the hub or its cache; a failure is kept for a minute."""
+    minute = int(time.monotonic() // 60)
+    reason = _failures.get((donor_name, weights, minute))
+    if reason is None:
+        try:
+            with _offline_unless_reachable(minute):
+                donor = smp.encoders.get_encoder(
+                    donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
+                )
+            return donor.state_dict()  # type: ignore[no-any-return]
+        except Exception as error:  # what a failed download raises depends on library, version and network
+            reason = _failures[donor_name, weights, minute] = type(error).__name__
+    raise ConnectionError(
+        f"encoder_weights={weights!r} of {donor_name.removeprefix('tu-')!r} could not be fetched ({reason}) and are "
+        "not in the hub's cache. Without a network, give a local file with --model.encoder_weights FILE; or copy the "
+        "cache of a machine that has them, set HF_HOME to it, and HF_HUB_OFFLINE=1 to skip asking the hub; or train "
+        "from scratch with --model.encoder_weights null"
+    )
+
+
+@contextmanager
+def _offline_unless_reachable(minute: int) -> Iterator[None]:
+    """Have the hub's client use its cache alone if the hub is out of reach; by itself it tries five times and waits."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = before or not hub_is_reachable(minute)
     try:
-        donor = smp.encoders.get_encoder(
-            donor_name, weights=True if donor_name.startswith("tu-") else donor_weights, output_stride=32
-        )
-    except Exception as error:  # what a failed download raises depends on library, version and network
-        raise ConnectionError(
-            f"encoder_weights={weights!r} of {name.removeprefix('tu-')!r} could not be fetched "
-            f"({type(error).__name__}); without a network give the path of a local weights file, set "
-            "encoder_weights to null to train from scratch, or copy the Hugging Face cache (HF_HOME) of a "
-            "machine that has them"
-        ) from error
-    encoder.load_state_dict(donor.state_dict())
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+@functools.lru_cache(maxsize=1)
+def hub_is_reachable(minute: int) -> bool:
+    """Whether the hub answers within three seconds; asked once a minute."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:  # an answer, too
+            answered.set()
+        except OSError:
+            return
+        answered.set()
+
+    # in a thread, as looking up a name cannot be given a timeout
+    probe = threading.Thread(target=ask, daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS)
+    return answered.is_set()

@@ -3,19 +3,13 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beyondpixel.lightning_modules.networks.class_memory import ClassMemory, check_count
 from beyondpixel.lightning_modules.networks.class_sums import class_sums
-from beyondpixel.lightning_modules.networks.labelled_features import (
-    check_count,
-    check_label_extremes,
-    check_labelled_features,
-    check_momentum,
-    label_extremes,
-)
 
 
-class StatisticsMemory(nn.Module):
+class StatisticsMemory(ClassMemory):
     """The memory of MCIBI++ (Jin et al., "MCIBI++", TPAMI 2022), as the authors' code has it: two numbers a class.
 
     `update` averages the upsampled features of each class's pixels to one vector of C channels, and takes the mean μ'
@@ -28,7 +22,7 @@ class StatisticsMemory(nn.Module):
     process, and PyTorch's global random state is left alone. (The authors' code seeds the global one in every forward.)
 
     It has the methods of :class:`~beyondpixel.lightning_modules.networks.feature_memory.FeatureMemory` and the same
-    behaviour with void pixels, absent classes, features that are not finite, and several processes, whose class sums
+    behavior with void pixels, absent classes, features that are not finite, and several processes, whose class sums
     are added before the statistics are taken.
 
     Args:
@@ -51,21 +45,14 @@ class StatisticsMemory(nn.Module):
         ([1.25, 1.1455, 0.0, 1.0], torch.Size([2, 1, 4]))
     """
 
-    memory: Tensor
-    seen: Tensor
     _noise: Tensor
-    slots = 1
 
     def __init__(self, num_classes: int, channels: int) -> None:
-        super().__init__()
-        check_count("num_classes", num_classes)
+        super().__init__(num_classes, channels)
         check_count("channels", channels, at_least=2)
-        self.num_classes = num_classes
-        self.channels = channels
         # drawn on the CPU, whose generator gives the same numbers on every machine
         noise = [torch.randn(1, channels, generator=torch.Generator().manual_seed(k)) for k in range(num_classes)]
         self.register_buffer("memory", torch.tensor([0.0, 1.0]).repeat(num_classes, 1))
-        self.register_buffer("seen", torch.zeros(num_classes, 1, dtype=torch.bool))
         self.register_buffer("_noise", torch.stack(noise), persistent=False)
 
     def representations(self) -> Tensor:
@@ -102,18 +89,12 @@ class StatisticsMemory(nn.Module):
                 f"strategy: expected 'mean', got {strategy!r}; two numbers a class have no direction to compare with. "
                 "FeatureMemory offers 'cosine'"
             )
-        check_momentum(momentum)
-        check_labelled_features(features, target, self.memory, self.channels)
-        extremes = label_extremes(target, ignore_index)
-        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index).over_processes()
-        present = (sums.pixels > 0) & sums.features.isfinite().all()  # (K, 1)
+        self.check_batch(features, target, momentum)
+        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index)
+        present = sums.present()  # (K, 1)
         std, mean = torch.std_mean(sums.mean()[:, 0], dim=1)
         moved = (1 - momentum) * self.memory.double() + momentum * torch.stack([mean, std], dim=1)
-        memory = torch.where(present, moved.float(), self.memory)
-        # last, as it waits for the device, and after the collective calls, so that no other process hangs in them
-        check_label_extremes(extremes, self.num_classes, ignore_index)
-        self.memory.copy_(memory)
-        self.seen |= present
+        self.write(torch.where(present, moved.float(), self.memory), self.seen | present, target, ignore_index)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(module)`."""

@@ -1,4 +1,4 @@
-"""Affinity of neighbouring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
+"""Affinity of neighboring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional._validation import LabelTruth, MultiHotTruth, Truth, read_target
+from beyondpixel.losses.functional.target import (
+    multi_hot,
+    read_target,
+    resize_target,
+    valid_mask,
+    without_void_gradient,
+)
 
 _SMALLEST = 1e-4
-_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+_NEIGHBORS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
 class Field(NamedTuple):
-    """Small maps on which pairs of pixels are compared.
+    """What pairs of pixels are compared on, at a stride.
 
     Attributes:
         probs: (N, C, h, w) softmax probabilities, 0 where void.
@@ -27,7 +33,7 @@ class Field(NamedTuple):
 
 
 class PairSums(NamedTuple):
-    """Sums over pairs of a pixel and a neighbour, for each class: float64 scalars.
+    """Sums over pairs of a pixel and a neighbor, for each class: float64 scalars.
 
     Attributes:
         edge_total: summed max(0, margin - KL) over the pairs whose labels differ in the class.
@@ -54,20 +60,20 @@ def affinity_field(
 ) -> Tensor:
     r"""Affinity field term, the mean over edge pairs plus the mean over the others.
 
-    For a pixel i and each of its 8 neighbours j at a distance, and each class c, with p the softmax of the logits,
+    For a pixel i and each of its 8 neighbors j at a distance, and each class c, with p the softmax of the logits,
 
     .. math::
         D_{ij}^c = p_j^c \log\frac{p_j^c}{p_i^c} + (1 - p_j^c) \log\frac{1 - p_j^c}{1 - p_i^c}, \qquad
         L = \operatorname*{mean}_{y_i^c \ne y_j^c} \max(0, m - D_{ij}^c) + \operatorname*{mean}_{y_i^c = y_j^c} D_{ij}^c
 
-    on maps smaller by a stride (logits bilinear with aligned corners, labels nearest), as the RMI authors' port of
+    at a stride (logits bilinear with aligned corners, labels nearest), as the RMI authors' port of
     Ke et al., ECCV 2018. A mean over no pair is 0.
 
     Args:
         preds: (N, C, H, W) logits.
         target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
-        distance: from a pixel to its neighbours, on the small maps.
-        stride: of the small maps.
+        distance: from a pixel to its neighbors, at the stride.
+        stride: pixels of the full size from one that is compared to the next.
         margin: m.
         exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original; in
             the port they count, as pixels without a class, and through the interpolation void pixels next to others
@@ -78,47 +84,36 @@ def affinity_field(
         Scalar ≥ 0.
 
     Raises:
-        ValueError: if shapes do not fit, a label is out of range, or the maps are smaller than the stride.
+        ValueError: if shapes do not fit, a label is out of range, or preds are smaller than the stride.
 
     >>> import torch
     >>> affinity_field(torch.zeros(1, 2, 16, 16), torch.zeros(1, 16, 16, dtype=torch.long), exclude_void=True)
     tensor(0.)
     """
     with torch.autocast(preds.device.type, enabled=False):
-        truth = read_target(preds, target, preds.shape[1] if preds.ndim > 1 else 0, ignore_index)
-        field = make_field(preds, truth, stride, exclude_void=exclude_void)
+        target = read_target(preds, target, ignore_index=ignore_index)
+        field = make_field(preds, target, stride, exclude_void=exclude_void)
         sums = pair_sums(field, distance, margin, exclude_void=exclude_void)
         loss = sums.edge_total / sums.edge_count.clamp_min(1) + sums.same_total / sums.same_count.clamp_min(1)
-    truth.check_values()
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
-def make_field(preds: Tensor, truth: Truth, stride: int, *, exclude_void: bool) -> Field:
-    """Probabilities and labels at a stride."""
-    num_classes = preds.shape[1]
-    size = (truth.shape[1] // stride, truth.shape[2] // stride)
+def make_field(preds: Tensor, target: Tensor, stride: int, *, exclude_void: bool) -> Field:
+    """Probabilities and labels at a stride; target as of `read_target`."""
+    height, width = preds.shape[2:]
+    size = (height // stride, width // stride)
     if min(size) < 1:
         raise ValueError(
-            f"stride: maps of {truth.shape[1]} × {truth.shape[2]} have no pixel at stride {stride}; "
+            f"stride: preds of {height} × {width} have no pixel at stride {stride}; "
             f"use larger crops or a smaller stride"
         )
     preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
     if exclude_void:
-        preds = without_void_gradient(preds, truth)
+        preds = without_void_gradient(preds, target)
     probs = F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1)
-    if isinstance(truth, LabelTruth):
-        labels = F.interpolate(truth.labels[:, None].float(), size, mode="nearest")
-        one_hot = labels == torch.arange(num_classes, device=labels.device)[:, None, None]
-        valid = labels[:, 0] >= 0
-    elif isinstance(truth, MultiHotTruth):
-        one_hot = F.interpolate(truth.multi_hot.float(), size, mode="nearest") == 1
-        valid = torch.ones_like(one_hot[:, 0])
-    return Field(probs * valid[:, None], one_hot, valid)
-
-
-def without_void_gradient(preds: Tensor, truth: Truth) -> Tensor:
-    """The same values, whose gradient ends at void pixels: interpolation would carry it there from their neighbours."""
-    return preds if truth.valid is None else torch.where(truth.valid[:, None], preds, preds.detach())
+    small = resize_target(target, size)
+    valid = valid_mask(small)
+    return Field(torch.where(valid[:, None], probs, 0), multi_hot(small, preds.shape[1], torch.bool), valid)
 
 
 def pair_sums(
@@ -131,14 +126,12 @@ def pair_sums(
     same_weights: Tensor | None = None,
 ) -> PairSums:
     """Sums over all pairs at a distance, weighted if asked by (N, h, w) weights of the pixel in the middle."""
-    centre = field.probs.clamp_min(_SMALLEST)
+    center = field.probs.clamp_min(_SMALLEST)
     parts = []
-    for dy, dx in _NEIGHBOURS:
+    for dy, dx in _NEIGHBORS:
         step = (dy * distance, dx * distance)
-        neighbour = _shift(field.probs, step).clamp_min(_SMALLEST)
-        divergence = (
-            neighbour * (neighbour / centre).log() + _rest(neighbour) * (_rest(neighbour) / _rest(centre)).log()
-        )
+        neighbor = _shift(field.probs, step).clamp_min(_SMALLEST)
+        divergence = neighbor * (neighbor / center).log() + _rest(neighbor) * (_rest(neighbor) / _rest(center)).log()
         edge = _shift(field.one_hot, step) != field.one_hot
         same = ~edge
         if exclude_void:
@@ -167,10 +160,10 @@ def _rest(probs: Tensor) -> Tensor:
     return 1 - probs + _SMALLEST
 
 
-def _shift(maps: Tensor, step: tuple[int, int]) -> Tensor:
-    """At each pixel the value `step` away from it, 0 outside the map."""
-    height, width = maps.shape[2:]
+def _shift(planes: Tensor, step: tuple[int, int]) -> Tensor:
+    """At each pixel the value `step` away from it, 0 outside."""
+    height, width = planes.shape[2:]
     reach = max(map(abs, step))
-    padded = F.pad(maps, (reach, reach, reach, reach))
+    padded = F.pad(planes, (reach, reach, reach, reach))
     top, left = reach + step[0], reach + step[1]
     return padded[:, :, top : top + height, left : left + width]

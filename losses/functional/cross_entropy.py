@@ -4,15 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional._validation import (
-    LabelTruth,
-    MultiHotTruth,
-    Truth,
-    check_choice,
-    check_probs,
-    read_target,
-)
-from beyondpixel.losses.functional.map_pass import MapPass
+from beyondpixel.losses.functional.target import check_choice, num_valid, read_target
+from beyondpixel.losses.ops.operators import bce_pool
 
 REDUCTIONS = ("class_sum", "mean")
 
@@ -40,10 +33,8 @@ def cross_entropy(preds: Tensor, target: Tensor, *, ignore_index: int = 255, wit
     tensor(0.6931)
     """
     with torch.autocast(preds.device.type, enabled=False):
-        truth = read_target(preds, target, preds.shape[1] if preds.ndim > 1 else 0, ignore_index)
-        total = cross_entropy_sum(preds, truth, with_logits)
-        loss = total / truth.num_valid().clamp_min(1)
-    truth.check_values()
+        target = read_target(preds, target, ignore_index=ignore_index, with_logits=with_logits)
+        loss = cross_entropy_sum(preds, target, with_logits=with_logits) / num_valid(target).clamp_min(1)
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
@@ -81,14 +72,10 @@ def binary_cross_entropy(
     tensor(0.6931)
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    num_classes = preds.shape[1] if preds.ndim > 1 else 0
     with torch.autocast(preds.device.type, enabled=False):
-        truth = read_target(preds, target, num_classes, ignore_index)
-        if not with_logits:
-            check_probs(preds)
-        total, _ = MapPass.apply(preds, truth, with_logits, True, None)
-        loss: Tensor = total / pixel_divisor(truth.num_valid(), reduction, num_classes)
-    truth.check_values()
+        target = read_target(preds, target, ignore_index=ignore_index, with_logits=with_logits)
+        total, _, _ = bce_pool(preds, target, with_logits=with_logits)
+        loss = total / pixel_divisor(num_valid(target), reduction, preds.shape[1])
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
@@ -97,19 +84,13 @@ def pixel_divisor(count: Tensor, reduction: str, num_classes: int) -> Tensor:
     return count + 1 if reduction == "class_sum" else (count * num_classes).clamp_min(1)
 
 
-def cross_entropy_sum(preds: Tensor, truth: Truth, with_logits: bool) -> Tensor:
-    """Summed softmax cross entropy over the valid pixels, float64 scalar with a graph."""
+def cross_entropy_sum(preds: Tensor, target: Tensor, *, with_logits: bool = True) -> Tensor:
+    """Summed softmax cross entropy over the valid pixels, float64 scalar; target as of `read_target`."""
     preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
-    if with_logits:
-        log_probs = preds.log_softmax(1)
+    log_probs = preds.log_softmax(1) if with_logits else preds.clamp_min(torch.finfo(preds.dtype).tiny).log()
+    if target.ndim == 3:
+        loss = F.nll_loss(log_probs, target.long(), ignore_index=-1, reduction="none")
     else:
-        check_probs(preds)
-        log_probs = preds.clamp_min(torch.finfo(preds.dtype).tiny).log()
-    if isinstance(truth, LabelTruth):
-        # a wrong label would abort a CUDA context here, before `check_values` can name it
-        labels = truth.labels.clamp(-1, preds.shape[1] - 1).long()
-        # a float32 sum over millions of pixels would lose digits
-        picked = F.nll_loss(log_probs, labels, ignore_index=-1, reduction="none")
-    elif isinstance(truth, MultiHotTruth):
-        picked = -(truth.multi_hot.to(log_probs.dtype) * log_probs).sum(1)
-    return picked.sum(dtype=torch.float64)
+        loss = -(target * log_probs).sum(1)
+    # a float32 sum over millions of pixels would lose digits
+    return loss.sum(dtype=torch.float64)

@@ -136,7 +136,7 @@ def test_wrong_bytes_are_thrown_away_and_the_next_address_is_tried(server: Serve
     message = str(caught.value)
     assert "gone/data.tar: 404 Client Error" in message
     assert f"bad/data.tar: gave other bytes than the publisher's ({MD5} expected)" in message
-    assert "--mirror" in message
+    assert "--mirrors" in message
     assert list(tmp_path.iterdir()) == []
     fetch_quietly([*addresses, f"{server.url}/good/data.tar"], tmp_path / "data.tar")
     assert (tmp_path / "data.tar").read_bytes() == CONTENT

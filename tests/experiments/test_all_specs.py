@@ -1,130 +1,264 @@
-"""Every run spec that comes with the package: it is what its header says, resolves, and trains."""
+"""Every run spec that comes with the package runs what its table says."""
 
+import inspect
 import json
 import re
-import shutil
-import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
+from pytorch_lightning import Trainer
 
-from beyondpixel.datamodules import CamVidDataModule
-from beyondpixel.datamodules.camvid import COUNTS as CAMVID_COUNTS
-from beyondpixel.datamodules.voc import COUNTS as VOC_COUNTS
-from beyondpixel.experiments.launch.cell import run_cell
-from beyondpixel.experiments.launch.cells import expand
-from beyondpixel.experiments.specs import RUNS, RowPlace, Spec, find_specs, load_spec
-from beyondpixel.experiments.training_cli import resolve_config
-from beyondpixel.losses import build_loss
+from beyondpixel.datamodules import CamVidDataModule, VOCDataModule
+from beyondpixel.experiments.axes import NETWORKS, RMI_AXES, axes_of
+from beyondpixel.experiments.build import build, build_all, parse_built
+from beyondpixel.experiments.job import run_job
+from beyondpixel.experiments.merge import Keys
+from beyondpixel.experiments.plan import plan_runs
+from beyondpixel.experiments.resolve import ResolvedConfig, import_class, resolve
+from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
+from beyondpixel.experiments.specs_command import header_of, resolved_text
+from beyondpixel.lightning_modules.networks import MCIBI, DeepLab
+from beyondpixel.losses import LOSSES, build_loss
 
-ROWS = find_specs([RUNS])
-OF_THE_PAPERS = [row for row in ROWS if row.name.startswith("rmi_")]
-LABELS = ("Paper", "Table", "Row", "Hardware", "Expected", "Command")
-
-
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI warns if a config is handed over while the command line has words."""
-    monkeypatch.setattr(sys, "argv", ["beyondpixel"])
-
-
-@cache
-def spec_of(row: RowPlace) -> Spec:
-    return load_spec(row)
+SPECS = load_specs([RUNS])
+OF_THE_RMI_PAPER = ("rmi_table1_voc", "rmi_table3a", "rmi_table3b", "rmi_table4_camvid")
+all_rows = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
 @cache
-def resolved(row: RowPlace) -> str:
-    """As text, so that two can be compared."""
-    spec = spec_of(row)
-    return json.dumps(resolve_config(spec.config, spec.origin), sort_keys=True)
+def resolved(name: str) -> ResolvedConfig:
+    return resolve(next(spec for spec in SPECS if spec.name == name))
 
 
-def header_of(row: RowPlace) -> dict[str, str]:
-    return dict(re.findall(r"^# (\w+): +(.*)$", row.file.read_text(), flags=re.MULTILINE))
+def table(name: str) -> dict[str, dict[str, Any]]:
+    """Resolved configs of a table by row."""
+    return {spec.row: resolved(spec.name).values for spec in SPECS if spec.table == name}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_spec_resolves(row: RowPlace) -> None:
-    config = json.loads(resolved(row))
-    assert config["trainer"]["max_steps"] > 0
+def leaves(tree: dict[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_command_in_the_header_launches_the_row(row: RowPlace) -> None:
-    header = header_of(row)
-    assert {"Table", "Hardware", "Command"} <= set(header)
-    words = header["Command"].partition(",")[0].split()
-    if words[:2] == ["beyondpixel", "launch"]:
-        assert row in find_specs(words[2 : next((i for i, w in enumerate(words) if w.startswith("--")), len(words))])
-    else:
-        assert words == ["beyondpixel", "demo"]
+def signature_default(cls: type, name: str) -> Any:
+    """The default that the class, or the base that it hands the argument on to, declares."""
+    networks = {"DeepLabModule": [DeepLab], "MCIBIModule": [MCIBI, *MCIBI.__mro__]}
+    functions = [
+        getattr(base, method)
+        for base in cls.__mro__
+        for method in ("__init__", "configure_network")
+        if hasattr(base, method)
+    ]
+    functions += [network.__init__ for network in networks.get(cls.__name__, [])]
+    for function in functions:
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is not None and parameter.kind is not parameter.VAR_KEYWORD:
+            return parameter.default
+    raise AssertionError(f"{cls} has no argument {name}")
 
 
-@pytest.mark.parametrize("row", OF_THE_PAPERS, ids=lambda row: row.name)
-def test_the_header_says_what_is_expected(row: RowPlace) -> None:
-    header = header_of(row)
-    assert list(header)[: len(LABELS)] == list(LABELS)
-    value = spec_of(row).reference.get("value")
-    if value is None:
-        assert "published" in header["Expected"]  # that there is nothing, or which rows it is of
-        return
-    lowest_to_highest = [float(number) for number in re.findall(r"\d\d\.\d\d", header["Expected"])]
-    assert min(lowest_to_highest) <= value <= max(lowest_to_highest)
-    assert spec_of(row).reference["metric"] == "test/mIoU"
+def plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
-def test_rows_that_are_the_same_run_have_the_same_published_score() -> None:
-    scores: dict[str, dict[str, float]] = {}
-    for row in ROWS:
-        spec = spec_of(row)
-        if spec.evaluate is None and "value" in spec.reference:
-            scores.setdefault(resolved(row), {})[row.name] = spec.reference["value"]
-    shared = [found for found in scores.values() if len(found) > 1]
-    assert any({"rmi_table1_voc/v3_rmi", "rmi_table3a/avg_df4", "rmi_table3b/df4_r3"} <= set(found) for found in shared)
-    for found in shared:
-        assert len(set(found.values())) == 1, found
+@all_rows
+def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> None:
+    """What the row, a fragment or an override does not give comes from no other class than the row's own."""
+    config = resolved(spec.name)
+    given = dict(leaves(spec.config))
+    loss = config.values["model"]["init_args"]["loss"]
+    for keys, value in leaves(config.values):
+        if keys[-1] in ("class_path", "seed_everything") or keys in given:
+            continue
+        if keys[:3] == ("model", "init_args", "loss"):
+            if ("model", "init_args", "loss") in given or isinstance(loss, list):
+                continue
+            default = signature_default(LOSSES[loss["name"]], keys[-1]) if keys[-1] != "name" else "ce"
+        elif keys[0] == "trainer":
+            default = signature_default(Trainer, keys[-1])
+        else:
+            default = signature_default(import_class(config.values[keys[0]]["class_path"], keys[0]), keys[-1])
+        assert value == plain(default), keys
+        assert config.source_of(keys) == "default"
 
 
-def test_table_4_prints_eleven_classes_and_the_mean_of_twelve() -> None:
-    names = CamVidDataModule("nowhere", variant="12").class_names
-    implied = {}
-    for row in find_specs(["rmi_table4_camvid"]):
-        reference = spec_of(row).reference
-        assert list(reference["per_class"]) == names[:11]
-        implied[row.row] = 12 * reference["value"] - sum(reference["per_class"].values())
-    # one wrong digit in the tens of any class or mean shows here; v3+ with CRF is the paper's own misprint
-    assert implied.pop("v3plus_crf") == pytest.approx(42.01, abs=0.07)
-    assert len(implied) == 7
-    assert all(30.5 < iou < 33.2 for iou in implied.values()), implied
+@all_rows
+def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
+    values = dict(leaves(resolved(spec.name).values))
+    for keys, value in leaves(spec.config):
+        if keys == ("model", "init_args", "loss"):
+            assert values[(*keys, "name")] == value
+        elif not isinstance(value, list):
+            assert values[keys] == value, keys
+
+
+@all_rows
+def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path) -> None:
+    (run,) = plan_runs([spec.file.parent / spec.row], seeds=[3], output=tmp_path, overrides={})
+    run.prepare()
+    stored = run.folder.config
+    expected = resolved(spec.name).values
+    assert {**stored, "trainer": None, "seed_everything": None} == {
+        **plain(expected),
+        "trainer": None,
+        "seed_everything": None,
+    }
+    assert stored["seed_everything"] == 3
+    assert stored["trainer"] == {**plain(expected["trainer"]), "default_root_dir": str(run.folder.path)}
+    assert parse_built(stored) == stored
+
+
+def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("rmi_table4_camvid/v3_rmi", "rmi_table3a/int_df4", "demo/ce"):
+        spec = next(spec for spec in SPECS if spec.name == name)
+        text = resolved_text(spec)
+        assert yaml.safe_load(text) == plain(resolved(name).values)
+        for line in text.splitlines():
+            assert line.endswith(":") or re.search(r"# (default|row|base/[\w/]+)$", line), line
+    assert "crop_size: 479  # base/data/camvid" in resolved_text(
+        next(spec for spec in SPECS if spec.name == "rmi_table4_camvid/v3_rmi")
+    )
+
+
+# FACTS of the papers and of their published code, written out by hand
+RMI_MODEL = {
+    "encoder": "resnet101s",
+    "decoder": "paper",
+    "dilate_last_stage": False,
+    "output_stride": 16,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "decay_norm_and_bias": False,
+    "norm_momentum": 0.05,
+    "lr_power": 0.9,
+    "min_lr": 1e-6,
+    "dropout": 0.1,
+    "atrous_rates": None,
+}
+RMI_VOC = {
+    "data": {
+        "train_split": "trainaug",
+        "test_split": "val",
+        "crop_size": 513,
+        "image_size": None,
+        "scales": [0.5, 2.0],
+        "scale_step": 0.25,
+        "batch_size": 16,
+        "flip": True,
+        "resampling": "bicubic_antialias",
+    },
+    "model": {**RMI_MODEL, "lr": 0.007, "warmup_iters": 1500},
+    "trainer": {"max_steps": 30406, "limit_test_batches": None, "accumulate_grad_batches": 1},
+}
+RMI_CAMVID = {
+    "data": {
+        "variant": "12",
+        "train_split": "trainval",
+        "crop_size": 479,
+        "image_size": None,
+        "scales": [0.75, 1.25],
+        "scale_step": None,
+        "batch_size": 16,
+        "flip": True,
+        "resampling": "bicubic_antialias",
+    },
+    "model": {**RMI_MODEL, "lr": 0.025, "warmup_iters": 300, "head_lr_multiplier": 10.0},
+    "trainer": {"max_steps": 5800, "limit_test_batches": None, "accumulate_grad_batches": 1},
+}
+MCIBI_VOC = {
+    "data": {
+        "train_split": "trainaug",
+        "test_split": "val",
+        "crop_size": 512,
+        "image_size": None,
+        "scales": [0.5, 2.0],
+        "scale_step": None,
+        "batch_size": 16,
+    },
+    "model": {
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "decay_norm_and_bias": True,
+        "head_lr_multiplier": 1.0,
+        "warmup_iters": 0,
+        "output_stride": 8,
+        "lr_power": 0.9,
+        "min_lr": 1e-4,
+        "lr_decay_to": "min_lr",
+    },
+    "trainer": {"max_steps": 60 * 661},
+}
+SMALL_CAMVID = {
+    "data": {"variant": "11", "train_split": "trainval", "image_size": [180, 240], "batch_size": 8},
+    "model": {"encoder": "resnet18", "encoder_weights": None, "output_stride": 16},
+    "trainer": {"max_steps": 800},
+}
 
 
 @pytest.mark.parametrize(
-    ("table", "images", "epochs", "lr", "warmup"),
+    ("name", "facts"),
     [
-        ("rmi_table1_voc", VOC_COUNTS["trainaug"], 46, 0.007, 1500),
-        ("rmi_table3a", VOC_COUNTS["trainaug"], 46, 0.007, 1500),
-        ("rmi_table3b", VOC_COUNTS["trainaug"], 46, 0.007, 1500),
-        ("rmi_table4_camvid", CAMVID_COUNTS["trainval"], 200, 0.025, 300),
+        ("rmi_table1_voc", RMI_VOC),
+        ("rmi_table3a", RMI_VOC),
+        ("rmi_table3b", RMI_VOC),
+        ("rmi_table4_camvid", RMI_CAMVID),
+        ("mcibi_contexts_voc", MCIBI_VOC),
+        ("mcibi_ablation_voc", MCIBI_VOC),
+        ("camvid_small", SMALL_CAMVID),
+        ("camvid_small_table3a", SMALL_CAMVID),
+        ("camvid_small_table3b", SMALL_CAMVID),
+        ("mcibi_camvid_small", SMALL_CAMVID),
     ],
 )
-def test_recipes_are_the_papers(table: str, images: int, epochs: int, lr: float, warmup: int) -> None:
-    for row in find_specs([table]):
-        config = json.loads(resolved(row))
-        model, data = config["model"]["init_args"], config["data"]["init_args"]
-        assert config["trainer"]["max_steps"] == epochs * (images // data["batch_size"])
-        assert (data["batch_size"], model["lr"], model["warmup_iters"]) == (16, lr, warmup)
-        assert (model["weight_decay"], model["norm_momentum"], model["momentum"]) == (1e-4, 0.05, 0.9)
-        assert (model["encoder"], model["output_stride"]) == ("resnet101s", 16)
-        plus_on_voc = (table, model["variant"]) == ("rmi_table1_voc", "v3plus")
-        assert model["head_lr_multiplier"] == (5 if plus_on_voc else 10)
+def test_recipes_are_those_of_the_papers(name: str, facts: dict[str, dict[str, Any]]) -> None:
+    rows = table(name)
+    assert rows
+    for row, config in rows.items():
+        for part, values in facts.items():
+            found = config[part] if part == "trainer" else config[part]["init_args"]
+            assert {key: found[key] for key in values} == values, row
+
+
+def test_learning_rates_of_the_head() -> None:
+    for name in ("rmi_table1_voc", "rmi_table3a", "rmi_table3b"):
+        for row, config in table(name).items():
+            model = config["model"]["init_args"]
+            assert model["head_lr_multiplier"] == (5.0 if model["variant"] == "v3plus" else 10.0), row
+
+
+def test_classes_of_the_data_sets() -> None:
+    assert VOCDataModule("nowhere").num_classes == 21
+    assert [CamVidDataModule("nowhere", variant=variant).num_classes for variant in ("11", "12")] == [11, 12]
+
+
+def test_table_3_covers_the_papers_grid() -> None:
+    def settings(name: str) -> set[tuple[Any, ...]]:
+        losses = [config["model"]["init_args"]["loss"] for config in table(name).values()]
+        assert {loss["name"] for loss in losses} == {"rmi"}
+        return {(loss["pooling"], loss["downsampling_factor"], loss["region_size"]) for loss in losses}
+
+    of_a = {("interp", 4, 3), ("max", 4, 3), *(("avg", df, 3) for df in (2, 3, 4, 5, 6))}
+    of_b = {*(("avg", 4, r) for r in (1, 2, 3, 4)), *(("avg", 6, r) for r in (2, 3, 4, 5))}
+    for prefix in ("rmi", "camvid_small"):
+        assert settings(f"{prefix}_table3a") == of_a
+        assert settings(f"{prefix}_table3b") == {("avg", df, r) for df in (4, 6) for r in (1, 2, 3, 4, 5)}
+    published = {spec.row for spec in SPECS if spec.table == "rmi_table3b" and "value" in spec.reference}
+    assert published == {f"df{df}_r{r}" for _, df, r in of_b}
 
 
 @pytest.mark.parametrize(
-    ("table", "keys"),
+    ("name", "keys"),
     [
         ("rmi_table3a", {"pooling", "downsampling_factor"}),
         ("rmi_table3b", {"region_size", "downsampling_factor"}),
@@ -132,135 +266,236 @@ def test_recipes_are_the_papers(table: str, images: int, epochs: int, lr: float,
         ("camvid_small_table3b", {"region_size", "downsampling_factor"}),
     ],
 )
-def test_rows_of_a_table_differ_in_nothing_else(table: str, keys: set[str]) -> None:
-    configs = [json.loads(resolved(row)) for row in find_specs([table])]
+def test_rows_of_a_table_differ_in_nothing_else(name: str, keys: set[str]) -> None:
+    configs = [plain(config) for config in table(name).values()]
     losses = [config["model"]["init_args"].pop("loss") for config in configs]
     assert all(config == configs[0] for config in configs)
-    assert len({json.dumps(loss, sort_keys=True) for loss in losses}) == len(losses)
     assert {key for key in losses[0] if len({loss[key] for loss in losses}) > 1} == keys
 
 
-def test_the_examples_of_the_readme(tmp_path: Path, tiny_camvid: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
-    for name, text in zip(("row", "evaluating", "grid", "affinity"), blocks, strict=True):
-        file = tmp_path / name / f"{name}.yaml"
-        file.parent.mkdir()
-        file.write_text(text)
-    row, evaluating = (load_spec(tmp_path / name / f"{name}.yaml") for name in ("row", "evaluating"))
-    assert row.config == spec_of(RowPlace(RUNS / "rmi_table1_voc" / "v3_rmi.yaml", "v3_rmi")).config
-    assert evaluating.evaluate == spec_of(RowPlace(RUNS / "rmi_table1_voc" / "v3_crf5.yaml", "v3_crf5")).evaluate
-    grid = [load_spec(place).config for place in find_specs([tmp_path / "grid"])]
-    assert grid == [spec_of(place).config for place in find_specs(["rmi_table3b"])]
-    overrides = {"data.root": str(tiny_camvid)}
-    cells = expand([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides=overrides, mistakes=[])
-    settings = [cell.config["model"]["init_args"]["loss"] for cell in cells]
-    assert [(loss["margin"], loss["distance"]) for loss in settings[::2]] == [
-        (margin, distance) for margin in (1.0, 3.0) for distance in (1, 2, 3)
-    ]
+@all_rows
+def test_the_command_in_the_header_launches_the_row(spec: RunSpec) -> None:
+    header = header_of(spec.file)
+    assert {"Table", "Hardware", "Command"} <= set(header)
+    words = header["Command"].partition(",")[0].split()
+    if words[:2] == ["beyondpixel", "launch"]:
+        places = words[2 : next((i for i, word in enumerate(words) if word.startswith("--")), len(words))]
+        assert spec.name in [found.name for found in load_specs(places)]
+    else:
+        assert words == ["beyondpixel", "demo"]
 
 
-# arguments of models that two steps cannot tell from others: they train differently only in the long run
-UNSEEN = {
-    *("lr", "momentum", "weight_decay", "head_lr_multiplier", "warmup_iters", "lr_power", "min_lr", "lr_decay_to"),
-    *("encoder_weights", "norm_momentum", "channels", "attention_channels"),
-}
+@all_rows
+def test_the_header_says_what_is_expected(spec: RunSpec) -> None:
+    if spec.table not in OF_THE_RMI_PAPER:
+        return
+    header = header_of(spec.file)
+    assert list(header)[:6] == ["Paper", "Table", "Row", "Hardware", "Expected", "Command"]
+    value = spec.reference.get("value")
+    if value is not None:
+        numbers = [float(number) for number in re.findall(r"\d\d\.\d\d", header["Expected"])]
+        assert min(numbers) <= value <= max(numbers)
+        assert spec.reference["metric"] == "test/mIoU"
 
 
-def traits_of(row: RowPlace) -> dict[str, str]:
-    """What two steps on tiny data can see of a row."""
-    config = spec_of(row).config
-    data = config["data"]
-    arguments = {key: value for key, value in config["model"]["init_args"].items() if key not in UNSEEN}
-    loss = arguments.pop("loss")
-    loss = {"name": loss} if isinstance(loss, str) else loss
-    model = config["model"]["class_path"]
-    return {
-        "encoder": f"{arguments.pop('encoder', None)} in {model}, stride {arguments.get('output_stride')}",
-        "data": f"{data['class_path']}, fixed size: {'image_size' in data.get('init_args', {})}",
-        "network": json.dumps({"model": model, **arguments}, sort_keys=True),
-        "loss": f"{loss['name']} of {model}",
+def test_equal_runs_have_equal_published_scores() -> None:
+    scores: dict[str, dict[str, float]] = {}
+    for spec in SPECS:
+        if "value" in spec.reference:
+            key = json.dumps(resolved(spec.name).values, sort_keys=True)
+            scores.setdefault(key, {})[spec.name] = spec.reference["value"]
+    shared = [found for found in scores.values() if len(found) > 1]
+    assert any({"rmi_table1_voc/v3_rmi", "rmi_table3a/avg_df4", "rmi_table3b/df4_r3"} <= set(found) for found in shared)
+    for found in shared:
+        assert len(set(found.values())) == 1, found
+
+
+def test_table_1_has_its_crf_scores() -> None:
+    published = {
+        "v3_ce": {"crf:1": 78.32, "crf:5": 78.40, "crf:10": 78.28},
+        "v3plus_ce": {"crf:1": 78.90, "crf:5": 78.75, "crf:10": 78.60},
     }
+    for row, values in published.items():
+        (spec,) = load_specs([f"rmi_table1_voc/{row}"])
+        assert spec.evaluations == tuple(values)
+        found = {words: reference["value"] for words, reference in spec.reference["evaluations"].items()}
+        assert found == values
 
 
-def rows_to_train() -> list[Any]:
-    """Rows that have a trait which none before them has, and which these are."""
-    found: list[Any] = []
-    seen: set[str] = set()
-    for row in ROWS:
-        if spec_of(row).evaluate is None:
-            traits = traits_of(row)
-            new = {name for name, value in traits.items() if value not in seen}
-            seen |= set(traits.values())
-            if new:
-                found.append(pytest.param(row, new, id=row.name))
-    return found
+def test_table_4_prints_eleven_classes_and_the_mean_of_twelve() -> None:
+    names = CamVidDataModule("nowhere", variant="12").class_names
+    implied = {}
+    for spec in load_specs(["rmi_table4_camvid"]):
+        published = {spec.row: spec.reference}
+        published |= {f"{spec.row}_{words}": found for words, found in spec.reference.get("evaluations", {}).items()}
+        for row, reference in published.items():
+            assert list(reference["per_class"]) == names[:11]
+            implied[row] = 12 * reference["value"] - sum(reference["per_class"].values())
+        if "ce" in spec.row:
+            assert spec.evaluations == ("crf:1", "crf:5", "crf:10")
+    # one wrong digit in the tens of any class or mean shows here; v3+ with CRF is the paper's own misprint
+    assert implied.pop("v3plus_ce_crf") == pytest.approx(42.01, abs=0.07)
+    assert len(implied) == 7
+    assert all(30.5 < iou < 33.2 for iou in implied.values()), implied
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_loss_of_a_row(row: RowPlace) -> None:
-    """It can be built as the row sets it, and trains logits where pixels are labelled, only there."""
-    loss = json.loads(resolved(row))["model"]["init_args"]["loss"]
-    name, settings = (loss, {}) if isinstance(loss, str) else (loss.pop("name"), loss)
+@pytest.mark.parametrize("data", ["voc", "camvid"])
+def test_contexts_of_mcibi(data: str) -> None:
+    rows = {row: axes_of(config) for row, config in table(f"mcibi_contexts_{data}").items()}
+    methods = {"": (None, ""), "_mcibi": ("features", "mcibi_"), "_mcibipp": ("statistics", "mcibi++_")}
+    assert set(rows) == {network + method for network in NETWORKS.values() for method in methods}
+    for context, network in NETWORKS.items():
+        for suffix, (memory, prefix) in methods.items():
+            found = rows[network + suffix]
+            assert (found["context"], found["memory"], found["model"]) == (context, memory, prefix + network)
+            assert (found["loss"], found["dataset"]) == ("ce", data)
+            assert found["momentum_rule"] == {None: None, "features": "poly", "statistics": "constant"}[memory]
+
+
+@pytest.mark.parametrize("data", ["voc", "camvid"])
+def test_ablations_of_mcibi_change_one_thing(data: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "mcibi": {},
+        "update_mean": {"update_strategy": "mean"},
+        "no_refinement": {"refinement": False},
+        "consistency": {"consistency": True},
+        "slots_2": {"slots": 2},
+        "slots_4": {"slots": 4},
+        "random_pixel": {"initialization": "random_pixel"},
+        "momentum_lr": {"momentum_rule": "lr", "memory_momentum": 1.0},
+        "momentum_constant": {"momentum_rule": "constant", "memory_momentum": 0.1},
+        "hard": {"aggregation": "hard"},
+    }
+    rows = {row: axes_of(config) for row, config in table(f"mcibi_ablation_{data}").items()}
+    assert set(rows) == {*changes, "rmi", "no_memory", "no_memory_rmi"}
+    for row, change in changes.items():
+        assert rows[row] == {**rows["mcibi"], **change}
+    of_the_loss = {axis: rows["no_memory_rmi"][axis] for axis in ("loss", *RMI_AXES)}
+    assert of_the_loss["loss"] == "rmi"
+    assert rows["rmi"] == {**rows["mcibi"], **of_the_loss}
+    assert rows["no_memory"]["memory"] is rows["no_memory_rmi"]["memory"] is None
+
+
+@all_rows
+def test_the_loss_of_a_row(spec: RunSpec) -> None:
+    """It can be built as the row sets it, and trains logits where pixels are labeled, only there."""
+    loss = resolved(spec.name).values["model"]["init_args"]["loss"]
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 40, 40, generator=generator, requires_grad=True)
     target = torch.randint(3, (2, 40, 40), generator=generator)
     target[:, :9] = 255
-    value = build_loss(name, num_classes=3, **settings)(logits, target)
+    value = build_loss(loss, num_classes=3)(logits, target)
     value.backward()
-    assert logits.grad is not None
     assert value.isfinite()
+    assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert logits.grad[:, :, 9:].any()
     assert not logits.grad[:, :, :9].any()
 
 
+TWO_STEPS = {
+    "data.batch_size": 2,
+    "data.num_workers": 0,
+    "trainer.accelerator": "cpu",
+    "trainer.max_steps": 2,
+    "trainer.check_val_every_n_epoch": 1000,
+    "trainer.logger": False,
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": False,
+    "model.warmup_iters": 1,
+    "model.encoder": "test_resnet",
+    "model.encoder_weights": None,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "folder"), [("rmi_table4_camvid/v3_ce", "CamVid"), ("rmi_table1_voc/v3plus_rmi", "VOC2012")]
+)
+def test_a_test_counts_every_valid_pixel_of_the_data_set(name: str, folder: str, shared: Path, tmp_path: Path) -> None:
+    """A row's real run: what trains and tests is the data set at its own size, not a plan of it."""
+    overrides = {**TWO_STEPS, "data.root": str(shared / "data" / folder)}
+    (run,) = plan_runs([name], seeds=[1], output=tmp_path, overrides=overrides)
+    run.prepare()
+    run.folder.record = {**run.folder.record, "evaluations": []}
+    run_job(run.folder.path)
+    with np.load(run.folder.confusion_file) as archive:
+        counted = int(archive["matrix"].sum())
+    if folder == "CamVid":
+        assert counted == 40_262_400  # 233 images of 480x360
+    root = shared / "data" / folder
+    names = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split() if folder == "VOC2012" else []
+    files = [root / "SegmentationClass" / f"{name}.png" for name in names] or sorted((root / "testannot").glob("*.png"))
+    masks = [np.asarray(Image.open(file)) for file in files]
+    assert counted == sum(int((mask != 255).sum()) for mask in masks)
+
+
+def traits_of(spec: RunSpec) -> dict[str, str]:
+    """What two steps on tiny data can see of a row."""
+    config = plain(resolved(spec.name).values)
+    model = config["model"]["init_args"]
+    loss = model.pop("loss")
+    names = [entry["name"] for entry in (loss if isinstance(loss, list) else [loss])]
+    seen = ("variant", "decoder", "output_stride", "context", "memory", "slots", "aggregation", "refinement")
+    return {
+        "network": json.dumps({"model": config["model"]["class_path"], **{key: model.get(key) for key in seen}}),
+        "data": f"{config['data']['class_path']}, one size: {config['data']['init_args']['image_size'] is not None}",
+        "loss": f"{names} of {config['model']['class_path']}",
+    }
+
+
+def rows_to_train() -> list[Any]:
+    """Rows that have a trait which none before them has."""
+    found: list[Any] = []
+    seen: set[str] = set()
+    for spec in SPECS:
+        traits = set(traits_of(spec).values())
+        if traits - seen:
+            found.append(pytest.param(spec, id=spec.name))
+        seen |= traits
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*names .* of the .* images of VOC")
-@pytest.mark.parametrize(("row", "new"), rows_to_train())
-def test_a_row_trains_and_tests(row: RowPlace, new: set[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("spec", rows_to_train())
+def test_a_row_trains_and_tests(spec: RunSpec, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Two steps, a checkpoint and a test of one image, as the launcher does them, on tiny copies of the data sets.
 
-    About a quarter of the rows are trained: those with a network, a loss for a kind of model, a data set or an encoder
-    that no row before them has. The other rows combine what these have, or differ in settings of the loss, which
-    `test_the_loss_of_a_row` looks at without a network, or in schedules, widths and length, which two steps do not see:
-    they are only expanded and validated, by `test_a_spec_resolves`. Of no row are seen: pretrained weights, MCIBI's
-    widths, the papers' crops and batches, several devices, mixed precision, and the score. An encoder is used in one
-    row, elsewhere ResNet-18; the consistency loss is there from epoch 0, where the rows wait for a second epoch.
+    Trained are the rows with a network, a data set or a loss that no row before them has; the others differ from these
+    in encoders, schedules, widths, and settings of the loss, which `test_the_loss_of_a_row` looks at.
     """
-    config = spec_of(row).config
-    arguments = config["data"].get("init_args", {})
+    config = resolved(spec.name).values
+    overrides: dict[str, Any] = {**TWO_STEPS, "data.eval_batch_size": 1, "trainer.limit_test_batches": 1}
     dataset = config["data"]["class_path"].rpartition(".")[2]
-    overrides: dict[str, Any] = {
-        "data.batch_size": 2,
-        "data.eval_batch_size": 1,
-        "data.num_workers": 0,
-        "trainer.accelerator": "cpu",
-        "trainer.max_steps": 2,
-        "trainer.limit_test_batches": 1,
-        "trainer.check_val_every_n_epoch": 1000,
-        "trainer.logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path)}},
-        "trainer.enable_progress_bar": False,
-        "trainer.enable_model_summary": False,
-        "model.warmup_iters": 1,
-        "model.encoder_weights": None,
-    }
     if dataset == "ShapesDataModule":
         overrides |= {"data.num_train": 4, "data.num_val": 2, "data.num_test": 2, "data.image_size": [48, 64]}
     else:
         name = {"VOCDataModule": "tiny_voc", "CamVidDataModule": "tiny_camvid"}[dataset]
         overrides |= {"data.root": str(request.getfixturevalue(name)), "data.crop_size": 33}
-        overrides |= {"data.image_size": [36, 48]} if "image_size" in arguments else {}
+        overrides |= {"data.image_size": [36, 48]} if config["data"]["init_args"]["image_size"] else {}
     if config["model"]["class_path"].endswith("MCIBIModule"):
         overrides |= {"model.channels": 16, "model.attention_channels": 8}
     if config["model"]["init_args"].get("consistency_from_epoch") is not None:
         overrides["model.consistency_from_epoch"] = 0
-    if "encoder" not in new:
-        overrides["model.encoder"] = "resnet18"
-    (cell,) = expand([row.file.parent / row.row], seeds=[1], output=tmp_path, overrides=overrides, mistakes=[])
-    assert cell.spec.name == row.name
-    cell.prepare()
-    run_cell(cell.folder.path)
-    assert cell.folder.state["status"] == "done"
-    assert cell.folder.state["step"] == 2
-    assert cell.folder.last_checkpoint.exists()
-    shutil.rmtree(cell.folder.path)  # pytest keeps its folders, and this is a hundred checkpoints
+    (run,) = plan_runs([spec.file.parent / spec.row], seeds=[1], output=tmp_path, overrides=overrides)
+    assert run.spec.name == spec.name
+    run.prepare()
+    run_job(run.folder.path)
+    assert run.folder.state["status"] == "done"
+    assert run.folder.state["step"] == 2
+    assert run.folder.last_checkpoint.exists()
+    assert [evaluation.record["evaluation"]["words"] for evaluation in run.folder.evaluations()] == sorted(
+        spec.evaluations, key=lambda words: int(words.partition(":")[2] or 0)
+    )
+
+
+def test_the_built_objects_are_what_the_config_says(tiny_camvid: Path, tmp_path: Path) -> None:
+    overrides = {**TWO_STEPS, "data.root": str(tiny_camvid)}
+    (run,) = plan_runs(["rmi_table4_camvid/v3_rmi"], seeds=[5], output=tmp_path, overrides=overrides)
+    module, datamodule = build(run.config)
+    assert (module.num_classes, module.ignore_index, datamodule.seed) == (12, 255, 5)
+    assert (datamodule.crop_size, datamodule.image_size) == ((479, 479), None)
+    loss = run.config["model"]["init_args"]["loss"]
+    assert (module.loss.pixel_weight, loss["pixel_weight"]) == (0.5, 0.5)
+    assert build_all(run.config).trainer["max_steps"] == 2

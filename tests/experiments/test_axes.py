@@ -1,11 +1,11 @@
-"""Axes of models with a memory: flat, and null where they do not apply."""
+"""Axes of a run: flat, and null where they do not apply."""
 
 from typing import Any
 
 import pytest
 
 from beyondpixel.experiments.axes import AXES, METHOD_AXES, axes_of
-from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.experiments.resolve import complete
 
 OF_A_MEMORY = (
     "refinement",
@@ -21,7 +21,9 @@ OF_A_MEMORY = (
 
 def axes(name: str, **arguments: Any) -> dict[str, Any]:
     model = {"class_path": f"beyondpixel.lightning_modules.{name}", "init_args": arguments}
-    return axes_of(resolve_config({"model": model}, "a test"))
+    values, errors = complete({"model": model})
+    assert errors == []
+    return axes_of(values)
 
 
 def test_features() -> None:
@@ -76,3 +78,8 @@ def test_other_models_have_none_of_them() -> None:
 def test_every_run_has_the_same_axes_in_the_same_order(name: str, arguments: dict[str, Any]) -> None:
     assert tuple(axes(name, **arguments)) == AXES
     assert set(AXES) > METHOD_AXES
+
+
+def test_a_sum_of_losses_is_named_by_its_parts() -> None:
+    found = axes("DeepLabModule", loss=[{"name": "ce"}, {"name": "rmi", "weight": 0.5, "region_size": 5}])
+    assert (found["loss"], found["region_size"], found["df"]) == ("ce + 0.5 rmi", 5, 4)

@@ -1,36 +1,55 @@
 """The command line as a newcomer meets it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from beyondpixel.experiments.cli import main
+from beyondpixel.experiments.cli import COMMANDS, main
+from beyondpixel.experiments.lightning_cli import SegmentationCLI
 
 
-def test_help_says_where_to_start_and_needs_no_torch() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["lunch"], ["specs"], ["launch", "--help"], ["compare", "--help"]])
+def test_help_and_a_typo_need_no_torch(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from beyondpixel.experiments.cli import main\n"
-        "try: main(['--help'])\n"
-        "finally: print('torch' in sys.modules)"
+        f"try: main({words!r})\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for word in ("fit", "validate", "test", "predict", "launch", "compare", "demo", "where to start"):
-        assert word in shown
-    assert shown.endswith("False\n")
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "nowhere"], "beyondpixel: no such folder: nowhere; expected one that `beyondpixel launch` wrote"),
-        (["launch", "camvid_smoll"], "beyondpixel: no run spec or folder named camvid_smoll; did you mean"),
-        (["launch", "demo", "--lr", "3"], "beyondpixel: unknown argument --lr: config keys are given as --data.KEY"),
-        (["test", "--ckpt_path", "lost.ckpt"], "beyondpixel: --ckpt_path: there is no file lost.ckpt"),
+        (["compare", "nowhere"], "beyondpixel: no such folder: nowhere"),
+        (["launch", "camvid_smoll"], "beyondpixel: nothing was started:\nno run spec or folder named camvid_smoll"),
+        (
+            ["launch", "demo", "--optim.lr", "3"],
+            "beyondpixel: unknown argument --optim.lr: config keys are given",
+        ),
+        (["test", "--ckpt_path", "lost.ckpt"], "beyondpixel: no checkpoint lost.ckpt: expected a file"),
+        (["test"], "beyondpixel: --ckpt_path: expected the checkpoint to score, got none"),
+        (["test", "--ckpt_path", "last"], "beyondpixel: --ckpt_path last: of which run? Add --config RUN/config.yaml"),
+        (["lunch"], "beyondpixel: no command lunch; did you mean launch?"),
+        (["specs", "demo", "--resolved"], "beyondpixel: --resolved: expected one row, such as demo/"),
     ],
 )
-def test_a_mistake_is_one_message(
+def test_an_error_is_one_message(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -40,12 +59,6 @@ def test_a_mistake_is_one_message(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["lunch"])
-    assert "invalid choice: 'lunch' (choose from" in capsys.readouterr().err
-
-
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     code = "from beyondpixel.experiments import cli; cli._dispatch = print; cli.main(['a line'])"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -53,3 +66,70 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     process.stdout.close()
     _, said = process.communicate(timeout=100)
     assert (process.returncode, said) == (1, b"")
+
+
+def resolved(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["beyondpixel"])
+    return SegmentationCLI(["fit", *words]).resolved
+
+
+def test_fit_without_arguments_trains_on_generated_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved([], monkeypatch)
+    assert config["data"]["class_path"] == "beyondpixel.datamodules.ShapesDataModule"
+    assert config["model"]["class_path"] == "beyondpixel.lightning_modules.DeepLabModule"
+
+
+def test_a_class_on_the_command_line_has_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generated scenes' image size, or DeepLab's output stride, must not reach a class named instead."""
+    config = resolved(["--data=CamVidDataModule", "--data.root=x", "--model", "MCIBIModule"], monkeypatch)
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    assert (data["image_size"], data["cache"], data["scales"], data["eval_batch_size"]) == (None, None, [0.75, 1.25], 4)
+    assert (model["output_stride"], model["channels"]) == (8, 512)
+
+
+def test_a_config_files_arguments_stay_with_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.yaml"
+    content = {
+        "data": {"class_path": "beyondpixel.datamodules.ShapesDataModule", "init_args": {"image_size": [48, 64]}}
+    }
+    file.write_text(yaml.safe_dump({**content, "trainer": {"max_steps": 7}}))
+    config = resolved(["--config", str(file)], monkeypatch)
+    assert config["data"]["init_args"]["image_size"] == [48, 64]
+    config = resolved(["--config", str(file), "--data=CamVidDataModule", "--data.root=x"], monkeypatch)
+    assert (config["data"]["init_args"]["image_size"], config["trainer"]["max_steps"]) == (None, 7)
+
+
+def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved(["--model.loss={name: rmi, region_size: 5}"], monkeypatch)
+    loss = config["model"]["init_args"]["loss"]
+    assert (loss["name"], loss["region_size"], loss["downsampling_factor"]) == ("rmi", 5, 4)
+
+
+@pytest.mark.slow
+def test_fit_test_compare(tmp_path: Path) -> None:
+    """The plain path, by real processes: the test's scores are in the run folder, and compare reads them."""
+
+    def beyondpixel(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "beyondpixel.experiments", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "WANDB_MODE": "offline", "COLUMNS": "200"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu"]
+    model = ["--model.encoder=resnet18", "--model.output_stride=16"]
+    beyondpixel("fit", *small, *quick, *model, "--trainer.default_root_dir", "mine")
+    run = tmp_path / "mine"
+    assert not (run / "confusion.npz").exists()
+    scored = beyondpixel("test", "--config", "mine/config.yaml", "--ckpt_path", "last")
+    assert "Scored" in scored
+    assert "checkpoints/last.ckpt" in scored
+    assert (run / "confusion.npz").exists()
+    shown = beyondpixel("compare", "mine")
+    assert "mIoU" in shown

@@ -13,12 +13,11 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from beyondpixel.datamodules import ShapesDataModule
-from beyondpixel.experiments.bootstrap import bootstrap_miou
-from beyondpixel.experiments.environment import device_name
+from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
-from beyondpixel.experiments.image_areas import ImageAreas
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.tracking import RunFolderLogger
+from beyondpixel.experiments.image_counts import ImageCounts
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.provenance import device_name
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -37,7 +36,7 @@ def _evaluate(path: Path, stage: str = "test", **arguments: Any) -> RunFolder:
     trainer = Trainer(
         default_root_dir=path,
         accelerator="cpu",
-        logger=RunFolderLogger(folder),
+        logger=False,
         callbacks=[EvaluationRecorder(folder)],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -50,7 +49,7 @@ def _evaluate(path: Path, stage: str = "test", **arguments: Any) -> RunFolder:
 
 def test_areas_of_each_test_image_are_those_of_the_predictions(tmp_path: Path) -> None:
     folder = _evaluate(tmp_path)
-    areas = ImageAreas.load(folder.images_file("test"))
+    counts = ImageCounts.load(folder.images_file("test"))
     data, module = _data(), Pixelwise(_data().num_classes).eval()
     data.setup("test")
     place = 0
@@ -58,22 +57,24 @@ def test_areas_of_each_test_image_are_those_of_the_predictions(tmp_path: Path) -
         with torch.no_grad():
             all_preds = module(batch["image"]).argmax(1).numpy()
         for name, preds, target in zip(batch["id"], all_preds, batch["mask"].numpy(), strict=True):
-            assert areas.id[place] == name
+            assert counts.id[place] == name
             valid = target != 255
             for index in range(data.num_classes):
-                assert areas.predicted[place, index] == (valid & (preds == index)).sum()
-                assert areas.truth[place, index] == (target == index).sum()
-                assert areas.intersection[place, index] == ((target == index) & (preds == index)).sum()
+                assert counts.predicted[place, index] == (valid & (preds == index)).sum()
+                assert counts.target[place, index] == (target == index).sum()
+                assert counts.intersection[place, index] == ((target == index) & (preds == index)).sum()
             place += 1
-    assert len(areas) == place == 5
-    assert areas.truth.dtype == np.int64
-    assert areas.boundary_union is not None
+    assert len(counts) == place == 5
+    assert counts.target.dtype == np.int64
+    assert counts.boundary_union is not None
     summary = folder.summary
-    assert summary["test/mIoU"] == pytest.approx(areas.mean_iou(), abs=1e-6)
-    assert (summary["test/mIoU_low"], summary["test/mIoU_high"]) == pytest.approx(bootstrap_miou(areas), abs=1e-6)
+    assert summary["test/mIoU"] == pytest.approx(counts.mean_iou(), abs=1e-6)
+    assert (summary["test/mIoU_low"], summary["test/mIoU_high"]) == pytest.approx(
+        mean_interval([resampled_scores(counts)]), abs=1e-6
+    )
     assert summary["test/mIoU_low"] < summary["test/mIoU"] < summary["test/mIoU_high"]
     with np.load(folder.confusion_file) as saved:
-        np.testing.assert_array_equal(saved["matrix"].diagonal(), areas.intersection.sum(axis=0))
+        np.testing.assert_array_equal(saved["matrix"].diagonal(), counts.intersection.sum(axis=0))
         assert saved["class_names"].tolist() == data.class_names
 
 
@@ -81,8 +82,8 @@ def test_two_processes_with_unequal_shares_leave_the_same(tmp_path: Path) -> Non
     """Five images on two processes: three on one, two and a void filler on the other."""
     alone = _evaluate(tmp_path / "one")
     together = _evaluate(tmp_path / "two", devices=2, strategy="ddp_fork")
-    ours, theirs = (ImageAreas.load(folder.images_file("test")) for folder in (together, alone))
-    for name in ("id", "intersection", "predicted", "truth", "boundary_intersection", "boundary_union"):
+    ours, theirs = (ImageCounts.load(folder.images_file("test")) for folder in (together, alone))
+    for name in ("id", "intersection", "predicted", "target", "boundary_intersection", "boundary_union"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     scores = {name: value for name, value in alone.summary.items() if "loss" not in name}
     assert len(scores) > 20
@@ -91,11 +92,11 @@ def test_two_processes_with_unequal_shares_leave_the_same(tmp_path: Path) -> Non
 
 def test_a_validation_on_its_own_is_kept_under_its_own_name(tmp_path: Path) -> None:
     folder = _evaluate(tmp_path, "validate")
-    areas = ImageAreas.load(folder.images_file("val"))
-    assert len(areas) == 3
-    assert areas.boundary_union is None  # scored in tests only, unless asked
+    counts = ImageCounts.load(folder.images_file("val"))
+    assert len(counts) == 3
+    assert counts.boundary_union is None  # scored in tests only, unless asked
     assert (folder.summary["val/mIoU_low"], folder.summary["val/mIoU_high"]) == pytest.approx(
-        bootstrap_miou(areas), abs=1e-6
+        mean_interval([resampled_scores(counts)]), abs=1e-6
     )
     assert not folder.images_file("test").exists()
     assert not folder.confusion_file.exists()

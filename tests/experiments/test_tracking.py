@@ -22,9 +22,9 @@ from wandb.proto import wandb_internal_pb2
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.recorder import identify
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.resolve import complete
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
-from beyondpixel.experiments.training_cli import resolve_config
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -146,10 +146,7 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     """Project, group, job type, tags, flat axes with nulls, the seed apart, test scores and the table of classes."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    config = resolve_config(
-        {"model": {"class_path": "DeepLabModule", "init_args": {"loss": LOSS}}, "seed_everything": 7},
-        "a test",
-    )
+    config, _ = complete({"model": {"class_path": "DeepLabModule", "init_args": {"loss": LOSS}}, "seed_everything": 7})
     folder = RunFolder(tmp_path / "outputs" / "camvid_small" / "rmi" / "seed7")
     record = {**identify(folder, config), "name": "camvid_small/rmi", "table": "camvid_small", "row": "rmi"}
     logger = wandb_logger(folder, config, record)
@@ -213,7 +210,7 @@ class Reader(torch.nn.Module):
 KILLED = """
 import os, signal, sys, warnings
 from pathlib import Path
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.tracking import finish_wandb, wandb_logger
 
 record = {"name": "t/r", "table": "t", "row": "r", "seed": 1, "axes": {"loss": "ce"}, "wandb_id": "abcd1234"}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,20 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules import SegmentationModule
-from beyondpixel.lightning_modules.metrics import EvaluationScores
+from beyondpixel.lightning_modules.metrics import EvaluationMetrics
 from beyondpixel.lightning_modules.schedules import warmup_poly
 from beyondpixel.losses import RMILoss
 
 Make = Callable[..., Any]
 
 
-def _scores_of(module: SegmentationModule, loader: Any, *, structure: bool = False) -> dict[str, float]:
-    scores = EvaluationScores(3, class_names=["red", "green", "blue"], structure=structure)
+def _metrics_of(module: SegmentationModule, loader: Any, *, boundaries: bool = False) -> dict[str, float]:
+    metrics = EvaluationMetrics(3, class_names=["red", "green", "blue"], boundaries=boundaries)
     module.eval()
     with torch.no_grad():
         for batch in loader:
-            scores.update(module(batch["image"]).argmax(1), batch["mask"])
-    return {name: score.item() for name, score in scores.summary().items()}
+            metrics.update(module(batch["image"]).argmax(1), batch["mask"])
+    return {name: value.item() for name, value in metrics.compute().items()}
 
 
 class Recorder(Callback):
@@ -58,22 +59,22 @@ def test_fit_validate_test_log_the_named_metrics(data: Any, tiny_module: Make, t
 
     (validated,) = run.validate(module, data, verbose=False)
     (tested,) = run.test(module, data, verbose=False)
-    structure = {"boundary_IoU", "boundary_F", *(f"trimap_mIoU/{width}" for width in (1, 2, 4, 8, 16))}
-    structure |= {f"boundary_{score}/{name}" for score in ("IoU", "F") for name in ("red", "green", "blue")}
-    structure |= {"IoU_small", "IoU_medium", "IoU_large"}
+    boundaries = {"boundary_IoU", "boundary_F", *(f"trimap_mIoU/{width}" for width in (1, 2, 4, 8, 16))}
+    boundaries |= {f"boundary_{score}/{name}" for score in ("IoU", "F") for name in ("red", "green", "blue")}
+    boundaries |= {"IoU_small", "IoU_medium", "IoU_large"}
     assert set(validated) == {f"val/{name}" for name in names | losses}
-    assert set(tested) == {f"test/{name}" for name in names | losses | structure}
+    assert set(tested) == {f"test/{name}" for name in names | losses | boundaries}
     for stage, logged, loader in (("val", validated, data.val_dataloader()), ("test", tested, data.test_dataloader())):
-        for name, score in _scores_of(module, loader, structure=stage == "test").items():
-            assert logged[f"{stage}/{name}"] == pytest.approx(score, rel=1e-6, nan_ok=True)
+        for name, value in _metrics_of(module, loader, boundaries=stage == "test").items():
+            assert logged[f"{stage}/{name}"] == pytest.approx(value, rel=1e-6, nan_ok=True)
 
 
-def test_structure_is_scored_where_asked(data: Any, tiny_module: Make, trainer: Make) -> None:
-    module, run = tiny_module(structure_scores=["val"]), trainer()
+def test_boundaries_are_evaluated_where_asked(data: Any, tiny_module: Make, trainer: Make) -> None:
+    module, run = tiny_module(boundary_metrics=["val"]), trainer()
     (validated,) = run.validate(module, data, verbose=False)
     (tested,) = run.test(module, data, verbose=False)
     assert validated["val/boundary_IoU"] == pytest.approx(
-        _scores_of(module, data.val_dataloader(), structure=True)["boundary_IoU"], rel=1e-6
+        _metrics_of(module, data.val_dataloader(), boundaries=True)["boundary_IoU"], rel=1e-6
     )
     assert "test/boundary_IoU" not in tested
 
@@ -86,7 +87,7 @@ def test_a_mean_without_the_classes_that_the_data_module_names(data: Any, tiny_m
     assert "val/mIoU_2" not in logged
 
 
-def test_scores_start_anew_for_each_evaluation(data: Any, tiny_module: Make, trainer: Make) -> None:
+def test_metrics_start_anew_for_each_evaluation(data: Any, tiny_module: Make, trainer: Make) -> None:
     module, run = tiny_module(), trainer()
     run.validate(module, data, verbose=False)
     nn.init.zeros_(module.network.head.weight)
@@ -101,7 +102,7 @@ def test_scores_start_anew_for_each_evaluation(data: Any, tiny_module: Make, tra
 def test_training_learns(data: Any, tiny_module: Make, trainer: Make) -> None:
     module = tiny_module(lr=0.05)
     trainer(max_epochs=30).fit(module, data)
-    assert _scores_of(module, data.test_dataloader())["mIoU"] > 0.9
+    assert _metrics_of(module, data.test_dataloader())["mIoU"] > 0.9
 
 
 def test_the_loss_knows_how_far_training_is(data: Any, tiny_module: Make, trainer: Make) -> None:
@@ -199,9 +200,11 @@ class TestLoss:
         with pytest.raises(ValueError, match=r"'ce', 'bce', 'rmi'.*'dice'"):
             tiny_module(loss="dice")
 
-    @pytest.mark.parametrize("loss", [{"region_size": 2}, 3, None])
+    @pytest.mark.parametrize("loss", [{"region_size": 2}, 3, None, []])
     def test_neither_name_nor_module(self, tiny_module: Make, loss: Any) -> None:
-        with pytest.raises(ValueError, match="loss must be a name, a dict with 'name' and arguments, or a module"):
+        with pytest.raises(
+            ValueError, match="loss must be a name, a dict with 'name' and arguments, a list of such dicts"
+        ):
             tiny_module(loss=loss)
 
     def test_a_module_of_ones_own(self, data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
@@ -216,13 +219,113 @@ class TestLoss:
         assert isinstance(cls.load_from_checkpoint(tmp_path / "last.ckpt", loss=nn.CrossEntropyLoss()).loss, nn.Module)
 
 
+class TestInferer:
+    def test_evaluation_and_prediction_use_it(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        """An inferer that flips classes: metrics, predictions and no loss."""
+        module, sizes = tiny_module(), []
+
+        def reversed_classes(images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+            sizes.append(tuple(images.shape))
+            return network(images).flip(1)
+
+        (plain,) = trainer().test(module, data, verbose=False)
+        predicted = torch.cat([batch["preds"] for batch in trainer().predict(module, data)])
+        module.inferer = reversed_classes
+        (logged,) = trainer().test(module, data, verbose=False)
+        assert set(plain) - set(logged) == {name for name in plain if name.startswith("test/loss")} != set()
+        metrics = EvaluationMetrics(3)
+        for batch, preds in zip(data.test_dataloader(), predicted.split(2), strict=True):
+            metrics.update(2 - preds.long(), batch["mask"])
+        assert logged["test/mIoU"] == pytest.approx(metrics.compute()["mIoU"].item(), rel=1e-6)
+        again = torch.cat([batch["preds"] for batch in trainer().predict(module, data)])
+        torch.testing.assert_close(again, 2 - predicted)
+        assert sizes == [(2, 3, 33, 47), (1, 3, 33, 47)] * 2
+
+    def test_training_and_checkpoints_do_not_know_it(
+        self, data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+    ) -> None:
+        def refuse(images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+            raise AssertionError
+
+        module = tiny_module()
+        before = set(module.state_dict())
+        module.inferer = refuse
+        run = trainer(limit_val_batches=0)
+        run.fit(module, data)
+        assert "train/loss" in run.callback_metrics
+        assert set(module.state_dict()) == before
+        assert "inferer" not in module.hparams
+        run.save_checkpoint(tmp_path / "last.ckpt")
+        assert type(module).load_from_checkpoint(tmp_path / "last.ckpt").inferer is None
+
+
+class TestOptimizer:
+    def test_groups_of_the_default(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        run = trainer(max_steps=1)
+        run.fit(tiny_module(lr=0.1, weight_decay=0.01, momentum=0.8, head_lr_multiplier=5.0), data)
+        groups = {group["name"]: group for group in run.optimizers[0].param_groups}
+        assert {name: group["weight_decay"] for name, group in groups.items()} == {
+            "encoder/decay": 0.01,
+            "encoder/no_decay": 0.0,
+            "head/decay": 0.01,
+            "head/no_decay": 0.0,
+        }
+        ratios = {name: group["initial_lr"] for name, group in groups.items()}
+        assert ratios == {"encoder/decay": 0.1, "encoder/no_decay": 0.1, "head/decay": 0.5, "head/no_decay": 0.5}
+        assert {group["momentum"] for group in groups.values()} == {0.8}
+
+    def test_norm_and_bias_decay_where_asked(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        module, run = tiny_module(decay_norm_and_bias=True), trainer(max_steps=1)
+        run.fit(module, data)
+        assert {group["weight_decay"] for group in run.optimizers[0].param_groups} == {1e-4}
+        assert sum(len(group["params"]) for group in run.optimizers[0].param_groups) == len(list(module.parameters()))
+
+    def test_another_optimizer_keeps_the_rules_of_the_groups(
+        self, data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+    ) -> None:
+        module = tiny_module(optimizer=partial(torch.optim.AdamW, lr=0.002, weight_decay=0.3), head_lr_multiplier=4.0)
+        run = trainer(max_steps=2)
+        rates: list[float] = []
+        module.on_train_batch_start = lambda *_: rates.append(run.optimizers[0].param_groups[0]["lr"]) or None
+        run.fit(module, data)
+        assert type(run.optimizers[0]) is torch.optim.AdamW
+        groups = {
+            group["name"]: (group["initial_lr"], group["weight_decay"]) for group in run.optimizers[0].param_groups
+        }
+        assert groups == {
+            "encoder/decay": (0.002, 0.3),
+            "encoder/no_decay": (0.002, 0.0),
+            "head/decay": (0.008, 0.3),
+            "head/no_decay": (0.008, 0.0),
+        }
+        assert rates == [pytest.approx(warmup_poly(t, lr=0.002, max_iters=2)) for t in (1, 2)]
+        run.save_checkpoint(tmp_path / "last.ckpt")
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+        assert not {"optimizer", "lr_scheduler"} & set(saved)
+        assert type(module).load_from_checkpoint(tmp_path / "last.ckpt").hparams == module.hparams
+
+    def test_another_schedule_steps_once_an_epoch(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        module = tiny_module(lr=0.1, lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5))
+        run = trainer(max_epochs=3)
+        rates: list[float] = []
+        module.on_train_batch_start = lambda *_: rates.append(run.optimizers[0].param_groups[0]["lr"]) or None
+        run.fit(module, data)
+        assert rates == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+
+    def test_plateau_monitors_miou(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, factor=0.1, threshold=9.0)
+        run = trainer(max_epochs=3)
+        run.fit(tiny_module(lr=0.1, lr_scheduler=plateau), data)
+        assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_classes": 1}, r"num_classes must be 2 or more \(background counts as a class\), got 1"),
         ({"class_names": ["a", "b"]}, "class_names must hold num_classes=3 names, got 2"),
-        ({"structure_scores": ["train"]}, r"structure_scores must list 'val', 'test', both or none, got \['train'\]"),
-        ({"structure_scores": "test"}, "structure_scores must list 'val', 'test', both or none, got 'test'"),
+        ({"boundary_metrics": ["train"]}, r"boundary_metrics must list 'val', 'test', both or none, got \['train'\]"),
+        ({"boundary_metrics": "test"}, "boundary_metrics must list 'val', 'test', both or none, got 'test'"),
     ],
 )
 def test_bad_arguments(tiny_module: Make, arguments: dict[str, Any], message: str) -> None:
@@ -260,7 +363,7 @@ def test_a_batch_of_one_names_batch_size(data: Any, trainer: Make) -> None:
         trainer().fit(WithGlobalPooling(3), data)
 
 
-def test_two_processes_log_the_scores_of_the_whole_set(
+def test_two_processes_log_the_metrics_of_the_whole_set(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
 ) -> None:
     """DDP with gloo: each process sees half of the validation set, and both log what one process would."""

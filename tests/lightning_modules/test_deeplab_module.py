@@ -125,6 +125,28 @@ def test_checkpoint_from_the_command_line(data: Any, tmp_path: Path, loss: str) 
     _assert_loads(tmp_path / "last.ckpt", cli.model, 3)
 
 
+def test_optimizer_and_schedule_from_the_command_line(data: Any, tmp_path: Path) -> None:
+    cli = _run_cli(
+        type(data),
+        tmp_path,
+        "--model.encoder=resnet18",
+        "--model.optimizer=torch.optim.AdamW",
+        "--model.optimizer.lr=0.0001",
+        "--model.optimizer.weight_decay=0.05",
+        "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR",
+        "--model.lr_scheduler.step_size=7",
+    )
+    (optimizer,), (scheduler,) = cli.trainer.optimizers, cli.trainer.lr_scheduler_configs
+    assert isinstance(optimizer, torch.optim.AdamW)
+    rules = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert rules["encoder/decay"] == (0.0001, 0.05)
+    assert rules["encoder/no_decay"] == (0.0001, 0.0)
+    assert rules["head/decay"] == (pytest.approx(0.001), 0.05)
+    assert scheduler.scheduler.step_size == 7
+    cli.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    _assert_loads(tmp_path / "last.ckpt", cli.model, 3)
+
+
 def test_command_line_names_an_unknown_argument(data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _run_cli(type(data), tmp_path, "--model.encoderr=resnet18")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from beyondpixel.lightning_modules import DeepLabModule, SegmentationModule
@@ -38,7 +39,8 @@ def test_a_deeplab_there_and_back(tmp_path: Path) -> None:
         atrous_rates=(1, 2, 3),
     ).eval()
     module.save_pretrained(tmp_path / "new" / "folder")
-    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    names = sorted(file.name for file in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
     loaded = DeepLabModule.from_pretrained(tmp_path / "new" / "folder")
     assert not loaded.training
     assert loaded.hparams == module.hparams
@@ -72,11 +74,76 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         Pixelwise.from_pretrained(tmp_path)
 
 
-def test_offline_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConnectionError, match=r"someone/something: no such local folder, and the hub does not give conf"
+class CityModule:
+    """What the data modules of this package say about their data."""
+
+    dataset_name = "City"
+    class_names: ClassVar = ["sky", "road", "car"]
+    palette: ClassVar = [(0, 0, 255), (9, 9, 9), (200, 0, 0)]
+    mean = (0.4, 0.5, 0.6)
+    std = (0.2, 0.25, 0.3)
+    ignore_index = 255
+    image_size = None
+
+
+def test_what_a_user_must_know_of_the_data_is_saved(tmp_path: Path) -> None:
+    module = Pixelwise(3)
+    assert module.data_description == {}
+    module.save_pretrained(tmp_path / "first", datamodule=CityModule())
+    loaded = Pixelwise.from_pretrained(tmp_path / "first")
+    description = loaded.data_description
+    assert (description["mean"], description["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+    assert (description["class_names"], description["palette"][2]) == (["sky", "road", "car"], [200, 0, 0])
+    assert "normalized as (x - mean) / std" in description["input"]
+    loaded.save_pretrained(tmp_path / "second")  # it is handed on
+    assert Pixelwise.from_pretrained(tmp_path / "second").data_description == description
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "| 2 | car | #c80000 |" in card
+    assert "no run folder was given" in card
+    assert "library_name: beyondpixel" in card
+
+
+def test_the_card_tells_recipe_seed_and_scores_of_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    module = Pixelwise(3)
+    with pytest.raises(FileNotFoundError, match=r"has no config.yaml; expected the folder of a tested run"):
+        module.save_pretrained(tmp_path / "saved", run=run)
+    config = {
+        "seed_everything": 7,
+        "data": {"class_path": "CityModule", "init_args": {"train_split": "trainval"}},
+        "model": {"class_path": "Pixelwise", "init_args": {"lr": 0.02, "loss": {"name": "rmi"}}},
+        "trainer": {"max_steps": 1234, "logger": False},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "run.json").write_text(json.dumps({"seed": 7, "git_commit": "abc123"}))
+    (run / "summary.json").write_text(json.dumps({"test/mIoU": 0.61234567, "test/IoU_small": None, "val/mIoU": 0.5}))
+    module.save_pretrained(tmp_path / "saved", run=run, datamodule=CityModule())
+    card = (tmp_path / "saved" / "README.md").read_text()
+    for expected in (
+        "# Pixelwise on City",
+        "Seed 7, commit `abc123`",
+        "train_split: trainval",
+        "name: rmi",
+        "max_steps: 1234",
+        "| mIoU | 0.6123 |",
+        "| IoU_small | none |",
+        "## Limits",
+        "MIT",
     ):
+        assert expected in card
+    assert "0.5 |" not in card  # of validation
+
+
+def test_offline_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = r"someone/something: no such local folder, not in the local cache, and not on the hub"
+    with pytest.raises(ConnectionError, match=sentence):
         Pixelwise.from_pretrained("someone/something", cache_dir=tmp_path, local_files_only=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=sentence):
+        Pixelwise.from_pretrained("someone/something", cache_dir=tmp_path)
+    with pytest.raises(ConnectionError, match=r"someone/something: the hub .* does not answer: check the network"):
+        Pixelwise(3).push_to_hub("someone/something")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -157,4 +224,4 @@ def test_upload_and_download(hub: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "True True"
     assert "/someone/pixelwise/commit/" in done.stdout
-    assert set(Hub.files) == {"config.json", "model.safetensors"}
+    assert set(Hub.files) == {"README.md", "config.json", "model.safetensors"}

@@ -15,7 +15,7 @@ from beyondpixel.lightning_modules import MCIBIModule
 from beyondpixel.lightning_modules.networks import FeatureMemory
 
 Make = Callable[..., Any]
-CONTEXTS = ("none", "ppm", "aspp", "ocr", "upernet")
+CONTEXTS = ("none", "ppm", "aspp", "ocr", "upernet", "upernet_aspp")
 SMALL: dict[str, Any] = {"encoder": "resnet18", "output_stride": 16, "channels": 12, "attention_channels": 6}
 
 
@@ -103,7 +103,7 @@ class TestMemory:
         features: list[Tensor] = []
         network = module.network
         network.dataset_context.register_forward_pre_hook(lambda _, inputs: mixes.append(inputs[1].detach()))
-        network.representation.register_forward_hook(lambda _, __, output: features.append(output.detach()))
+        network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
         trainer(callbacks=[recorder], limit_val_batches=0).fit(module, data)
         assert mixes[0].abs().max() == 0  # nothing was seen yet
         assert mixes[1].abs().max() > 0
@@ -149,11 +149,11 @@ class TestMemory:
         data.sizes["train"], data.batch_size = 6, 2  # two batches for the first step, the third alone for the second
         module, recorder = make(memory_momentum_rule="constant", memory_momentum=0.7), Recorder()
         features: list[Tensor] = []
-        module.network.representation.register_forward_hook(lambda _, __, output: features.append(output.detach()))
+        module.network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
         trainer(accumulate_grad_batches=2, callbacks=[recorder], limit_val_batches=0).fit(module, data)
         expected = FeatureMemory(3, 12)
         grid = module.network.grid
-        labels = [grid.frame_labels(batch["mask"], ignore_index=255) for batch in data.train_dataloader()]
+        labels = [grid.pad_target(batch["mask"], ignore_index=255) for batch in data.train_dataloader()]
         assert recorder.memories[0].abs().max() == 0
         expected.update(torch.cat(features[:2]), torch.cat(labels[:2]), momentum=0.7)
         torch.testing.assert_close(recorder.memories[1], expected.memory, rtol=0, atol=0)
@@ -167,12 +167,12 @@ class TestMemory:
         data.samples = lambda split: samples
         module, recorder = make(update_strategy="mean"), Recorder()
         features: list[Tensor] = []
-        module.network.representation.register_forward_hook(lambda _, __, output: features.append(output.detach()))
+        module.network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
         trainer(accumulate_grad_batches=2, callbacks=[recorder], limit_val_batches=0).fit(module, data)
         assert [maps.shape[-2:] for maps in features] == [(3, 4), (4, 3)]
         sums, counts = torch.zeros(3, 12, dtype=torch.float64), torch.zeros(3)
         for maps, batch in zip(features, data.train_dataloader(), strict=True):
-            labels = module.network.grid.frame_labels(batch["mask"], ignore_index=255)
+            labels = module.network.grid.pad_target(batch["mask"], ignore_index=255)
             fine = F.interpolate(maps.double(), scale_factor=16, mode="bilinear").movedim(1, -1)
             for k in range(3):
                 sums[k] += fine[labels == k].sum(0)
@@ -230,7 +230,7 @@ def test_momentum_rules(data: Any, trainer: Make, rule: str, base: float, expect
 
 
 def test_lr_rule_is_the_annealed_one_with_the_authors_schedule(data: Any, trainer: Make) -> None:
-    """m_0 / lr_0 · lr(t) of a rate that decays to lr_0 / 100: the same figures, by way of the optimizer."""
+    """m_0 / lr_0 · lr(t) of a rate that decays to lr_0 / 100: the same values, by way of the optimizer."""
     found = []
     for rule, schedule in (("poly", {}), ("lr", {"lr": 0.05, "min_lr": 5e-4, "lr_decay_to": "min_lr"})):
         recorder = Recorder()
@@ -345,7 +345,10 @@ def test_checkpoint_loads_without_the_weights_file(data: Any, trainer: Make, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"context": "apsp"}, "context must be one of 'none', 'ppm', 'aspp', 'ocr', 'upernet', got 'apsp'"),
+        (
+            {"context": "apsp"},
+            "context must be one of 'none', 'ppm', .*'upernet_aspp', got 'apsp'",
+        ),
         ({"memory": True}, "memory must be one of 'features', 'statistics', None, got True"),
         ({"aggregation": "firm"}, "aggregation must be one of 'soft', 'hard', got 'firm'"),
         ({"initialization": "zeros"}, "initialization must be one of 'mean', 'random_pixel', got 'zeros'"),
@@ -355,6 +358,8 @@ def test_checkpoint_loads_without_the_weights_file(data: Any, trainer: Make, tmp
         ({"memory_momentum": 0.0}, r"memory_momentum must be in \(0, 1\], got 0.0"),
         ({"memory": "statistics", "slots": 2}, "slots must be 1 with memory='statistics'.*got 2"),
         ({"memory": "statistics", "consistency_from_epoch": 1}, "consistency_from_epoch must be null with memory="),
+        ({"memory_gradient": "old"}, "memory_gradient must be one of 'read', 'updated', got 'old'"),
+        ({"memory": "statistics", "memory_gradient": "updated"}, "memory_gradient must be 'read' with memory="),
         ({"channels": 0}, "channels must be 1 or more, got 0"),
         ({"inference_passes": 0}, "inference_passes must be 1 or more, got 0"),
         ({"atrous_rates": []}, "atrous_rates must be at least one positive number"),
@@ -376,7 +381,7 @@ def test_two_processes_keep_one_memory(data: Any, trainer: Make, tmp_path: Path)
 
     class Save(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            self.labels = pl_module.network.grid.frame_labels(batch["mask"], ignore_index=255)
+            self.labels = pl_module.network.grid.pad_target(batch["mask"], ignore_index=255)
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
             state = pl_module.network.state_dict()
@@ -385,7 +390,7 @@ def test_two_processes_keep_one_memory(data: Any, trainer: Make, tmp_path: Path)
 
     module = make(context="aspp", consistency_from_epoch=0)
     features: list[Tensor] = []
-    module.network.representation.register_forward_hook(lambda _, __, output: features.append(output.detach()))
+    module.network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
     data.sizes["train"] = 8
     trainer(devices=2, strategy="ddp_fork", max_steps=2, callbacks=[Save()], limit_val_batches=0).fit(module, data)
     expected = FeatureMemory(3, 12)

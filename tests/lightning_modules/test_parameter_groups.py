@@ -38,6 +38,17 @@ def test_groups_follow_the_authors_rule(network: DeepLab) -> None:
     assert placed[id(by_name["classifier.bias"])] == "head/no_decay"
 
 
+def test_all_parameters_decay_if_asked(network: DeepLab) -> None:
+    groups = parameter_groups(
+        network, encoder=network.encoder, lr=0.1, weight_decay=5e-4, head_lr_multiplier=10, decay_norm_and_bias=True
+    )
+    assert [(group["name"], group["weight_decay"]) for group in groups] == [
+        ("encoder/decay", 5e-4),
+        ("head/decay", 5e-4),
+    ]
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in network.parameters()}
+
+
 def test_frozen_parameters_are_left_out_and_shared_ones_counted_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
     second.weight = first.weight

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
 
 PACKAGES = {"torch": "2.9.0", "numpy": "2.1.0"}
@@ -36,8 +36,11 @@ def make_run() -> MakeRun:
         config: dict[str, Any] | None = None,
         step: int = 100,
         figures: dict[str, float] | None = None,
-        areas: tuple[Any, Any, Any] | None = None,
+        counts: tuple[Any, Any, Any] | None = None,
         ids: list[str] | None = None,
+        fingerprint: str | None = None,
+        evaluations: dict[str, float] | None = None,
+        references: dict[str, float] | None = None,
     ) -> RunFolder:
         run = RunFolder(folder / table / row / f"seed{seed}")
         own = {"loss": row, "df": 4 if row == "rmi" else None, "dataset": "camvid", "model": "deeplab_v3plus"}
@@ -47,7 +50,13 @@ def make_run() -> MakeRun:
             "row": row,
             "seed": seed,
             "axes": {**own, "max_steps": 100, "lr": 0.1, **(axes or {}), "seed": seed},
-            "reference": {"metric": "test/mIoU", "value": published, "source": "a paper"} if published else {},
+            "reference": {
+                **({"metric": "test/mIoU", "value": published, "source": "a paper"} if published else {}),
+                "evaluations": {
+                    words: {"metric": "test/mIoU", "value": value} for words, value in (references or {}).items()
+                },
+            },
+            "data": {"fingerprint": fingerprint},
             "git_commit": commit,
             "environment": {"python": "3.12.1", "packages": {**PACKAGES, **(packages or {})}, "accelerators": []},
         }
@@ -55,10 +64,14 @@ def make_run() -> MakeRun:
         run.update_state(status="running" if score is None else "done", step=step)
         if score is not None:
             run.summary = {"test/mIoU": score, "train/images_per_s": 10.0 * seed, **(figures or {})}
-        if areas is not None:
-            names = ids or [f"image{index}" for index in range(len(areas[0]))]
-            arrays = dict(zip(("intersection", "predicted", "truth"), map(np.asarray, areas), strict=True))
+        if counts is not None:
+            names = ids or [f"image{index}" for index in range(len(counts[0]))]
+            arrays = dict(zip(("intersection", "predicted", "target"), map(np.asarray, counts), strict=True))
             np.savez(run.path / "test_images.npz", id=np.array(names), **arrays)
+        for words, its_score in (evaluations or {}).items():
+            evaluation = RunFolder(run.path / "evaluations" / words.replace(":", "-"))
+            evaluation.record = {"evaluation": {"words": words, "postprocess": words, "checkpoint": "0f"}}
+            evaluation.summary = {"test/mIoU": its_score}
         return run
 
     return make
@@ -76,7 +89,7 @@ def add_pictures() -> Callable[..., None]:
         truth[0, 0] = 255
         image = np.full((*size, 3), 90, dtype=np.uint8)
         for name in names:
-            save_sample(run.path / "pictures" / "test", name, image, truth, preds, palette=PALETTE)
+            save_sample(run.path / "images" / "test", name, image, truth, preds, palette=PALETTE)
         matrix = np.zeros((3, 3), dtype=np.int64)
         np.add.at(matrix, (truth[truth != 255], preds[truth != 255]), 1)
         np.savez(run.confusion_file, matrix=matrix, class_names=CLASSES)

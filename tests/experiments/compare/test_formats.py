@@ -7,18 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from beyondpixel.experiments.cli import main
-from beyondpixel.experiments.compare.classes import class_cells
 from beyondpixel.experiments.compare.command import as_text, compare
-from beyondpixel.experiments.compare.latex import as_latex
+from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.report import write_report
-from beyondpixel.experiments.compare.rows import collect_rows
-from beyondpixel.experiments.compare.tables import Cells
+from beyondpixel.experiments.compare.rows import Comparison, compare_runs
+from beyondpixel.experiments.compare.tables import Table, as_latex, class_table
 from beyondpixel.experiments.errors import UserError
 
 MakeRun = Callable[..., Any]
+
+
+def compared(folder: Path) -> Comparison:
+    return compare_runs(read_runs([folder]), "test/mIoU")
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def check_latex(text: str) -> None:
 
 def test_latex_is_sound(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, r"50% of_all & {x} ~^\ $<|>", 1, 0.7, commit="other")
-    text = as_text(collect_rows([folder], metric="test/mIoU"), "test/mIoU", "latex")
+    text = as_text(compared(folder), "latex")
     check_latex(text)
     assert r"test/mIoU (\%)" in text
     assert r"60.00 $\pm$ 0.00" in text
@@ -67,24 +71,24 @@ def test_latex_is_sound(folder: Path, make_run: MakeRun) -> None:
 
 
 def test_a_line_that_begins_with_a_bracket_is_no_argument_of_the_one_before() -> None:
-    assert "\n{[1, 2]} & x" in as_latex(Cells("t", ["a", "b"], [["[1, 2]", "x"]]))
+    assert "\n{[1, 2]} & x" in as_latex(Table("t", pd.DataFrame({"a": ["[1, 2]"], "b": ["x"]})))
 
 
 def test_classes_by_hand(folder: Path) -> None:
-    cells = class_cells(collect_rows([folder], metric="test/mIoU"), "test/mIoU")
-    assert cells.header == ["class", "ce", "rmi"]
-    assert cells.body == [
+    cells = class_table(compared(folder)).cells
+    assert cells.columns.tolist() == ["class", "ce", "rmi"]
+    assert cells.to_numpy().tolist() == [
         ["sky", "85.00 ± 7.07", "90.00 ± 7.07 (+5.00)"],
         ["car", "15.00 ± 7.07", "10.00 ± 7.07 (-5.00)"],
     ]
 
 
 def test_classes_in_every_format(folder: Path) -> None:
-    rows = collect_rows([folder], metric="test/mIoU")
-    assert "| sky | 85.00 ± 7.07 | 90.00 ± 7.07 (+5.00) |" in as_text(rows, "test/mIoU", "md", per_class=True)
-    assert r"sky & 85.00 $\pm$ 7.07 &" in as_text(rows, "test/mIoU", "latex", per_class=True)
-    assert "90.00 ± 7.07 (+5.00)" in as_text(rows, "test/mIoU", "table", per_class=True)
-    lines = list(csv.DictReader(io.StringIO(as_text(rows, "test/mIoU", "csv", per_class=True))))
+    rows = compared(folder)
+    assert "| sky | 85.00 ± 7.07 | 90.00 ± 7.07 (+5.00) |" in as_text(rows, "md", per_class=True)
+    assert r"sky & 85.00 $\pm$ 7.07 &" in as_text(rows, "latex", per_class=True)
+    assert "90.00 ± 7.07 (+5.00)" in as_text(rows, "table", per_class=True)
+    lines = list(csv.DictReader(io.StringIO(as_text(rows, "csv", per_class=True))))
     assert len(lines) == 8
     assert [float(line["IoU"]) for line in lines[:2]] == [0.8, 0.1]
 
@@ -97,17 +101,17 @@ def test_without_classes(tmp_path: Path, make_run: MakeRun) -> None:
 
 def test_a_bar_in_a_name_keeps_markdown_in_columns(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "a|b", 1, 0.5)
-    line = as_text(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU", "md").splitlines()[2]
+    line = as_text(compared(tmp_path), "md").splitlines()[2]
     assert line.startswith(r"| a\|b |")
 
 
 def test_three_hundred_rows(tmp_path: Path, make_run: MakeRun) -> None:
     for index in range(300):
         make_run(tmp_path, f"row{index:03}", 1, index / 1000, axes={"loss": "ce" if index == 0 else "rmi", "df": index})
-    rows = collect_rows([tmp_path], metric="test/mIoU")
+    rows = compared(tmp_path)
     for format in ("table", "md", "latex", "csv"):
-        assert "row299" in as_text(rows, "test/mIoU", format)
-    write_report(rows, "test/mIoU", tmp_path / "report.html")
+        assert "row299" in as_text(rows, format)
+    write_report(rows, tmp_path / "report.html")
     assert "row299" in (tmp_path / "report.html").read_text()
 
 
@@ -117,5 +121,3 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     main(["compare", *words, "--format", "latex", "--output", str(table)])
     assert all(file.stat().st_size > 500 for file in (page, plot, table))
     assert "Report written to" in capsys.readouterr().out
-    main(["sync", str(folder), "--dry-run"])
-    assert "Nothing to upload" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from beyondpixel.experiments.compare.command import compare
-from beyondpixel.experiments.compare.rows import Row, collect_rows
-from beyondpixel.experiments.compare.tables import as_csv, as_markdown, as_terminal, main_cells, shown_axes
+from beyondpixel.experiments.compare.command import as_text, compare
+from beyondpixel.experiments.compare.frame import read_runs
+from beyondpixel.experiments.compare.rows import Comparison, compare_runs
+from beyondpixel.experiments.compare.tables import as_csv, as_markdown, main_table
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 SCORES = {"ce": [0.40, 0.42], "bce": [0.38, 0.39], "rmi": [0.44, 0.45, 0.46]}
@@ -28,28 +30,32 @@ def folder(tmp_path: Path, make_run: MakeRun) -> Path:
     return tmp_path
 
 
-def by_name(rows: list[Row]) -> dict[str, Row]:
-    return {row.name: row for row in rows}
+def compared(*folders: Path, metric: str = "test/mIoU", **options: Any) -> Comparison:
+    return compare_runs(read_runs(folders), metric, **options)
+
+
+def by_name(*folders: Path, **options: Any) -> dict[str, Any]:
+    return {row["row"]: row for row in compared(*folders, **options).rows.to_dict("records")}
 
 
 def test_mean_spread_and_difference(folder: Path) -> None:
-    rows = by_name(collect_rows([folder], metric="test/mIoU"))
-    assert rows["ce"].mean == pytest.approx(0.41)
-    assert rows["ce"].std == pytest.approx(0.0141421356)  # (0.42 - 0.40) / sqrt(2)
-    assert (rows["ce"].difference, rows["ce"].unfinished) == (None, 1)
-    assert rows["rmi"].std == pytest.approx(0.01)
-    assert rows["rmi"].difference == pytest.approx(0.04)
-    assert rows["bce"].difference == pytest.approx(-0.025)
+    rows = by_name(folder)
+    assert rows["ce"]["mean"] == pytest.approx(0.41)
+    assert rows["ce"]["std"] == pytest.approx(0.0141421356)  # (0.42 - 0.40) / sqrt(2)
+    assert (math.isnan(rows["ce"]["difference"]), rows["ce"]["unfinished"]) == (True, 1)
+    assert rows["rmi"]["std"] == pytest.approx(0.01)
+    assert rows["rmi"]["difference"] == pytest.approx(0.04)
+    assert rows["bce"]["difference"] == pytest.approx(-0.025)
 
 
 def test_another_baseline(folder: Path) -> None:
-    rows = by_name(collect_rows([folder], metric="test/mIoU", baseline="rmi"))
-    assert rows["ce"].difference == pytest.approx(-0.04)
-    assert rows["rmi"].difference is None
+    rows = by_name(folder, baseline="rmi")
+    assert rows["ce"]["difference"] == pytest.approx(-0.04)
+    assert math.isnan(rows["rmi"]["difference"])
 
 
 def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
-    lines = as_markdown(main_cells(collect_rows([folder], metric="test/mIoU"), "test/mIoU")).splitlines()
+    lines = as_markdown(main_table(compared(folder))).splitlines()
     assert (
         lines[0] == "| row | loss | test/mIoU (%) | range | n | Δ baseline | 95 % interval | published (%) | images/s |"
     )
@@ -63,17 +69,15 @@ def test_further_figures_have_a_column_each(tmp_path: Path, make_run: MakeRun) -
         make_run(tmp_path, "ce", seed, 0.4, figures=figures)
     make_run(tmp_path, "rmi", 1, 0.5, figures={"test/boundary_F": 0.4})
     further = ["test/boundary_F", "test/seconds_per_image"]
-    rows = collect_rows([tmp_path], metric="test/mIoU", further=further)
-    cells = main_cells(rows, "test/mIoU")
-    columns = [cells.header.index(name) for name in ("boundary_F (%)", "seconds_per_image")]
+    comparison = compared(tmp_path, also=further)
+    cells = main_table(comparison).cells[["boundary_F (%)", "seconds_per_image"]].to_numpy().tolist()
     # (34 - 30) / sqrt(2) and (0.030 - 0.010) / sqrt(2)
-    assert [cells.body[0][column] for column in columns] == ["32.00 ± 2.83", "0.020 ± 0.014"]
-    assert [cells.body[1][column] for column in columns] == ["40.00", "–"]
-    lines = list(csv.DictReader(io.StringIO(as_csv(rows, "test/mIoU"))))
+    assert cells == [["32.00 ± 2.83", "0.020 ± 0.014"], ["40.00", "–"]]
+    lines = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     assert [line["test/boundary_F"] for line in lines] == ["0.3", "0.34", "0.4"]
     assert [line["test/seconds_per_image"] for line in lines] == ["0.01", "0.03", ""]
-    with pytest.raises(UserError, match="no run has a test/boundary_G yet; figures there are: test/boundary_F, test/m"):
-        collect_rows([tmp_path], metric="test/mIoU", further=["test/boundary_F", "test/boundary_G"])
+    with pytest.raises(UserError, match="no run has a test/boundary_G yet; available scores: test/boundary_F, test/m"):
+        compared(tmp_path, also=["test/boundary_F", "test/boundary_G"])
 
 
 MCIBI = {"memory": "features", "refinement": True, "slots": 1, "consistency": False, "model": "mcibi_deeplabv3"}
@@ -89,9 +93,8 @@ MCIBI = {"memory": "features", "refinement": True, "slots": 1, "consistency": Fa
         ({"ce": {}, "mcibi": {"loss": "ce", **MCIBI}}, ["model", "memory"]),
         ({"plain": {"loss": "ce"}, "mcibi": MCIBI, "two": {**MCIBI, "slots": 2}}, ["model", "memory", "slots"]),
         ({"mcibi": MCIBI, "consistent": {**MCIBI, "consistency": True}}, ["consistency"]),
-        # what is null where it is not done tells of itself
-        ({"ce": {}, "crf": {"loss": "ce", "postprocess": "crf:5"}}, ["postprocess"]),
-        ({"ce": {}, "tta": {"loss": "ce", "tta": "flip"}, "w": {"loss": "ce", "window": 9}}, ["tta", "window"]),
+        # what a row is evaluated with is in its name
+        ({"ce": {}, "ce + crf:5": {"loss": "ce", "postprocess": "crf:5"}}, []),
         # in the order of axes.py whatever order the runs have them in; those of a user's own, last
         ({"ce": {"own": 1}, "late": {"lr": 0.2, "context": "ppm", "loss": "ce", "own": 2}}, ["context", "lr", "own"]),
     ],
@@ -101,17 +104,17 @@ def test_axes_that_get_a_column(
 ) -> None:
     for row, axes in rows.items():
         make_run(tmp_path, row, 1, 0.4, axes={"loss": "ce", **axes} if axes.get("memory") else axes)
-    assert shown_axes(collect_rows([tmp_path], metric="test/mIoU")) == shown
+    columns = main_table(compared(tmp_path)).cells.columns.tolist()
+    assert columns[1 : columns.index("test/mIoU (%)")] == shown
 
 
 def test_one_seed_has_no_spread(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
-    cells = main_cells(collect_rows([tmp_path], metric="test/mIoU"), "test/mIoU")
-    assert cells.body[0][1:5] == ["50.00", "–", "1", "–"]
+    assert main_table(compared(tmp_path)).cells.iloc[0, 1:5].tolist() == ["50.00", "–", "1", "–"]
 
 
 def test_csv_has_a_line_for_every_run(folder: Path) -> None:
-    lines = list(csv.DictReader(io.StringIO(as_csv(collect_rows([folder], metric="test/mIoU"), "test/mIoU"))))
+    lines = list(csv.DictReader(io.StringIO(as_csv(compared(folder)))))
     assert len(lines) == 8
     rmi = [line for line in lines if line["row"] == "rmi"]
     assert [line["test/mIoU"] for line in rmi] == ["0.44", "0.45", "0.46"]
@@ -122,9 +125,9 @@ def test_csv_has_a_line_for_every_run(folder: Path) -> None:
 def test_each_table_has_its_own_baseline(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "ce", 1, 0.7, table="u")
     make_run(folder, "rmi", 1, 0.6, table="u")
-    rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU")}
-    assert rows["u", "rmi"].difference == pytest.approx(-0.1)
-    assert rows["t", "rmi"].difference == pytest.approx(0.04)
+    rows = {(row["table"], row["row"]): row for row in compared(folder).rows.to_dict("records")}
+    assert rows["u", "rmi"]["difference"] == pytest.approx(-0.1)
+    assert rows["t", "rmi"]["difference"] == pytest.approx(0.04)
 
 
 def test_table_in_a_file(folder: Path, tmp_path: Path) -> None:
@@ -133,13 +136,14 @@ def test_table_in_a_file(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
-    rows = collect_rows([folder], metric="test/mIoU")
-    shown = {}
-    for width in (80, 160):
-        console = Console(width=width, file=io.StringIO(), record=True)
-        console.print(as_terminal(rows, "test/mIoU", console))
-        shown[width] = console.export_text()
+    comparison = compared(folder)
+    shown = {
+        width: as_text(comparison, per_class=False, console=Console(width=width, file=io.StringIO()))
+        for width in (80, 160)
+    }
     assert all("45.00 ± 1.00" in text for text in shown.values())
+    assert all(len(line) <= width for width, text in shown.items() for line in text.splitlines())
+    assert "…" not in shown[80]
     assert "loss" in shown[160]
     assert "loss" not in shown[80]
 
@@ -147,51 +151,77 @@ def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric": "val/mIoU"}, "no run has a val/mIoU yet; figures there are: test/mIoU"),
+        ({"metric": "val/mIoU"}, "no run has a val/mIoU yet; available scores: test/mIoU"),
         ({"metric": "test/mIoU", "baseline": "xyz"}, "no row named xyz; rows are bce, ce, rmi"),
     ],
 )
 def test_wrong_questions(folder: Path, arguments: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        collect_rows([folder], **arguments)
+        compared(folder, **arguments)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder: .*nowhere"):
-        collect_rows([tmp_path / "nowhere"], metric="test/mIoU")
+        compared(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no runs below .*: expected folders with a run\.json"):
-        collect_rows([tmp_path], metric="test/mIoU")
+        compared(tmp_path)
 
 
 def test_the_baseline_comes_first_and_tables_stay_together(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "ce", 1, 0.7, table="s")
     make_run(folder, "bce", 1, 0.6, table="s")
-    rows = collect_rows([folder], metric="test/mIoU")
-    assert [(row.table, row.name) for row in rows][:3] == [("s", "ce"), ("s", "bce"), ("t", "ce")]
+    rows = compared(folder).rows
+    assert list(zip(rows["table"], rows["row"], strict=True))[:3] == [("s", "ce"), ("s", "bce"), ("t", "ce")]
 
 
 def test_published_numbers_of_another_metric_are_not_shown(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "ce", 1, 0.4, published=58.5)
-    assert by_name(collect_rows([folder], metric="test/mIoU"))["rmi"].reference_difference == pytest.approx(2.61)
-    assert by_name(collect_rows([folder], metric="train/images_per_s"))["rmi"].reference is None
+    assert by_name(folder)["rmi"]["published_difference"] == pytest.approx(2.61)
+    assert math.isnan(by_name(folder, metric="train/images_per_s")["rmi"]["published"])
 
 
 def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.4, figures={"test/loss": 0.5})
     make_run(tmp_path, "rmi", 1, 0.5, figures={"test/loss": -0.25})
-    cells = main_cells(collect_rows([tmp_path], metric="test/loss"), "test/loss")
-    assert cells.header[2] == "test/loss"
-    assert [cells.body[1][2], cells.body[1][5], cells.best] == ["-0.250", "-0.750", (1,)]
+    table = main_table(compared(tmp_path, metric="test/loss"))
+    assert table.cells.columns[2] == "test/loss"
+    assert [table.cells.iloc[1, 2], table.cells.iloc[1, 5], table.best] == ["-0.250", "-0.750", [1]]
 
 
 def test_a_folder_given_twice_counts_once(folder: Path) -> None:
-    rows = by_name(collect_rows([folder, folder / "t" / "rmi"], metric="test/mIoU"))
-    assert len(rows["rmi"].values) == 3
+    rows = by_name(folder, folder / "t" / "rmi")
+    assert rows["rmi"]["n"] == 3
 
 
 def test_a_baseline_of_another_table(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "only", 1, 0.5, table="u", axes={"loss": "rmi"})
-    rows = {(row.table, row.name): row for row in collect_rows([folder], metric="test/mIoU", baseline="t/ce")}
-    assert rows["u", "only"].difference == pytest.approx(0.09)
-    assert rows["t", "rmi"].difference == pytest.approx(0.04)
-    assert rows["t", "ce"].is_baseline
+    rows = {(row["table"], row["row"]): row for row in compared(folder, baseline="t/ce").rows.to_dict("records")}
+    assert rows["u", "only"]["difference"] == pytest.approx(0.09)
+    assert rows["t", "rmi"]["difference"] == pytest.approx(0.04)
+    assert rows["t", "ce"]["is_baseline"]
+
+
+def test_evaluations_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed, score in ((1, 0.40), (2, 0.44)):
+        crf = {"crf:10": score + 0.01, "crf:5": score + 0.02}
+        make_run(tmp_path, "ce", seed, score, published=58.5, evaluations=crf, references={"crf:5": 59.0})
+    make_run(tmp_path, "rmi", 1, 0.5)
+    rows = by_name(tmp_path)
+    assert list(rows) == ["ce", "ce + crf:5", "ce + crf:10", "rmi"]
+    assert [rows[name]["is_baseline"] for name in rows] == [True, False, False, False]
+    assert rows["ce + crf:5"]["mean"] == pytest.approx(0.44)
+    assert rows["ce + crf:5"]["difference"] == pytest.approx(0.02)
+    assert (rows["ce + crf:5"]["postprocess"], rows["ce"]["postprocess"]) == ("crf:5", None)
+    assert (rows["ce + crf:5"]["published"], rows["ce + crf:5"]["published_difference"]) == (59.0, 0.5)
+    assert math.isnan(rows["ce + crf:10"]["published"])
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.4)
+    make_run(tmp_path, "rmi", 1, 0.5, axes={"df": 4})
+    make_run(tmp_path, "rmi_b", 1, 0.5, axes={"loss": "rmi", "df": 2, "crop_size": [180, 240]})
+    cells = main_table(compared(tmp_path)).cells
+    assert cells["df"].tolist() == ["–", "4", "2"]
+    assert cells["crop_size"].tolist() == ["–", "–", "180×240"]
+    (line, *_) = [line for line in csv.DictReader(io.StringIO(as_csv(compared(tmp_path)))) if line["row"] == "rmi"]
+    assert line["df"] == "4"

@@ -8,8 +8,9 @@ import torch
 from pytorch_lightning import Trainer
 
 from beyondpixel.experiments.recorder import identify
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.experiments.resolve import complete
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.status import Status
 from beyondpixel.lightning_modules import DeepLabModule
 
 NUM_TEST = 5
@@ -34,15 +35,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    config = resolve_config({"seed_everything": 3, "model": model, "data": data, "trainer": trainer}, "a test")
+    config, errors = complete({"seed_everything": 3, "model": model, "data": data, "trainer": trainer})
+    assert not errors
     torch.manual_seed(0)
     module = DeepLabModule(11, encoder="resnet18", loss="bce")
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     quiet.strategy.connect(module)
     quiet.save_checkpoint(run.last_checkpoint)
-    run.config = config
-    run.record = identify(run, config)
-    run.update_state(status="done", step=1)
+    identify(run, config)
+    run.update_state(status=Status.DONE, step=1)
     return run
 
 

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.cli import main
-from beyondpixel.experiments.inference.crf import DenseCRF
+from beyondpixel.experiments.inference.checkpoints import load_trained
+from beyondpixel.experiments.inference.mean_field import mean_field
 from beyondpixel.experiments.inference.submission import VOC_COMPETITIONS
-from beyondpixel.experiments.rebuilding import build_data, load_model
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.lightning_modules import DeepLabModule
 
 SIZES = {"a": (37, 61), "b": (37, 61), "sub/c": (50, 33), "d": (64, 64)}
 
@@ -46,25 +48,29 @@ def predict(run: RunFolder, photos: Path, output: Path, *words: str) -> None:
     main(["predict", f"--ckpt_path={run.last_checkpoint}", "--images", str(photos), f"--output={output}", *words])
 
 
-def expected_probs(run: RunFolder, file: Path, *, crf: DenseCRF | None = None) -> np.ndarray:
-    module, data = load_model(run), build_data(run.config)
+def data_of(run: RunFolder) -> SegmentationDataModule:
+    return load_trained(run.last_checkpoint)[1]
+
+
+def expected_probs(run: RunFolder, file: Path, *, crf_steps: int = 0) -> np.ndarray:
+    module, data = load_trained(run.last_checkpoint)
     picture = np.asarray(Image.open(file).convert("RGB"))
     image = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
     image = (image - torch.tensor(data.mean).view(3, 1, 1)) / torch.tensor(data.std).view(3, 1, 1)
     with torch.no_grad():
         probs: np.ndarray = module(image).softmax(1)[0].numpy()
-    return probs if crf is None else crf(picture, probs)
+    return mean_field(picture, probs, steps=crf_steps) if crf_steps else probs
 
 
 def test_names_sizes_classes_and_palette(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
     predict(any_size, photos, tmp_path / "out")
-    palette = build_data(any_size.config).palette
+    palette = data_of(any_size).palette
     for name, size in SIZES.items():
         picture = Image.open(tmp_path / "out" / f"{name}.png")
         classes = np.asarray(picture)
         assert (picture.mode, classes.shape) == ("P", size)
         probs = expected_probs(any_size, photos / f"{name}.png")
-        assert (classes == probs.argmax(0)).mean() > 0.999  # a tie may fall otherwise in another batch
+        assert (classes == probs.argmax(0)).mean() > 0.999
         assert len(np.unique(classes)) > 1
         colors = np.asarray(picture.convert("RGB"))
         assert tuple(colors[0, 0]) == palette[classes[0, 0]]
@@ -73,10 +79,10 @@ def test_names_sizes_classes_and_palette(any_size: RunFolder, photos: Path, tmp_
     ]  # fmt: skip
 
 
-def test_overlays_probabilities_and_colours(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
-    words = ("--overlays", "--probabilities", "--colors", "rgb", "--batch_size", "2")
+def test_overlays_probabilities_and_colors(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
+    words = ("--overlays", "--probabilities", "--colors", "rgb")
     predict(any_size, photos, tmp_path / "out", *words)
-    palette = np.asarray(build_data(any_size.config).palette)
+    palette = np.asarray(data_of(any_size).palette)
     for name, size in SIZES.items():
         probs = np.load(tmp_path / "out" / "probabilities" / f"{name}.npz")["probs"]
         assert (probs.dtype, probs.shape) == (np.float16, (11, *size))
@@ -93,7 +99,7 @@ def test_a_run_at_a_fixed_size_gives_predictions_of_the_images_size(
     run: RunFolder, photos: Path, tmp_path: Path
 ) -> None:
     predict(run, photos / "sub", tmp_path / "out", "--probabilities")
-    module, data = load_model(run), build_data(run.config)
+    module, data = load_trained(run.last_checkpoint)
     picture = Image.open(photos / "sub" / "c.png").resize((56, 40), Image.Resampling.BICUBIC)
     image = data.normalize({"image": torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None]})["image"]
     with torch.no_grad():
@@ -103,14 +109,14 @@ def test_a_run_at_a_fixed_size_gives_predictions_of_the_images_size(
     np.testing.assert_allclose(written, probs, atol=0.05)  # another library's resizing
 
 
-def test_crf_and_views(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
-    predict(any_size, photos, tmp_path / "out", "--postprocess", "crf:2", "--probabilities")
+def test_crf_and_passes(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
+    predict(any_size, photos, tmp_path / "out", "--inferer", "crf:2", "--probabilities")
     for name in SIZES:
         probs = np.load(tmp_path / "out" / "probabilities" / f"{name}.npz")["probs"]
-        expected = expected_probs(any_size, photos / f"{name}.png", crf=DenseCRF(steps=2))
+        expected = expected_probs(any_size, photos / f"{name}.png", crf_steps=2)
         np.testing.assert_allclose(probs, expected, atol=2e-3)
-    predict(any_size, photos, tmp_path / "views", "--tta", "scales=0.5,1 flip", "--window", "48")
-    assert (tmp_path / "views" / "sub" / "c.png").exists()
+    predict(any_size, photos, tmp_path / "passes", "--inferer", "tta:flip scales=0.5,1+window:48")
+    assert (tmp_path / "passes" / "sub" / "c.png").exists()
 
 
 def test_what_is_done_is_skipped_and_what_is_missing_is_done(
@@ -125,8 +131,8 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_done(
     assert (out / "d.png").exists()
     assert (out / "a.png").read_bytes() == b"mine"
     with pytest.raises(SystemExit, match=r"holds predictions made otherwise \(tta was None and is flip\)"):
-        predict(any_size, photos, out, "--tta", "flip")
-    predict(any_size, photos, out, "--tta", "flip", "--overwrite")
+        predict(any_size, photos, out, "--inferer", "tta:flip")
+    predict(any_size, photos, out, "--inferer", "tta:flip", "--overwrite")
     assert Image.open(out / "a.png").size == (61, 37)
 
 
@@ -137,18 +143,71 @@ def test_unreadable_images_are_listed_and_the_rest_is_done(any_size: RunFolder, 
     with pytest.raises(SystemExit) as stopped:
         predict(any_size, photos, tmp_path / "out")
     message = str(stopped.value.code)
-    assert "2 of 5 images could not be read; the others are done:" in message
+    assert "2 of 5 images could not be predicted; the others are done:" in message
     assert "a.png: is damaged" in message
     assert "z.jpg: is not an image" in message
     assert sorted(file.stem for file in (tmp_path / "out").rglob("*.png")) == ["b", "c", "d"]
 
 
-def test_kinds_of_images_and_a_list_of_names(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
-    Image.open(photos / "b.png").convert("L").save(photos / "grey.png")
-    Image.open(photos / "b.png").convert("RGBA").save(photos / "clear.webp", lossless=True)
-    (tmp_path / "names.txt").write_text("grey\nclear.webp\nsub/c\n")
+def test_a_list_of_names(any_size: RunFolder, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("b\nd.png\nsub/c\n\n")
     predict(any_size, photos, tmp_path / "out", f"--names={tmp_path / 'names.txt'}")
-    assert sorted(file.stem for file in (tmp_path / "out").rglob("*.png")) == ["c", "clear", "grey"]
+    assert sorted(file.stem for file in (tmp_path / "out").rglob("*.png")) == ["b", "c", "d"]
+
+
+def test_odd_images(any_size: RunFolder, tmp_path: Path) -> None:
+    """Modes that stand for the same colors give the same prediction, whatever size and name the image has."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    gray = Image.fromarray(np.random.default_rng(3).integers(0, 256, (5, 7), dtype=np.uint8)).resize((41, 30))
+    gray.convert("RGB").save(photos / "a.name with.dots.png")
+    gray.save(photos / "gray.png")
+    gray.convert("RGBA").save(photos / "alpha.webp", lossless=True)
+    Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(photos / "deep.png")
+    gray.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(photos / "palette.gif")
+    turned = gray.convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned by 90 degrees clockwise
+    turned.save(photos / "turned.tiff", exif=exif)
+    for width, height in ((1, 1), (1, 40), (333, 3)):
+        Image.new("RGB", (width, height), (40, 90, 200)).save(photos / f"{width}x{height}.bmp")
+    (photos / "._mac.jpg").write_bytes(b"hidden")
+    predict(any_size, photos, tmp_path / "out")
+    written = {file.name.removesuffix(".png"): file for file in (tmp_path / "out").glob("*.png")}
+    assert set(written) == {
+        *("a.name with.dots", "gray", "alpha", "deep", "palette", "turned"),
+        *("1x1", "1x40", "333x3"),
+    }
+    expected = np.asarray(Image.open(written["a.name with.dots"]))
+    for name in ("gray", "alpha", "deep", "palette", "turned"):
+        np.testing.assert_array_equal(np.asarray(Image.open(written[name])), expected, err_msg=name)
+    assert [Image.open(written[name]).size for name in ("1x1", "1x40", "333x3")] == [(1, 1), (1, 40), (333, 3)]
+
+
+def test_one_image_too_large_for_the_memory_is_listed(
+    any_size: RunFolder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = DeepLabModule.forward
+
+    def limited(self: DeepLabModule, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-2:] == (64, 64):
+            torch.empty(2**50, dtype=torch.int64)  # a real refusal of the allocator
+        return forward(self, images)
+
+    monkeypatch.setattr(DeepLabModule, "forward", limited)
+    with pytest.raises(SystemExit, match=r"1 of 4 images .*\n  d \(64x64\) does not fit the memory: predict crops"):
+        predict(any_size, photos, tmp_path / "out")
+    assert sorted(file.stem for file in (tmp_path / "out").rglob("*.png")) == ["a", "b", "c"]
+
+
+def test_predictions_inside_the_folder_of_images(any_size: RunFolder, photos: Path) -> None:
+    before = {file: file.read_bytes() for file in photos.rglob("*.png")}
+    with pytest.raises(SystemExit, match=r"--output: predictions would overwrite the images .*a.png"):
+        predict(any_size, photos, photos)
+    assert {file: file.read_bytes() for file in photos.rglob("*.png")} == before
+    for _ in range(2):  # the second time, predictions are no images
+        predict(any_size, photos, photos / "out")
+    assert sorted(file.stem for file in (photos / "out").rglob("*.png")) == ["a", "b", "c", "d"]
 
 
 def test_archive_for_vocs_server(
@@ -176,7 +235,7 @@ def test_no_archive_of_an_incomplete_set(
 ) -> None:
     monkeypatch.setattr("beyondpixel.experiments.inference.submission.VOC_CLASSES", 11)
     (photos / "a.png").write_text("broken")
-    with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
+    with pytest.raises(SystemExit, match="1 of 4 images could not be predicted"):
         predict(any_size, photos, tmp_path / "out", "--submission", "voc")
     assert not (tmp_path / "out" / "results.tgz").exists()
 
@@ -201,16 +260,20 @@ def test_a_folder_without_write_permission(any_size: RunFolder, photos: Path, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--images", "nowhere"], "--images: there is no file or folder nowhere"),
+        (["--images", "nowhere"], "--images: no file or folder nowhere"),
         (["--images", "empty"], "--images: the folder empty holds no images"),
         (
             ["--images", "twice"],
             "--images: predictions of twice/same.jpg and twice/same.png would overwrite each other",
         ),
-        (["--images", "nowhere", "--ckpt_path", "lost.ckpt"], "there is no checkpoint lost.ckpt"),
-        (["--images", "photos", "--names", "list.txt"], "list.txt names x, not found among --images"),
-        (["--images", "photos", "--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
-        (["--images", "photos", "--ckpt_path", "lost.ckpt"], "there is no checkpoint lost.ckpt"),
+        (["--images", "photos", "--names", "list.txt"], "list.txt names x, not found among the images"),
+        (["--images", "photos", "--names", "photos"], "--names: photos cannot be read"),
+        (["--names", "list.txt"], "--names selects among --images: give them as well, or leave it out"),
+        (["--images", "photos", "--ckpt_path", "lost.ckpt"], "no checkpoint lost.ckpt: expected a file"),
+        (["--images", "photos", "--ckpt_path", "best"], "--ckpt_path best: of which run? Add --config RUN/config.yaml"),
+        (["--images", "photos", "--inferer", "blur"], "inferer 'blur': expected crf:STEPS"),
+        (["--images", "photos", "--device", "gpu"], "Expected one of cpu, cuda"),
+        (["--images", "photos", "--data.roots", "x"], "roots"),
     ],
 )
 def test_mistakes_are_one_message(
@@ -228,13 +291,17 @@ def test_mistakes_are_one_message(
     assert not Path("out").exists()
 
 
-def test_without_images_it_is_lightnings(run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    main(["predict", f"--ckpt_path={run.last_checkpoint}", "--tta", "flip"])
-    written = sorted((run.path / "predictions").rglob("*.png"))
-    assert len(written) == 5
+def test_without_images_they_are_the_datas(run: RunFolder, tmp_path: Path) -> None:
+    words = ["predict", f"--config={run.config_file}", "--ckpt_path=last", "--inferer", "tta:flip"]
+    main([*words, f"--output={tmp_path / 'test'}"])
+    module, data = load_trained(run.last_checkpoint)
+    assert len(list((tmp_path / "test").rglob("*.png"))) == len(data.dataset("test")) == 5
+    sample = data.dataset("test")[0]
+    image = data.normalize({"image": torch.from_numpy(sample.image).permute(2, 0, 1)[None]})["image"]
     with torch.no_grad():
-        batch = next(iter(build_data(run.config).test_dataloader()))
-        module, images = load_model(run), batch["image"]
-        probs = module(images).softmax(1) + module(images.flip(3)).softmax(1).flip(3)
-    assert (np.asarray(Image.open(written[0])) == probs[0].argmax(0).numpy()).mean() > 0.999
+        probs = module(image).softmax(1) + module(image.flip(3)).softmax(1).flip(3)
+    written = np.asarray(Image.open(tmp_path / "test" / f"{sample.id}.png"))
+    assert (written == probs[0].argmax(0).numpy()).mean() > 0.999
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg")
+    main([*words, f"--output={tmp_path / 'mine'}", f"--data.predict_path={tmp_path / 'photo.jpg'}"])
+    assert [file.name for file in (tmp_path / "mine").glob("*.png")] == ["photo.png"]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from beyondpixel.experiments.inference.protocol import Protocol
+from beyondpixel.datamodules import ShapesDataModule
+from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
 from beyondpixel.lightning_modules import DeepLabModule
 
 
@@ -21,13 +22,14 @@ IMAGES = torch.nn.functional.interpolate(
 )
 
 
-@pytest.mark.parametrize("tta", [None, "flip"])
-def test_bfloat16(module: DeepLabModule, tta: str | None) -> None:
-    protocol = Protocol.parse(tta=tta)
-    exact = protocol.network_probs(module, IMAGES)
+@pytest.mark.parametrize("words", [None, "tta:flip"])
+@torch.inference_mode()
+def test_bfloat16(module: DeepLabModule, words: str | None) -> None:
+    options = InfererOptions() if words is None else parse_inferer(words)
+    module.inferer = options.build(ShapesDataModule())
+    exact = module.infer(IMAGES).softmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        probs = protocol.network_probs(module, IMAGES)
-    assert probs.dtype == torch.float32
+        probs = module.infer(IMAGES).float().softmax(1)
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 49, 67))
     # bfloat16 has 8 bits: two to three digits
     assert (probs - exact).abs().mean() < 0.02
@@ -35,12 +37,9 @@ def test_bfloat16(module: DeepLabModule, tta: str | None) -> None:
 
 
 @pytest.mark.slow
+@torch.inference_mode()
 def test_compiled(module: DeepLabModule) -> None:
-    exact = Protocol().network_probs(module, IMAGES)
     # the "aot_eager" backend traces and lowers everything and leaves out the C++ compiler, which takes minutes
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(Protocol().network_probs(compiled, IMAGES), exact, rtol=1e-4, atol=1e-5)
-    smaller = IMAGES[..., :40, :50]
-    torch.testing.assert_close(
-        Protocol().network_probs(compiled, smaller), Protocol().network_probs(module, smaller), rtol=1e-4, atol=1e-5
-    )
+    for images in (IMAGES, IMAGES[..., :40, :50]):
+        torch.testing.assert_close(compiled(images), module(images), rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @pytest.fixture
 def label_maps() -> Callable[..., Maps]:
-    """Makes (N, H, W) predictions and truth: blobs, the prediction's displaced and speckled, void here and there.
+    """Makes (N, H, W) predictions and target: blobs, the prediction's displaced and speckled, void here and there.
 
     The last class is in neither, the one before it in predictions only.
     """

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from beyondpixel.lightning_modules.metrics import BoundaryFScore
+from beyondpixel.lightning_modules.metrics import BoundaryF
 
 Make = Callable[..., Any]
 Labels = NDArray[np.int64]
@@ -20,8 +20,8 @@ def _boundary(labels: Labels, index: int) -> NDArray[np.bool_]:
     height, width = labels.shape
     boundary = np.zeros(labels.shape, dtype=bool)
     for y, x in np.argwhere(labels == index):
-        neighbours = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-        boundary[y, x] = any(0 <= v < height and 0 <= u < width and labels[v, u] != index for v, u in neighbours)
+        neighbors = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        boundary[y, x] = any(0 <= v < height and 0 <= u < width and labels[v, u] != index for v, u in neighbors)
     return boundary
 
 
@@ -34,20 +34,24 @@ def _close(pixels: NDArray[np.bool_], others: NDArray[np.bool_], radius: float) 
 def _expected(batches: list[tuple[Labels, Labels]], classes: int, radii: list[float]) -> list[float]:
     scores = []
     for index in range(classes):
-        truth = found = predicted = right = 0
+        true = found = predicted = right = 0
         for (preds, target), radius in zip(batches, radii, strict=True):
             for p, t in zip(np.where(target == 255, -1, preds), target, strict=True):
                 in_preds, in_target = _boundary(p, index), _boundary(t, index)
-                truth, found = truth + in_target.sum(), found + _close(in_target, in_preds, radius)
+                true, found = true + in_target.sum(), found + _close(in_target, in_preds, radius)
                 predicted, right = predicted + in_preds.sum(), right + _close(in_preds, in_target, radius)
         # 2PR/(P+R) written without P and R, which may be 0/0
-        if truth + predicted == 0:
+        if true + predicted == 0:
             scores.append(float("nan"))
         elif found == 0 or right == 0:
             scores.append(0.0)
         else:
-            scores.append(2 / (predicted / right + truth / found))
+            scores.append(2 / (predicted / right + true / found))
     return scores
+
+
+def _per_class(metric: BoundaryF) -> list[float]:
+    return [value.item() for name, value in metric.compute().items() if "/" in name]
 
 
 @pytest.mark.parametrize("classes", [5, 64])
@@ -55,35 +59,35 @@ def _expected(batches: list[tuple[Labels, Labels]], classes: int, radii: list[fl
 def test_equals_distances_over_the_whole_set(label_maps: Make, tolerance: float, classes: int) -> None:
     sizes = [(37, 53), (60, 83)]
     batches = [label_maps(seed, size=size, classes=classes) for seed, size in enumerate(sizes)]
-    score = BoundaryFScore(classes, tolerance=tolerance)
+    metric = BoundaryF(classes, tolerance=tolerance)
     for preds, target in batches:
-        score.update(torch.from_numpy(preds), torch.from_numpy(target))
+        metric.update(torch.from_numpy(preds), torch.from_numpy(target))
     radii = [tolerance * (height**2 + width**2) ** 0.5 for height, width in sizes]
     expected = _expected(batches, classes, radii)
     assert np.isnan(expected[-1])
     assert 0 < np.nanmean(expected) < 1
-    summary = {name: value.item() for name, value in score.summary().items()}
+    summary = {name: value.item() for name, value in metric.compute().items()}
     np.testing.assert_allclose(list(summary.values()), [np.nanmean(expected), *expected], rtol=1e-12)
 
 
 @pytest.mark.parametrize("radius", [1, 1.5, 2, 2.9, 5, 12])
 def test_tolerance_in_pixels(label_maps: Make, radius: float) -> None:
     preds, target = label_maps(5, size=(9, 31))
-    score = BoundaryFScore(5, tolerance=radius, unit="pixels")
-    score.update(torch.from_numpy(preds), torch.from_numpy(target))
-    np.testing.assert_allclose(score.compute().numpy(), _expected([(preds, target)], 5, [radius]), rtol=1e-12)
+    metric = BoundaryF(5, tolerance=radius, unit="pixels")
+    metric.update(torch.from_numpy(preds), torch.from_numpy(target))
+    np.testing.assert_allclose(_per_class(metric), _expected([(preds, target)], 5, [radius]), rtol=1e-12)
 
 
 def test_an_edge_to_void_is_an_edge_in_both() -> None:
-    """PASCAL VOC surrounds its objects with void: the truth has no other edges."""
+    """PASCAL VOC surrounds its objects with void: the target has no other edges."""
     target = torch.tensor([[[0, 0, 0, 255, 1, 1, 1]]])
-    score = BoundaryFScore(2, tolerance=0, unit="pixels")
-    score.update(torch.tensor([[[0, 0, 0, 0, 1, 1, 1]]]), target)
-    assert score.compute().tolist() == [1, 1]
-    score.reset()
-    score.update(torch.tensor([[[0, 0, 1, 1, 1, 1, 1]]]), target)
+    metric = BoundaryF(2, tolerance=0, unit="pixels")
+    metric.update(torch.tensor([[[0, 0, 0, 0, 1, 1, 1]]]), target)
+    assert _per_class(metric) == [1, 1]
+    metric.reset()
+    metric.update(torch.tensor([[[0, 0, 1, 1, 1, 1, 1]]]), target)
     # zeros end one pixel early; ones have edges at 2 (twice over: to 0 and to void) and at 4
-    assert score.compute().tolist() == [0, pytest.approx(2 / (2 / 1 + 1 / 1))]
+    assert _per_class(metric) == [0, pytest.approx(2 / (2 / 1 + 1 / 1))]
 
 
 @pytest.mark.parametrize(
@@ -95,4 +99,4 @@ def test_an_edge_to_void_is_an_edge_in_both() -> None:
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BoundaryFScore(2, **arguments)
+        BoundaryF(2, **arguments)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from beyondpixel.lightning_modules.metrics import BoundaryIoU, boundary_areas
+from beyondpixel.lightning_modules.metrics import BoundaryIoU, boundary_pixel_counts
 
 Make = Callable[..., Any]
 Mask = NDArray[np.bool_]
@@ -20,38 +20,39 @@ def _strip(mask: Mask, distance: int) -> Mask:
     return mask & ~eroded
 
 
-def _areas(preds: NDArray[np.int64], target: NDArray[np.int64], classes: int, distance: int) -> NDArray[np.int64]:
+def _counts(preds: NDArray[np.int64], target: NDArray[np.int64], classes: int, distance: int) -> NDArray[np.int64]:
     """(2, N, C)."""
-    areas = np.zeros((2, len(preds), classes), dtype=np.int64)
+    counts = np.zeros((2, len(preds), classes), dtype=np.int64)
     for image in range(len(preds)):
         valid = target[image] != 255
         for index in range(classes):
             in_preds = _strip((preds[image] == index) & valid, distance)
             in_target = _strip(target[image] == index, distance)
-            areas[:, image, index] = (in_preds & in_target).sum(), (in_preds | in_target).sum()
-    return areas
+            counts[:, image, index] = (in_preds & in_target).sum(), (in_preds | in_target).sum()
+    return counts
 
 
 # diagonals: 64.7 and 152.7 pixels, 2 % of which are 1.3 and 3.05; 12 % are 7.8 and 18.3
 @pytest.mark.parametrize(("dilation", "distances"), [(0.02, (1, 3)), (0.12, (8, 18)), (0.001, (1, 1))])
 def test_equals_erosion_over_the_whole_set(label_maps: Make, dilation: float, distances: tuple[int, int]) -> None:
-    score = BoundaryIoU(5, class_names=list("abcde"), dilation=dilation)
+    metric = BoundaryIoU(5, class_names=list("abcde"), dilation=dilation)
     totals = np.zeros((2, 5), dtype=np.int64)
     for seed, (size, distance) in enumerate(zip([(37, 53), (90, 123)], distances, strict=True)):
         preds, target = label_maps(seed, size=size)
-        expected = _areas(preds, target, 5, distance)
-        score.update(torch.from_numpy(preds), torch.from_numpy(target))
-        np.testing.assert_array_equal(score.latest.numpy(), expected)
+        expected = _counts(preds, target, 5, distance)
+        tensors = torch.from_numpy(preds), torch.from_numpy(target)
+        metric.update(*tensors)
+        np.testing.assert_array_equal(boundary_pixel_counts(*tensors, num_classes=5, dilation=dilation), expected)
         totals += expected.sum(axis=1)
     iou = totals[0] / np.where(totals[1] == 0, np.nan, totals[1])
     assert np.isnan(iou[4])
     assert iou[3] == 0
-    summary = {name: value.item() for name, value in score.summary().items()}
+    summary = {name: value.item() for name, value in metric.compute().items()}
     assert list(summary) == ["boundary_IoU", *(f"boundary_IoU/{name}" for name in "abcde")]
     np.testing.assert_allclose(list(summary.values()), [np.nanmean(iou), *iou], rtol=1e-12)
 
 
-def test_equals_a_loop_over_neighbourhoods(label_maps: Make) -> None:
+def test_equals_a_loop_over_neighborhoods(label_maps: Make) -> None:
     preds, target = label_maps(3, images=1, size=(11, 14))
     masked = np.where(target == 255, 5, preds)
     both = [np.where(target == 255, 5, target)[0], masked[0]]
@@ -62,7 +63,7 @@ def test_equals_a_loop_over_neighbourhoods(label_maps: Make) -> None:
             for x in range(14):
                 window = around[y : y + 5, x : x + 5]
                 strips[which, y, x] = labels[y, x] < 5 and (window != labels[y, x]).any()
-    intersection, union = boundary_areas(
+    intersection, union = boundary_pixel_counts(
         torch.from_numpy(preds), torch.from_numpy(target), num_classes=5, dilation=2 / (11**2 + 14**2) ** 0.5
     )
     for index in range(5):
@@ -76,7 +77,7 @@ def test_a_large_objects_inside_does_not_count() -> None:
     target = torch.zeros(1, 80, 100, dtype=torch.long)
     target[:, 10:70, 20:80] = 1
     preds = target.roll(2, dims=2)
-    intersection, union = boundary_areas(preds, target, num_classes=2, dilation=2 / (80**2 + 100**2) ** 0.5)
+    intersection, union = boundary_pixel_counts(preds, target, num_classes=2, dilation=2 / (80**2 + 100**2) ** 0.5)
     # each strip has 60² − 56² pixels. They share the top's and the bottom's 58 columns, two rows each, and no side
     assert intersection[0, 1] == 2 * 2 * 58
     assert union[0, 1] == 2 * (60**2 - 56**2) - 2 * 2 * 58

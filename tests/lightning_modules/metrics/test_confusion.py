@@ -1,4 +1,4 @@
-"""Scores against NumPy, written independently, and over two real processes."""
+"""Against NumPy, written independently, and over two real processes."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from numpy.typing import NDArray
 
-from beyondpixel.lightning_modules.metrics import SegmentationScores
+from beyondpixel.lightning_modules.metrics import MeanIoU
 
 CLASSES = 5
 
 
 def _labels(seed: int, images: int = 3) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Predictions half right; class 4 is in neither, class 3 only in predictions; a tenth of the truth is void."""
+    """Predictions half right; class 4 is in neither, class 3 only in predictions; a tenth of the target is void."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, 3, size=(images, 13, 17))
     preds = np.where(rng.random(target.shape) < 0.5, target, rng.integers(0, 4, size=target.shape))
@@ -43,64 +43,64 @@ def _numpy_scores(preds: NDArray[np.int64], target: NDArray[np.int64]) -> dict[s
     }
 
 
-def _assert_same(scores: dict[str, torch.Tensor], expected: dict[str, float]) -> None:
-    assert list(scores) == list(expected)
-    np.testing.assert_allclose([score.item() for score in scores.values()], list(expected.values()), rtol=1e-12)
+def _assert_same(values: dict[str, torch.Tensor], expected: dict[str, float]) -> None:
+    assert list(values) == list(expected)
+    np.testing.assert_allclose([value.item() for value in values.values()], list(expected.values()), rtol=1e-12)
 
 
 def test_equals_numpy_over_the_whole_set() -> None:
-    scores = SegmentationScores(CLASSES)
+    metric = MeanIoU(CLASSES)
     batches = [_labels(seed) for seed in range(3)]
     for preds, target in batches:
-        scores.update(torch.from_numpy(preds), torch.from_numpy(target))
+        metric.update(torch.from_numpy(preds), torch.from_numpy(target))
     preds, target = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     expected = _numpy_scores(preds, target)
     assert np.isnan(expected["IoU/4"])
     assert expected["IoU/3"] == 0
-    _assert_same(scores.summary(), expected)
+    _assert_same(metric.compute(), expected)
 
 
 def test_a_class_that_is_only_predicted_lowers_the_mean() -> None:
-    scores = SegmentationScores(3)
-    scores.update(torch.tensor([[[0, 0, 1, 2]]]), torch.tensor([[[0, 0, 1, 1]]]))
-    summary = scores.summary()
+    metric = MeanIoU(3)
+    metric.update(torch.tensor([[[0, 0, 1, 2]]]), torch.tensor([[[0, 0, 1, 1]]]))
+    values = metric.compute()
     # IoU 1, 1/2 and 0/1
-    assert summary["mIoU"].item() == pytest.approx(0.5)
-    assert summary["mean_accuracy"].item() == pytest.approx(0.75)
+    assert values["mIoU"].item() == pytest.approx(0.5)
+    assert values["mean_accuracy"].item() == pytest.approx(0.75)
 
 
 def test_an_ignored_class_inside_the_range_counts_neither_way() -> None:
-    scores = SegmentationScores(3, ignore_index=2)
-    scores.update(torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[0, 1, 2, 2]]]))
-    assert scores.summary()["mIoU"].item() == 1.0
-    assert torch.isnan(scores.summary()["IoU/2"])
+    metric = MeanIoU(3, ignore_index=2)
+    metric.update(torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[0, 1, 2, 2]]]))
+    assert metric.compute()["mIoU"].item() == 1.0
+    assert torch.isnan(metric.compute()["IoU/2"])
 
 
 def test_no_counted_pixel_gives_nan() -> None:
-    scores = SegmentationScores(2)
-    scores.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), 255))
-    assert all(torch.isnan(score) for score in scores.summary().values())
+    metric = MeanIoU(2)
+    metric.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), 255))
+    assert all(torch.isnan(value) for value in metric.compute().values())
 
 
 def test_an_unknown_label_is_refused() -> None:
-    scores = SegmentationScores(2)
+    metric = MeanIoU(2)
     with pytest.raises(ValueError, match=r"labels \[-1, 7\], but allowed are 0..1 and ignore_index=255"):
-        scores.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
+        metric.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
 
 
 def test_reset_in_inference_mode_does_not_lock_the_counts() -> None:
-    scores = SegmentationScores(2)
+    metric = MeanIoU(2)
     with torch.inference_mode():
-        scores.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
-        scores.reset()
-    scores.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
-    assert scores.summary()["mIoU"].item() == 1.0
+        metric.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+        metric.reset()
+    metric.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
+    assert metric.compute()["mIoU"].item() == 1.0
 
 
 def test_shapes_must_agree() -> None:
-    scores = SegmentationScores(2)
+    metric = MeanIoU(2)
     with pytest.raises(ValueError, match=r"must have one shape, .* got \(1, 2, 2\) and \(1, 2, 3\)"):
-        scores.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 3, dtype=torch.long))
+        metric.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 3, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,18 @@ def test_shapes_must_agree() -> None:
 )
 def test_names_must_fit(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SegmentationScores(2, class_names=names)
+        MeanIoU(2, class_names=names)
 
 
 def _score_in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    scores = SegmentationScores(CLASSES)
+    metric = MeanIoU(CLASSES)
     # unequal shares: averaging the two processes' scores would give another result
     for seed in ([0], [1, 2])[rank]:
         preds, target = _labels(seed, images=1 + 3 * seed)
-        scores.update(torch.from_numpy(preds), torch.from_numpy(target))
-    torch.save(scores.summary(), f"{folder}/{rank}.pt")
+        metric.update(torch.from_numpy(preds), torch.from_numpy(target))
+    torch.save(metric.compute(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 

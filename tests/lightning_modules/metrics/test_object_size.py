@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from beyondpixel.lightning_modules.metrics import ObjectSizeScores
+from beyondpixel.lightning_modules.metrics import ObjectSizeIoU
 
 Make = Callable[..., Any]
 Labels = NDArray[np.int64]
@@ -26,7 +26,7 @@ def _size(area: int, bounds: tuple[int, int]) -> int:
 
 
 def _expected(batches: list[tuple[Labels, Labels]], classes: int, bounds: tuple[int, int]) -> list[float]:
-    found, truth, wrong = Counter[Any](), Counter[Any](), Counter[Any]()
+    found, true, wrong = Counter[Any](), Counter[Any](), Counter[Any]()
     known = (
         (np.where(t == 255, -1, p), np.where(t == 255, -1, t)) for maps in batches for p, t in zip(*maps, strict=True)
     )
@@ -36,7 +36,7 @@ def _expected(batches: list[tuple[Labels, Labels]], classes: int, bounds: tuple[
             parts = _objects(preds, index)
             predicted = set().union(*parts)
             for thing in objects:
-                truth[_size(len(thing), bounds), index] += len(thing)
+                true[_size(len(thing), bounds), index] += len(thing)
                 found[_size(len(thing), bounds), index] += len(thing & predicted)
             for part in parts:
                 covered, area = max(((len(thing & part), len(thing)) for thing in objects), default=(0, 0))
@@ -45,9 +45,9 @@ def _expected(batches: list[tuple[Labels, Labels]], classes: int, bounds: tuple[
     means = []
     for size in range(3):
         ious = [
-            found[size, index] / (truth[size, index] + wrong[size, index])
+            found[size, index] / (true[size, index] + wrong[size, index])
             for index in range(classes)
-            if truth[size, index] + wrong[size, index]
+            if true[size, index] + wrong[size, index]
         ]
         means.append(float(np.mean(ious)) if ious else float("nan"))
     return means
@@ -60,13 +60,13 @@ def test_equals_a_loop_over_components(label_maps: Make, classes: int, bounds: t
         batches = [(preds + 290, np.where(target == 255, 255, target + 290)) for preds, target in batches]
     else:
         batches = [(preds.clip(max=4), np.where(target == 255, 255, target.clip(max=4))) for preds, target in batches]
-    scores = ObjectSizeScores(classes, bounds=bounds)
+    metric = ObjectSizeIoU(classes, bounds=bounds)
     for preds, target in batches:
-        scores.update(torch.from_numpy(preds), torch.from_numpy(target))
-    summary = scores.summary()
-    assert list(summary) == ["IoU_small", "IoU_medium", "IoU_large"]
+        metric.update(torch.from_numpy(preds), torch.from_numpy(target))
+    values = metric.compute()
+    assert list(values) == ["IoU_small", "IoU_medium", "IoU_large"]
     expected = _expected(batches, classes, bounds)
-    np.testing.assert_allclose([score.item() for score in summary.values()], expected, rtol=1e-12)
+    np.testing.assert_allclose([value.item() for value in values.values()], expected, rtol=1e-12)
 
 
 def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None:
@@ -77,28 +77,28 @@ def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None
     preds = target.copy()
     preds[0, 2, 4:10] = 1  # a bridge of 6 pixels
     preds[0, 10, 5:8] = 1  # 3 pixels that cover nothing
-    scores = ObjectSizeScores(2, bounds=(10, 1000))
-    scores.update(torch.from_numpy(preds), torch.from_numpy(target))
-    assert scores.found[:, 1].tolist() == [4, 40, 0]
-    assert scores.truth[:, 1].tolist() == [4, 40, 0]
-    assert scores.wrong[:, 1].tolist() == [3, 6, 0]
+    metric = ObjectSizeIoU(2, bounds=(10, 1000))
+    metric.update(torch.from_numpy(preds), torch.from_numpy(target))
+    assert metric.found[:, 1].tolist() == [4, 40, 0]
+    assert metric.true[:, 1].tolist() == [4, 40, 0]
+    assert metric.wrong[:, 1].tolist() == [3, 6, 0]
 
 
 def test_diagonal_neighbours_are_one_object() -> None:
-    scores = ObjectSizeScores(2, bounds=(2, 3))
+    metric = ObjectSizeIoU(2, bounds=(2, 3))
     eye = torch.eye(3, dtype=torch.long)[None]
-    scores.update(eye, eye)
-    assert scores.truth[:, 1].tolist() == [0, 0, 3]
-    assert scores.truth[:, 0].tolist() == [0, 0, 6]
+    metric.update(eye, eye)
+    assert metric.true[:, 1].tolist() == [0, 0, 3]
+    assert metric.true[:, 0].tolist() == [0, 0, 6]
 
 
 def test_all_void() -> None:
-    scores = ObjectSizeScores(2)
-    scores.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
-    assert scores.compute().isnan().all()
+    metric = ObjectSizeIoU(2)
+    metric.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
+    assert all(value.isnan() for value in metric.compute().values())
 
 
 @pytest.mark.parametrize("bounds", [(0, 5), (5, 5), (9, 4)])
 def test_bounds_must_ascend(bounds: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="bounds must be two areas in pixels, positive and ascending, got"):
-        ObjectSizeScores(2, bounds=bounds)
+        ObjectSizeIoU(2, bounds=bounds)

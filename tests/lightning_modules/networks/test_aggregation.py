@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beyondpixel.lightning_modules.networks import DatasetContext, SelfAttentionBlock, aggregate_representations
+from beyondpixel.lightning_modules.networks.aggregation import FusedContexts
 
 # the authors' names of weights and ours, in the order in which they are tried
 RENAMED = [
-    (r"^self_attention_ms\.", "within_attention."),
-    (r"^self_attentions\.(\d+)\.", r"refinements.\1."),
-    (r"^self_attention\.", "refinements.0."),
-    (r"^bottleneck_ms\.", "fuse_within."),
-    (r"^bottleneck\.", "fuse."),
-    (r"^fuse_memory_conv\.", "fuse_slots."),
+    (r"^self_attention_ms\.", "fusion.attention."),
+    (r"^self_attentions\.(\d+)\.", r"augment.refinements.\1."),
+    (r"^self_attention\.", "augment.refinements.0."),
+    (r"^bottleneck_ms\.", "fusion.fuse."),
+    (r"^bottleneck\.", "augment.fuse."),
+    (r"^fuse_memory_conv\.", "augment.fuse_slots."),
     (r"\b(query|key|value|out)_project\.", r"\1."),
 ]
 
@@ -41,21 +42,23 @@ def test_the_authors_forward(shared: Path, case: int) -> None:
         for name in recorded.files
         if name.startswith(f"{settings['id']}_")
     }
-    augment = DatasetContext(
-        settings["C"],
-        attention_channels=settings["transform"],
-        slots=settings["slots"],
-        within_image=settings["context"],
+    channels, attention_channels = settings["C"], settings["transform"]
+    parts = nn.ModuleDict(
+        {"augment": DatasetContext(channels, attention_channels=attention_channels, slots=settings["slots"])}
     ).eval()
+    if settings["context"]:
+        parts["fusion"] = FusedContexts(channels, attention_channels).eval()
     weights = {our_name(name[2:]): value for name, value in array.items() if name.startswith("w/")}
     memory = weights.pop("memory")
-    missing, unexpected = augment.load_state_dict(weights, strict=False)
+    missing, unexpected = parts.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
     seen = torch.ones(memory.shape[:2], dtype=torch.bool)
     coarse = aggregate_representations(array["class_logits"], memory, seen, hard=settings["hard"])
     with torch.no_grad():
-        output = augment(array["features"], coarse, array.get("context"))
+        output = parts["augment"](array["features"], coarse)
+        if settings["context"]:
+            output = parts["fusion"](array["features"], array["context"], output)
     torch.testing.assert_close(output, array["output"], rtol=1e-5, atol=1e-5)
 
 
@@ -99,6 +102,20 @@ def test_gradients_reach_class_logits_through_soft_weights_only() -> None:
     assert gradient[:, :2].abs().min() > 0
     assert gradient[:, 2].abs().max() == 0  # unseen in both slots
     assert not aggregate_representations(logits, memory, seen, hard=True).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_backward_reads_what_the_memory_became(dtype: torch.dtype) -> None:
+    logits = torch.randn(1, 3, 2, 2, dtype=dtype, requires_grad=True)
+    memory, seen = torch.randn(3, 2, 4, dtype=torch.float64), torch.ones(3, 2, dtype=torch.bool)
+    old = memory.clone()
+    mixed = aggregate_representations(logits, old, seen, backward_representations=memory)
+    assert torch.equal(mixed, aggregate_representations(logits, old, seen))
+    memory.mul_(-2)
+    upstream = torch.randn_like(mixed)
+    (gradient,) = torch.autograd.grad(mixed, logits, upstream)
+    (expected,) = torch.autograd.grad(aggregate_representations(logits, memory, seen), logits, upstream)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_nothing_seen_gives_zero_and_finite_gradients() -> None:
@@ -171,9 +188,3 @@ def test_without_refinement_the_mix_itself_is_fused() -> None:
     features, coarse = torch.randn(1, 4, 3, 3), torch.randn(1, 1, 4, 3, 3)
     expected = augment.fuse(torch.cat([features, coarse[:, 0]], dim=1))
     torch.testing.assert_close(augment(features, coarse), expected, rtol=0, atol=0)
-
-
-def test_a_forgotten_context_is_named() -> None:
-    augment: Any = DatasetContext(4, attention_channels=2, within_image=True)
-    with pytest.raises(ValueError, match="within is None, but DatasetContext was made with within_image=True"):
-        augment(torch.zeros(2, 4, 3, 3), torch.zeros(2, 1, 4, 3, 3))

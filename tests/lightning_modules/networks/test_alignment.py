@@ -7,25 +7,27 @@ from beyondpixel.lightning_modules.networks import FeatureGrid, build_encoder
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 80), (65, 81), (513, 479)])
-@pytest.mark.parametrize("on_pixels", [True, False])
-def test_upsampling_puts_values_where_they_were_computed(stride: int, size: tuple[int, int], on_pixels: bool) -> None:
-    grid = FeatureGrid(stride=stride, on_pixels=on_pixels)
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_upsampling_puts_values_where_they_were_computed(
+    stride: int, size: tuple[int, int], align_corners: bool
+) -> None:
+    grid = FeatureGrid(stride=stride, align_corners=align_corners)
     height, width = grid.padded_size(size)
     # where the features' centres are, in pixels: 0, s, 2s, ... or the middle of each patch
-    first = 0.0 if on_pixels else (stride - 1) / 2
-    count = (width - 1) // stride + 1 if on_pixels else width // stride
+    first = 0.0 if align_corners else (stride - 1) / 2
+    count = (width - 1) // stride + 1 if align_corners else width // stride
     centres = (first + stride * torch.arange(count)).expand(1, 1, 2, count)
     columns = grid.upsample(centres, (height, width))[0, 0, 0]
-    inside = slice(0, width) if on_pixels else slice(stride // 2, width - stride // 2)
+    inside = slice(0, width) if align_corners else slice(stride // 2, width - stride // 2)
     torch.testing.assert_close(columns[inside], torch.arange(float(width))[inside])
 
 
 def test_padding_is_least_and_zero_and_behind() -> None:
-    grid = FeatureGrid(stride=16, on_pixels=True)
+    grid = FeatureGrid(stride=16, align_corners=True)
     assert grid.padded_size((513, 513)) == (513, 513)
     assert grid.padded_size((512, 514)) == (513, 529)
     assert grid.padded_size((1, 3)) == (17, 17)
-    assert FeatureGrid(stride=8, on_pixels=False).padded_size((8, 9)) == (8, 16)
+    assert FeatureGrid(stride=8, align_corners=False).padded_size((8, 9)) == (8, 16)
     images = torch.rand(1, 3, 5, 20)
     padded = grid.pad(images)
     assert padded.shape == (1, 3, 17, 33)
@@ -55,9 +57,9 @@ def _centre_of_view(encoder: nn.Module, size: int, index: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet101s", "mobilenet_v2"])
-def test_features_of_strided_convolutions_are_centred_on_pixels(name: str) -> None:
+def test_features_of_strided_convolutions_are_centred_align_corners(name: str) -> None:
     encoder, grid = build_encoder(name, output_stride=16)
-    assert grid.on_pixels
+    assert grid.align_corners
     # max pooling routes gradients to one of equal pixels; an average sees its whole window
     for parent in list(encoder.modules()):
         for child_name, child in parent.named_children():
@@ -70,22 +72,22 @@ def test_features_of_strided_convolutions_are_centred_on_pixels(name: str) -> No
 
 
 def test_patches_are_told_from_pixels() -> None:
-    assert not build_encoder("tu-convnext_atto", output_stride=16)[1].on_pixels
+    assert not build_encoder("tu-convnext_atto", output_stride=16)[1].align_corners
 
 
-@pytest.mark.parametrize(("on_pixels", "shift"), [(True, 0.5), (False, 0.0)])
+@pytest.mark.parametrize(("align_corners", "shift"), [(True, 0.5), (False, 0.0)])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_framed_labels_fit_upsampling_that_is_not_aligned_with_corners(
-    on_pixels: bool, shift: float, stride: int
+    align_corners: bool, shift: float, stride: int
 ) -> None:
     """Features that hold the column they were computed at give back each pixel's own column, or half a pixel more."""
-    grid = FeatureGrid(stride=stride, on_pixels=on_pixels)
+    grid = FeatureGrid(stride=stride, align_corners=align_corners)
     height, width = 37, 90
     padded = grid.padded_size((height, width))
-    rows, columns = (length // stride + (1 if on_pixels else 0) for length in padded)
-    centres = torch.arange(columns, dtype=torch.float64) * stride + (0 if on_pixels else (stride - 1) / 2)
+    rows, columns = (length // stride + (1 if align_corners else 0) for length in padded)
+    centres = torch.arange(columns, dtype=torch.float64) * stride + (0 if align_corners else (stride - 1) / 2)
     target = torch.arange(width).expand(1, height, width).contiguous()
-    framed = grid.frame_labels(target, ignore_index=255)
+    framed = grid.pad_target(target, ignore_index=255)
     features = centres.expand(1, 1, rows, columns).contiguous()
     fine = nn.functional.interpolate(features, size=framed.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     assert framed.shape[-2:] == (rows * stride, columns * stride)

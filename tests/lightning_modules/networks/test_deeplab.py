@@ -1,14 +1,19 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from beyondpixel.lightning_modules.networks import DeepLab
 
+KINDS = [(decoder, variant) for decoder in ("paper", "smp") for variant in ("v3", "v3plus")]
 
-@pytest.fixture(scope="module", params=["v3", "v3plus"])
+
+@pytest.fixture(scope="module", params=KINDS, ids=" ".join)
 def network(request: pytest.FixtureRequest) -> DeepLab:
     torch.manual_seed(0)
-    return DeepLab(num_classes=3, variant=request.param, encoder="resnet18").eval()
+    decoder, variant = request.param
+    return DeepLab(num_classes=3, decoder=decoder, variant=variant, encoder="resnet18").eval()
 
 
 @pytest.mark.parametrize("size", [(33, 47), (1, 1), (16, 32), (7, 100)])
@@ -39,9 +44,9 @@ def test_other_encoders_and_strides(encoder: str, output_stride: int) -> None:
 def test_logits_move_with_the_image(network: DeepLab) -> None:
     """Shifted by one stride, an image gives shifted logits, whatever the size: upsampling does not stretch."""
     # pooling to 1x1 sees the border move, so its branch is silenced
-    aspp = network.decoder.aspp if network.variant == "v3" else network.decoder.aspp[0]
-    pooled = aspp.convs[-1]
-    nn.init.zeros_(pooled[2].weight)
+    for name, module in network.decoder.named_modules():
+        if name in ("aspp.image.1", "aspp.convs.4.2", "aspp.0.convs.4.2"):
+            nn.init.zeros_(module.weight)  # type: ignore[arg-type]
     image = torch.zeros(1, 3, 624, 624)
     image[..., 280:330, 290:340] = torch.randn(1, 3, 50, 50)
     with torch.no_grad():
@@ -62,10 +67,24 @@ def test_atrous_rates_follow_the_output_stride() -> None:
     assert rates(DeepLab(2, encoder="resnet18", variant="v3", atrous_rates=(2, 3, 4))) == [2, 3, 4]
 
 
-def test_norm_momentum_and_dropout_reach_their_layers() -> None:
-    network = DeepLab(2, encoder="resnet18", norm_momentum=0.05, dropout=0.3)
+@pytest.mark.parametrize(
+    ("decoder", "variant", "dropouts"), [("smp", "v3plus", 1), ("paper", "v3", 1), ("paper", "v3plus", 2)]
+)
+def test_norm_momentum_and_dropout_reach_their_layers(decoder: Any, variant: Any, dropouts: int) -> None:
+    network = DeepLab(2, encoder="resnet18", decoder=decoder, variant=variant, norm_momentum=0.05, dropout=0.3)
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.05}
-    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.3]
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == dropouts * [0.3]
+
+
+def test_papers_decoders_have_ordinary_convolutions() -> None:
+    def count(network: DeepLab) -> int:
+        return sum(parameter.numel() for parameter in network.decoder.parameters())
+
+    # by hand: five branches of ASPP on 512 channels, their fusion, and 2 numbers a channel of each BatchNorm
+    aspp = 256 * 512 * (1 + 3 * 9 + 1) + 256 * 5 * 256 + 6 * 2 * 256
+    plus = 48 * 64 + 2 * 48 + 256 * 304 * 9 + 256 * 256 * 9 + 2 * 2 * 256
+    assert count(DeepLab(2, encoder="resnet18", decoder="paper", variant="v3")) == aspp
+    assert count(DeepLab(2, encoder="resnet18", decoder="paper", variant="v3plus")) == aspp + plus
 
 
 @pytest.mark.parametrize("shape", [(3, 33, 47), (1, 1, 33, 47), (1, 4, 33, 47)])
@@ -77,6 +96,8 @@ def test_images_must_be_batches_of_three_channels(network: DeepLab, shape: tuple
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"decoder": "papers"}, "decoder must be 'paper' or 'smp', got 'papers'"),
+        ({"dilate_last_stage": False, "output_stride": 8}, "dilate_last_stage must be true with output_stride=8"),
         ({"variant": "v2"}, "variant must be 'v3' or 'v3plus', got 'v2'"),
         ({"output_stride": 4}, "output_stride must be 8 or 16, got 4"),
         ({"atrous_rates": (6, 12)}, r"atrous_rates must be three numbers, got \[6, 12\]"),

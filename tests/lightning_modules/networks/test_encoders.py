@@ -91,3 +91,29 @@ def test_the_last_stage_is_dilated_as_documented(name: str, dilations: list[int]
     layers = [layer for block in last for layer in (block.conv1, block.conv2)]
     assert [layer.dilation[0] for layer in layers] == dilations
     assert {layer.stride for layer in layers} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "tu-resnet18", "mobilenet_v2", "efficientnet-b0", "tf_efficientnet_lite0"]
+)
+def test_without_dilation_the_last_stage_sees_its_neighbours_only(name: str) -> None:
+    encoder, _ = build_encoder(name, output_stride=16, dilate_last_stage=False)
+    assert {layer.dilation for layer in encoder.modules() if isinstance(layer, nn.Conv2d)} == {(1, 1)}
+    with torch.no_grad():
+        features = encoder.eval()(torch.zeros(1, 3, 128, 160))
+    assert features[-1].shape[-2:] == features[-2].shape[-2:] == (8, 10)
+
+
+def test_without_dilation_the_stages_before_are_the_same() -> None:
+    torch.manual_seed(0)
+    dilated, _ = build_encoder("tu-resnet18", output_stride=16)
+    plain, _ = build_encoder("tu-resnet18", output_stride=16, dilate_last_stage=False)
+    for layer in dilated.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)  # timm starts the last one of each block with zeros
+    plain.load_state_dict(dilated.state_dict())
+    images = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        ours, theirs = plain.eval()(images), dilated.eval()(images)
+    assert all(torch.equal(mine, other) for mine, other in zip(ours[:-1], theirs[:-1], strict=True))
+    assert not torch.allclose(ours[-1], theirs[-1])

@@ -66,11 +66,11 @@ def test_equals_the_update_at_full_size(
     strategy: Any,
     slots: int,
     direct_memory: ModuleType,
-    labelled_features: Make,
+    labeled_features: Make,
 ) -> None:
     memory = FeatureMemory(CLASSES, CHANNELS, slots)
     for step in range(slots + 2):
-        features, target = labelled_features(size, image_size, num_classes=CLASSES)
+        features, target = labeled_features(size, image_size, num_classes=CLASSES)
         if step % 2 == 0:
             target[target == 1] = 255  # fills its slots later
         expected, seen = direct_memory.direct_update(
@@ -113,9 +113,9 @@ def test_equals_the_update_at_full_size_for_any_size(
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 @pytest.mark.parametrize("strategy", ["cosine", "mean"])
 def test_no_precision_is_lost_in_any_type_and_layout(
-    dtype: torch.dtype, layout: str, strategy: Any, direct_memory: ModuleType, labelled_features: Make
+    dtype: torch.dtype, layout: str, strategy: Any, direct_memory: ModuleType, labeled_features: Make
 ) -> None:
-    features, target = labelled_features((5, 6), (33, 40), num_classes=CLASSES)
+    features, target = labeled_features((5, 6), (33, 40), num_classes=CLASSES)
     features = (10 * features + 50).to(dtype)  # cosines near 1
     if layout == "channels_last":
         features = features.contiguous(memory_format=torch.channels_last)
@@ -133,9 +133,9 @@ def test_no_precision_is_lost_in_any_type_and_layout(
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 @pytest.mark.parametrize("ignore_index", [255, -100, 2])
 def test_labels_of_any_integer_type_and_void_label(
-    dtype: torch.dtype, ignore_index: int, labelled_features: Make
+    dtype: torch.dtype, ignore_index: int, labeled_features: Make
 ) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     void = target == 255
     target[void] = 0 if ignore_index == -100 and dtype == torch.uint8 else ignore_index
     memory, expected = FeatureMemory(CLASSES, CHANNELS), FeatureMemory(CLASSES, CHANNELS)
@@ -145,8 +145,8 @@ def test_labels_of_any_integer_type_and_void_label(
     assert memory.seen[2].item() is (ignore_index != 2)
 
 
-def test_a_byte_that_looks_like_a_negative_void_label_is_none(labelled_features: Make) -> None:
-    features, _ = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_a_byte_that_looks_like_a_negative_void_label_is_none(labeled_features: Make) -> None:
+    features, _ = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     target = torch.full((2, 16, 16), 156, dtype=torch.uint8)  # -100 in eight bits
     with pytest.raises(ValueError, match="got the label 156"):
         FeatureMemory(CLASSES, CHANNELS).update(features, target, momentum=0.5, ignore_index=-100)
@@ -208,8 +208,8 @@ def test_slot_without_pixels_stays_as_it_is() -> None:
     assert not torch.equal(memory.memory[0, 0], torch.tensor([1.0, 0.1]))
 
 
-def test_void_and_absent_classes_change_nothing(labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_void_and_absent_classes_change_nothing(labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory = filled(FeatureMemory(CLASSES, CHANNELS))
     before = memory.memory.clone()
     memory.update(features, torch.full_like(target, 255), momentum=0.5)
@@ -229,8 +229,8 @@ def test_zeros_are_a_representation_like_any_other() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["cosine", "mean"])
-def test_momentum_0_keeps_and_1_replaces(strategy: Any, labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_momentum_0_keeps_and_1_replaces(strategy: Any, labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory = filled(FeatureMemory(CLASSES, CHANNELS))
     before = memory.memory.clone()
     memory.update(features, target, momentum=0, strategy=strategy)
@@ -241,10 +241,8 @@ def test_momentum_0_keeps_and_1_replaces(strategy: Any, labelled_features: Make)
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("initialization", ["mean", "random_pixel"])
-def test_features_that_are_not_finite_change_nothing(
-    value: float, initialization: Any, labelled_features: Make
-) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_features_that_are_not_finite_change_nothing(value: float, initialization: Any, labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory = FeatureMemory(CLASSES, CHANNELS, initialization=initialization)
     memory.update(features, target.masked_fill(target == 1, 255), momentum=0.5)
     before = copy.deepcopy(memory.state_dict())
@@ -254,10 +252,10 @@ def test_features_that_are_not_finite_change_nothing(
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_random_pixel_is_one_of_its_class(slots: int, direct_memory: ModuleType, labelled_features: Make) -> None:
+def test_random_pixel_is_one_of_its_class(slots: int, direct_memory: ModuleType, labeled_features: Make) -> None:
     memories = [FeatureMemory(CLASSES, CHANNELS, slots, initialization="random_pixel", seed=seed) for seed in range(3)]
     for slot in range(slots):
-        features, target = labelled_features((3, 4), (11, 13), num_classes=CLASSES)
+        features, target = labeled_features((3, 4), (11, 13), num_classes=CLASSES)
         target[target == 2] = 255
         pixels = direct_memory.upsampled_pixels(features, target)
         for memory in memories:
@@ -287,20 +285,20 @@ def test_every_pixel_of_the_class_may_be_drawn_and_no_other() -> None:
     assert {value: 8 <= draws.count(value) <= 32 for value in sorted(set(draws))} == {1.0: True, 3.0: True, 5.0: True}
 
 
-def test_global_random_state_is_left_alone(labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_global_random_state_is_left_alone(labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     state = torch.get_rng_state()
     FeatureMemory(CLASSES, CHANNELS, initialization="random_pixel").update(features, target, momentum=0.5)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("initialization", ["mean", "random_pixel"])
-def test_saved_and_restored_bit_by_bit(initialization: Any, tmp_path: Path, labelled_features: Make) -> None:
+def test_saved_and_restored_bit_by_bit(initialization: Any, tmp_path: Path, labeled_features: Make) -> None:
     def fresh() -> FeatureMemory:
         return FeatureMemory(CLASSES, CHANNELS, 2, initialization=initialization)
 
     memory = fresh()
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory.update(features, target.masked_fill(target == 1, 255), momentum=0.5)
     torch.save(memory.state_dict(), tmp_path / "memory.pt")
     restored = fresh()
@@ -313,8 +311,8 @@ def test_saved_and_restored_bit_by_bit(initialization: Any, tmp_path: Path, labe
             each.update(features, target, momentum=0.5)
 
 
-def test_update_leaves_earlier_results_and_their_gradients_alone(labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES)
+def test_update_leaves_earlier_results_and_their_gradients_alone(labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory = filled(FeatureMemory(CLASSES, CHANNELS))
     layer = nn.Conv2d(CHANNELS, CHANNELS, 1).double()
     before = memory.memory.clone()
@@ -383,11 +381,11 @@ def test_wrong_updates_say_why_and_change_nothing(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("strategy", "slots"), [("mean", 1), ("cosine", 1), ("cosine", 2)])
 @pytest.mark.parametrize("initialization", ["mean", "random_pixel"])
-def test_cuda_equals_the_cpu(strategy: Any, slots: int, initialization: Any, labelled_features: Make) -> None:
+def test_cuda_equals_the_cpu(strategy: Any, slots: int, initialization: Any, labeled_features: Make) -> None:
     memory = FeatureMemory(CLASSES, CHANNELS, slots, initialization=initialization)
     on_device = copy.deepcopy(memory).cuda()
     for _ in range(slots + 2):
-        features, target = labelled_features((5, 7), (33, 47), num_classes=CLASSES)
+        features, target = labeled_features((5, 7), (33, 47), num_classes=CLASSES)
         memory.update(features, target, momentum=0.7, strategy=strategy)
         on_device.update(features.cuda(), target.cuda(), momentum=0.7, strategy=strategy)
         torch.testing.assert_close(on_device.memory.cpu(), memory.memory, rtol=0, atol=1e-6)

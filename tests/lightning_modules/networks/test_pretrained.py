@@ -1,13 +1,16 @@
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torchvision.models import mobilenet_v2, resnet18
 
-from beyondpixel.lightning_modules.networks import build_encoder, without_pretrained_weights
+from beyondpixel.lightning_modules.networks import DeepLab, build_encoder, pretrained, without_pretrained_weights
 
 
 @pytest.fixture
@@ -115,21 +118,90 @@ def test_unknown_weights_get_the_valid_names(name: str, offered: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tu-resnet18"])
-def test_without_a_network_the_error_says_what_to_do(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_hub_that_does_not_answer_is_asked_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError("network is unreachable")
+    """The hub's own client would connect to it ten times, with pauses, for each of two files."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        monkeypatch.setattr(pretrained.time, "monotonic", lambda: 0.0)  # no new minute begins
+        monkeypatch.setattr(pretrained, "_PROBE_SECONDS", 0.2)
+        monkeypatch.setattr(pretrained, "_failures", {})
+        pretrained.hub_is_reachable.cache_clear()
+        message = r"could not be fetched \(.*\).*encoder_weights FILE.*HF_HOME.*HF_HUB_OFFLINE.*encoder_weights null"
+        for _ in range(3):
+            with pytest.raises(ConnectionError, match=message):
+                build_encoder(name, output_stride=16, weights="imagenet")
+        silent.settimeout(0.2)
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):
+            silent.accept()
+    pretrained.hub_is_reachable.cache_clear()
+    assert "etry" not in "".join(capfd.readouterr())
 
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # without this its client retries for long
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(
-        ConnectionError, match=r"could not be fetched \(.*local weights file.*null to train from scratch"
-    ):
-        build_encoder(name, output_stride=16, weights="imagenet")
+
+def test_a_hub_that_answers_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        pretrained.hub_is_reachable.cache_clear()
+        assert pretrained.hub_is_reachable(0)
+    pretrained.hub_is_reachable.cache_clear()
+
+
+LITE = ["tf_efficientnet_lite0", "tf_efficientnet_lite2"]
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_the_file_of_efficientnet_lite_is_loaded_in_full(shared: Path, name: str) -> None:
+    path = shared / "data" / "weights" / f"{name}_imagenet.safetensors"
+    published = {key: value.float() for key, value in load_file(path).items()}
+    encoder, grid = build_encoder(name, output_stride=16, weights=str(path))
+    assert (grid.stride, grid.align_corners) == (16, True)
+    state = {key.removeprefix("model."): value for key, value in encoder.state_dict().items()}
+    for key, value in state.items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, published[key]), key
+    # what the encoder has not is what comes after its last map
+    assert {key.split(".")[0] for key in set(published) - set(state)} <= {"conv_head", "bn2", "classifier"}
+
+    # up to stride 16 the encoder is timm's own network on any image, and finite after that
+    model = timm.create_model(name).eval()
+    model.load_state_dict(published)
+    images = torch.rand(2, 3, 97, 129) * 2 - 1
+    with torch.no_grad():
+        ours = encoder.eval()(images)
+        theirs = model.forward_intermediates(images, intermediates_only=True)
+    for mine, other in zip(ours[1:5], theirs[:4], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    assert ours[5].shape[-2:] == (7, 9)
+    assert 0.1 < ours[5].std() < 10
+
+
+@pytest.mark.parametrize("decoder", ["paper", "smp"])
+@pytest.mark.parametrize(
+    "file", ["mobilenet_v2_imagenet_dequantised.pth", *(f"{n}_imagenet.safetensors" for n in LITE)]
+)
+def test_deeplab_on_real_weights(shared: Path, decoder: Any, file: str) -> None:
+    encoder = file.partition("_imagenet")[0]
+    network = DeepLab(3, encoder=encoder, encoder_weights=str(shared / "data" / "weights" / file), decoder=decoder)
+    with torch.no_grad():
+        logits = network.eval()(torch.randn(1, 3, 50, 70))
+    assert logits.shape == (1, 3, 50, 70)
+    assert logits.isfinite().all()
+    assert logits.std() > 0
 
 
 def test_weights_can_be_skipped() -> None:

@@ -19,11 +19,11 @@ CLASSES, CHANNELS = 4, 32
     ("size", "image_size"), [((4, 6), (32, 48)), ((5, 7), (33, 47)), ((5, 6), (5, 6)), ((9, 11), (5, 4))]
 )
 def test_equals_statistics_of_full_size_means(
-    *, size: tuple[int, int], image_size: tuple[int, int], direct_memory: ModuleType, labelled_features: Make
+    *, size: tuple[int, int], image_size: tuple[int, int], direct_memory: ModuleType, labeled_features: Make
 ) -> None:
     memory = StatisticsMemory(CLASSES, CHANNELS)
     for step in range(3):
-        features, target = labelled_features(size, image_size, num_classes=CLASSES, channels=CHANNELS)
+        features, target = labeled_features(size, image_size, num_classes=CLASSES, channels=CHANNELS)
         if step == 0:
             target[target == 1] = 255
         momentum = (0.1, 0.1, 0.6)[step]
@@ -56,8 +56,8 @@ def test_draws_are_those_of_the_authors() -> None:
         torch.testing.assert_close(draws[k], torch.normal(mean, std), rtol=0, atol=1e-6)
 
 
-def test_void_absent_and_infinite_change_nothing(labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
+def test_void_absent_and_infinite_change_nothing(labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
     memory = StatisticsMemory(CLASSES, CHANNELS)
     memory.update(features, target.masked_fill(target == 1, 255))
     before = copy.deepcopy(memory.state_dict())
@@ -68,8 +68,8 @@ def test_void_absent_and_infinite_change_nothing(labelled_features: Make) -> Non
     assert torch.equal(memory.memory, before["memory"])
 
 
-def test_saved_and_restored_bit_by_bit(tmp_path: Path, labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
+def test_saved_and_restored_bit_by_bit(tmp_path: Path, labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
     memory = StatisticsMemory(CLASSES, CHANNELS)
     memory.update(features, target)
     torch.save(memory.state_dict(), tmp_path / "memory.pt")
@@ -81,8 +81,8 @@ def test_saved_and_restored_bit_by_bit(tmp_path: Path, labelled_features: Make) 
     assert torch.equal(restored.representations(), memory.representations())
 
 
-def test_can_stand_where_a_feature_memory_stands(labelled_features: Make) -> None:
-    features, target = labelled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
+def test_can_stand_where_a_feature_memory_stands(labeled_features: Make) -> None:
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES, channels=CHANNELS)
     for memory in (FeatureMemory(CLASSES, CHANNELS), StatisticsMemory(CLASSES, CHANNELS)):
         memory.update(features, target, momentum=0.5, strategy="mean", ignore_index=255)
         assert (memory.num_classes, memory.channels, memory.slots) == (CLASSES, CHANNELS, 1)

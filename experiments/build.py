@@ -1,0 +1,114 @@
+"""From a resolved config to objects: the only way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser
+
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.resolve import LINKED
+
+
+class Built(NamedTuple):
+    """What a config describes.
+
+    Attributes:
+        module: the LightningModule.
+        datamodule: the data it is trained on.
+        trainer: the arguments of its Trainer, with callbacks, loggers and plugins as objects.
+    """
+
+    module: LightningModule
+    datamodule: LightningDataModule
+    trainer: dict[str, Any]
+
+
+def build(config: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule]:
+    """Module and data module of a resolved config.
+
+    Args:
+        config: `model`, `data`, `trainer` and `seed_everything`, from `resolve` or a run's config.yaml.
+
+    Raises:
+        UserError: for what a constructor refuses, such as an encoder that cannot be dilated or data that are not there.
+
+    Example:
+        >>> from beyondpixel.experiments.resolve import complete
+        >>> values, _ = complete({"model": {"init_args": {"encoder": "resnet18", "encoder_weights": None}}})
+        >>> module, datamodule = build(values)
+        >>> module.num_classes == datamodule.num_classes
+        True
+    """
+    return build_all(config)[:2]
+
+
+def build_all(config: Mapping[str, Any]) -> Built:
+    """As `build`, with the arguments of the Trainer."""
+    parser = _parser()
+    given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
+    with _constructor_errors():
+        objects: Namespace = parser.instantiate_classes(parser.parse_object(given))
+    return Built(objects["model"], objects["data"], dict(objects["trainer"]))
+
+
+def build_data(config: Mapping[str, Any]) -> LightningDataModule:
+    """The data module of a resolved config alone; arguments and errors as for `build`."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    data = config["data"]
+    given = {**data, "init_args": {**data["init_args"], "seed": config["seed_everything"]}}
+    with _constructor_errors():
+        module: LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": given}))["data"]
+    return module
+
+
+@contextmanager
+def _constructor_errors() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise UserError(str(error)) from error
+    # FileNotFoundError and ConnectionError are OSErrors
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        raise UserError(str(_first_cause(error))) from error
+
+
+def parse_built(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as the parser reads it before it builds: for a resolved config, the same."""
+    parser = _parser()
+    parsed = parser.parse_object({key: config[key] for key in ("model", "data", "trainer", "seed_everything")})
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))
+    return dumped
+
+
+@cache
+def _parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--seed_everything", type=bool | int)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    link_arguments(parser)
+    return parser
+
+
+def link_arguments(parser: LightningArgumentParser) -> None:
+    """Say a data set's facts and the seed once: the model takes the former from the data, the data the latter."""
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    for name in LINKED["model"]:
+        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a constructor said, below what the parser made of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,130 @@
+"""Command-line options from the signature and docstring of a function, so that each is written once.
+
+Positional parameters are words of the command line, keyword-only ones are options: `dry_run: bool = False` is
+`--dry-run`, `seeds: list[int]` is `--seeds 1 2 3`, a `Literal` is a choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import docstring_parser
+
+REST = "overrides"  # a parameter of this name takes what the parser does not know
+
+
+def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog: str) -> None:
+    """Call a function with the arguments that words of a command line stand for.
+
+    Args:
+        function: typed, with a Google docstring. If it has a parameter `overrides`, unknown `--part.key value` words
+            go there, as a dict.
+        words: the command line.
+        prog: the command's name in help and errors.
+
+    Example:
+        >>> def greet(names: list[str], *, loud: bool = False) -> None:
+        ...     '''Greet people.
+        ...
+        ...     Args:
+        ...         names: whom.
+        ...         loud: use capitals.
+        ...     '''
+        ...     text = " ".join(names)
+        ...     print(text.upper() if loud else text)
+        >>> call_with_words(greet, ["Ada", "Bob", "--loud"], prog="greet")
+        ADA BOB
+    """
+    parameters = inspect.signature(function).parameters
+    words, overrides = _split(words) if REST in parameters else (words, [])
+    values = vars(make_parser(function, prog).parse_intermixed_args(list(words)))
+    if REST in parameters:
+        from beyondpixel.experiments.spec import parse_overrides
+
+        values[REST] = parse_overrides(overrides)
+    positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    function(*positional, **values)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words for the parser, and `--part.key value` words for a config."""
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            overrides.append(word)
+            if "=" not in word and rest and not rest[0].startswith("--"):
+                overrides.append(rest.pop(0))
+        else:
+            own.append(word)
+    return own, overrides
+
+
+def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
+    """The parser of a function's arguments."""
+    doc = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
+    texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
+    description = "\n\n".join(filter(None, [doc.short_description, doc.long_description]))
+    # no abbreviations: a config key such as --trainer.x must never be taken for an option
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == REST:
+            continue
+        text = " ".join(texts.get(name, "").split()).replace("%", "%%")
+        _add(parser, name, parameter, hints[name], text)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter, hint: Any, text: str) -> None:
+    required = parameter.default is inspect.Parameter.empty
+    kind, several = _kind(hint)
+    settings: dict[str, Any] = {"help": text}
+    if kind is bool:
+        settings["action"] = "store_true"
+    else:
+        settings["type"] = kind
+        if typing.get_origin(kind) is Literal:
+            settings |= {"type": str, "choices": typing.get_args(kind)}
+        if several:
+            settings["nargs"] = "+" if required or parameter.kind is parameter.KEYWORD_ONLY else "*"
+    if not required:
+        settings["default"] = parameter.default
+        if kind is not bool and parameter.default not in (None, [], ()):
+            settings["help"] += f" (default: {_shown(parameter.default)})"
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        dashed = f"--{name.replace('_', '-')}"
+        spellings = dict.fromkeys([dashed, f"--{name}"] if name != "ckpt_path" else ["--ckpt_path", dashed])
+        parser.add_argument(*spellings, dest=name, required=required, **settings)
+    else:
+        if not required and not several:
+            settings["nargs"] = "?"
+        parser.add_argument(name, metavar=name.upper(), **settings)
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """What one word of an argument is, and whether there may be several."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = [option for option in typing.get_args(hint) if option is not type(None)]
+    if typing.get_origin(hint) in (list, Sequence, tuple):
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, list | tuple):
+        return " ".join(map(str, default))
+    return str(default) if not isinstance(default, Path) else default.as_posix()

@@ -1,0 +1,167 @@
+"""Confounders: what a row differs in from its baseline besides its axes, so that these alone do not explain its score.
+
+Read from the run folders: the code's commit and whether it was clean, versions, hardware, the data's content, the steps
+trained, and every key of the config that no axis stands for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from beyondpixel.experiments.axes import DATA_AXES, RMI_AXES, TRAINER_AXES
+from beyondpixel.experiments.run.folder import RunFolder
+
+# What an ablation of a method holds fixed. Where a row differs from its baseline in one of these alone, that is its
+# ablation; together with another axis it is a second thing changed at the same time.
+RECIPE_AXES = (*DATA_AXES, "lr", *TRAINER_AXES)
+LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each of them changes the steps trained
+ROOT = "data.root"
+CONTENT = ("training data", "test labels")
+# keys of the config that cannot change a score: where things lie, how fast they are read, what is shown meanwhile
+INDIFFERENT_KEYS = (
+    ROOT,  # the content is compared instead
+    "data.num_workers",
+    "data.cache",
+    "data.predict_path",
+    "data.eval_batch_size",
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.callbacks",
+    "trainer.profiler",
+    "trainer.barebones",
+    "trainer.accelerator",  # the environment holds what it was
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.enable_checkpointing",
+    "trainer.log_every_n_steps",
+    "trainer.num_sanity_val_steps",
+)
+INDIFFERENT_PACKAGES = ("wandb",)  # it only logs
+UNCOMMITTED = "-dirty"
+UNKNOWN = "unknown"
+PARTS = ("data.", "model.", "trainer.")
+
+Facts = dict[str, Any]
+Lines = Sequence[Mapping[str, Any]]  # of the frame
+
+
+def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
+    """All that two runs must have in common besides their axes, by name; the record has the axes of the evaluation."""
+    environment, config = record.get("environment") or {}, run.config
+    content = {
+        "training data": (record.get("data") or {}).get("fingerprint"),
+        "test labels": None if confusion is None else f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)",
+    }
+    known = {name: value for name, value in content.items() if value}
+    root = config.get("data", {}).get("init_args", {}).get("root")
+    accelerators = Counter(environment.get("accelerators") or [])
+    packages = environment.get("packages") or {}
+    return {
+        "commit": _short(record.get("git_commit")),
+        "data set": record["axes"].get("dataset"),
+        **(known or {"data": f"in {root or UNKNOWN}"}),
+        "steps": run.state.get("step", UNKNOWN),
+        "Python": environment.get("python", UNKNOWN),
+        **{name: version for name, version in packages.items() if name not in INDIFFERENT_PACKAGES},
+        "hardware": ", ".join(f"{number} × {name}" for name, number in sorted(accelerators.items())) or "CPU",
+        **{key: value for key, value in _leaves(config) if key.startswith(PARTS)},
+    }
+
+
+def is_uncommitted(commit: str | None) -> bool:
+    """Whether the code differed from its commit when the run was made."""
+    return commit is not None and commit.endswith(UNCOMMITTED)
+
+
+def confounders(runs: Lines, baseline: Lines) -> list[str]:
+    """A phrase for each difference between a row and its baseline, such as `torch 2.11.0 instead of 2.15.0`.
+
+    Args:
+        runs: the row's lines of the frame that have a score.
+        baseline: those of the baseline row; empty where there is none or the row is the baseline itself.
+    """
+    if not runs:
+        return []
+    found = ["uncommitted changes in the code"] if any(is_uncommitted(run["commit"]) for run in runs) else []
+    ours, theirs = _values(runs), _values(baseline)
+    found += [f"{name} {_listed(values)} within the row" for name, values in ours.items() if len(values) > 1]
+    if not baseline:
+        return found
+    axes, their_axes = runs[0]["record"]["axes"], baseline[0]["record"]["axes"]
+    changed = {
+        axis: ([axes.get(axis)], [their_axes.get(axis)])
+        for axis in {**axes, **their_axes}
+        if axis != "seed" and axes.get(axis) != their_axes.get(axis)
+    }
+    recipe = [axis for axis in changed if axis in RECIPE_AXES]
+    for name in {**ours, **theirs}:
+        values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
+        is_told = _is_told(name, (values, others), changed, axes)
+        # a key that only one config has belongs to a class or a loss that only one has
+        in_both = not name.startswith(PARTS) or (name in ours and name in theirs)
+        if values != others and in_both and not is_told:
+            found.append(_instead(name, values, others))
+    if len(changed) > 1:  # one axis of the recipe alone is an ablation of it
+        found += [_instead(axis, *changed[axis]) for axis in recipe]
+    return found
+
+
+def moved_data(runs: Lines, baseline: Lines) -> str | None:
+    """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
+    ours, theirs = (sorted({str(run["facts"].get(ROOT)) for run in group}) for group in (runs, baseline))
+    contents = {str({name: run["facts"].get(name) for name in CONTENT}) for run in (*runs, *baseline)}
+    if not runs or not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
+        return None
+    same = " and ".join(f"{name} {runs[0]['facts'][name]}" for name in CONTENT if name in runs[0]["facts"])
+    return f"{_instead(ROOT, ours, theirs)}, with the same {same}"
+
+
+def _values(runs: Lines) -> dict[str, list[Any]]:
+    """Name of a fact to its values in some runs, which ought to be one."""
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in run["facts"].items():
+            known = values.setdefault(name, [])
+            if name not in INDIFFERENT_KEYS and value not in known:
+                known.append(value)
+    return {name: sorted(known, key=str) for name, known in values.items()}
+
+
+def _is_told(
+    name: str,
+    pair: tuple[list[Any], list[Any]],
+    changed: Mapping[str, tuple[list[Any], list[Any]]],
+    axes: Mapping[str, Any],
+) -> bool:
+    """Whether the axes say already that a fact differs."""
+    if not name.startswith(PARTS):
+        return name == "steps" and any(axis in LENGTH_AXES for axis in changed)
+    last = name.rpartition(".")[2]
+    # class and variant are in the axes model and dataset; keys of two losses, though of one name, are unrelated
+    named = last in axes or last in RMI_AXES.values() or last in ("class_path", "variant")
+    return named or pair in changed.values() or ("loss" in changed and name.startswith("model.loss."))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        here = prefix if key == "init_args" else f"{prefix}{key}."
+        if isinstance(value, Mapping):
+            yield from _leaves(value, here)
+        else:
+            yield here.removesuffix("."), value
+
+
+def _short(commit: str | None) -> str:
+    return UNKNOWN if commit is None else commit.removesuffix(UNCOMMITTED)[:9]
+
+
+def _instead(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+    return f"{name} {_listed(ours)} instead of {_listed(theirs)}"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return " and ".join("none" if value is None else str(value) for value in values)

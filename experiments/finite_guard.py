@@ -1,0 +1,81 @@
+"""A guard against training on numbers that are not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+PATIENCE = 3  # optimizer steps in a row
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradients were not finite several times in a row."""
+
+
+class FiniteGuard(Callback):
+    """Skips optimizer steps whose loss or gradient norm is not finite, and ends the training after a few in a row.
+
+    A skipped step changes no weight, so the checkpoints before it stay good. In 16-mixed precision gradients overflow
+    while the loss scale settles; there the scaler skips those steps itself, and only the loss is looked at.
+
+    Args:
+        patience: the optimizer steps in a row that may be skipped.
+
+    Raises:
+        NonFiniteError: naming the step, the batch's ids and the first term or gradient that was not finite.
+    """
+
+    def __init__(self, patience: int = PATIENCE) -> None:
+        self.patience = patience
+        self._skipped = 0
+        self._ids: list[str] = []
+        self._loss: Tensor | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember which images these are."""
+        self._ids = list(batch.get("id", ())) if isinstance(batch, dict) else []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Remember the loss."""
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at loss and gradients, in one read-back."""
+        assert self._loss is not None
+        values = [self._loss.reshape(())]
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            values += [norm.to(self._loss) for norm in torch._foreach_norm(gradients)]
+        finite = torch.isfinite(torch.stack(values)).all()
+        if trainer.strategy.reduce_boolean_decision(bool(finite)):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        step, what = trainer.global_step + 1, self._first_not_finite(pl_module)
+        images = f", images {', '.join(self._ids)}" if self._ids else ""
+        if self._skipped > self.patience:
+            raise NonFiniteError(
+                f"{what} was not finite in {self._skipped} steps in a row, the last one step {step}{images}; the "
+                "checkpoints before it are kept: lower model.lr, lengthen model.warmup_iters, or set "
+                "trainer.gradient_clip_val"
+            )
+        rank_zero_warn(f"step {step} is skipped: {what} was not finite{images}")
+        optimizer.zero_grad(set_to_none=True)
+
+    def _first_not_finite(self, module: LightningModule) -> str:
+        terms = getattr(getattr(module, "loss", None), "terms", {})
+        for name, term in terms.items():
+            if not torch.isfinite(term).all():
+                return f"the loss term {name!r}"
+        if self._loss is not None and not torch.isfinite(self._loss).all():
+            return "the loss"
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                return f"the gradient of {name}"
+        return "the gradient"

@@ -1,0 +1,124 @@
+"""Rows that are the product of axes, written as one file.
+
+    row: "{pooling}_df{df}"
+    grid:
+      pooling: {model.loss.pooling: {avg: avg, int: interp}}
+      df: {model.loss.downsampling_factor: [2, 4]}
+
+makes the rows `avg_df2`, `avg_df4`, `int_df2` and `int_df4`. An axis has a name, the config key that it changes, and
+its values: a list, or a mapping from what stands in the row's name to the value. The key `model`, `data` or `trainer`
+alone changes several keys together, and the key `base` adds a fragment or a list of fragments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from beyondpixel.experiments.merge import Keys, keys_of
+
+PARTS = ("base", "data", "model", "trainer")
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One point of the product.
+
+    Attributes:
+        name: the row's.
+        base: names of the fragments that the axes add.
+        changes: config paths with their values.
+    """
+
+    name: str
+    base: tuple[str, ...]
+    changes: tuple[tuple[Keys, Any], ...]
+
+
+def expand_grid(grid: Any, template: Any) -> list[GridRow]:
+    """The rows of a grid, the last axis varying fastest.
+
+    Args:
+        grid: axes, each `{key: values}`.
+        template: the rows' name with a field for each axis.
+
+    Raises:
+        ValueError: one line an error, for an axis without values or with an unknown key, and for row names that are not
+            different or cannot name a folder.
+
+    Example:
+        >>> rows = expand_grid({"df": {"model.loss.downsampling_factor": [2, 4]}}, "df{df}")
+        >>> [(row.name, row.changes[0][1]) for row in rows]
+        [('df2', 2), ('df4', 4)]
+    """
+    errors = [*_wrong_axes(grid), *_wrong_template(grid, template)]
+    if errors:
+        raise ValueError("\n".join(errors))
+    rows: dict[str, GridRow] = {}
+    for point in itertools.product(*(list(_labelled(axis, change)) for axis, change in grid.items())):
+        name = str(template).format(**{axis: label for axis, _, label, _ in point})
+        if not re.fullmatch(r"[\w.-]+", name):
+            errors.append(f"row: expected letters, digits, and . _ -, since it names a folder, got {name!r}")
+        if name in rows:
+            axes = " and ".join("{" + axis + "}" for axis in grid)
+            errors.append(f"row: {template!r} names two rows {name}; it needs {axes}")
+        base = [fragment for _, key, _, value in point if key == "base" for fragment in _names(value)]
+        changes = [(keys_of(key), value) for _, key, _, value in point if key != "base"]
+        rows[name] = GridRow(name, tuple(base), tuple(changes))
+    if errors:
+        raise ValueError("\n".join(dict.fromkeys(errors)))
+    return list(rows.values())
+
+
+def _labelled(axis: str, change: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """Axis, key, label and value of each point of an axis."""
+    ((key, values),) = change.items()
+    pairs = values.items() if isinstance(values, Mapping) else ((_label(value), value) for value in values)
+    return ((axis, key, str(label), value) for label, value in pairs)
+
+
+def _wrong_axes(grid: Any) -> Iterator[str]:
+    if not isinstance(grid, Mapping) or not grid:
+        yield f"grid: expected axes, each {{key: values}}, got {grid!r}"
+        return
+    for axis, change in grid.items():
+        if not isinstance(axis, str) or not axis.isidentifier():
+            yield f"grid.{axis}: the name of an axis is a word of letters, digits and _, so that row can hold {{name}}"
+        elif not isinstance(change, Mapping) or len(change) != 1:
+            yield f"grid.{axis}: expected one {{key: values}}, got {change!r}"
+        else:
+            ((key, values),) = change.items()
+            if str(key).split(".", maxsplit=1)[0] not in PARTS or (str(key).startswith("base") and key != "base"):
+                yield f"grid.{axis}: unknown key {key}; expected base, or one that starts with data, model or trainer"
+            elif not isinstance(values, list | Mapping) or not values:
+                yield f"grid.{axis}: expected a list of values or {{label: value}}, got {values!r}"
+            elif isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
+                yield f"grid.{axis}: a list or a mapping as a value needs a name for the row: write {{label: value}}"
+
+
+def _wrong_template(grid: Any, template: Any) -> Iterator[str]:
+    axes = [str(axis) for axis in grid] if isinstance(grid, Mapping) else []
+    example = "_".join(f"{axis}{{{axis}}}" for axis in axes)
+    if not isinstance(template, str):
+        yield f"row: a grid needs a name for its rows, such as {example!r}, got {template!r}"
+        return
+    try:
+        template.format(**dict.fromkeys(axes, ""))
+    except (KeyError, IndexError, ValueError) as error:
+        yield (
+            f"row: {template!r} is not understood ({error!r}); the axes are {', '.join(axes)}, "
+            f"so it could be {example!r}"
+        )
+
+
+def _label(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(value: Any) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]

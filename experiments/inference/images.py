@@ -1,0 +1,74 @@
+"""A user's own images for prediction: which files, and under which names their predictions are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from beyondpixel.experiments.errors import UserError
+
+SHOWN = 10
+
+
+Named = tuple[str, Path]  # an image's path below the folder that was given, without suffix; and its file
+
+
+def find_images(places: Sequence[Path], *, output: Path, names_file: Path | None = None) -> list[Named]:
+    """All images among files and folders, folders searched to any depth, in the order of their names.
+
+    Hidden files are left out, and in a folder that holds the output what lies there.
+
+    Args:
+        places: images, or folders of them.
+        output: the folder for predictions.
+        names_file: a text file with one name per line, with or without suffix (such as VOC's
+            ImageSets/Segmentation/test.txt); only these images are taken, in this order.
+
+    Raises:
+        UserError: if a place does not exist or holds no image, or a listed image is missing.
+    """
+    images: list[Named] = []
+    for place in places:
+        if not place.exists():
+            raise UserError(f"--images: no file or folder {place}")
+        images += _in_folder(place, output) if place.is_dir() else [(place.stem, place)]
+    images = list({path.resolve(): (name, path) for name, path in images}.values())
+    return images if names_file is None else _listed(images, names_file)
+
+
+def _in_folder(folder: Path, output: Path) -> list[Named]:
+    known = Image.registered_extensions()
+    own = output.resolve() if output.resolve() != folder.resolve() else None
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in known
+        and not file.name.startswith(".")
+        and not (own is not None and own in file.resolve().parents)
+        and file.is_file()
+    ]
+    if not files:
+        raise UserError(f"--images: the folder {folder} holds no images")
+    return [(file.relative_to(folder).with_suffix("").as_posix(), file) for file in files]
+
+
+def _listed(images: Sequence[Named], names_file: Path) -> list[Named]:
+    try:
+        lines = names_file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--names: {names_file} cannot be read ({error}); expected a text file with one image name per line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    by_name = {key: (name, path) for name, path in images for key in (name, f"{name}{path.suffix}")}
+    missing = [name for name in names if name not in by_name]
+    if missing or not names:
+        raise UserError(f"--names: {names_file} names {shortened(missing) or 'nothing'}, not found among the images")
+    return list(dict.fromkeys(by_name[name] for name in names))
+
+
+def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" ({len(names) - shown} more)" if len(names) > shown else "")

@@ -1,0 +1,178 @@
+"""Inferers in a few words: `crf:5`, `tta:flip scales=0.5,1`, `window:513 overlap=0.33`, or several joined by `+`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from beyondpixel.datamodules import SegmentationDataModule
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.crf import DenseCRF
+from beyondpixel.experiments.inference.mean_field import import_package
+from beyondpixel.experiments.inference.sliding import DEFAULT_OVERLAP, SlidingWindow
+from beyondpixel.experiments.inference.tta import TestTimeAugmentation
+from beyondpixel.lightning_modules.inferer import Inferer
+
+DEFAULT_STEPS = 5
+EXPECTED = "crf:STEPS, 'tta:flip scales=0.5,1' or 'window:PIXELS overlap=0.33', or several joined by +"
+
+
+class Chain:
+    """Inferers around one another: each takes the one before it for the network.
+
+    Args:
+        inferers: the innermost first.
+
+    Example:
+        >>> import torch
+        >>> chain = Chain([SlidingWindow(8), TestTimeAugmentation(flip=True)])
+        >>> chain(torch.zeros(1, 3, 9, 12), lambda crop: crop[:, :2]).shape
+        torch.Size([1, 2, 9, 12])
+    """
+
+    def __init__(self, inferers: Sequence[Inferer]) -> None:
+        self.inferers = list(inferers)
+
+    def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (N, C, H, W) of normalized images (N, 3, H, W)."""
+        for inferer in self.inferers:
+            network = partial(_swapped, inferer, network)
+        return network(images)
+
+    @property
+    def crf_seconds(self) -> float | None:
+        """Median CPU time of the CRF on an image; None without one."""
+        return next((inferer.seconds for inferer in self.inferers if isinstance(inferer, DenseCRF)), None)
+
+
+def _swapped(inferer: Inferer, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return inferer(images, network)
+
+
+@dataclass(frozen=True)
+class InfererOptions:
+    """What words ask for: windows lie within augmented passes, and the CRF comes last, in whatever order they are said.
+
+    Attributes:
+        window: crops of an image, or None for whole images.
+        tta: passes that are averaged, or None for one.
+        crf_steps: mean-field steps of the CRF, or None for none.
+    """
+
+    window: SlidingWindow | None = None
+    tta: TestTimeAugmentation | None = None
+    crf_steps: int | None = None
+
+    @property
+    def axes(self) -> dict[str, str | None]:
+        """`tta`, `window`, `postprocess`: axes of a comparison, None where not used."""
+        scales = "" if self.tta is None else ",".join(f"{scale:g}" for scale in self.tta.scales)
+        tta = " ".join(["flip"] * (self.tta is not None and self.tta.flip) + [f"scales={scales}"] * (scales != "1"))
+        overlap = "" if self.window is None else f" overlap={self.window.overlap:.3g}"
+        return {
+            "tta": None if self.tta is None else tta or "scales=1",
+            "window": None if self.window is None else f"{self.window.size}{overlap}",
+            "postprocess": None if self.crf_steps is None else f"crf:{self.crf_steps}",
+        }
+
+    @property
+    def slug(self) -> str:
+        """A folder name of its own for these options.
+
+        Example:
+            >>> parse_inferer("crf:10+tta:flip scales=0.5,1").slug
+            'tta-flip-scales-0.5-1-crf-10'
+        """
+        axes = self.axes
+        parts = [f"{name} {axes[name]}" for name in ("tta", "window") if axes[name]] + [axes["postprocess"] or ""]
+        return re.sub(r"[^a-z0-9.]+", "-", " ".join(parts)).strip("-")
+
+    def build(self, data: SegmentationDataModule) -> Chain:
+        """The inferer for images that a data module normalizes.
+
+        Raises:
+            UserError: if the CRF would see the padding of batches.
+        """
+        inferers: list[Inferer] = [inferer for inferer in (self.window, self.tta) if inferer is not None]
+        if self.crf_steps is not None:
+            if not data.fixed_size and data.image_size is None and data.eval_batch_size > 1:
+                raise UserError(
+                    f"the CRF would see the padding in batches of {data.eval_batch_size} images of different sizes: "
+                    "set --data.eval_batch_size 1"
+                )
+            inferers.append(DenseCRF(self.crf_steps, data.mean, data.std))
+        return Chain(inferers)
+
+
+def parse_inferer(words: str) -> InfererOptions:
+    """Read the words of a command line or a run spec.
+
+    Raises:
+        UserError: for words that mean nothing, numbers out of range, or a CRF whose package is not installed.
+
+    Example:
+        >>> options = parse_inferer("window:513 overlap=0.25+crf:10")
+        >>> options.window, options.tta, options.crf_steps
+        (SlidingWindow(size=513, overlap=0.25), None, 10)
+    """
+    found: dict[str, Any] = {}
+    for part in str(words).split("+"):
+        name, _, arguments = part.strip().partition(":")
+        if name not in PARSERS:
+            raise UserError(f"inferer {words!r}: expected {EXPECTED}, got {part.strip()!r}")
+        key, parse = PARSERS[name]
+        if key in found:
+            raise UserError(f"inferer {words!r}: {name} is there twice; expected it once")
+        try:
+            found[key] = parse(arguments.split())
+        except (ValueError, ModuleNotFoundError) as error:
+            raise UserError(f"inferer {part.strip()!r}: {error}") from error
+    return InfererOptions(**found)
+
+
+def _parse_crf(arguments: list[str]) -> int:
+    steps = arguments or [str(DEFAULT_STEPS)]
+    if len(steps) > 1 or not re.fullmatch("[0-9]{1,4}", steps[0]) or int(steps[0]) < 1:
+        raise ValueError(f"expected crf:STEPS with 1 to 9999 steps, such as crf:5, got {' '.join(arguments)!r}")
+    import_package()
+    return int(steps[0])
+
+
+def _parse_window(arguments: list[str]) -> SlidingWindow:
+    size, *options = arguments or [""]
+    overlap = options[0].removeprefix("overlap=") if options else str(DEFAULT_OVERLAP)
+    if len(options) > 1 or (options and not options[0].startswith("overlap=")):
+        raise ValueError(f"expected window:PIXELS overlap=SHARE, got {' '.join(arguments)!r}")
+    return SlidingWindow(_number(size, int, "size"), _number(overlap, float, "overlap"))
+
+
+def _parse_tta(arguments: list[str]) -> TestTimeAugmentation:
+    scales: tuple[float, ...] = (1.0,)
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if key == "scales" and equals:
+            scales = tuple(_number(text, float, "scales") for text in value.split(","))
+        elif word != "flip":
+            raise ValueError(f"expected flip, scales=0.5,1,1.5 or both with a space between, got {word!r}")
+    if not arguments:
+        raise ValueError("expected flip, scales=0.5,1,1.5 or both with a space between, got nothing")
+    return TestTimeAugmentation(scales, flip="flip" in arguments)
+
+
+def _number(text: str, kind: type, name: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected {'a whole number' if kind is int else 'numbers'}, got {text!r}") from error
+
+
+PARSERS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
+    "crf": ("crf_steps", _parse_crf),
+    "window": ("window", _parse_window),
+    "tta": ("tta", _parse_tta),
+}

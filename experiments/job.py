@@ -1,0 +1,106 @@
+"""One run in a process of its own: train or resume, test the last checkpoint, make the missing evaluations.
+
+Any scheduler can start it: `beyondpixel run-job RUN_FOLDER`, or `python -m beyondpixel.experiments.job RUN_FOLDER`.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from beyondpixel.experiments.errors import Stopped, UserError
+from beyondpixel.experiments.launch.lock import HeldError, RunLock
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.status import Status
+
+# exit codes besides 0 and 1
+HELD = 75  # another process has the run
+STOPPED = 130
+
+
+def run_job(path: str | Path, *, patience: float = 2.0) -> None:
+    """Train and test the run whose config lies in a folder, make its evaluations, and write down how it ended.
+
+    It is safe to call again after an interruption, and by two processes at once: only one does the work.
+
+    Args:
+        path: the run folder, prepared by the launcher.
+        patience: seconds to wait for the run's lock.
+
+    Raises:
+        UserError: if there is no prepared run in the folder.
+        HeldError: if another process has the run.
+        Stopped: if a signal asked it to stop; a checkpoint has been saved.
+    """
+    folder = RunFolder(path)
+    if not folder.config_file.is_file():
+        raise UserError(f"{path} holds no run: expected a folder with a config.yaml, which `beyondpixel launch` makes")
+    first = process_rank() == 0  # the others of the same run, on several devices, belong to its lock
+    with RunLock(folder.lock_file, patience=patience) if first else nullcontext():
+        if folder.status is Status.DONE:
+            return
+        folder.remove_temporary_files()
+        try:
+            _train_and_evaluate(folder)
+        except (Stopped, KeyboardInterrupt, SystemExit) as error:
+            if first and not folder.status.is_finished:
+                folder.update_state(status=Status.STOPPED, error=None)
+            # outside a training Lightning answers Ctrl-C by ending the process, as if something had failed
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
+        except Exception as error:
+            if first:
+                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                folder.update_state(status=Status.FAILED, error=text)
+            raise
+        if first:
+            _prune_checkpoints(folder)
+            folder.update_state(status=Status.DONE)
+
+
+def _train_and_evaluate(folder: RunFolder) -> None:
+    from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
+    from beyondpixel.experiments.resume import checkpoint_to_resume
+    from beyondpixel.experiments.training import train
+
+    config = folder.config
+    trained = folder.status is Status.TRAINED
+    tested = trained and folder.confusion_file.exists()
+    if not tested:
+        train(folder, config, resume=folder.last_checkpoint if trained else checkpoint_to_resume(folder, config))
+    for words in missing_evaluations(folder, folder.record.get("evaluations", [])):
+        evaluate_run(folder, words)
+
+
+def _prune_checkpoints(folder: RunFolder) -> None:
+    """Leave of the checkpoints of a finished run what its launch asked for."""
+    from beyondpixel.experiments.checkpoint_files import keep_weights
+
+    keep = folder.record.get("keep", "resume")
+    for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
+        if keep == "weights":
+            keep_weights(file)
+        else:
+            file.unlink()
+
+
+def main() -> None:
+    """The process's entry."""
+    if len(sys.argv) != 2:
+        sys.exit("beyondpixel: expected one argument, the run folder")
+    try:
+        run_job(sys.argv[1])
+    except HeldError as error:
+        print(f"beyondpixel: {error}", file=sys.stderr)
+        sys.exit(HELD)
+    except UserError as error:
+        sys.exit(f"beyondpixel: {error}")
+    except (Stopped, KeyboardInterrupt):
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What a launch does with each run, as its folder and SLURM have it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.launch.lock import HeldError, Holder, RunLock, holder_of
+from beyondpixel.experiments.launch.queue import Queue, death_of
+from beyondpixel.experiments.plan import Run
+from beyondpixel.experiments.resume import differences
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder
+from beyondpixel.experiments.run.status import Status
+
+Kind = Literal["keep", "leave", "failed", "start", "resume", "replace"]
+WORK: tuple[Kind, ...] = ("start", "resume", "replace")
+# a run that failed for these goes on with the same command, once there is space
+DISK_FULL = re.compile(r"disk full|No space left on device|Disk quota exceeded", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a launch does with a run.
+
+    Attributes:
+        kind: `keep` what is done, `leave` what somebody else has, leave what has `failed`; or work: `start` from
+            nothing, `resume` from a checkpoint, `replace` an earlier run.
+        reason: more about it, for the reader.
+        seen: the state that this was decided from; None where it could not be read.
+    """
+
+    kind: Kind
+    reason: str = ""
+    seen: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def is_work(self) -> bool:
+        """Whether the launch does the run."""
+        return self.kind in WORK
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}" if self.reason else self.kind
+
+
+def choose_actions(runs: Sequence[Run], *, overwrite: bool = False, retry_failed: bool = False) -> list[Action]:
+    """An action for each run, with one question to SLURM for all.
+
+    Args:
+        runs: the runs.
+        overwrite: replace runs that are there.
+        retry_failed: do failed runs again.
+
+    Raises:
+        UserError: naming every folder that holds a run of another config.
+    """
+    queue = Queue()
+    actions: list[Action] = []
+    errors: list[str] = []
+    for run in runs:
+        try:
+            actions.append(choose_action(run, queue, overwrite=overwrite, retry_failed=retry_failed))
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n".join(errors))
+    return actions
+
+
+def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_failed: bool = False) -> Action:
+    """What to do with a run; arguments and errors as for `choose_actions`."""
+    holder = holder_of(run.folder.lock_file)
+    if holder is not None:
+        return Action("leave", f"{Status.RUNNING}, {holder}")
+    try:
+        state, config = _read(run.folder)
+    except DamagedRunError as damage:
+        return Action("replace", f"a {Status.DAMAGED} run") if overwrite else Action("failed", str(damage))
+    job = queue.living(state.get("job"))
+    if job is not None:
+        return Action("leave", f"{Status.QUEUED}, {job}", state)
+    status, error = _status(state, queue)
+    if overwrite and status is not Status.NEW:
+        return Action("replace", f"a run that was {status}", state)
+    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(error):
+        return Action("failed", error, state)
+    return _continue(run, status, state, config)
+
+
+def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str, Any]) -> Action:
+    folder = run.folder
+    has_checkpoint = any(file.exists() for file in (folder.last_checkpoint, folder.previous_checkpoint))
+    changed = differences(config, run.config) if status.is_finished or has_checkpoint else []
+    if changed:
+        raise UserError(
+            f"{folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another config "
+            f"({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another --output"
+        )
+    missing = missing_evaluations(run) if status is Status.DONE else []
+    if status is Status.DONE and not missing:
+        return Action("keep", status, state)
+    if status.is_finished:
+        return Action("resume", f"with {', '.join(missing) or 'its test'}", state)
+    if has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
+        return Action("resume", f"a run that had reached step {state.get('step', 0)}", state)
+    return Action("start", "", state)
+
+
+def missing_evaluations(run: Run) -> list[str]:
+    """The evaluations of a row that its trained model lacks, such as `crf:5`."""
+    if not run.spec.evaluations:
+        return []
+    there = {folder.record.get("evaluation", {}).get("words") for folder in run.folder.evaluations()}
+    return [words for words in run.spec.evaluations if words not in there]
+
+
+def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
+    """Write down what could not say itself that it failed; and what was left alone for it, in sentences."""
+    failed = [(run, action) for run, action in plan if action.kind == "failed"]
+    damaged = [run.name for run, action in failed if action.seen is None]
+    left = [run.name for run, action in failed if action.seen is not None]
+    for run, action in failed:
+        if action.seen is not None and action.seen["status"] != Status.FAILED:
+            with suppress(HeldError, DamagedRunError), RunLock(run.folder.lock_file, patience=0):
+                if run.folder.state == action.seen:
+                    run.folder.update_state(status=Status.FAILED, error=action.reason)
+    sentences = []
+    if left:
+        sentences.append(
+            f"{len(left)} runs failed in an earlier launch and were left alone: {', '.join(left)}; --retry-failed does "
+            "them again"
+        )
+    if damaged:
+        sentences.append(
+            f"{len(damaged)} runs are damaged and were left alone: {', '.join(damaged)}; --overwrite replaces them"
+        )
+    return sentences
+
+
+def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> None:
+    """Prepare a run's folder for the process that will do the run.
+
+    Args:
+        run: the run.
+        action: what was decided.
+        keep: what stays of its checkpoint once it is done, for the record.
+        state: entries for the run's state, such as the job's number.
+
+    Raises:
+        HeldError: if another process has the run, or has changed its state since the action was chosen.
+    """
+    folder = run.folder
+    with RunLock(folder.lock_file):
+        try:
+            now: dict[str, Any] | None = folder.state
+        except DamagedRunError:
+            now = None
+        if now != action.seen:
+            raise HeldError(folder.path, Holder("", 0))
+        if action.kind == "replace":
+            folder.clear()
+        run.prepare(keep=keep)
+        finished = action.kind == "resume" and Status((now or {})["status"]).is_finished
+        folder.update_state(**{"status": Status.TRAINED if finished else Status.QUEUED, "job": None, **state})
+
+
+def _read(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State and config of a run, each file read once.
+
+    Raises:
+        DamagedRunError: if one of its files cannot be read.
+    """
+    if not folder.path.exists():
+        return {"status": Status.NEW.value}, {}
+    state = folder.state
+    try:
+        Status(state["status"])
+    except ValueError as error:
+        raise DamagedRunError(folder.path / "state.json", f"unknown status {state['status']!r}") from error
+    _ = folder.record, folder.summary
+    return state, folder.config
+
+
+def _status(state: dict[str, Any], queue: Queue) -> tuple[Status, str]:
+    """A run's status and error; a job that is gone cannot say itself that it died."""
+    status = Status(state["status"])
+    if state.get("job") and status in (Status.QUEUED, Status.RUNNING):
+        log = Path(state.get("job_log") or "")
+        death = death_of(state["job"], queue.end_of(state["job"]), log, began=status is Status.RUNNING)
+        if death is not None:
+            return Status.FAILED, death
+    return status, state.get("error") or ""

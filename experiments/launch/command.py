@@ -1,0 +1,195 @@
+"""`beyondpixel launch`: check everything, show what will be done, hand the runs to an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from beyondpixel.experiments.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from beyondpixel.experiments.launch.actions import Action
+    from beyondpixel.experiments.launch.local import Slot
+    from beyondpixel.experiments.plan import Run
+
+    Plan = list[tuple[Run, Action]]
+
+
+def launch(
+    specs: list[str],
+    *,
+    seeds: Sequence[int] = (1,),
+    output: Path = Path("outputs"),
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    overwrite: bool = False,
+    keep: Literal["resume", "weights", "none"] = "resume",
+    executor: Literal["local", "slurm"] | None = None,
+    gpus: int | None = None,
+    jobs: int | None = None,
+    nodes: int | None = None,
+    partition: str | None = None,
+    time: str | None = None,
+    time_warning: int | None = None,
+    max_parallel: int | None = None,
+    cpus: int | None = None,
+    mem: str | None = None,
+    sbatch: Sequence[str] = (),
+    srun: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    cluster: Path | None = None,
+    as_wandb_sweep: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> None:
+    """Train and test every row of the given run specs with every seed, here or on a SLURM cluster.
+
+    Each run has a folder, OUTPUT/TABLE/ROW/seedK, which decides what a launch does: finished runs are kept, running and
+    queued ones left alone, stopped ones resumed at their last checkpoint, failed ones shown and left alone until
+    --retry-failed. So the same command can be given again at any time, and twice at once.
+
+    Config keys can be overridden for all rows: --data.root DIR, --trainer.max_steps 100, --model.lr 0.01.
+
+    Args:
+        specs: YAML files, folders of them, or names of tables and rows such as camvid_small/rmi.
+        seeds: of each row.
+        output: the folder that run folders go to.
+        dry_run: check everything, show what would be done and how many bytes it takes, and start nothing.
+        retry_failed: do failed runs again.
+        overwrite: replace runs that are there, finished ones included.
+        keep: what stays of a checkpoint once its run is done: all that a resume needs, the weights, or nothing.
+        executor: this machine (local, the default), or SLURM's sbatch.
+        gpus: of one run, on each of its nodes; 0 for CPUs only (default: 1).
+        jobs: runs at a time on this machine (default: one a GPU; one on a machine without).
+        nodes: SLURM: nodes of one run (default: 1).
+        partition: SLURM: the partition (default: the cluster's).
+        time: SLURM: time limit as minutes or HH:MM:SS, after which a run is requeued and resumed (default: 4:00:00).
+        time_warning: SLURM: seconds before the limit at which a run saves and stops; longer than a step and a
+            checkpoint take (default: a tenth of the limit, 120 at most).
+        max_parallel: SLURM: runs at a time (default: all).
+        cpus: SLURM: CPUs for each GPU (default: the cluster's).
+        mem: SLURM: memory of a node, such as 32G (default: the cluster's).
+        sbatch: SLURM: further options of sbatch, such as account=vision mail-user=me@here exclusive.
+        srun: SLURM: further arguments of srun, such as container-image=IMAGE.
+        setup: SLURM: lines of shell before Python starts, such as "module load cuda".
+        cluster: a YAML file with these options for a cluster, which those given here win over.
+        as_wandb_sweep: write a sweep for W&B's agents to this file, and start nothing.
+        overrides: dotted config keys that win over every spec.
+
+    Raises:
+        UserError: if options do not fit each other, a spec is wrong, a run of another config lies in a folder, or,
+            after all others have run, if a run failed.
+    """
+    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, make_resources, read_options
+
+    given = {name: value for name, value in locals().items() if name in (*CLUSTER_KEYS, "jobs")}
+    options = read_options(given, cluster)
+    resources = make_resources(options) if options["executor"] == "slurm" else None
+    changes = {**_devices(options["gpus"] or 1, int(options["nodes"] or 1)), **(overrides or {})}
+    if as_wandb_sweep is not None:
+        from beyondpixel.experiments.launch.sweep import write_sweep
+
+        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {})
+        return
+
+    # what follows imports torch, which takes seconds
+    from rich.console import Console
+
+    from beyondpixel.experiments.launch.actions import choose_actions, record_failures
+    from beyondpixel.experiments.launch.checks import check_output
+    from beyondpixel.experiments.launch.local import make_slots
+    from beyondpixel.experiments.launch.slurm import check_slurm, submit
+    from beyondpixel.experiments.plan import plan_runs
+
+    console = Console()
+    slots = make_slots(options["jobs"], options["gpus"]) if resources is None else []
+    with console.status("Checking the specs ..."):
+        errors = check_output(output) + ([] if resources is None else check_slurm(resources.partition))
+        try:
+            runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
+            actions = choose_actions(runs, overwrite=overwrite, retry_failed=retry_failed)
+        except UserError as error:
+            raise _nothing_started([str(error), *errors]) from error
+        plan = list(zip(runs, actions, strict=True))
+        size = _check(plan, output, errors)
+    _show(plan, output, size, console)
+    if dry_run:
+        return
+    work = [(run, action) for run, action in plan if action.is_work]
+    problems: list[str] = []
+    if work and resources is None:
+        problems = _run_here(work, slots, keep, console)
+    elif work and resources is not None:
+        submit(work, resources, output=output, keep=keep, say=console.out)
+    problems += record_failures(plan)
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _devices(gpus: int, nodes: int) -> dict[str, int]:
+    """The trainer's keys for several devices; none for one, so that a run is the same wherever it runs."""
+    return {"trainer.devices": gpus, "trainer.num_nodes": nodes} if gpus * nodes > 1 else {}
+
+
+def _check(plan: Plan, output: Path, errors: list[str]) -> int:
+    """Check what the runs need; the bytes that they will write.
+
+    Raises:
+        UserError: with these errors and all that are found.
+    """
+    from beyondpixel.experiments.launch.checks import bytes_to_write, check_parts, check_space
+
+    work = [run for run, action in plan if action.is_work]
+    found, sizes = check_parts(work, fresh=[run for run, action in plan if action.kind in ("start", "replace")])
+    size = bytes_to_write(work, sizes)
+    errors = found + errors + check_space(size, output)
+    if errors:
+        raise _nothing_started(errors)
+    return size
+
+
+def _nothing_started(errors: Sequence[str]) -> UserError:
+    return UserError("\n".join(["nothing was started:", *errors]))
+
+
+def _show(plan: Plan, output: Path, size: int, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from beyondpixel.experiments.launch.checks import free_bytes, gigabytes
+
+    work = sum(action.is_work for _, action in plan)
+    space = f", which take up to {gigabytes(size)} of {gigabytes(free_bytes(output))} that are free" if work else ""
+    table = Table("run", "seed", "action", "folder", title=f"{work} of {len(plan)} runs to do{space}")
+    for run, action in plan:
+        table.add_row(run.spec.name, str(run.seed), escape(str(action)), str(run.folder.path))
+    console.print(table)
+
+
+def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) -> list[str]:
+    """Do runs on this machine; what went wrong, in sentences."""
+    from beyondpixel.experiments.launch.local import run_locally
+    from beyondpixel.experiments.launch.progress import Progress
+    from beyondpixel.experiments.run.status import Status
+
+    progress = Progress([run for run, _ in work], console)
+    try:
+        with progress:
+            run_locally(work, slots, progress, keep=keep)
+    except KeyboardInterrupt:
+        progress.say("Stopped. The same command resumes the runs from their checkpoints.")
+        raise
+    problems = []
+    failed, stopped = progress.names(Status.FAILED, Status.DAMAGED), progress.names(Status.STOPPED)
+    if failed:
+        problems.append(
+            f"{len(failed)} of {len(work)} runs failed: {', '.join(failed)}; see their log.txt, mend the cause, and "
+            "launch again with --retry-failed"
+        )
+    if stopped:
+        problems.append(
+            f"{len(stopped)} of {len(work)} runs were stopped: {', '.join(stopped)}; the same command resumes them"
+        )
+    return problems

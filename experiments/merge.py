@@ -1,0 +1,106 @@
+"""Merging of configs, with the source of every value."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Keys = tuple[str, ...]
+# a key that says which class, or which loss, its siblings are arguments of
+SELECTORS = ("class_path", "name")
+
+
+@dataclass
+class MergedConfig:
+    """A config made of several sources, the later ones on top.
+
+    Mappings merge and everything else is replaced, as LightningCLI's stacked `--config` files do. One rule is added:
+    where a mapping's `class_path` or `name` changes, its other keys are dropped, for they are arguments of another
+    class.
+
+    Attributes:
+        values: the merged config.
+        sources: for the path of each leaf, where it was given.
+
+    Example:
+        >>> config = MergedConfig()
+        >>> config.add({"loss": {"name": "rmi", "region_size": 3}, "lr": 0.1}, source="fragment")
+        >>> config.add({"loss": {"name": "bce"}}, source="row")
+        >>> config.values, config.sources[("loss", "name")]
+        ({'loss': {'name': 'bce'}, 'lr': 0.1}, 'row')
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[Keys, str] = field(default_factory=dict)
+
+    def add(self, change: Mapping[str, Any], *, source: str) -> None:
+        """Put a source on top."""
+        self._add(self.values, change, (), source)
+
+    def source_of(self, keys: Keys, *, default: str) -> str:
+        """Where a value was given: its own source, that of the closest mapping around it, or a default."""
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self.sources:
+                return self.sources[keys[:length]]
+        below = (source for path, source in self.sources.items() if path[: len(keys)] == keys)
+        return next(below, default)
+
+    def _add(self, here: dict[str, Any], change: Mapping[str, Any], above: Keys, source: str) -> None:
+        if any(key in here and key in change and here[key] != change[key] for key in SELECTORS):
+            here.clear()
+            self._forget(above)
+        for key, value in change.items():
+            keys = (*above, str(key))
+            if isinstance(value, Mapping):
+                if not isinstance(here.get(key), dict):
+                    self._forget(keys)
+                    here[key] = {}
+                self._add(here[key], value, keys, source)
+            else:
+                self._forget(keys)
+                here[key] = copy.deepcopy(value)
+                self.sources[keys] = source
+
+    def _forget(self, keys: Keys) -> None:
+        for path in [path for path in self.sources if path[: len(keys)] == keys]:
+            del self.sources[path]
+
+
+def keys_of(dotted: str) -> Keys:
+    """The path of a dotted key; `init_args` of model and data may be left out, as on a command line.
+
+    Example:
+        >>> keys_of("model.loss.pooling"), keys_of("trainer.max_steps"), keys_of("model.class_path")
+        (('model', 'init_args', 'loss', 'pooling'), ('trainer', 'max_steps'), ('model', 'class_path'))
+    """
+    first, *rest = dotted.split(".")
+    if first in ("data", "model") and rest[:1] not in (["class_path"], ["init_args"]):
+        rest.insert(0, "init_args")
+    return (first, *rest)
+
+
+def nested(keys: Keys, value: Any) -> dict[str, Any]:
+    """A value at the end of a path.
+
+    Example:
+        >>> nested(("trainer", "max_steps"), 5)
+        {'trainer': {'max_steps': 5}}
+    """
+    for key in reversed(keys):
+        value = {key: value}
+    return value  # type: ignore[no-any-return]
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """`did you mean ...?` for a mistyped word, or the words to choose from.
+
+    Example:
+        >>> suggestion("regoin_size", ["region_size", "pooling"]), suggestion("x", ["a", "b"])
+        ('did you mean region_size?', 'expected one of a, b')
+    """
+    words = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(str(word), words, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(words)}"

@@ -1,0 +1,87 @@
+"""From specs and seeds to runs, each with its folder and its resolved config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from beyondpixel.experiments.resolve import ResolvedConfig, resolve
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of a table with a seed.
+
+    Attributes:
+        spec: the row.
+        seed: the random seed.
+        folder: the run's folder, which depends on the spec and the seed alone.
+        config: the resolved config.
+    """
+
+    spec: RunSpec
+    seed: int
+    folder: RunFolder
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """`table/row seed<k>`."""
+        return f"{self.spec.name} seed{self.seed}"
+
+    def prepare(self, **more: Any) -> None:
+        """Write down config and record, for the process that will do the run.
+
+        Args:
+            more: further entries of the record.
+        """
+        self.folder.config = self.config
+        self.folder.record = {
+            **self.folder.record,
+            "name": self.spec.name,
+            "table": self.spec.table,
+            "row": self.spec.row,
+            "seed": self.seed,
+            "reference": self.spec.reference,
+            "evaluations": list(self.spec.evaluations),
+            **more,
+        }
+
+
+def plan_runs(
+    places: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
+) -> list[Run]:
+    """Every run of the given specs, row by row.
+
+    Args:
+        places: as for `load_specs`.
+        seeds: of each row.
+        output: the folder that holds the tables' folders.
+        overrides: dotted config keys that win over every spec.
+
+    Raises:
+        SpecError: with all that is wrong in all specs.
+    """
+    runs: list[Run] = []
+    errors: list[str] = []
+    for spec in load_specs(places, overrides):
+        try:
+            resolved = resolve(spec)
+        except SpecError as error:
+            errors += error.errors
+            continue
+        for seed in dict.fromkeys(seeds):
+            folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
+            runs.append(Run(spec, seed, folder, _of_run(resolved, seed, folder)))
+    if errors:
+        raise SpecError(errors)
+    return runs
+
+
+def _of_run(resolved: ResolvedConfig, seed: int, folder: RunFolder) -> dict[str, Any]:
+    trainer = {**resolved.values["trainer"], "default_root_dir": str(folder.path)}
+    return {**resolved.values, "seed_everything": seed, "trainer": trainer}

@@ -1,0 +1,143 @@
+"""`beyondpixel publish`: finished runs as data that can be committed.
+
+`results/<table>/<date>_<machine>/` holds `runs.csv`, one line a run or evaluation, and the run folders without weights,
+images and logs: `beyondpixel compare results/<table>/<date>_<machine>` recomputes every interval from pixel counts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from beyondpixel.experiments.compare.confounders import is_uncommitted
+from beyondpixel.experiments.compare.frame import read_runs
+from beyondpixel.experiments.compare.rows import Comparison, compare_runs
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+
+METRIC = "test/mIoU"
+COPIED = ("metrics.jsonl", "summary.json", "state.json", "confusion.npz", "test_images.npz")
+
+
+def publish(
+    outputs: Sequence[Path], *, results: Path = Path("results"), machine: str | None = None, allow: str | None = None
+) -> list[Path]:
+    """Copy finished runs into a folder of results, refusing what cannot be reproduced or compared.
+
+    Args:
+        outputs: Folders with runs, e.g. outputs/camvid_small.
+        results: The folder of all results.
+        machine: The machine's name in the folder's name; by default the device that the first run names.
+        allow: Publish despite uncommitted code or confounders for this reason, which is recorded in runs.csv.
+
+    Returns:
+        The folders written, one a table.
+
+    Raises:
+        UserError: for uncommitted code, rows that differ in more than their axes, and folders that exist.
+    """
+    comparison = compare_runs(read_runs(outputs), METRIC)
+    problems = _problems(comparison)
+    if problems and not allow:
+        raise UserError(
+            "these runs are not published:\n  "
+            + "\n  ".join(problems)
+            + "\nlaunch them again with one clean commit and one set of versions, or give the reason: --allow REASON"
+        )
+    written = []
+    for table in comparison.tables:
+        part = comparison.table(table)
+        runs = part.runs[part.runs[METRIC].notna()]
+        if runs.empty:
+            continue
+        environment = runs.iloc[0]["record"].get("environment") or {}
+        name = machine or str(environment.get("device") or environment.get("platform") or "unknown")
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        folder = results / table / f"{datetime.date.today().isoformat()}_{slug}"
+        if folder.exists():
+            raise UserError(f"{folder} exists; remove it, or name another machine with --machine")
+        lines = []
+        for line in runs.to_dict("records"):
+            target = folder / line["record"]["row"] / f"seed{line['seed']}"
+            if line["evaluation"]:
+                target = target / "evaluations" / line["run"].path.name
+            _copy(line["run"], target)
+            lines.append({**_run_line(line), "folder": str(target.relative_to(folder)), "allowed": allow})
+        of_rows = _row_lines(part)
+        frame = of_rows[["row"]].merge(pd.DataFrame(lines), on="row").merge(of_rows, on="row")
+        write_atomically(folder / "runs.csv", frame.to_csv(index=False, lineterminator="\n"))
+        written.append(folder)
+    return written
+
+
+def _problems(comparison: Comparison) -> list[str]:
+    """What keeps runs from being published, one text each."""
+    problems = []
+    for line in comparison.runs.to_dict("records"):
+        if line["commit"] is None or is_uncommitted(line["commit"]):
+            what = "uncommitted changes in the code" if line["commit"] else "commit unknown"
+            problems.append(f"{line['folder']}: {what}")
+    for row in comparison.rows.to_dict("records"):
+        found = [text for text in row["confounders"] if not text.startswith("uncommitted")]
+        if found:
+            problems.append(f"{row['table']}/{row['row']}: {'; '.join(found)}")
+    return problems + [f"damaged: {text}" for text in comparison.damaged]
+
+
+def _run_line(line: dict[str, Any]) -> dict[str, Any]:
+    """A run's own part of its line in runs.csv."""
+    run: RunFolder = line["run"]
+    record, state = line["record"], RunFolder(line["training"]).state
+    evaluation = run.record.get("evaluation") or {}
+    checkpoint = evaluation.get("checkpoint") or record.get("checkpoint")
+    if checkpoint is None and run.last_checkpoint.exists():
+        with run.last_checkpoint.open("rb") as file:
+            checkpoint = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "row": line["row"],
+        "seed": line["seed"],
+        **{name: value for name, value in run.summary.items() if name.startswith(("test/", "val/"))},
+        "steps": line["steps"],
+        "seconds": state.get("seconds"),
+        "peak_memory_mb": run.summary.get("train/peak_memory_mb"),
+        "commit": line["commit"],
+        "data_fingerprint": (record.get("data") or {}).get("fingerprint"),
+        "checkpoint_sha256": checkpoint,
+        "published_source": line["reference"].get("source"),
+        "deviations": line["reference"].get("deviations"),
+    }
+
+
+def _row_lines(comparison: Comparison) -> pd.DataFrame:
+    """What the lines of a row's runs have in common."""
+    rows = comparison.rows
+    names = ["mean", "low", "high", "difference", "difference_low", "difference_high"]
+    shared = rows[["row", *names]].rename(columns={name: f"row_{name}" for name in names})
+    return shared.assign(published_percent=rows["published"], confounders=rows["confounders"].map("; ".join))
+
+
+def _copy(run: RunFolder, target: Path) -> None:
+    """Copy what scores can be recomputed from; absolute paths of this machine are cut to their last part."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (run.path / name).exists():
+            shutil.copyfile(run.path / name, target / name)
+    copy = RunFolder(target)
+    copy.record = _without_paths(run.record)
+    if run.config:
+        copy.config = _without_paths(run.config)
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value

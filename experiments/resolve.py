@@ -1,0 +1,251 @@
+"""From the keys that somebody gave to the config that runs: every default filled in, every value checked.
+
+A default comes from the signature of the class that the value belongs to, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+
+import beyondpixel.datamodules
+import beyondpixel.lightning_modules
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.merge import Keys, MergedConfig, suggestion
+from beyondpixel.experiments.spec import RunSpec, SpecError
+from beyondpixel.experiments.yaml_files import shown
+from beyondpixel.losses import LOSSES, loss_class
+
+DEFAULT_SEED = 1
+DEFAULT_CLASSES = {
+    "model": "beyondpixel.lightning_modules.DeepLabModule",
+    "data": "beyondpixel.datamodules.ShapesDataModule",
+}
+KINDS: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule}
+PACKAGES = {"model": beyondpixel.lightning_modules, "data": beyondpixel.datamodules}
+# arguments that another key gives: the data set's facts, and the seed
+LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
+LOSS_LINKED = ("num_classes", "ignore_index")
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A config that can be built as it is.
+
+    Attributes:
+        values: `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`, as plain types.
+        given: the keys that somebody gave, with their sources.
+    """
+
+    values: dict[str, Any]
+    given: MergedConfig
+
+    def source_of(self, keys: Keys) -> str:
+        """`base/<fragment>`, `row`, `command line`, or `default` for that of the class."""
+        return self.given.source_of(keys, default=DEFAULT) if _has(self.given.values, keys) else DEFAULT
+
+
+def resolve(spec: RunSpec) -> ResolvedConfig:
+    """Fill in the defaults of a spec's classes and check every value, without building anything.
+
+    Raises:
+        SpecError: naming every unknown key, class or loss and every value of the wrong type, and where it was given.
+
+    Example:
+        >>> from beyondpixel.experiments.spec import load_specs
+        >>> config = resolve(load_specs(["demo/rmi"])[0])
+        >>> config.values["data"]["init_args"]["batch_size"], config.source_of(("trainer", "max_steps"))
+        (8, 'base/recipe/demo')
+    """
+    values, errors = complete(spec.config)
+    if errors:
+        raise SpecError([f"{_location(spec, keys)}: {'.'.join(keys)}: {text}" for keys, text in errors])
+    return ResolvedConfig(values, spec.merged)
+
+
+def _location(spec: RunSpec, keys: Keys) -> str:
+    source = spec.merged.source_of(keys, default="row")
+    return {"row": shown(spec.file), "command line": source}.get(source, f"{source}.yaml")
+
+
+def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+    """A config with every default, and what is wrong with it: paths of keys with a text each.
+
+    Example:
+        >>> values, errors = complete({"model": {"init_args": {"lr": "fast", "encodr": "resnet18"}}})
+        >>> for keys, text in errors:
+        ...     print(".".join(keys), text)
+        model.init_args.lr expected float, got 'fast'
+        model.init_args.encodr unknown key; did you mean encoder?
+    """
+    errors: list[tuple[Keys, str]] = [
+        ((key,), f"unknown key; {suggestion(key, ('model', 'data', 'trainer', 'seed_everything'))}")
+        for key in config
+        if key not in ("model", "data", "trainer", "seed_everything")
+    ]
+    values: dict[str, Any] = {}
+    for part, kind in KINDS.items():
+        values[part], found = _complete_class(part, config.get(part) or {}, kind)
+        errors += found
+    trainer = config.get("trainer") or {}
+    values["trainer"], found = _complete_arguments(Trainer, trainer, ("trainer",), skip=())
+    errors += found
+    values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
+    return values, errors or _conflicts(values)
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+    """Values that are valid by themselves, but not beside one another."""
+    steps, warmup = values["trainer"]["max_steps"], values["model"]["init_args"].get("warmup_iters")
+    if steps > 0 and warmup is not None and warmup >= steps:
+        text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
+        return [(("model", "init_args", "warmup_iters"), text)]
+    return []
+
+
+def import_class(class_path: str, part: str) -> type:
+    """The class of a full path, or of a name that this package exports.
+
+    Raises:
+        UserError: if there is no such class, or it is not one for this part of a config.
+    """
+    package, kind = PACKAGES[part], KINDS[part]
+    module_name, _, name = str(class_path).rpartition(".")
+    names = [name for name in package.__all__ if isinstance(getattr(package, name), type)]
+    names = [name for name in names if issubclass(getattr(package, name), kind) and not name.startswith("Segmentation")]
+    try:
+        found = getattr(importlib.import_module(module_name) if module_name else package, name)
+    except (ImportError, AttributeError) as error:
+        hint = suggestion(name, names)
+        raise UserError(f"no class {class_path!r} ({error}); {hint}, or the full path of your own class") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{class_path} is not a {kind.__name__}; {suggestion(name, names)}")
+    return found
+
+
+def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+    errors: list[tuple[Keys, str]] = []
+    arguments = given.get("init_args") or {}
+    class_path = given.get("class_path", DEFAULT_CLASSES[part])
+    try:
+        found = import_class(class_path, part)
+    except UserError as error:
+        return dict(given), [((part, "class_path"), str(error))]
+    for key in given:
+        if key not in ("class_path", "init_args"):
+            below = key in _defaults(found, LINKED[part])
+            hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
+            errors.append(((part, str(key)), f"unknown key; {hint}"))
+    full_path = f"{found.__module__}.{found.__qualname__}" if "." not in str(class_path) else str(class_path)
+    if "." not in str(class_path):
+        full_path = f"{PACKAGES[part].__name__}.{class_path}"
+    above = (part, "init_args")
+    linked = [key for key in LINKED[part] if key in arguments]
+    errors += [((*above, key), "given by the data module, or by the seed; take it out") for key in linked]
+    own = {key: value for key, value in arguments.items() if key not in linked}
+    values, wrong = _complete_arguments(found, own, above, skip=LINKED[part])
+    errors += wrong
+    if "loss" in values and "loss" not in {keys[2] for keys, _ in wrong if len(keys) > 2}:
+        values["loss"], wrong = _complete_loss(values["loss"], (*above, "loss"))
+        errors += wrong
+    return {"class_path": full_path, "init_args": values}, errors
+
+
+def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]:
+    """A loss by its name with its arguments, or a list of such; anything else is left to the model."""
+    if isinstance(loss, list):
+        parts = [_complete_loss(entry, (*above, str(index))) for index, entry in enumerate(loss)]
+        return [value for value, _ in parts], [error for _, errors in parts for error in errors]
+    settings = {"name": loss} if isinstance(loss, str) else loss
+    if not isinstance(settings, Mapping):
+        return loss, []
+    name = settings.get("name")
+    if name not in LOSSES:
+        got = "no name" if name is None else repr(name)
+        keys = above if isinstance(loss, str) or name is None else (*above, "name")
+        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(name, LOSSES)}")]
+    own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
+    values, errors = _complete_arguments(loss_class(name), own, above, skip=LOSS_LINKED)
+    weight = {"weight": settings["weight"]} if "weight" in settings else {}
+    return {"name": name, **values, **weight}, errors
+
+
+def _complete_arguments(
+    function: Any, given: Mapping[str, Any], above: Keys, *, skip: tuple[str, ...]
+) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+    """All arguments of a class: its own defaults, and the given values as its annotations make them."""
+    if not isinstance(given, Mapping):
+        return {}, [(above, f"expected keys and values, got {given!r}")]
+    values = dict(_defaults(function, skip))
+    errors: list[tuple[Keys, str]] = []
+    for key, value in given.items():
+        keys = (*above, str(key))
+        if key not in values:
+            errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
+            continue
+        try:
+            values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
+        except (ArgumentError, ValueError, TypeError):
+            errors.append((keys, f"expected {_annotation(function, skip, key)}, got {value!r}"))
+    return values, errors
+
+
+def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:
+    losses = [name for name in LOSSES if key in _defaults(loss_class(name), LOSS_LINKED)]
+    if above == ("model", "init_args") and losses:
+        return f"{key} belongs to a loss: write it below model.init_args.loss, beside the loss's name"
+    return suggestion(key, known)
+
+
+@cache
+def _parser(function: Any, skip: tuple[str, ...]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(function, skip=set(skip), fail_untyped=False, sub_configs=False)
+    return parser
+
+
+@cache
+def _defaults(function: Any, skip: tuple[str, ...]) -> dict[str, Any]:
+    parser = _parser(function, skip)
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parser.get_defaults(), skip_validation=True, skip_none=False))
+    return dumped
+
+
+@cache
+def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> str:
+    """A value as the annotation of its argument makes it; as JSON, so that equal values are converted once."""
+    parser = _parser(function, skip)
+    # beside nothing but this key: what other keys lack is none of its faults
+    parsed = parser.parse_object({key: json.loads(value)}, defaults=False)
+    return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))[key])
+
+
+def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
+    """The type that a class declares for an argument, as it is written."""
+    action: Any = next(action for action in _parser(function, skip)._actions if action.dest == key)
+    hint = getattr(action, "_typehint", None) or action.type
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
+
+
+def _has(config: Mapping[str, Any], keys: Keys) -> bool:
+    """Whether a config gives a value, or a mapping or list around it."""
+    here: Any = config
+    for key in keys:
+        if not isinstance(here, Mapping):
+            return True
+        if key not in here:
+            return False
+        here = here[key]
+    return True

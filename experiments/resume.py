@@ -1,0 +1,63 @@
+"""The checkpoint that a run is resumed from, and what forbids a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoint
+from beyondpixel.experiments.run.folder import RunFolder
+
+# where a run computes, and where its data lie, are not what it computes
+PLACES = ("data.init_args.root", "data.init_args.num_workers", "trainer.default_root_dir")
+
+
+def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint from which a run goes on; None if it starts from nothing.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved config of the run that is about to start.
+
+    Raises:
+        UserError: if a finished run lies there, or an unfinished one of another config.
+    """
+    if folder.status.is_finished:
+        raise UserError(
+            f"{folder.path} holds a finished run, which is kept; "
+            "add --overwrite to replace it, or choose another folder with --trainer.default_root_dir"
+        )
+    there = any(file.exists() for file in (folder.last_checkpoint, folder.previous_checkpoint))
+    changed = differences(folder.config, config) if there else []
+    if changed:
+        raise UserError(
+            f"{folder.path} holds an unfinished run of another config ({'; '.join(changed[:5])}); "
+            "add --overwrite to start anew, or undo the change to resume it"
+        )
+    return newest_whole_checkpoint(folder)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two configs, one line each; where data and run lie (`PLACES`) plays no part.
+
+    Example:
+        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b was 1 and is 3']
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        f"{key} was {before.get(key)} and is {after.get(key)}"
+        for key in keys
+        if before.get(key) != after.get(key) and key not in PLACES
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

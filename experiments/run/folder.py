@@ -1,0 +1,281 @@
+"""A run on disk: everything that is known about one trained model lies in one folder.
+
+The folder depends on the spec and the seed alone, so a rerun and a resume find it::
+
+    outputs/<table>/<row>/seed<k>/
+        config.yaml       resolved config: `beyondpixel fit --config` repeats the run
+        run.json          name, seed, axes, reference, git commit, environment, W&B id
+        state.json        status, step, last error
+        metrics.jsonl     every logged figure, one line a step
+        summary.json      the last value of every figure, test scores included
+        confusion.npz     test confusion matrix and class names
+        test_images.npz   pixel counts of each test image; val_images.npz where validated on its own
+        evaluations/      one folder for each further test of the trained model, such as crf-5
+        checkpoints/      last.ckpt, best.ckpt
+        images/           predictions on a fixed few images; test/ holds some one by one
+        log.txt           output of a launched run
+        lock              held while the run is going on
+        wandb/            W&B's own files
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.natural_order import natural_order
+from beyondpixel.experiments.run.status import Status
+
+
+class DamagedRunError(UserError):
+    """A file of a run folder cannot be read."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(
+            f"{file} is damaged ({problem}): restore it from a copy, or remove {file.parent} and launch the run again"
+        )
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new content and never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """Reads and writes one run's folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+
+    Example:
+        >>> import tempfile
+        >>> run = RunFolder(tempfile.mkdtemp())
+        >>> run.status.value
+        'new'
+        >>> run.update_state(status=Status.RUNNING, step=10)
+        >>> run.status.value, run.state["step"]
+        ('running', 10)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Every logged figure, one JSON object a line, with its `step`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def confusion_file(self) -> Path:
+        """Test confusion matrix, rows are the target (NumPy archive with `matrix` and `class_names`)."""
+        return self.path / "confusion.npz"
+
+    def images_file(self, stage: str) -> Path:
+        """Pixel counts of each image of the evaluation `test` or `val`."""
+        return self.path / f"{stage}_images.npz"
+
+    @property
+    def log_file(self) -> Path:
+        """Output of a launched run."""
+        return self.path / "log.txt"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that the run belongs to."""
+        return self.path / "lock"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint; the papers evaluate this one."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before, while the run is going on: a resume falls back to it if the newest is damaged."""
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config, empty when the run was never started."""
+        if not self.config_file.exists():
+            return {}
+        try:
+            content = yaml.load(self.config_file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (yaml.YAMLError, ValueError) as error:
+            raise DamagedRunError(self.config_file, "not valid YAML") from error
+        return _mapping(self.config_file, content)
+
+    @config.setter
+    def config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.config_file, yaml.safe_dump(config, sort_keys=False))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Name, seed, axes, reference, versions (run.json)."""
+        return self._read("run.json")
+
+    @record.setter
+    def record(self, record: dict[str, Any]) -> None:
+        self._write("run.json", record)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The last value of every figure (summary.json)."""
+        return _figures(self._read("summary.json"))
+
+    @summary.setter
+    def summary(self, summary: dict[str, float]) -> None:
+        self._write("summary.json", _plain_json(summary))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """`status`, `step`, `max_steps`, `error`, and `job` of a SLURM job (state.json)."""
+        return {"status": Status.NEW.value, **self._read("state.json")}
+
+    def update_state(self, **changes: Any) -> None:
+        """Change some entries of the state and keep the others; a damaged state is replaced."""
+        try:
+            state = self.state
+        except DamagedRunError:
+            state = {}
+        self._write("state.json", {**state, **changes})
+
+    @property
+    def status(self) -> Status:
+        """Where the run is; DAMAGED if one of its files cannot be read."""
+        return Status.DAMAGED if self.damage else Status(self.state["status"])
+
+    @property
+    def damage(self) -> str | None:
+        """What cannot be read, and what to do about it; None for a sound folder."""
+        try:
+            state = self.state
+            Status(state["status"])
+            _ = self.record, self.config, self.summary
+        except DamagedRunError as error:
+            return str(error)
+        except ValueError:
+            return str(DamagedRunError(self.path / "state.json", f"unknown status {state['status']!r}"))
+        return None
+
+    def append_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Add one line of figures."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, float]]:
+        """The lines of metrics.jsonl up to the first that is no JSON object, such as one that a crash cut short."""
+        if not self.metrics_file.exists():
+            return
+        with self.metrics_file.open(errors="replace") as file:
+            for line in file:
+                try:
+                    figures = json.loads(line)
+                except json.JSONDecodeError:
+                    return
+                if not isinstance(figures, dict):
+                    return
+                yield _figures(figures)
+
+    @property
+    def metrics_size(self) -> int:
+        """Bytes logged so far."""
+        return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+
+    def cut_metrics(self, size: int) -> None:
+        """Drop what was logged after a checkpoint, because a resumed run logs it again.
+
+        Args:
+            size: the bytes that were there when the checkpoint was saved.
+        """
+        if self.metrics_size > size:
+            os.truncate(self.metrics_file, size)
+
+    def evaluations(self) -> list[RunFolder]:
+        """Folders of the further tests of the trained model, such as `evaluations/crf-5`."""
+        found = sorted((self.path / "evaluations").glob("*/run.json"), key=natural_order)
+        return [RunFolder(file.parent) for file in found]
+
+    def clear(self) -> None:
+        """Remove what a run wrote, W&B's files included, and only that: other files in the folder stay."""
+        for pattern in (
+            *("config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
+            *("confusion.npz", "*_images.npz", "checkpoints/*.ckpt", "checkpoints/.*.part"),
+            *("images/*.png", "images/test/*"),
+        ):
+            for file in self.path.glob(pattern):
+                file.unlink()
+        for name in ("wandb", "evaluations"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def remove_temporary_files(self) -> None:
+        """Remove what writes that were killed have left."""
+        for pattern in (".*.part", "checkpoints/.*.part", "evaluations/*/.*.part"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        if not file.exists():
+            return {}
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:  # no JSON, or no text
+            raise DamagedRunError(file, "not valid JSON") from error
+        return _mapping(file, content)
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+
+def _mapping(file: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DamagedRunError(file, f"expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _plain_json(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN and no infinity, and readers other than Python's refuse them: null stands for both."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _figures(content: dict[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in content.items()}
+
+
+def find_runs(folder: str | Path) -> list[RunFolder]:
+    """All trained runs at or below a folder, without their evaluations, in the natural order of their paths.
+
+    Example:
+        >>> import tempfile
+        >>> find_runs(tempfile.mkdtemp())
+        []
+    """
+    files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
+    return [RunFolder(file.parent) for file in sorted(files, key=natural_order)]

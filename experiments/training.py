@@ -1,0 +1,168 @@
+"""Training and testing one run, with everything that keeps its folder true."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
+
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.build import Built, build_all
+from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
+from beyondpixel.experiments.class_table import ClassTable
+from beyondpixel.experiments.errors import as_user_error
+from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
+from beyondpixel.experiments.finite_guard import FiniteGuard
+from beyondpixel.experiments.inference.checkpoints import check_fits
+from beyondpixel.experiments.inference.inferers import InfererOptions
+from beyondpixel.experiments.last_checkpoint import LastCheckpoint
+from beyondpixel.experiments.lightning_cli import quiet_lightning
+from beyondpixel.experiments.recorder import RunRecorder, identify
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.step_seeds import StepSeeds
+from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
+from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
+from beyondpixel.lightning_modules.networks import without_pretrained_weights
+
+
+def train(
+    folder: RunFolder, config: Mapping[str, Any], *, resume: Path | None, overwrite: bool = False, test: bool = True
+) -> Trainer:
+    """Train the run of a config, from nothing or from a checkpoint, and test its last checkpoint, as the papers do.
+
+    Args:
+        folder: the run's folder, whose lock this process holds.
+        config: the resolved config.
+        resume: the checkpoint to resume from.
+        overwrite: remove what an earlier run left, once everything is built.
+        test: whether to test after the training.
+
+    Returns:
+        The Trainer, with its scores in `callback_metrics`.
+    """
+    quiet_lightning()
+    seed_everything(config["seed_everything"], workers=True, verbose=False)
+    # a checkpoint fills the whole network, so the file or network that its encoder's weights came from may be gone
+    with without_pretrained_weights() if resume else nullcontext():
+        built = build_all(config)
+    if overwrite:
+        folder.clear()
+    record = identify(folder, config)
+    trainer = _make_trainer(
+        built,
+        callbacks=[*_training_callbacks(folder, config["seed_everything"]), RunRecorder(folder, record)],
+        loggers=_loggers(built, folder, dict(config), record),
+        default_root_dir=str(folder.path),
+    )
+    try:
+        with as_user_error(DataError):
+            trainer.fit(built.module, built.datamodule, ckpt_path=resume, weights_only=True if resume else None)
+            if test:
+                trainer.test(built.module, built.datamodule, verbose=False)
+    finally:
+        finish_wandb(1 if sys.exc_info()[0] else 0)
+    return trainer
+
+
+def evaluate(
+    stage: str,
+    config: Mapping[str, Any],
+    checkpoint: Path,
+    *,
+    folder: RunFolder | None,
+    inferer: InfererOptions | None = None,
+) -> Trainer:
+    """Load a verified checkpoint, and validate or test it.
+
+    Args:
+        stage: `validate` or `test`.
+        config: the resolved config.
+        checkpoint: the file.
+        folder: takes scores, confusion matrix and pixel counts; None records nothing.
+        inferer: how images are predicted, if not once and whole.
+    """
+    quiet_lightning()
+    seed_everything(config["seed_everything"], workers=True, verbose=False)
+    with without_pretrained_weights():
+        built = build_all(config)
+    check_fits(checkpoint, built.module)
+    module: Any = built.module
+    datamodule: Any = built.datamodule
+    if inferer is not None:
+        module.inferer = inferer.build(datamodule)
+    trainer = _make_trainer(
+        built,
+        callbacks=[EvaluationRecorder(folder), InferenceTime()],
+        loggers=False,
+        enable_checkpointing=False,
+    )
+    with as_user_error(DataError):
+        getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
+    """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
+    return [
+        # first, so that the batch it stops before leaves no trace
+        LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
+        StepSeeds(seed),
+        FiniteGuard(),
+        ModelCheckpoint(
+            folder.last_checkpoint.parent,
+            "best",
+            monitor="val/mIoU",
+            mode="max",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # only a validation can say what is best; without one there is no `best`
+        ),
+        LearningRateMonitor(logging_interval="step"),
+        Throughput(),
+        PredictionImages(),
+        ClassTable(),
+        ConfusionFigure(),
+        InferenceTime(),
+        EvaluationRecorder(folder),
+    ]
+
+
+def _loggers(built: Built, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> list[Logger]:
+    """The run folder's own, beside the user's, or W&B's where nothing is said."""
+    given = built.trainer["logger"]
+    if given in (None, True):
+        others = [wandb_logger(folder, config, record)]
+    elif given is False:
+        others = []
+    else:
+        others = list(given) if isinstance(given, list | tuple) else [given]
+    return [RunFolderLogger(folder), *(logger for logger in others if logger is not None)]
+
+
+def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **arguments: Any) -> Trainer:
+    given = dict(built.trainer)
+    own, plugins = _as_list(given.pop("callbacks")), _as_list(given.pop("plugins"))
+    given.pop("logger")
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    alone = int(os.environ.get("SLURM_NTASKS", "1")) == 1
+    # A shell in an allocation is no job step of several tasks, though Lightning takes it for one and then misses
+    # what only srun sets.
+    if "SLURM_JOB_ID" in os.environ and alone and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+        plugins.append(LightningEnvironment())
+    return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

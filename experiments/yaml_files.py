@@ -1,0 +1,73 @@
+"""YAML files and values as YAML 1.2 reads them, without repeated keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from beyondpixel.experiments.errors import UserError
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one is ten times faster, where it was built
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """Numbers of YAML 1.2 (PyYAML's own 1.1 reads `1e-4` as text), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is given twice; keep one", mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping that a file holds; an empty file is an empty mapping.
+
+    Raises:
+        UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
+    """
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"{shown(file)}: cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{shown(file)}: expected a mapping, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def read_value(text: str) -> Any:
+    """A single value, as in a file.
+
+    Raises:
+        UserError: if the text is not valid YAML.
+
+    Example:
+        >>> read_value("1e-4"), read_value("[1, 2]"), read_value("rmi")
+        (0.0001, [1, 2], 'rmi')
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
+
+
+def shown(file: Path) -> str:
+    """A file's path as it is best read: relative to the working directory if it is below it."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)

@@ -1,0 +1,19 @@
+"""What a trainer's data module says about how to draw its data."""
+
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from beyondpixel.lightning_modules.base import SegmentationModule
+from beyondpixel.lightning_modules.visualization import Color, default_palette
+
+
+def data_attribute(trainer: Trainer, name: str) -> Any:
+    """An attribute of the trainer's data module; None if there is no data module or it has none such."""
+    return getattr(getattr(trainer, "datamodule", None), name, None)
+
+
+def palette_of(trainer: Trainer, module: SegmentationModule) -> list[Color]:
+    """The data module's palette, or a made-up one."""
+    palette = data_attribute(trainer, "palette") or default_palette(module.num_classes)
+    return [(int(red), int(green), int(blue)) for red, green, blue in palette]

@@ -1,0 +1,176 @@
+"""Images of predictions during training and after a test."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from beyondpixel.lightning_modules.base import SegmentationModule
+from beyondpixel.lightning_modules.callbacks.data_module import data_attribute, palette_of
+from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
+from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
+
+Sample = dict[str, Tensor]  # image and mask, on the CPU
+
+
+class PredictionImages(Callback):
+    """Draws the same few images repeatedly: the first ones of validation, and of test when that is run.
+
+    A grid (image, target, prediction, errors) is saved as
+    ``<trainer.default_root_dir>/images/<stage>_epoch<k>.png``, after k epochs, every few epochs and at the end.
+    Loggers that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about
+    three files for each image and time, so both numbers are small.
+
+    After a test, image, target and prediction of a few images are also saved one by one in ``images/test/``, for
+    comparisons with other runs: those whose ids have the lowest checksums, so that all runs choose the same ones and
+    they come from all over the set.
+
+    Palette, class names, mean and standard deviation are those of ``trainer.datamodule`` (``palette``,
+    ``class_names``, ``mean``, ``std``); without them colors are made up and images are stretched to full contrast.
+
+    Args:
+        num_images: how many images to draw.
+        every_n_epochs: how often to draw in training; the end is always drawn.
+        num_test_files: how many test images to save one by one; 0 for none.
+
+    Raises:
+        ValueError: if ``num_images`` or ``every_n_epochs`` is below 1, or ``num_test_files`` below 0.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[PredictionImages(num_images=2)], logger=False, accelerator="cpu")
+    """
+
+    def __init__(self, num_images: int = 4, every_n_epochs: int = 10, num_test_files: int = 8) -> None:
+        if num_images < 1 or every_n_epochs < 1:
+            raise ValueError(f"num_images and every_n_epochs must be at least 1, got {num_images} and {every_n_epochs}")
+        if num_test_files < 0:
+            raise ValueError(f"num_test_files must be 0 or more, got {num_test_files}")
+        self.num_images = num_images
+        self.every_n_epochs = every_n_epochs
+        self.num_test_files = num_test_files
+        self._samples: dict[str, list[Sample]] = {"val": [], "test": []}
+        self._test_files: dict[str, Sample] = {}
+        self._drawn_at_step = -1
+
+    def on_validation_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._keep_first("val", batch)
+
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._keep_first("test", batch)
+        self._keep_lowest_checksums(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if trainer.sanity_checking:
+            return
+        # within an epoch, Lightning does not yet count it
+        epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
+        if trainer.state.fn != "fit" or epoch % self.every_n_epochs == 0:
+            self._draw("val", epoch, trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if trainer.global_step != self._drawn_at_step:
+            self._draw("val", trainer.current_epoch, trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._draw("test", trainer.current_epoch, trainer, pl_module)
+        self._save_files(trainer, pl_module)
+
+    def _keep_first(self, stage: str, batch: Any) -> None:
+        # one by one, because validation images may differ in size
+        missing = self.num_images - len(self._samples[stage])
+        self._samples[stage] += [_sample(batch, index) for index in range(min(len(batch["image"]), missing))]
+
+    def _keep_lowest_checksums(self, batch: Any) -> None:
+        for index, name in enumerate(batch.get("id") or ()):
+            if name in self._test_files:
+                continue  # distributed samplers repeat some images
+            lowest = sorted([*self._test_files, name], key=_checksum)[: self.num_test_files]
+            if name in lowest:
+                self._test_files[name] = _sample(batch, index)
+                self._test_files = {kept: self._test_files[kept] for kept in lowest}
+
+    def _save_files(self, trainer: Trainer, module: LightningModule) -> None:
+        samples, self._test_files = self._test_files, {}
+        if not trainer.is_global_zero or not isinstance(module, SegmentationModule) or module.num_classes > 255:
+            return
+        for name, sample in samples.items():
+            save_sample(
+                Path(trainer.default_root_dir, "images", "test"),
+                name,
+                _rgb(sample["image"], trainer),
+                sample["mask"].numpy(),
+                _predict(sample["image"], trainer, module),
+                palette=palette_of(trainer, module),
+                ignore_index=module.ignore_index,
+            )
+
+    def _draw(self, stage: str, epoch: int, trainer: Trainer, module: LightningModule) -> None:
+        samples = self._samples[stage]
+        if not trainer.is_global_zero or not samples or not isinstance(module, SegmentationModule):
+            return
+        self._drawn_at_step = trainer.global_step
+        images = [_rgb(sample["image"], trainer) for sample in samples]
+        targets = [sample["mask"].numpy() for sample in samples]
+        preds = [_predict(sample["image"], trainer, module) for sample in samples]
+        names = [str(name) for name in data_attribute(trainer, "class_names") or module.class_names]
+
+        path = Path(trainer.default_root_dir, "images", f"{stage}_epoch{epoch}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prediction_grid(
+            images,
+            targets,
+            preds,
+            palette=palette_of(trainer, module),
+            class_names=names,
+            ignore_index=module.ignore_index,
+            heading=f"{stage}, epoch {epoch}, step {trainer.global_step}",
+        ).savefig(path)
+
+        labels = {**dict(enumerate(names)), module.ignore_index: "not labeled"}
+        masks = [
+            {
+                kind: {"mask_data": mask, "class_labels": labels}
+                for kind, mask in (("prediction", predicted), ("target", target))
+            }
+            for predicted, target in zip(preds, targets, strict=True)
+        ]
+        for logger in trainer.loggers:
+            log_image = getattr(logger, "log_image", None)
+            if callable(log_image):
+                log_image(f"{stage}/predictions", images, step=trainer.global_step, masks=masks)
+
+
+def _sample(batch: Any, index: int) -> Sample:
+    return {key: batch[key][index].cpu() for key in ("image", "mask")}
+
+
+def _checksum(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _rgb(image: Tensor, trainer: Trainer) -> Image:
+    mean, std = data_attribute(trainer, "mean"), data_attribute(trainer, "std")
+    if mean is None or std is None:
+        low, high = float(image.min()), float(image.max())
+        mean, std = [-low / (high - low + 1e-6)] * 3, [1 / (high - low + 1e-6)] * 3
+    return denormalize(image.numpy(), mean, std)
+
+
+def _predict(image: Tensor, trainer: Trainer, module: SegmentationModule) -> NDArray[np.int64]:
+    """Predict one image in the trainer's precision, and restore the module's mode."""
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        classes = module.infer(image[None].to(module.device)).argmax(dim=1)[0]
+    module.train(was_training)
+    preds: NDArray[np.int64] = classes.cpu().numpy()
+    return preds

@@ -1,0 +1,134 @@
+"""Base of the metrics that sum pixel counts, and the counting itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class CountMetric(Metric):
+    """A metric whose states are counts: ``update`` adds to them, ``compute`` sums them over processes and divides once.
+
+    ``compute`` returns a dict from each logged name to a float64 scalar in 0..1, or NaN where nothing was counted, so
+    metrics can be used alone or together in a :class:`torchmetrics.MetricCollection`.
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_index: target label of pixels that are excluded.
+        class_names: C distinct names; the class numbers if None.
+        states: shapes of the counts, by name.
+        kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if the names do not fit.
+    """
+
+    full_state_update = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        *,
+        states: Mapping[str, tuple[int, ...]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
+        if len(names) != num_classes:
+            raise ValueError(f"class_names must hold num_classes={num_classes} names, got {len(names)}: {names}")
+        if len(set(names)) != num_classes:
+            raise ValueError(f"class_names must be distinct, got {names}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.class_names = names
+        for name, shape in states.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            preds: (N, H, W) integer classes.
+            target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+
+        Raises:
+            ValueError: if shapes differ or a label is out of range.
+        """
+        check_labels(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        self.count(preds, target)
+
+    def count(self, preds: Tensor, target: Tensor) -> None:
+        """Add the counts of a valid batch to the states."""
+        raise NotImplementedError
+
+    def named(self, name: str, per_class: Tensor) -> dict[str, Tensor]:
+        """``<name>/<class>`` for each of (C,) values."""
+        return {f"{name}/{label}": value for label, value in zip(self.class_names, per_class, strict=True)}
+
+    def reset(self) -> None:
+        """Set all counts to zero."""
+        # states that are reset within Lightning's inference mode could not be added to outside of it
+        with torch.inference_mode(False):
+            super().reset()
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Quotient of counts in float64; NaN where the denominator is 0.
+
+    Example:
+        >>> ratio(torch.tensor([1, 0]), torch.tensor([4, 0]))
+        tensor([0.2500,    nan], dtype=torch.float64)
+    """
+    return numerator.double() / denominator.double()
+
+
+def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_index: int) -> None:
+    """Check that label maps can be compared.
+
+    Args:
+        preds: (N, H, W) integer classes.
+        target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+        num_classes: C.
+        ignore_index: label of void pixels.
+
+    Raises:
+        ValueError: if shapes differ or a target label is out of range.
+    """
+    if preds.shape != target.shape:
+        raise ValueError(
+            f"preds and target must have one shape, (N, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}"
+        )
+    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+    if wrong.any():
+        raise ValueError(
+            f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
+            f"0..{num_classes - 1} and ignore_index={ignore_index}"
+        )
+
+
+def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
+    """Number of selected pixels of each class in each image.
+
+    Args:
+        labels: (N, H, W) integers, 0..C-1 where selected.
+        where: (N, H, W) bool.
+        num_classes: C.
+
+    Returns:
+        (N, C) int64.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 2, 2]], [[1, 0, 0]]])
+        >>> pixels_per_class(labels, where=labels != 0, num_classes=3).tolist()
+        [[0, 0, 2], [0, 1, 0]]
+    """
+    images = len(labels)
+    bins = images * num_classes
+    offsets = num_classes * torch.arange(images, device=labels.device)
+    # one more bin for what is not selected: selecting pixels by a mask takes far longer than counting all of them
+    flat = (labels.long() + offsets[:, None, None]).where(where, bins)
+    return torch.bincount(flat.flatten(), minlength=bins + 1)[:bins].reshape(images, num_classes)

@@ -1,0 +1,94 @@
+"""Base of the memories that are updated with labeled features."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassMemory(nn.Module):
+    """Something remembered of every class, and the checks of what it is updated with.
+
+    If torch.distributed is initialized, ``update`` must be called by all processes together, each with its own batch,
+    even if that has no valid pixels. Sums over pixels are added over the processes, not memories averaged, so n
+    processes get the memory that one process gets from the concatenated batch. Void pixels, classes that no batch
+    shows and batches with a feature that is not finite change nothing.
+
+    Args:
+        num_classes: K.
+        channels: C of the features.
+        slots: S, representations of each class.
+
+    Attributes:
+        seen: buffer (K, S) bool, which slots hold something.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+
+    memory: Tensor
+    seen: Tensor
+
+    def __init__(self, num_classes: int, channels: int, slots: int = 1) -> None:
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("channels", channels), ("slots", slots)):
+            check_count(name, value)
+        self.num_classes, self.channels, self.slots = num_classes, channels, slots
+        self.register_buffer("seen", torch.zeros(num_classes, slots, dtype=torch.bool))
+
+    def check_batch(self, features: Tensor, target: Tensor, momentum: float) -> None:
+        """Raise unless features (N, C, h, w), target (N, H, W) and momentum fit each other and the memory.
+
+        Raises:
+            TypeError: for features that are not floating point, or labels that are not integers.
+            ValueError: for shapes or devices that do not fit, or a momentum out of range.
+        """
+        if not 0 <= momentum <= 1:
+            raise ValueError(
+                f"momentum: expected a number from 0 (keep the memory) to 1 (replace it), got {momentum!r}; "
+                "it is the weight of the new batch"
+            )
+        if not features.is_floating_point():
+            raise TypeError(f"features: expected a floating-point tensor, got {features.dtype}")
+        if features.ndim != 4 or features.shape[1] != self.channels or 0 in features.shape[2:]:
+            raise ValueError(
+                f"features: expected the shape (N, {self.channels}, h, w) as the memory has channels={self.channels}, "
+                f"got {tuple(features.shape)}"
+            )
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise TypeError(f"target: expected integer labels for the shape (N, H, W), got {target.dtype}")
+        if target.ndim != 3 or target.shape[0] != features.shape[0]:
+            raise ValueError(
+                f"target: expected labels of the shape ({features.shape[0]}, H, W), as features are "
+                f"{tuple(features.shape)}, got {tuple(target.shape)}"
+            )
+        for name, tensor in (("features", features), ("target", target)):
+            if tensor.device != self.memory.device:
+                raise ValueError(
+                    f"{name}: expected it on the device of the memory, {self.memory.device}, got {tensor.device}; "
+                    "move the memory or the batch with .to(device)"
+                )
+
+    def write(self, memory: Tensor, seen: Tensor, target: Tensor, ignore_index: int) -> None:
+        """Write what an update found, unless the target holds a label that is neither a class nor void.
+
+        To be called last, as the check waits for the device, and after the collective calls, so that no other process
+        hangs in them. Of several processes only those that have such a label raise.
+
+        Raises:
+            ValueError: if there is such a label; the memory is as it was then.
+        """
+        labels = target.long().flatten()
+        labels = torch.cat([labels.new_zeros(1), labels.masked_fill(labels == ignore_index, 0)])
+        for label in torch.stack(labels.aminmax()).tolist():
+            if not 0 <= label < self.num_classes:
+                raise ValueError(
+                    f"target: expected labels in 0 … {self.num_classes - 1} or ignore_index {ignore_index}, got the "
+                    f"label {label}; map it to a class, or set num_classes or ignore_index"
+                )
+        self.memory.copy_(memory)
+        self.seen.copy_(seen)
+
+
+def check_count(name: str, value: int, at_least: int = 1) -> None:
+    """Raise a ValueError unless value is an integer of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name}: expected an integer of at least {at_least}, got {value!r}")

@@ -1,0 +1,201 @@
+"""A grid of images with titled columns, framed crops and legends, as a Matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beyondpixel.lightning_modules.visualization.colors import VOID, Color, Image
+from beyondpixel.lightning_modules.visualization.crops import ENLARGEMENT, Crop
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+Legends = Mapping[str, Mapping[str, Color | None]]
+DPI = 72  # a point is a pixel
+INK, FAINT_INK, LINE = "#18181b", "#62626b", "#d0d0d6"
+_SMALLEST, _LARGEST = 320, 800  # pixels of width: smaller images are enlarged, larger ones reduced
+_CHARACTER = 0.56  # mean width of a character in font sizes
+
+
+def image_grid(
+    columns: Mapping[str, Sequence[Image]],
+    *,
+    legends: Legends | None = None,
+    heading: str = "",
+    captions: Mapping[str, Sequence[str]] | None = None,
+    crops: Sequence[Crop] | None = None,
+    photos: Sequence[str] = ("image",),
+) -> Figure:
+    """Draw images in rows and columns.
+
+    Small images are enlarged by a whole factor, so that each pixel of a mask stays a sharp square; very large ones are
+    reduced. Save the figure with ``figure.savefig("grid.png")``. Type grows with the width, because wide figures are
+    shown scaled down.
+
+    Args:
+        columns: from the title to its images from top to bottom, (H, W, 3) uint8 RGB. Lines after a title's first
+            are lighter. All images of a row should have one size.
+        legends: from a legend's name to the colors of its entries; None is the stripes of void.
+        heading: a line above everything.
+        captions: from a column's title to a text in the corner of each of its images.
+        crops: of each row; framed in the row's images, and enlarged in a row below.
+        photos: titles of the columns that are resized smoothly.
+
+    Raises:
+        ValueError: if there is no image, or columns differ in length.
+
+    Example:
+        >>> import numpy as np
+        >>> gray = np.full((60, 80, 3), 128, dtype=np.uint8)
+        >>> figure = image_grid({"image": [gray], "target": [gray]}, legends={"Classes": {"road": (90, 60, 90)}})
+        >>> figure.savefig("grid.png")  # doctest: +SKIP
+    """
+    lengths = {title: len(images) for title, images in columns.items()}
+    if not lengths or set(lengths.values()) - {max(lengths.values())} or not max(lengths.values()):
+        raise ValueError(f"columns must hold equally many images, at least one, got {lengths}")
+    rows = []
+    for index, images in enumerate(zip(*columns.values(), strict=True)):
+        texts = [captions[title][index] if captions and title in captions else "" for title in columns]
+        crop = None if crops is None else crops[index]
+        rows.append([_Tile(image, text, crop) for image, text in zip(images, texts, strict=True)])
+        if crop is not None:
+            rows.append([_Tile(_enlarged(image, crop)) for image in images])
+    page = _Page(rows, list(columns), heading, legends or {})
+    figure, axes = page.figure()
+    for tiles, row in zip(rows, axes, strict=True):
+        for tile, ax, title in zip(tiles, row, columns, strict=True):
+            _draw(ax, tile, smooth=title in photos and page.scale != 1, size=page.size)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Tile:
+    image: Image
+    caption: str = ""
+    frame: Crop | None = None
+
+
+def _enlarged(image: Image, crop: Crop) -> Image:
+    part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return part.repeat(ENLARGEMENT, axis=0).repeat(ENLARGEMENT, axis=1)
+
+
+def _draw(axes: Axes, tile: _Tile, *, smooth: bool, size: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.imshow(tile.image, interpolation="lanczos" if smooth else "nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(LINE)
+    if tile.frame is not None:
+        top, left, height, width = tile.frame
+        for color, line in (("black", 0.2), ("white", 0.1)):  # shows on any color
+            axes.add_patch(
+                Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=color, linewidth=line * size)
+            )
+    if tile.caption:
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.2 * size}
+        corner = (0.4 * size, -0.4 * size)
+        style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "bbox": box}
+        axes.annotate(tile.caption, (0, 1), corner, fontsize=0.9 * size, **style)
+
+
+class _Page:
+    """Sizes in pixels of margin, heading, titles, images and legends, which follow each other from top to bottom."""
+
+    def __init__(self, rows: Sequence[Sequence[_Tile]], titles: Sequence[str], heading: str, legends: Legends) -> None:
+        widest = max(tile.image.shape[1] for row in rows for tile in row)
+        self.scale = max(1, -(-_SMALLEST // widest)) if widest <= _LARGEST else _LARGEST / widest
+        self.heights = [round(max(tile.image.shape[0] for tile in row) * self.scale) for row in rows]
+        self.tile = round(widest * self.scale)
+        self.gap = max(8, self.tile // 40)
+        self.margin = 2 * self.gap
+        self.content = len(titles) * (self.tile + self.gap) - self.gap
+        self.width = self.content + 2 * self.margin
+        self.size: float = max(14.0, self.width / 78)  # of type
+        self.line = 1.5 * self.size
+        self.heading = _wrap(heading, self.content, 1.15 * self.size)
+        self.titles = [_wrap(title, self.tile, self.size) for title in titles]
+        self.legends = legends
+        self.top = self.margin + self.line * (1.15 * len(self.heading) + 0.3 + max(map(len, self.titles)) + 0.2)
+        self.below = self.top + sum(self.heights) + self.gap * len(self.heights) + 0.3 * self.line
+        lines = sum(math.ceil(len(colors) / self._per_line(colors)) for colors in legends.values())
+        self.height = self.below + self.line * lines + self.margin
+
+    def _per_line(self, colors: Mapping[str, Color | None]) -> int:
+        widest = max(map(len, colors), default=0) * _CHARACTER + 3.5
+        return max(1, int((self.content - self._name_width) / (widest * self.size)))
+
+    @property
+    def _name_width(self) -> float:
+        return self.size * (_CHARACTER * max(map(len, self.legends), default=0) + 1)
+
+    def figure(self) -> tuple[Figure, NDArray[np.object_]]:
+        """Make the figure with all texts and legends, and empty axes for the images."""
+        from matplotlib.figure import Figure
+
+        # a figure of its own rather than pyplot's, which has global state and may want a display
+        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
+        for index, text in enumerate(self.heading):
+            self._write(figure, self.margin, self.margin + 1.15 * self.line * index, text, fontsize=1.15 * self.size)
+        top = self.margin + self.line * (1.15 * len(self.heading) + 0.3)
+        for column, lines in enumerate(self.titles):
+            for index, text in enumerate(lines):
+                left = self.margin + column * (self.tile + self.gap)
+                self._write(figure, left, top + self.line * index, text, color=INK if index == 0 else FAINT_INK)
+        top = self.below
+        for name, colors in self.legends.items():
+            self._write(figure, self.margin, top, name, color=FAINT_INK)
+            self._write_legend(figure, top, colors)
+            top += self.line * math.ceil(len(colors) / self._per_line(colors))
+        bottom = self.height - self.below + self.gap + 0.3 * self.line
+        sides = {"left": self.margin / self.width, "right": 1 - self.margin / self.width}
+        ends = {"top": 1 - self.top / self.height, "bottom": bottom / self.height}
+        gaps = {"wspace": self.gap / self.tile, "hspace": self.gap * len(self.heights) / sum(self.heights)}
+        shape = len(self.heights), len(self.titles)
+        layout = {**sides, **ends, **gaps, "height_ratios": self.heights}
+        return figure, figure.subplots(*shape, squeeze=False, gridspec_kw=layout)
+
+    def _write(self, figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
+        style = {"fontsize": self.size, "color": INK, "va": "top", **style}
+        figure.text(left / self.width, 1 - top / self.height, text, **style)
+
+    def _write_legend(self, figure: Figure, top: float, colors: Mapping[str, Color | None]) -> None:
+        columns = self._per_line(colors)
+        rows = math.ceil(len(colors) / columns)
+        # legends are filled column by column; entries are to be read line by line
+        order = [row * columns + column for column in range(columns) for row in range(rows)]
+        entries = list(colors.items())
+        handles = [_patch(*entries[index]) for index in order if index < len(entries)]
+        figure.legend(
+            handles=handles,
+            ncols=columns,
+            loc="upper left",
+            bbox_to_anchor=((self.margin + self._name_width) / self.width, 1 - top / self.height),
+            fontsize=self.size,
+            **{"frameon": False, "borderpad": 0, "borderaxespad": 0, "handlelength": 1, "handleheight": 1},
+            **{"labelspacing": 0.5, "handletextpad": 0.5, "columnspacing": 1.5, "labelcolor": INK},
+        )
+
+
+def _patch(name: str, color: Color | None) -> Patch:
+    from matplotlib.patches import Patch
+
+    light, dark = (f"#{bytes(stripe).hex()}" for stripe in VOID)
+    if color is None:
+        return Patch(label=name, facecolor=light, edgecolor=dark, hatch="//////", linewidth=0)
+    return Patch(label=name, facecolor=f"#{bytes(color).hex()}", edgecolor=LINE)
+
+
+def _wrap(text: str, width: float, size: float) -> list[str]:
+    """Lines that are no wider than ``width`` pixels; a single word may be."""
+    characters = max(1, int(width / (_CHARACTER * size)))
+    return [line for part in text.splitlines() for line in textwrap.wrap(part, characters, break_long_words=False)]

@@ -1,0 +1,117 @@
+"""The complex wavelet mutual information loss."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
+from beyondpixel.losses.functional.cwmi import check_ridge, log_det
+from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
+from beyondpixel.losses.functional.target import check_choice, check_range, read_target, valid_mask
+
+
+class CWMILoss(SegmentationLoss):
+    r"""Complex wavelet mutual information loss of Lu, ICML 2025, the successor of RMI on oriented subbands.
+
+    .. math:: L = \lambda L_\text{pixel} + \sum_l \frac1{NC} \sum_{n, c} \log \det M^{l, n, c}
+
+    with M of `functional.cwmi_log_det` on the sigmoid of the logits, for each level l of a steerable pyramid. The
+    published recipe has a class-balanced binary cross entropy as its pixel loss and trains the first epoch without the
+    second term; here the pixel loss is chosen, and both terms count from the start.
+
+    **A negative loss is normal**: a log determinant has no lower bound but the ridge's. `terms["pixel"]` and
+    `terms["cwmi"]` show both apart. As with RMI, the second term alone cannot tell a prediction from its inverse.
+
+    Args:
+        num_classes: C.
+        levels: of the pyramid. Maps are padded with void to multiples of 2^levels, and must be larger than 2^levels.
+        orientations: K, the subbands of a level; the published training script has 12.
+        complex: whether the pyramid is complex, or real.
+        pixel_weight: λ in [0, 1].
+        pixel_loss: "bce_mean", binary cross entropy, its mean over pixels and classes; "bce", summed over classes;
+            "ce", softmax cross entropy; None, the second term alone.
+        with_logits: whether preds are logits (True) or probabilities (False).
+        ignore_index: label of void pixels, which are 0 in labels and probabilities alike.
+        ridge: ξ, added to the covariance of the probabilities alone, as published.
+
+    Attributes:
+        jittered: matrices since `reset()` that were not positive definite and got ξ as well. A class that an image does
+            not show is one on every level, and adds a constant.
+
+    An image without a single valid pixel adds nothing to the second term, though it counts as an image.
+
+    Raises:
+        ValueError: at construction for a value out of range or an unknown name, when called if shapes do not fit, a
+            label is out of range or maps are too small for the levels.
+
+    >>> loss = CWMILoss(num_classes=2, levels=2)
+    >>> logits = torch.zeros(1, 2, 20, 30, requires_grad=True)
+    >>> target = torch.zeros(1, 20, 30, dtype=torch.long)
+    >>> target[:, 4:12, 4:12] = 1
+    >>> loss(logits, target).backward()
+    >>> sorted(loss.terms)
+    ['cwmi', 'pixel']
+    """
+
+    jittered: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        levels: int = 4,
+        orientations: int = 4,
+        complex: bool = True,
+        pixel_weight: float = 0.9,
+        pixel_loss: Literal["bce", "bce_mean", "ce"] | None = "bce_mean",
+        with_logits: bool = True,
+        ignore_index: int = 255,
+        ridge: float = 5e-4,
+    ) -> None:
+        check_choice("pixel_loss", pixel_loss, ("bce", "bce_mean", "ce", None))
+        check_range("pixel_weight", pixel_weight, 0, 1)
+        check_ridge(ridge)
+        names = ("cwmi",) if pixel_loss is None else ("pixel", "cwmi")
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
+        self.pyramid = SteerablePyramid(levels, orientations, complex)
+        self.pixel_weight = pixel_weight
+        self.with_logits = with_logits
+        self.ridge = ridge
+        self._pixel_loss: SegmentationLoss | None = None
+        if pixel_loss == "ce":
+            self._pixel_loss = CrossEntropyLoss(num_classes, with_logits=with_logits, ignore_index=ignore_index)
+        elif pixel_loss is not None:
+            self._pixel_loss = BinaryCrossEntropyLoss(
+                num_classes,
+                reduction="mean" if pixel_loss == "bce_mean" else "class_sum",
+                with_logits=with_logits,
+                ignore_index=ignore_index,
+            )
+        self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        labels = read_target(
+            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
+        )
+        probs = preds.to(torch.promote_types(preds.dtype, torch.float32))
+        probs = probs.sigmoid() if self.with_logits else probs
+        values, jittered = log_det(probs, labels, self.pyramid, self.ridge)
+        self.jittered = self.jittered + jittered
+        occupied = valid_mask(labels).flatten(1).any(1)
+        total = torch.where(occupied[:, None], values, 0).sum()
+        terms = {"cwmi": Term(total, total.new_full((), values[0].numel()))}
+        if self._pixel_loss is not None:
+            terms["pixel"] = self._pixel_loss._batch_terms(preds, target)["pixel"]
+        return terms
+
+    def _divide(self, name: str, term: Term) -> Tensor:
+        if name == "pixel" and self._pixel_loss is not None:
+            return self._pixel_loss._divide(name, term)
+        return super()._divide(name, term)
+
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        if self._pixel_loss is None:
+            return terms["cwmi"]
+        return self.pixel_weight * terms["pixel"] + terms["cwmi"]

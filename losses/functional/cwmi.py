@@ -1,0 +1,177 @@
+r"""The complex wavelet mutual information of labels and probabilities (Lu, ICML 2025).
+
+With Y and P the subbands of labels and probabilities on one level of a steerable pyramid (dimensions × positions,
+centered), S_Y = Y Yᵀ, S_P = P Pᵀ, C = Y Pᵀ and the ridge ξ, the loss adds up log det M of
+
+.. math:: M = S_Y - C (S_P + \xi I)^{-1} C^T
+
+The dimensions are the K orientations, or, of complex subbands z, 2K: the matrix [Re z, -Im z; Im z, Re z] has twice
+the positions, and half its log det is taken, as each dimension counts twice.
+
+The subbands are never made: by Parseval's theorem, products summed over positions are products of spectra summed over
+frequencies, weighted by the filters. That takes one Fourier transform a map instead of one a subband.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
+from beyondpixel.losses.functional.target import multi_hot, read_target, valid_mask
+
+# of all that a label map holds, below which a pivot of M is rounding: float64 has 2⁻⁵³
+_ROUNDING = 2.0**-44
+_ATTEMPTS = 5
+_ESCALATION = 2.0**13
+
+
+def cwmi_log_det(
+    probs: Tensor,
+    target: Tensor,
+    *,
+    levels: int = 4,
+    orientations: int = 4,
+    complex: bool = True,
+    ridge: float = 5e-4,
+    ignore_index: int = 255,
+) -> Tensor:
+    r"""log det M of each level, image and class: what of the labels' subbands the probabilities leave unexplained.
+
+    Void pixels are 0 in both maps and get no gradient. On a map without a pixel of a class, M is 0; there, and where
+    M is otherwise not positive definite to the last digits, ξ is added to it, so that the value is finite.
+
+    Args:
+        probs: (N, C, H, W) floating point in [0, 1], H and W above 2^levels.
+        target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
+        levels: of the pyramid; sizes that are not multiples of 2^levels are padded (see `steerable_pyramid`).
+        orientations: K, the subbands of a level.
+        complex: whether the pyramid is complex.
+        ridge: ξ > 0.
+        ignore_index: label of the void pixels.
+
+    Returns:
+        (levels, N, C) float64.
+
+    Raises:
+        TypeError: if preds are not floating point, or labels not integer.
+        ValueError: if an argument or a value is out of range, shapes do not fit, or maps are too small for the levels.
+
+    >>> target = torch.zeros(1, 32, 32, dtype=torch.long)
+    >>> target[:, 8:20, 8:20] = 1
+    >>> noise = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> close = torch.nn.functional.one_hot(target, 2).movedim(-1, 1) * 0.9 + 0.1 * noise
+    >>> bool((cwmi_log_det(close, target, levels=2) < cwmi_log_det(noise, target, levels=2)).all())
+    True
+    """
+    pyramid = SteerablePyramid(levels, orientations, complex)
+    check_ridge(ridge)
+    with torch.autocast(probs.device.type, enabled=False):
+        labels = read_target(probs, target, ignore_index=ignore_index, with_logits=False)
+        return log_det(probs, labels, pyramid, ridge)[0]
+
+
+def check_ridge(ridge: float) -> None:
+    """Raise a ValueError unless the ridge is a positive number."""
+    if not 0 < ridge < math.inf:
+        raise ValueError(f"ridge: expected a positive number, got {ridge!r}; the published one is 5e-4")
+
+
+def log_det(probs: Tensor, target: Tensor, pyramid: SteerablePyramid, ridge: float) -> tuple[Tensor, Tensor]:
+    """`cwmi_log_det` of what `read_target` returned, and how many matrices needed a ridge that is not published."""
+    labels = multi_hot(target, probs.shape[1], torch.float64)
+    of_labels = pyramid.spectra(labels)
+    of_probs = pyramid.spectra(torch.where(valid_mask(target)[:, None], probs, 0))
+    moments = []
+    for y, p, filters in zip(of_labels, of_probs, pyramid.filters(of_labels[0]), strict=True):
+        weights = _MomentWeights(filters, pyramid.complex)
+        moments.append((weights.moments(y, y), weights.moments(p, y), weights.moments(p, p)))
+    cov_labels, cross, cov_probs = (torch.stack(of_levels) for of_levels in zip(*moments, strict=True))
+    cov_probs = cov_probs + ridge * torch.eye(cov_probs.shape[-1], dtype=torch.float64, device=probs.device)
+    # S_P with its ridge is F Fᵀ, so C S_P⁻¹ Cᵀ is B Bᵀ with B = C F⁻ᵀ: symmetric, and no inverse
+    factor, failed = _cholesky(cov_probs, ridge, torch.zeros_like(cov_probs[..., 0, 0]))
+    half = torch.linalg.solve_triangular(factor, cross, upper=False)  # Bᵀ
+    # the pixels of a map are its energy, which a coarser level holds in a quarter of the positions
+    growth = 4.0 ** torch.arange(pyramid.levels, dtype=torch.float64, device=probs.device)
+    rounding = _ROUNDING * growth[:, None, None] * labels.sum((2, 3))
+    residual_factor, residual_failed = _cholesky(cov_labels - half.mT @ half, ridge, rounding)
+    logs = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return logs if pyramid.complex else 2 * logs, failed + residual_failed
+
+
+class _MomentWeights:
+    """What makes sums over the positions of a level out of sums over its frequencies.
+
+    Args:
+        filters: (K, h, w) of the level.
+        complex: whether the subbands are complex or only their real part is used.
+    """
+
+    def __init__(self, filters: Tensor, complex: bool) -> None:
+        height, width = filters.shape[1:]
+        self.positions = height * width
+        self.complex = complex
+        self.mean_filter = filters[:, height // 2, width // 2]
+        # without the frequency 0 the subbands have the mean 0
+        self.filters = filters.clone()
+        self.filters[:, height // 2, width // 2] = 0
+
+    def moments(self, first: Tensor, second: Tensor) -> Tensor:
+        """Spectra (N, C, h, w) → products of all centered subbands, summed over the positions: (N, C, D, D)."""
+        in_phase = first.real * second.real + first.imag * second.imag
+        if not self.complex:
+            # Re a · Re b = Re(a b* + a b) / 2, and the spectrum of b* is that of b at the opposite frequencies
+            opposite = _opposite(second)
+            summed = self._sum(in_phase, self.filters)
+            mirrored = first.real * opposite.real - first.imag * opposite.imag
+            return (summed + self._sum(mirrored, _opposite(self.filters))) / 2
+        real = self._sum(in_phase, self.filters)
+        if first is second:
+            imag = torch.zeros_like(real)
+        else:
+            imag = self._sum(first.imag * second.real - first.real * second.imag, self.filters)
+        # published: [Re z, -Im z; Im z, Re z] is centered by the means of its rows, half the mean of Re z each
+        height, width = first.shape[-2:]
+        center = (..., height // 2, width // 2)
+        mean = (first[center].real * second[center].real)[..., None, None] * torch.outer(
+            self.mean_filter, self.mean_filter
+        )
+        mean = mean / (2 * self.positions)
+        above = torch.cat([real + mean, -imag - mean], -1)
+        below = torch.cat([imag - mean, real + mean], -1)
+        return torch.cat([above, below], -2)
+
+    def _sum(self, products: Tensor, filters: Tensor) -> Tensor:
+        """(N, C, h, w) → (N, C, K, K), weighted by each of the filters times each of those given."""
+        pairs = self.filters[:, None] * filters / self.positions
+        weighted = products.flatten(2) @ pairs.flatten(2).flatten(0, 1).mT
+        return weighted.reshape(*products.shape[:2], *pairs.shape[:2])
+
+
+def _opposite(spectrum: Tensor) -> Tensor:
+    """A shifted spectrum at the frequencies of the other sign."""
+    return spectrum.flip((-2, -1)).roll((1, 1), (-2, -1))
+
+
+def _cholesky(matrix: Tensor, ridge: float, smallest: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower factors of matrices, to whose diagonal a growing ridge is added only where they fail.
+
+    Args:
+        matrix: (..., D, D) symmetric float64.
+        ridge: what is added first.
+        smallest: (...), not above which a pivot is taken for rounding.
+
+    Returns:
+        The factors, not finite where the matrix is not, and the number of finite matrices that failed.
+    """
+    with torch.no_grad():
+        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        jitter = torch.zeros_like(smallest)
+        for attempt in range(_ATTEMPTS):
+            # the variant that raises would end the run, and the compiled one may return nonsense without `info`
+            factor, info = torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity)
+            pivots = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+            failed = (info > 0) | ~(pivots > smallest)
+            jitter = torch.where(failed, ridge * _ESCALATION**attempt, jitter)
+        jittered = ((jitter > 0) & matrix.isfinite().all(-1).all(-1)).sum()
+    return torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity).L, jittered

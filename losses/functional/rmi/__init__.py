@@ -1,1 +1,0 @@
-"""Region mutual information (Zhao et al., NeurIPS 2019)."""

@@ -1,0 +1,127 @@
+r"""The steerable pyramid (Simoncelli and Freeman, ICIP 1995), real and complex, in the Fourier domain.
+
+The filters are those of the published code of CWMI (Lu, ICML 2025). A spectrum is shifted so that the frequency 0 is
+at (H/2, W/2). The polar coordinates r and θ belong to a grid from -π + 2π/H to π by -π + 2π/W to π, which lies one
+step beside the frequencies, and θ starts at the axis of the rows; both as published. With
+
+.. math:: \mathrm{low}_c(r) = \cos(\tfrac\pi2 \, [\log_2 \tfrac rc]_0^1), \quad
+    \mathrm{high}(r) = \cos(\tfrac\pi2 \, [\log_2 \tfrac{2r}\pi]_{-1}^0)
+
+([x] limited to the range), the spectrum is first multiplied by low at c = π/2. Each level takes K oriented subbands
+
+.. math:: \mathrm{high}(r) \cdot \alpha_K |\cos(\theta - \tfrac{\pi k}K)|^{K-1},
+    \quad \alpha_K = \frac{2^{K-1} (K-1)!}{\sqrt{K (2K-2)!}}
+
+or, in the complex pyramid, twice the half of each where the cosine is positive. The next level gets the spectrum times
+low at c = π/4, cropped to its middle half.
+
+**Any size**: maps are padded with zeros on the right and at the bottom to the next multiples of 2^levels, as if the
+pixels there were void. Sizes that are multiples already give what the published code gives.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from beyondpixel.losses.functional.target import check_positive_int
+
+
+@dataclass(frozen=True)
+class SteerablePyramid:
+    """Oriented subbands of maps.
+
+    Args:
+        levels: number of scales, each half the size of the one before.
+        orientations: K.
+        complex: whether the filters are one-sided, which gives a subband and its quadrature pair in one.
+
+    Raises:
+        ValueError: if a number is not a positive integer.
+
+    >>> pyramid = SteerablePyramid(levels=2)
+    >>> [tuple(subbands.shape) for subbands in pyramid(torch.zeros(2, 3, 60, 100))]
+    [(2, 3, 4, 60, 100), (2, 3, 4, 30, 50)]
+    """
+
+    levels: int = 4
+    orientations: int = 4
+    complex: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive_int("levels", self.levels)
+        check_positive_int("orientations", self.orientations)
+
+    def __call__(self, maps: Tensor) -> list[Tensor]:
+        """The subbands, fine to coarse.
+
+        Args:
+            maps: (N, C, H, W) real.
+
+        Returns:
+            (N, C, K, H' / 2^i, W' / 2^i) for each level i from 0, complex128 or float64, with H' and W' the sides
+            padded to multiples of 2^levels.
+
+        Raises:
+            ValueError: if a side is not above 2^levels.
+        """
+        spectra = self.spectra(maps)
+        subbands = []
+        for spectrum, filters in zip(spectra, self.filters(spectra[0]), strict=True):
+            subband = torch.fft.ifft2(torch.fft.ifftshift(spectrum[:, :, None] * filters, dim=(-2, -1)))
+            subbands.append(subband if self.complex else subband.real)
+        return subbands
+
+    def spectra(self, maps: Tensor) -> list[Tensor]:
+        """(N, C, H, W) → the frequencies that each level holds, (N, C, H' / 2^i, W' / 2^i) complex128, not filtered."""
+        height, width = maps.shape[-2:]
+        step = 2**self.levels
+        if min(height, width) <= step:
+            # the coarsest level would have fewer than 4 × 4 positions, less than the subbands compared over them
+            raise ValueError(
+                f"levels: {self.levels} levels need maps larger than {step} × {step}, got {height} × {width}; "
+                "use larger crops or fewer levels"
+            )
+        below, beside = (-(-side // step) * step - side for side in (height, width))
+        padded = F.pad(maps.double(), (0, beside, 0, below))
+        spectra = [torch.fft.fftshift(torch.fft.fft2(padded), dim=(-2, -1))]
+        while len(spectra) < self.levels:
+            spectra.append(_middle_half(spectra[-1]))
+        return spectra
+
+    def filters(self, spectrum: Tensor) -> list[Tensor]:
+        """The filters of each level, (K, H' / 2^i, W' / 2^i) float64, for the finest of the spectra."""
+        degree = self.orientations - 1
+        scale = 2**degree * math.factorial(degree) / math.sqrt(self.orientations * math.factorial(2 * degree))
+        numbers = torch.arange(self.orientations, dtype=torch.float64, device=spectrum.device)
+        axes = numbers[:, None, None] * (math.pi / self.orientations)
+        radius, angle = _polar_grid(spectrum)
+        kept = _low_pass(radius, math.pi / 2)
+        filters = []
+        for _ in range(self.levels):
+            radius, angle = _polar_grid(kept)
+            cosine = torch.cos(angle - axes)
+            oriented = 2 * cosine.clamp_min(0) ** degree if self.complex else cosine.abs() ** degree
+            high_pass = torch.cos(torch.log2(radius / (math.pi / 2)).clamp(-1, 0) * (math.pi / 2))
+            filters.append(scale * oriented * high_pass * kept)
+            kept = _middle_half(kept * _low_pass(radius, math.pi / 4))
+        return filters
+
+
+def _polar_grid(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = (
+        (torch.arange(side, dtype=torch.float64, device=spectrum.device) + 1 - side // 2) * (2 * math.pi / side)
+        for side in spectrum.shape[-2:]
+    )
+    return torch.hypot(rows[:, None], columns), torch.atan2(columns, rows[:, None])
+
+
+def _low_pass(radius: Tensor, cutoff: float) -> Tensor:
+    return torch.cos(torch.log2(radius / cutoff).clamp(0, 1) * (math.pi / 2))
+
+
+def _middle_half(spectrum: Tensor) -> Tensor:
+    height, width = spectrum.shape[-2:]
+    return spectrum[..., height // 4 : 3 * height // 4, width // 4 : 3 * width // 4]

@@ -1,0 +1,215 @@
+"""Dice, Jaccard, Tversky and focal loss of segmentation-models-pytorch behind our interface, and Lovász-softmax.
+
+Void pixels are masked before the library sees anything, since what it does with them is wrong in places: a NaN there
+reaches the overlap losses, and a batch of void alone makes the focal loss NaN and is no scalar for Lovász. The overlap
+losses get a void pixel as 0 in probabilities and labels alike, which adds nothing to their sums; the focal loss gets
+it as a pixel that is surely right.
+
+The library's Lovász loss branches on values, which no graph can hold, and fails for float64, so
+`functional.lovasz_softmax` is ours.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.functional.lovasz import lovasz_softmax
+from beyondpixel.losses.functional.target import check_range, multi_hot, num_valid, read_target, valid_mask
+
+
+class _OverlapLoss(SegmentationLoss):
+    """A loss over the overlap of each class's region in a batch with its probabilities, softmax over the classes.
+
+    It is no sum over pixels, so `compute()` is the mean over batches, weighted by their images with a valid pixel.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        name: str,
+        overlap: Callable[[Tensor, Tensor], Tensor],
+        with_logits: bool,
+        ignore_index: int,
+    ) -> None:
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=(name,))
+        self.name = name
+        self.with_logits = with_logits
+        self._overlap = overlap
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        labels = read_target(
+            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
+        )
+        valid = valid_mask(labels)
+        probs = preds.to(torch.promote_types(preds.dtype, torch.float32))
+        if self.with_logits:
+            probs = torch.where(valid[:, None], probs, 0)
+            probs = probs.sigmoid() if self.num_classes == 1 else probs.softmax(1)
+        value = self._overlap(
+            torch.where(valid[:, None], probs, 0), multi_hot(labels, self.num_classes, probs.dtype)
+        ).double()
+        images = valid.flatten(1).any(1).sum().double()
+        return {self.name: Term(value * images, images)}
+
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        return terms[self.name]
+
+
+class DiceLoss(_OverlapLoss):
+    """Dice loss: 1 - 2 |P ∩ Y| / (|P| + |Y|) of each class over the batch, its mean; 0 for a class not shown.
+
+    Probabilities are a softmax (a sigmoid for one class); any others are given with `with_logits=False`. `compute()`
+    is the mean over batches, weighted by their images with a valid pixel.
+
+    Args:
+        num_classes: C.
+        smooth: added to numerator and denominator.
+        with_logits: whether preds are logits (True) or probabilities (False).
+        ignore_index: label of void pixels.
+
+    >>> loss = DiceLoss(2)
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 2 · 0.5 / 1.5, class 1: not shown
+    tensor(0.1667)
+    """
+
+    def __init__(
+        self, num_classes: int, *, smooth: float = 0.0, with_logits: bool = True, ignore_index: int = 255
+    ) -> None:
+        check_range("smooth", smooth, 0)
+        overlap = _library("DiceLoss")("multilabel", from_logits=False, smooth=smooth)
+        super().__init__(num_classes, name="dice", overlap=overlap, with_logits=with_logits, ignore_index=ignore_index)
+
+
+class JaccardLoss(_OverlapLoss):
+    """Jaccard loss: 1 - |P ∩ Y| / |P ∪ Y| of each class over the batch, its mean; otherwise as `DiceLoss`.
+
+    >>> loss = JaccardLoss(2)
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 0.5 / 1, class 1: not shown
+    tensor(0.2500)
+    """
+
+    def __init__(
+        self, num_classes: int, *, smooth: float = 0.0, with_logits: bool = True, ignore_index: int = 255
+    ) -> None:
+        check_range("smooth", smooth, 0)
+        overlap = _library("JaccardLoss")("multilabel", from_logits=False, smooth=smooth)
+        super().__init__(
+            num_classes, name="jaccard", overlap=overlap, with_logits=with_logits, ignore_index=ignore_index
+        )
+
+
+class TverskyLoss(_OverlapLoss):
+    """Tversky loss: 1 - TP / (TP + α FP + β FN) of each class over the batch, its mean; otherwise as `DiceLoss`.
+
+    Args:
+        num_classes: C.
+        alpha: α, weight of false positives; with both at 0.5 this is the Dice loss.
+        beta: β, weight of false negatives.
+        smooth: added to numerator and denominator.
+        with_logits: whether preds are logits (True) or probabilities (False).
+        ignore_index: label of void pixels.
+
+    >>> loss = TverskyLoss(2, alpha=0.3, beta=0.7)
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 0.5 / (0.5 + 0.7 · 0.5)
+    tensor(0.2059)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        smooth: float = 0.0,
+        with_logits: bool = True,
+        ignore_index: int = 255,
+    ) -> None:
+        for name, value in {"alpha": alpha, "beta": beta, "smooth": smooth}.items():
+            check_range(name, value, 0)
+        overlap = _library("TverskyLoss")("multilabel", from_logits=False, alpha=alpha, beta=beta, smooth=smooth)
+        super().__init__(
+            num_classes, name="tversky", overlap=overlap, with_logits=with_logits, ignore_index=ignore_index
+        )
+
+
+class LovaszLoss(_OverlapLoss):
+    """Lovász-softmax loss over the batch, `functional.lovasz_softmax`; otherwise as `DiceLoss`.
+
+    >>> loss = LovaszLoss(2)
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))
+    tensor(0.5000)
+    """
+
+    def __init__(self, num_classes: int, *, with_logits: bool = True, ignore_index: int = 255) -> None:
+        super().__init__(
+            num_classes, name="lovasz", overlap=lovasz_softmax, with_logits=with_logits, ignore_index=ignore_index
+        )
+
+
+class FocalLoss(SegmentationLoss):
+    r"""Focal loss of each class against the rest (Lin et al., ICCV 2017), the mean over valid pixels and classes.
+
+    .. math:: -(1 - p_t)^\gamma \log p_t, \quad p_t = p \text{ where the class is, } 1 - p \text{ elsewhere}
+
+    with p the sigmoid of preds, times α where the class is and 1 - α elsewhere if α is given.
+
+    Args:
+        num_classes: C.
+        gamma: γ, 0 or at least 1 (between them the gradient of a pixel that is surely right is infinite).
+        alpha: α in [0, 1], or None.
+        with_logits: whether preds are logits (True) or probabilities (False).
+        ignore_index: label of void pixels.
+
+    >>> loss = FocalLoss(2, gamma=2.0)
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # 0.5² log 2
+    tensor(0.1733)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        with_logits: bool = True,
+        ignore_index: int = 255,
+    ) -> None:
+        if gamma != 0:
+            check_range("gamma", gamma, 1)
+        if alpha is not None:
+            check_range("alpha", alpha, 0, 1)
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=("focal",))
+        self.with_logits = with_logits
+        self._sum = _library("FocalLoss")("multilabel", gamma=gamma, alpha=alpha, reduction="sum")
+
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        labels = read_target(
+            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
+        )
+        void = ~valid_mask(labels)[:, None]
+        logits = preds.to(torch.promote_types(preds.dtype, torch.float32))
+        if not self.with_logits:
+            logits = logits.logit(eps=torch.finfo(logits.dtype).eps)
+        # surely right: -log p_t is 0 to the last digit
+        logits = logits.masked_fill(void, 1e4)
+        one_hot = multi_hot(labels, self.num_classes, logits.dtype).masked_fill(void, 1)
+        # the library's last step is a mean over the classes
+        return {"focal": Term(self._sum(logits, one_hot).double(), num_valid(labels))}
+
+    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
+        return terms["focal"]
+
+
+def _library(name: str) -> Any:
+    try:
+        from segmentation_models_pytorch import losses
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is the one of segmentation-models-pytorch, which is not installed: "
+            "pip install segmentation-models-pytorch"
+        ) from error
+    return getattr(losses, name)

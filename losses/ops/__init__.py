@@ -1,0 +1,1 @@
+"""The full-size work of the losses as PyTorch operators."""

@@ -1,0 +1,84 @@
+"""The operators in C, for float32 and half-precision logits on a CPU."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beyondpixel.losses.ops import plain
+from beyondpixel.losses.ops.c.library import load_library
+
+
+def bce_pool(
+    preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `operators.bce_pool`; for logits only."""
+    logits = preds.float().contiguous()
+    bce = torch.zeros(preds.shape[:2], dtype=torch.float64)
+    pooled, pooled_target, indices = plain.empty_outputs(preds, pooling, kernel_size)
+    _call(
+        "pool_forward",
+        *(logits, target, pooled, indices, bce if with_bce else None),
+        *(int(target.ndim == 4), *_sizes(preds, pooled), kernel_size),
+    )
+    if pooled_target.numel() > 0 and target.ndim == 4:
+        pooled_target = plain.pool(target.float(), pooling, kernel_size)[0]
+    elif pooled_target.numel() > 0:
+        _call("pool_labels", target, pooled_target, int(pooling == "max"), *_sizes(preds, pooled), kernel_size)
+    return bce.sum(), pooled, pooled_target, indices
+
+
+def bce_pool_backward(
+    grad_bce: Tensor,
+    grad_pooled: Tensor,
+    preds: Tensor,
+    target: Tensor,
+    indices: Tensor,
+    pooling: str,
+    kernel_size: int,
+    with_logits: bool,
+    with_bce: bool,
+) -> Tensor:
+    """See `operators.bce_pool`."""
+    logits, grad_pooled = preds.float().contiguous(), grad_pooled.contiguous()
+    grad = torch.empty_like(logits)
+    _call(
+        "pool_backward",
+        *(logits, target, indices, grad_pooled, grad, ctypes.c_float(float(grad_bce) if with_bce else 0.0)),
+        *(int(target.ndim == 4), *_sizes(preds, grad_pooled), kernel_size),
+    )
+    return grad.to(preds.dtype)
+
+
+def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
+    """See `operators.region_moments`; for step 1."""
+    labels, probs = labels.contiguous(), probs.contiguous()
+    moments = probs.new_empty(len(probs), 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
+    _call("regions_moments", labels, probs, moments, *probs.shape, region_size)
+    return moments
+
+
+def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
+    """See `operators.region_moments`; for step 1."""
+    weights, labels, probs = weights.contiguous(), labels.contiguous(), probs.contiguous()
+    grad = torch.empty_like(probs)
+    _call("regions_backward", weights, labels, probs, grad, *probs.shape, region_size)
+    return grad
+
+
+def _sizes(preds: Tensor, pooled: Tensor) -> tuple[int, ...]:
+    return (*preds.shape, *(pooled.shape[2:] if pooled.ndim == 4 else (0, 0)))
+
+
+def _call(function: str, *arguments: Any) -> None:
+    """Call a kernel: tensors as addresses (of nothing where they are empty), integers in 64 bits, then the threads."""
+    converted: list[Any] = []
+    for argument in (*arguments, torch.get_num_threads()):
+        if isinstance(argument, Tensor):
+            converted.append(ctypes.c_void_p(argument.data_ptr() if argument.numel() > 0 else None))
+        elif isinstance(argument, int):
+            converted.append(ctypes.c_int64(argument))
+        else:
+            converted.append(argument)
+    getattr(load_library(), function)(*converted)

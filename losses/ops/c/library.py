@@ -1,0 +1,118 @@
+"""Compiles kernels.c once for this machine, keeps the library in a cache folder, and loads it.
+
+What is loaded runs as this user, so it must be this user's: the folder has mode 0700, and a folder or library that
+another user owns or may write is not used.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+SYMBOLS = ("pool_forward", "pool_backward", "pool_labels", "regions_moments", "regions_backward")
+_SOURCE = Path(__file__).with_name("kernels.c")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fPIC",
+)
+# tried in this order. The library is linked without an OpenMP of its own, so that it shares PyTorch's, whose threads
+# are there already; where PyTorch brings none that fits the compiler, the kernels run in one thread
+_PARALLEL_FLAGS = (("-fopenmp",), ())
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None, after a warning, where they cannot be compiled."""
+    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if compiler is None:
+        problem = "no C compiler was found (install cc, gcc or clang, or set CC)"
+    else:
+        for parallel in _PARALLEL_FLAGS:
+            try:
+                return _cached_or_compiled(compiler, (*_FLAGS, *parallel))
+            except (OSError, AttributeError, subprocess.CalledProcessError) as error:
+                output = getattr(error, "stderr", None) or str(error)
+                problem = f"{compiler} could not compile the kernels: {output.strip()[-500:]}"
+    warnings.warn(
+        f"The losses run on their plain PyTorch backend, which gives equal results but is slower, because {problem}. "
+        f'backend="plain" turns this warning off.',
+        stacklevel=2,
+    )
+    return None
+
+
+def _cached_or_compiled(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    folder = cache_folder()
+    library = folder / f"kernels-{_fingerprint(compiler, flags)}.so"
+    if library.exists() and _is_private(library):
+        try:
+            return _open(library)
+        except (OSError, AttributeError):
+            pass  # cut off, or of something else: compiled again
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        compiled, fresh = Path(temporary) / "kernels.o", Path(temporary) / library.name
+        for command in (
+            [*compiler.split(), *flags, "-c", str(_SOURCE), "-o", str(compiled)],
+            [*compiler.split(), "-shared", str(compiled), "-o", str(fresh), "-lm"],
+        ):
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        fresh.chmod(0o700)
+        # other processes may do the same at the same time; a rename is atomic
+        fresh.replace(library)
+    return _open(library)
+
+
+def _open(library: Path) -> ctypes.CDLL:
+    kernels = ctypes.CDLL(str(library))
+    for symbol in SYMBOLS:
+        getattr(kernels, symbol)  # raises AttributeError where it is missing
+    return kernels
+
+
+def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
+    """Of all that the library depends on; home folders are shared between machines with different processors."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    parts = (_SOURCE.read_text(), " ".join(flags), compiler, platform.platform(), platform.machine(), features)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: $BEYONDPIXEL_CACHE, or beyondpixel in the user's cache folder.
+
+    Where that cannot be written or is not private, a new temporary folder.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        root = Path(home) if home else Path.home() / ".cache"
+        folder = Path(os.environ.get("BEYONDPIXEL_CACHE") or root / "beyondpixel")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o700)
+        if _is_private(folder) and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # a read-only home, or none
+        pass
+    return Path(tempfile.mkdtemp(prefix="beyondpixel-"))  # has mode 0700
+
+
+def _is_private(path: Path) -> bool:
+    """Whether the file or folder itself, not what a link points to, is this user's, and nobody else may write it."""
+    status = path.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == os.getuid() and not status.st_mode & others and not stat.S_ISLNK(status.st_mode)

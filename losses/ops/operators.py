@@ -1,0 +1,264 @@
+"""The two operators of full-size work, and which implementation runs.
+
+An implementation is a module with four functions, `bce_pool`, `bce_pool_backward`, `region_moments` and
+`region_moments_backward`, that take what the operators take but for the backend. `plain` is the specification.
+"""
+
+import functools
+import importlib
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from beyondpixel.losses.ops import c, plain
+from beyondpixel.losses.ops.c.library import load_library
+
+BACKENDS = ("auto", "plain", "c", "triton")
+_LARGEST_REGION_IN_C = 64  # row sums lie in an array of so many
+
+torch.library.define(
+    "beyondpixel::bce_pool",
+    "(Tensor preds, Tensor target, str pooling, int kernel_size, bool with_logits, bool with_bce, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "beyondpixel::bce_pool_backward",
+    "(Tensor grad_bce, Tensor grad_pooled, Tensor preds, Tensor target, Tensor indices, str pooling,"
+    " int kernel_size, bool with_logits, bool with_bce, str backend) -> Tensor",
+)
+torch.library.define(
+    "beyondpixel::region_moments",
+    "(Tensor labels, Tensor probs, int region_size, int step, str backend) -> Tensor",
+)
+torch.library.define(
+    "beyondpixel::region_moments_backward",
+    "(Tensor weights, Tensor labels, Tensor probs, int region_size, int step, str backend) -> Tensor",
+)
+
+
+def bce_pool(
+    preds: Tensor,
+    target: Tensor,
+    *,
+    pooling: str = "none",
+    kernel_size: int = 1,
+    with_logits: bool = True,
+    with_bce: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Binary cross entropy and pooled probabilities from one reading of the logits.
+
+    Args:
+        preds: (N, C, H, W) logits, or probabilities.
+        target: int16, as of `functional.target.read_target`.
+        pooling: "none", no pooled probabilities; "identity", probabilities of full size; "avg" or "max" over windows
+            that do not overlap, the first of which begins kernel_size // 2 pixels outside.
+        kernel_size: side of a window, 1 for "none" and "identity".
+        with_logits: whether preds are logits.
+        with_bce: whether the binary cross entropy is wanted.
+        backend: one of `BACKENDS`.
+
+    Returns:
+        The binary cross entropy summed over valid pixels and classes, float64 (0 if not wanted); the pooled
+        probabilities (N, C, h, w), 0 where void, at least float32; and the pooled target of the same shape and dtype,
+        empty where nothing is pooled. Differentiable in preds.
+    """
+    # torch.func asks for the function; the operator alone has less to do
+    call = BCEPool.apply if backend == "plain" else torch.ops.beyondpixel.bce_pool
+    bce, pooled, pooled_target, _ = call(preds, target, pooling, kernel_size, with_logits, with_bce, backend)
+    return bce, pooled, pooled_target
+
+
+def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int, backend: str = "auto") -> Tensor:
+    """Sums over all regions of products of centered entries, without making the regions.
+
+    A region is an R × R patch, read row by row as a vector of d = R² numbers. The vectors of all n positions form Y
+    (labels) and P (probabilities), d × n each, with the mean over the positions taken away.
+
+    Args:
+        labels: (M, h, w) pooled labels.
+        probs: (M, h, w) pooled probabilities.
+        region_size: R.
+        step: from one region to the next.
+        backend: one of `BACKENDS`.
+
+    Returns:
+        (M, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
+        of the lower half, added to its transpose's, the gradient in P is W [Y; P].
+    """
+    call = RegionMoments.apply if backend == "plain" else torch.ops.beyondpixel.region_moments
+    moments: Tensor = call(labels, probs, region_size, step, backend)
+    return moments
+
+
+def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: bool) -> ModuleType:
+    """The module that does the work: the fastest there is, or the one that was asked for where it has it.
+
+    Raises:
+        ValueError: if the backend is for another device.
+    """
+    device = tensor.device.type
+    if backend == "c" and device != "cpu":
+        raise ValueError(f"backend: 'c' needs preds on a CPU, got {tensor.device}; use backend='auto'")
+    if backend in ("auto", "c") and device == "cpu":
+        return c if fits_c and tensor.numel() > 0 and load_library() is not None else plain
+    # Triton's interpreter takes tensors on a CPU
+    if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend: 'triton' needs preds on a CUDA device, got {tensor.device}; use backend='auto'")
+    if backend == "triton" or (backend == "auto" and device == "cuda"):
+        kernels = _load_triton()
+        if kernels is not None and fits_triton:
+            return kernels
+    return plain
+
+
+@functools.cache
+def _load_triton() -> ModuleType | None:
+    try:
+        return importlib.import_module("beyondpixel.losses.ops.triton")
+    except ImportError as error:
+        warnings.warn(
+            f"The losses run on their plain PyTorch backend, which gives equal results but is slower, because Triton "
+            f"cannot be imported ({error}); it comes with PyTorch's CUDA wheels. "
+            'backend="plain" turns this warning off.',
+            stacklevel=2,
+        )
+        return None
+
+
+def _pool_implementation(backend: str, preds: Tensor, with_logits: bool) -> ModuleType:
+    fits = with_logits and preds.dtype != torch.float64
+    return implementation(backend, preds, fits_c=fits, fits_triton=fits)
+
+
+def _moments_implementation(backend: str, probs: Tensor, region_size: int, step: int) -> ModuleType:
+    single = probs.dtype == torch.float32
+    return implementation(
+        backend, probs, fits_c=single and step == 1 and region_size <= _LARGEST_REGION_IN_C, fits_triton=single
+    )
+
+
+@torch.library.impl("beyondpixel::bce_pool", "CompositeExplicitAutograd")
+def _bce_pool(
+    preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    module = _pool_implementation(backend, preds, with_logits)
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = module.bce_pool(
+        preds, target, pooling, kernel_size, with_logits, with_bce
+    )
+    return result
+
+
+@torch.library.impl("beyondpixel::bce_pool_backward", "CompositeExplicitAutograd")
+def _bce_pool_backward(
+    grad_bce: Tensor,
+    grad_pooled: Tensor,
+    preds: Tensor,
+    target: Tensor,
+    indices: Tensor,
+    pooling: str,
+    kernel_size: int,
+    with_logits: bool,
+    with_bce: bool,
+    backend: str,
+) -> Tensor:
+    module = _pool_implementation(backend, preds, with_logits)
+    grad: Tensor = module.bce_pool_backward(
+        grad_bce, grad_pooled, preds, target, indices, pooling, kernel_size, with_logits, with_bce
+    )
+    return grad.contiguous()
+
+
+@torch.library.impl("beyondpixel::region_moments", "CompositeExplicitAutograd")
+def _region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str) -> Tensor:
+    module = _moments_implementation(backend, probs, region_size, step)
+    moments: Tensor = module.region_moments(labels, probs, region_size, step)
+    return moments
+
+
+@torch.library.impl("beyondpixel::region_moments_backward", "CompositeExplicitAutograd")
+def _region_moments_backward(
+    weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str
+) -> Tensor:
+    module = _moments_implementation(backend, probs, region_size, step)
+    grad: Tensor = module.region_moments_backward(weights, labels, probs, region_size, step)
+    return grad
+
+
+def _fake_bce_pool(
+    preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return preds.new_empty((), dtype=torch.float64), *plain.empty_outputs(preds, pooling, kernel_size)
+
+
+def _fake_bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(preds, memory_format=torch.contiguous_format)
+
+
+def _fake_region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str) -> Tensor:
+    return probs.new_empty(probs.shape[0], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
+
+
+def _fake_region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(probs, memory_format=torch.contiguous_format)
+
+
+class BCEPool(torch.autograd.Function):
+    """`bce_pool` and its gradient."""
+
+    @staticmethod
+    @override
+    def forward(*inputs: Any) -> Any:
+        return torch.ops.beyondpixel.bce_pool(*inputs)
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        preds, target, *ctx.options = inputs
+        _, _, pooled_target, indices = output
+        ctx.mark_non_differentiable(pooled_target, indices)
+        ctx.save_for_backward(preds, target, indices)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad_bce: Tensor, grad_pooled: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        preds, target, indices = ctx.saved_tensors
+        grad = torch.ops.beyondpixel.bce_pool_backward(grad_bce, grad_pooled, preds, target, indices, *ctx.options)
+        return (grad, *[None] * (1 + len(ctx.options)))
+
+
+class RegionMoments(torch.autograd.Function):
+    """`region_moments` and its gradient."""
+
+    @staticmethod
+    @override
+    def forward(*inputs: Any) -> Any:
+        return torch.ops.beyondpixel.region_moments(*inputs)
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        labels, probs, *ctx.options = inputs
+        ctx.save_for_backward(labels, probs)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        labels, probs = ctx.saved_tensors
+        side = grad.shape[1] // 2
+        weights = grad[:, side:] + grad[:, :, side:].mT
+        grad = torch.ops.beyondpixel.region_moments_backward(weights, labels, probs, *ctx.options)
+        return (None, grad, *[None] * len(ctx.options))
+
+
+torch.library.register_fake("beyondpixel::bce_pool", _fake_bce_pool)
+torch.library.register_fake("beyondpixel::bce_pool_backward", _fake_bce_pool_backward)
+torch.library.register_fake("beyondpixel::region_moments", _fake_region_moments)
+torch.library.register_fake("beyondpixel::region_moments_backward", _fake_region_moments_backward)
+for _name, _function in (("bce_pool", BCEPool), ("region_moments", RegionMoments)):
+    torch.library.register_autograd(f"beyondpixel::{_name}", _function.backward, setup_context=_function.setup_context)

@@ -1,0 +1,157 @@
+"""Published results: what is refused, what is written, and tables that are made from it."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beyondpixel.experiments.compare.frame import read_runs
+from beyondpixel.experiments.compare.rows import compare_runs
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.image_counts import ImageCounts
+from beyondpixel.experiments.publish import publish
+from beyondpixel.experiments.publish_tables import update_tables
+from beyondpixel.experiments.run.folder import RunFolder
+
+PACKAGES = {"torch": "2.9.0"}
+
+
+def make_run(
+    folder: Path, row: str, seed: int, hits: int, *, commit: str | None = "abc", published: float = 0
+) -> RunFolder:
+    run = RunFolder(folder / "t" / row / f"seed{seed}")
+    reference = {"metric": "test/mIoU", "value": published, "source": "a paper", "deviations": "half the size"}
+    run.record = {
+        "table": "t",
+        "row": row,
+        "seed": seed,
+        "axes": {"loss": row, "seed": seed},
+        "reference": reference if published else {},
+        "git_commit": commit,
+        "data": {"fingerprint": "f00d"},
+        "environment": {"python": "3.12.1", "packages": PACKAGES, "accelerators": [], "device": "Some CPU (R) 9"},
+    }
+    run.config = {"seed_everything": seed, "data": {"init_args": {"root": "/home/me/CamVid"}}}
+    run.update_state(status="done", step=100, seconds=12.5)
+    run.append_metrics({"train/loss": 1.0}, step=1)
+    predicted = np.full((3, 1), hits)
+    ImageCounts(np.array(["a", "b", "c"]), predicted, predicted, np.full((3, 1), 100)).save(run.images_file("test"))
+    run.summary = {"test/mIoU": hits / 100, "train/peak_memory_mb": 321.0, "train/loss": 1.0}
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.write_bytes(f"weights {row} {seed}".encode())
+    (run.path / "log.txt").write_text("secret")
+    return run
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    for seed, hits in ((1, 40), (2, 44)):
+        make_run(tmp_path / "outputs", "ce", seed, hits, published=58.5)
+        run = make_run(tmp_path / "outputs", "rmi", seed, hits + 5)
+        evaluation = RunFolder(run.path / "evaluations" / "crf-5")
+        evaluation.record = {"evaluation": {"words": "crf:5", "postprocess": "crf:5", "checkpoint": "0f0f"}}
+        evaluation.summary = {"test/mIoU": (hits + 6) / 100}
+    return tmp_path / "outputs"
+
+
+def test_what_is_written(outputs: Path, tmp_path: Path) -> None:
+    (folder,) = publish([outputs], results=tmp_path / "results")
+    assert folder.parent == tmp_path / "results" / "t"
+    assert folder.name.endswith("_some-cpu-r-9")
+    lines = list(csv.DictReader((folder / "runs.csv").open()))
+    assert [(line["row"], line["seed"], line["test/mIoU"]) for line in lines] == [
+        ("ce", "1", "0.4"),
+        ("ce", "2", "0.44"),
+        ("rmi", "1", "0.45"),
+        ("rmi", "2", "0.49"),
+        ("rmi + crf:5", "1", "0.46"),
+        ("rmi + crf:5", "2", "0.5"),
+    ]
+    first = lines[0]
+    assert first["checkpoint_sha256"] == hashlib.sha256(b"weights ce 1").hexdigest()
+    assert lines[4]["checkpoint_sha256"] == "0f0f"
+    assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "12.5", "321.0"]
+    assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
+    assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))
+    files = {file.name for file in folder.rglob("*") if file.is_file()}
+    assert files == {
+        "runs.csv",
+        "config.yaml",
+        "run.json",
+        "state.json",
+        "metrics.jsonl",
+        "summary.json",
+        "test_images.npz",
+    }
+    assert RunFolder(folder / "ce" / "seed1").config["data"]["init_args"]["root"] == "CamVid"
+
+
+def test_every_interval_is_recomputed_from_what_is_published(outputs: Path, tmp_path: Path) -> None:
+    (folder,) = publish([outputs], results=tmp_path / "results")
+    ours, theirs = (compare_runs(read_runs([place]), "test/mIoU").rows for place in (outputs, folder))
+    columns = ["row", "n", "mean", "low", "high", "difference", "difference_low", "difference_high"]
+    assert ours[columns].equals(theirs[columns])
+    assert theirs["difference_low"].notna().any()
+
+
+@pytest.mark.parametrize(
+    ("commit", "message"),
+    [
+        ("abc-dirty", "bce/seed1: uncommitted changes in the code"),
+        (None, "bce/seed1: commit unknown"),
+        ("def", "t/bce: commit def instead of abc"),
+    ],
+)
+def test_what_is_refused_unless_a_reason_is_named(
+    outputs: Path, tmp_path: Path, commit: str | None, message: str
+) -> None:
+    make_run(outputs, "bce", 1, 41, commit=commit)
+    with pytest.raises(UserError, match=message):
+        publish([outputs], results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    (folder,) = publish([outputs], results=tmp_path / "results", allow="a docstring alone")
+    assert {line["allowed"] for line in csv.DictReader((folder / "runs.csv").open())} == {"a docstring alone"}
+
+
+def test_damaged_runs_are_refused_and_unfinished_ones_left_out(outputs: Path, tmp_path: Path) -> None:
+    run = make_run(outputs, "bce", 1, 41)
+    run.summary = {}
+    (folder,) = publish([outputs], results=tmp_path / "results")
+    assert not (folder / "bce").exists()
+    (run.path / "summary.json").write_text("")
+    with pytest.raises(UserError, match="damaged: .*bce/seed1"):
+        publish([outputs], results=tmp_path / "more")
+
+
+def test_nothing_is_overwritten(outputs: Path, tmp_path: Path) -> None:
+    publish([outputs], results=tmp_path / "results", machine="gpu")
+    with pytest.raises(UserError, match="_gpu exists; remove it, or name another machine"):
+        publish([outputs], results=tmp_path / "results", machine="gpu")
+
+
+def test_tables_are_those_of_the_results(outputs: Path, tmp_path: Path) -> None:
+    publish([outputs], results=tmp_path / "results", machine="gpu")
+    page, other = tmp_path / "README.md", tmp_path / "other.md"
+    page.write_text("before\n<!-- results: t -->\nold\n<!-- /results -->\nafter\n")
+    other.write_text("no table\n")
+    with pytest.raises(UserError, match="tables differ from .*: .*README.md; run"):
+        update_tables([page, other], results=tmp_path / "results", check=True)
+    assert update_tables([page, other], results=tmp_path / "results") == [page]
+    lines = page.read_text().splitlines()
+    assert lines[0] == "before"
+    assert lines[2] == (
+        "| row | ours, test/mIoU (%) | 95 % interval | n | paper’s (%) | difference | known deviations |"
+    )
+    assert lines[4] == "| ce | 42.00 | 40.00 … 44.00 | 2 | 58.50 | -16.50 | half the size |"
+    assert lines[6] == "| rmi + crf:5 | 48.00 | – | 2 | – | – | – |"
+    assert lines[-1] == "after"
+    assert update_tables([page], results=tmp_path / "results", check=True) == []
+
+
+def test_a_table_without_results(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- results: nothing -->\n<!-- /results -->\n")
+    with pytest.raises(UserError, match="no results of nothing in .*; publish them with"):
+        update_tables([page], results=tmp_path / "results")

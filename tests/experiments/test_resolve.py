@@ -1,0 +1,133 @@
+"""Resolving a spec: defaults come from the class alone, every error is told with its location."""
+
+from pathlib import Path
+
+import pytest
+
+from beyondpixel.experiments import spec
+from beyondpixel.experiments.resolve import complete, resolve
+from beyondpixel.experiments.spec import SpecError, load_specs
+
+ROW = """\
+base: [part]
+config:
+  data:
+    class_path: beyondpixel.datamodules.ShapesDataModule
+    init_args:
+      num_train: 4
+  model:
+    class_path: beyondpixel.lightning_modules.DeepLabModule
+    init_args:
+      encoder: resnet18
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a fragment; files are named from here, as a user in it sees them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(spec, "BASE", tmp_path / "base")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "part.yaml").write_text("trainer:\n  max_steps: 2\n")
+    (tmp_path / "table").mkdir()
+    return tmp_path
+
+
+def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None) -> list[str]:
+    (place / "table" / "row.yaml").write_text(text)
+    (found,) = load_specs(["table/row"], overrides)
+    with pytest.raises(SpecError) as told:
+        resolve(found)
+    return list(told.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lossx: 1", "model.init_args.lossx: unknown key; did you mean loss"),
+        ("pooling: avg", "model.init_args.pooling: unknown key; pooling belongs to a loss: write it below"),
+        ("lr: abc", "model.init_args.lr: expected float, got 'abc'"),
+        ("variant: v4", "model.init_args.variant: expected Literal['v3', 'v3plus'], got 'v4'"),
+        ("atrous_rates: 5", "model.init_args.atrous_rates: expected Sequence[int] | None, got 5"),
+        ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; take it out"),
+        ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
+        ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
+        ("loss: {name: rmj}", "model.init_args.loss.name: expected the name of a loss, got 'rmj'; did you mean rmi?"),
+        (
+            "loss: {name: rmi, regoin_size: 3}",
+            "model.init_args.loss.regoin_size: unknown key; did you mean region_size?",
+        ),
+        ("loss: {name: rmi, pooling: sum}", "model.init_args.loss.pooling: expected Literal['avg', 'max', 'interp'"),
+        ("loss: [{name: ce}, {name: rmi, ridge: x}]", "model.init_args.loss.1.ridge: expected float, got 'x'"),
+        ("loss: {region_size: 3}", "model.init_args.loss: expected the name of a loss, got no name"),
+        ("warmup_iters: 2", "model.init_args.warmup_iters: expected fewer iterations than trainer.max_steps, 2, got 2"),
+    ],
+)
+def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
+    (error,) = errors_of(f"{ROW}      {line}\n", place)
+    assert error.startswith(f"table/row.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "messages"),
+    [
+        (
+            "ShapesDataModule",
+            "ShapeDataModule",
+            ["data.class_path: no class 'beyondpixel.datamodules.ShapeDataModule'"],
+        ),
+        ("beyondpixel.lightning_modules.Deep", "Deap", ["model.class_path: no class 'DeapLabModule'"]),
+        ("DeepLabModule", "RMILoss", ["model.class_path: no class 'beyondpixel.lightning_modules.RMILoss'"]),
+        (
+            "init_args:\n      encoder",
+            "init_argz:\n      encoder",
+            ["model.init_argz: unknown key; did you mean init_args"],
+        ),
+        ("num_train: 4", "num_trian: 4", ["data.init_args.num_trian: unknown key; did you mean num_train"]),
+        (
+            "num_train: 4",
+            "num_train: x\n      batch_size: [1]",
+            ["data.init_args.num_train: expected int, got 'x'", "data.init_args.batch_size: expected int, got [1]"],
+        ),
+        ("  model:\n", "  model:\n    lr: 3\n", ["model.lr: unknown key; it belongs below model.init_args"]),
+        (
+            "  model:\n",
+            "  trainer: {max_stepz: 3}\n  model:\n",
+            ["trainer.max_stepz: unknown key; did you mean max_steps"],
+        ),
+    ],
+)
+def test_errors_anywhere_in_a_row(place: Path, old: str, new: str, messages: list[str]) -> None:
+    assert old in ROW
+    errors = errors_of(ROW.replace(old, new, 1), place)
+    assert len(errors) == len(messages), errors
+    for error, message in zip(errors, messages, strict=True):
+        assert error.startswith(f"table/row.yaml: {message}"), error
+
+
+def test_an_error_in_a_fragment_is_told_there(place: Path) -> None:
+    (place / "base" / "part.yaml").write_text("trainer:\n  max_steps: 2\n  log_evry_n_steps: 1\n")
+    (error,) = errors_of(ROW, place)
+    assert error.startswith("base/part.yaml: trainer.log_evry_n_steps: unknown key; did you mean log_every_n_steps")
+
+
+def test_an_error_on_the_command_line_is_told_as_such(place: Path) -> None:
+    (error,) = errors_of(ROW, place, {"model.lossx": 3})
+    assert error.startswith("command line: model.init_args.lossx: unknown key")
+    (error,) = errors_of(ROW, place, {"model.loss": {"name": "rmi", "radius": 3}})
+    assert error.startswith("command line: model.init_args.loss.radius: unknown key; expected one of region_size, ")
+
+
+def test_values_take_the_form_of_their_annotation() -> None:
+    values, errors = complete({"data": {"init_args": {"image_size": [8, 9]}}, "model": {"init_args": {"lr": 1}}})
+    assert errors == []
+    assert values["data"]["init_args"]["image_size"] == [8, 9]
+    assert isinstance(values["model"]["init_args"]["lr"], float)
+
+
+def test_a_short_class_name_becomes_a_full_path_and_a_users_class_stays() -> None:
+    values, _ = complete({"model": {"class_path": "MCIBIModule"}})
+    assert values["model"]["class_path"] == "beyondpixel.lightning_modules.MCIBIModule"
+    values, errors = complete({"data": {"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule"}})
+    assert errors == []
+    assert values["data"] == {"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule", "init_args": {}}
