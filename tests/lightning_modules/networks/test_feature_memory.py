@@ -241,9 +241,7 @@ def test_momentum_0_keeps_and_1_replaces(strategy: Any, labeled_features: Make) 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("initialization", ["mean", "random_pixel"])
-def test_features_that_are_not_finite_change_nothing(
-    value: float, initialization: Any, labeled_features: Make
-) -> None:
+def test_features_that_are_not_finite_change_nothing(value: float, initialization: Any, labeled_features: Make) -> None:
     features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
     memory = FeatureMemory(CLASSES, CHANNELS, initialization=initialization)
     memory.update(features, target.masked_fill(target == 1, 255), momentum=0.5)
