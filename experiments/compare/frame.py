@@ -70,7 +70,8 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     axes = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
     frame = pd.DataFrame(lines, dtype=object)  # as they are: 4 beside None would become 4.0
     frame[axes] = frame[axes].where(frame[axes].notna(), None)
-    return Runs(frame.astype(dict.fromkeys(scores, float)), axes, list(scores), damaged)
+    frame = frame.astype(dict.fromkeys(scores, float)).copy()  # in one piece: hundreds of columns were changed alone
+    return Runs(frame, axes, list(scores), damaged)
 
 
 def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any], dict[str, float]]:
