@@ -97,7 +97,9 @@ def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
     values = dict(leaves(resolved(spec.name).values))
     for keys, value in leaves(spec.config):
         if keys == ("model", "init_args", "loss"):
-            assert values[(*keys, "name")] == value
+            names = [value] if isinstance(value, str) else [entry["name"] for entry in value]
+            found = [values[(*keys, "name")]] if isinstance(value, str) else [entry["name"] for entry in values[keys]]
+            assert found == names
         elif not isinstance(value, list):
             assert values[keys] == value, keys
 

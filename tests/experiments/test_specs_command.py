@@ -25,7 +25,7 @@ def test_all_tables_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert {folder.name for folder in RUNS.iterdir()} <= set(names)
     start = names.index("rmi_table3b")
     facts = lines[start].split(maxsplit=1)[1].strip()
-    assert facts == "10 rows; region_size, downsampling_factor; published 78.06 … 78.71"
+    assert facts == "10 rows; downsampling_factor, region_size; published 78.06 … 78.71"
     assert lines[start + 1].strip() == "Table 3(b) (PASCAL VOC 2012 val, DeepLabv3)"
     assert lines[names.index("demo")].rstrip().endswith("loss, region_size, downsampling_factor, pooling")
 
