@@ -123,9 +123,7 @@ def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
     return waiting
 
 
-def _upload_all(
-    waiting: Sequence[Upload], jobs: int, timeout: float, console: Console
-) -> list[RunFolder]:
+def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
     """Upload everything, saying of each run what became of it; those that failed."""
     failed = []
     processes: list[subprocess.Popen[str]] = []
@@ -149,9 +147,7 @@ def _log(part: Path) -> Path | None:
     return next(part.glob("run-*.wandb"), None)
 
 
-def _upload(
-    upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]
-) -> str | None:
+def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
     """Upload the parts of one run in their order; what went wrong, or None."""
     process = subprocess.Popen(
         [*COMMAND, *(str(part.resolve()) for part in upload.parts)],

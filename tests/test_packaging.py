@@ -45,7 +45,14 @@ def test_losses_need_torch_and_torchmetrics_only() -> None:
         if name.split(".")[0] not in sys.stdlib_module_names
     }
     # torch itself needs typing_extensions
-    assert third_party <= {"torch", "torchmetrics", "typing_extensions", "triton", "segmentation_models_pytorch", "beyondpixel"}
+    assert third_party <= {
+        "torch",
+        "torchmetrics",
+        "typing_extensions",
+        "triton",
+        "segmentation_models_pytorch",
+        "beyondpixel",
+    }
 
 
 def test_only_one_file_touches_albumentations() -> None:
