@@ -18,6 +18,7 @@ from pytorch_lightning import Trainer
 from beyondpixel.datamodules import CamVidDataModule, VOCDataModule
 from beyondpixel.experiments.axes import NETWORKS, RMI_AXES, axes_of
 from beyondpixel.experiments.build import build, build_all, parse_built
+from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.merge import Keys
 from beyondpixel.experiments.plan import plan_runs
@@ -132,7 +133,25 @@ def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str
     )
 
 
-# FACTS of the papers and of their published code, written out by hand
+def test_the_examples_of_the_readme(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
+    for name, text in zip(("row", "evaluations", "grid", "affinity"), blocks, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.yaml").write_text(text)
+    (row,) = load_specs([tmp_path / "row"])
+    assert row.config == next(spec for spec in SPECS if spec.name == "rmi_table1_voc/v3_rmi").config
+    words = yaml.safe_load((tmp_path / "evaluations" / "evaluations.yaml").read_text())["evaluations"]
+    assert len({parse_inferer(one).slug for one in words}) == len(words)
+    grid = [spec.config for spec in load_specs([tmp_path / "grid"])]
+    assert grid == [spec.config for spec in SPECS if spec.table == "rmi_table3b"]
+    runs = plan_runs([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides={})
+    settings = [run.config["model"]["init_args"]["loss"] for run in runs]
+    assert [(loss["margin"], loss["distance"]) for loss in settings[::2]] == [
+        (margin, distance) for margin in (1.0, 3.0) for distance in (1, 2, 3)
+    ]
+
+
+# values of the papers and of their published code, written out by hand
 RMI_MODEL = {
     "encoder": "resnet101s",
     "decoder": "paper",
