@@ -1,7 +1,7 @@
-"""Get a public data set: `beyondpixel data get camvid|voc|sbd --root DIR`.
+"""Download of the public data sets: `beyondpixel data get camvid|voc|sbd --root DIR`.
 
-Everything is put together in `DIR.partial` beside the target, and moved there when it is whole. So a run that is killed
-leaves nothing that looks complete, and the next one continues.
+Everything is put together in `DIR.partial` beside the target, and moved there when it is whole. So a command that is
+killed leaves nothing that looks complete, and the next one continues.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from pathlib import Path
 from beyondpixel.datamodules import camvid, voc
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.base import find_faults
-from beyondpixel.datamodules.datasets.errors import DataError, data_error
+from beyondpixel.datamodules.datasets.errors import DataError, SubsetWarning, data_error
 from beyondpixel.datamodules.datasets.sbd import build_trainaug
-from beyondpixel.datamodules.fetching import DownloadError, fetch, install
+from beyondpixel.datamodules.fetching import DownloadError, fetch
 from beyondpixel.datamodules.unpacking import unpack
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
@@ -24,18 +24,18 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 @dataclass(frozen=True)
 class Download:
-    """How a data set gets from its publisher to a folder.
+    """How to get a data set from its publisher to a folder.
 
     Attributes:
         archive: The archive's file name.
-        urls: Where its publisher, or an official mirror, offers it.
+        urls: Addresses of its publisher and of official mirrors.
         checksum: Such as "md5:6cd6..."; None where the archive is made on demand and only its content is fixed.
         inside: The folder in the archive that is wanted; "*" stands for any name of one level.
         max_bytes: The most that may be unpacked.
-        finish: Turns the unpacked folder into what goes to the root, and returns it; gets the unpacked folder, the
-            root, and whether to show progress.
-        is_complete: Whether a root holds the data set, every file readable.
+        data_module: Makes the data module of a root.
+        splits: The splits that make the data set complete.
         last: Names of the files that make a folder look complete.
+        finish: From the unpacked folder and the root to the folder that goes to the root.
         needs: The download that must be at the root before.
     """
 
@@ -44,10 +44,22 @@ class Download:
     checksum: str | None
     inside: str
     max_bytes: int
-    finish: Callable[[Path, Path, bool], Path]
-    is_complete: Callable[[Path], bool]
+    data_module: Callable[[str], SegmentationDataModule]
+    splits: tuple[str, ...]
     last: tuple[str, ...]
+    finish: Callable[[Path, Path], Path] = lambda unpacked, root: unpacked
     needs: str | None = None
+
+    def is_complete(self, root: Path) -> bool:
+        """Whether `root` has the data set, every file readable."""
+        data = self.data_module(str(root))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", SubsetWarning)
+                datasets = [data.load_split(split) for split in self.splits]
+        except (DataError, SubsetWarning):
+            return False
+        return not any(find_faults(dataset) for dataset in datasets)
 
 
 def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: bool = True) -> bool:
@@ -69,18 +81,18 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
     """
     if name not in DOWNLOADS:
         raise ValueError(f"there is no download {name!r}; there are {', '.join(DOWNLOADS)}")
-    download, place = DOWNLOADS[name], voc.find_folder(Path(root)).resolve()
-    if download.is_complete(place):
+    download, target = DOWNLOADS[name], voc.find_folder(Path(root)).resolve()
+    if download.is_complete(target):
         return False
-    if download.needs is not None and not DOWNLOADS[download.needs].is_complete(place):
+    if download.needs is not None and not DOWNLOADS[download.needs].is_complete(target):
         raise data_error(
-            f"{name} adds to {download.needs}, which is not, or not completely, in {place}",
+            f"{name} adds to {download.needs}, which is not, or not completely, in {target}",
             [],
             expected=f"the complete {download.needs} data set",
             remedy=f"beyondpixel data get {download.needs} --root {root}",
         )
-    # beside its place, so on the same file system: moving is then one step
-    work = place.with_name(f"{place.name}.partial")
+    # beside the target, so on the same file system: moving is then one step
+    work = target.with_name(f"{target.name}.partial")
     archive, unpacked = work / download.archive, work / "unpacked"
     urls = [_address(mirror, download.archive) for mirror in mirrors]
     fetch([*urls, *download.urls], archive, checksum=download.checksum, progress=progress)
@@ -88,14 +100,14 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         unpack(archive, unpacked, inside=download.inside, max_bytes=download.max_bytes, progress=progress)
-        finished = download.finish(unpacked, place, progress)
+        finished = download.finish(unpacked, target)
     except Exception:
         # the next run must not find, and trust, what could not be used
         shutil.rmtree(unpacked, ignore_errors=True)
         if download.checksum is None:
             archive.unlink(missing_ok=True)
         raise
-    install(finished, place, last=download.last)
+    install(finished, target, last=download.last)
     shutil.rmtree(work)
     return True
 
@@ -105,50 +117,44 @@ def _address(mirror: str, archive: str) -> str:
     return address if address.endswith(_ARCHIVES) else f"{address.rstrip('/')}/{archive}"
 
 
-def _is_complete(data: SegmentationDataModule, counts: dict[str, int]) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            splits = {split: data.load_split(split) for split in counts}
-    except DataError:
-        return False
-    return all(len(splits[split]) == counts[split] and not find_faults(splits[split]) for split in counts)
+def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
+    """Move a finished folder to its target; what is there already is completed, file by file.
 
-
-def _camvid_is_complete(root: Path) -> bool:
-    return _is_complete(camvid.CamVidDataModule(str(root)), {s: camvid.COUNTS[s] for s in ("train", "val", "test")})
-
-
-def _voc_is_complete(root: Path) -> bool:
-    return _is_complete(voc.VOCDataModule(str(root)), {split: voc.COUNTS[split] for split in ("train", "val")})
-
-
-def _sbd_is_complete(root: Path) -> bool:
-    return _is_complete(voc.VOCDataModule(str(root)), {"trainaug": voc.COUNTS["trainaug"]})
+    Args:
+        source: The finished folder, on the same file system.
+        target: Where it goes.
+        last: Names of files that are moved after all others: those whose presence makes the folder look complete.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        source.replace(target)
+        return
+    files = [path for path in source.rglob("*") if path.is_file()]
+    for file in sorted(files, key=lambda path: (path.name in last, path)):
+        path = target / file.relative_to(source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(path)
+    shutil.rmtree(source)
 
 
 # of the tutorial's images and masks: sha256 over each file's name and sha256, in order
 CAMVID_CONTENT = "691a09d6d2d70388c46f0aa77da532ba38b48e1b38395b657fb38c117a7fb549"
 
 
-def _finish_camvid(unpacked: Path, root: Path, progress: bool) -> Path:
+def _check_camvid(unpacked: Path, root: Path) -> Path:
     found = content_digest(unpacked)
     if found != CAMVID_CONTENT:
         raise DownloadError(
             f"what was downloaded is not the SegNet tutorial's CamVid: its images and masks have the digest {found}, "
-            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address as --mirror"
+            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address with --mirrors"
         )
     return unpacked
 
 
-def _finish_voc(unpacked: Path, root: Path, progress: bool) -> Path:
-    return unpacked
-
-
-def _finish_sbd(unpacked: Path, root: Path, progress: bool) -> Path:
+def _build_trainaug(unpacked: Path, root: Path) -> Path:
     built = unpacked.with_name("trainaug")
     shutil.rmtree(built, ignore_errors=True)
-    build_trainaug(unpacked, root, built, progress=progress)
+    build_trainaug(unpacked, root, built)
     return built
 
 
@@ -167,8 +173,9 @@ DOWNLOADS = {
         checksum=None,
         inside="*/CamVid",
         max_bytes=1 << 30,
-        finish=_finish_camvid,
-        is_complete=_camvid_is_complete,
+        data_module=camvid.CamVidDataModule,
+        splits=("train", "val", "test"),
+        finish=_check_camvid,
         last=("train.txt", "val.txt", "test.txt"),
     ),
     "voc": Download(
@@ -180,8 +187,8 @@ DOWNLOADS = {
         checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
         inside="VOCdevkit/VOC2012",
         max_bytes=4 << 30,
-        finish=_finish_voc,
-        is_complete=_voc_is_complete,
+        data_module=voc.VOCDataModule,
+        splits=("train", "val"),
         last=("train.txt", "val.txt", "trainval.txt"),
     ),
     "sbd": Download(
@@ -190,8 +197,9 @@ DOWNLOADS = {
         checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
         inside="benchmark_RELEASE/dataset",
         max_bytes=8 << 30,
-        finish=_finish_sbd,
-        is_complete=_sbd_is_complete,
+        data_module=voc.VOCDataModule,
+        splits=("trainaug",),
+        finish=_build_trainaug,
         last=("trainaug.txt",),
         needs="voc",
     ),

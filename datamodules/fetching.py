@@ -1,30 +1,28 @@
-"""Download one file: resumed where it broke off, checked, and under its own name only when it is whole."""
+"""Download of one file with pooch: checksum, temporary file and progress bar are pooch's.
 
-import hashlib
+Three things that pooch lacks are added: a broken download is continued, by this call or by the next; there may be
+several addresses; and without a network the answer comes within seconds.
+"""
+
 import shutil
+import threading
 import time
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+import pooch
+import requests
 
-_BLOCK = 1 << 20
-_ATTEMPTS = 5
-_TIMEOUT_S = 30
-# a connection that breaks off shows as any of these
-_BROKEN = (URLError, ConnectionError, TimeoutError, HTTPException)
+ATTEMPTS = 4
+ANSWER_S = 3.0
+READ_S = 30.0
+CHUNK = 1 << 16
 
 
 class DownloadError(RuntimeError):
-    """A data set could not be fetched; the message says from where, why not, and what to do instead."""
-
-
-class _BrokenOffError(ConnectionError):
-    """The server closed the connection before the end of the file."""
+    """A data set could not be fetched; the message lists the addresses, what failed, and what to do instead."""
 
 
 def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: bool = True, wait_s: float = 1) -> None:
@@ -35,109 +33,109 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
 
     Args:
         urls: Addresses of the same file, in order of preference; http, https or file.
-        target: Where it shall lie.
+        target: Where to put it.
         checksum: Such as "md5:6cd6..."; None where the publisher gives none, and the content must be checked later.
         progress: Show a progress bar.
-        wait_s: Seconds before the first retry; they double with each further one.
+        wait_s: Seconds before the first retry of a broken connection; they double with each further one.
 
     Raises:
         DownloadError: No address gave the right file.
     """
-    if target.is_file() and (checksum is None or _matches(target, checksum)):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    pooch.get_logger().setLevel("ERROR")
     part = target.with_name(f"{target.name}.part")
     failures = []
     for url in urls:
+        download = _FileCopy() if url.startswith("file:") else _ResumingDownload(part, progress, wait_s)
         try:
-            _fetch_whole(url, part, progress=progress, wait_s=wait_s)
-        except (*_BROKEN, OSError) as error:
-            failures.append(f"{url}: {error}")
-            continue
-        if checksum is None or _matches(part, checksum):
-            part.replace(target)
+            pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=download)
             return
-        failures.append(f"{url}: gave other bytes than the publisher's ({checksum} expected)")
-        # nothing of it can be trusted, so the next address starts from the beginning
-        part.unlink()
+        except OSError as error:  # requests' errors are OSErrors, too
+            failures.append(f"{url}: {error}")
+        except ValueError as error:
+            if "does not match the known hash" not in str(error):
+                raise
+            failures.append(f"{url}: gave other bytes than the publisher's ({checksum} expected)")
     raise DownloadError(
         f"{target.name} could not be downloaded:\n"
         + "\n".join(f"  {failure}" for failure in failures)
         + f"\nTo fix it: try again later, which continues where it broke off; or fetch {target.name} on another "
-        "machine and give its folder, or another address, as --mirror"
+        "machine and give its folder, or another address, with --mirrors"
     )
 
 
-def _fetch_whole(url: str, part: Path, *, progress: bool, wait_s: float) -> None:
-    """Download, and continue after each break, until five in a row have brought nothing new."""
-    furthest, fruitless = 0, 0
-    while True:
-        try:
-            _fetch_rest(url, part, progress=progress)
-            return
-        except HTTPError:
-            # the server answered, and would answer the same again
-            raise
-        except _BROKEN:
-            have = part.stat().st_size if part.is_file() else 0
-            fruitless = 0 if have > furthest else fruitless + 1
-            furthest = max(furthest, have)
-            if fruitless == _ATTEMPTS:
-                raise
-            time.sleep(wait_s * 2**fruitless)
+class _FileCopy:
+    """Downloader for file addresses, which pooch does not know."""
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        shutil.copyfile(unquote(urlsplit(url).path), output_file)
 
 
-def _fetch_rest(url: str, part: Path, *, progress: bool) -> None:
-    have = part.stat().st_size if part.is_file() else 0
-    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urlopen(request, timeout=_TIMEOUT_S)
-    except HTTPError as error:
-        if error.code == 416 and have:
-            # nothing lies beyond what is here already: it is whole, or it is wrong, which the checksum tells
-            return
-        raise
-    with response:
-        continued = getattr(response, "status", 200) == 206
-        have = have if continued else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
-        with part.open("ab" if continued else "wb") as file, _bar(progress) as bar:
-            task = bar.add_task(unquote(Path(urlsplit(url).path).name), total=total, completed=have)
-            while block := response.read(_BLOCK):
-                file.write(block)
-                bar.advance(task, len(block))
-    if total is not None and part.stat().st_size < total:
-        # http.client ends a read quietly when the connection is gone
-        raise _BrokenOffError(f"the connection broke off at {part.stat().st_size} of {total} bytes")
-
-
-def _bar(progress: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), disable=not progress)
-
-
-def _matches(path: Path, checksum: str) -> bool:
-    algorithm, expected = checksum.split(":")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest() == expected
-
-
-def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
-    """Move a finished folder to its place; what lies there already is completed, file by file.
+class _ResumingDownload:
+    """pooch.HTTPDownloader to a file of its own, which is continued after each break.
 
     Args:
-        source: The finished folder, on the same file system.
-        target: Its place.
-        last: Names of files that are moved after all others: those whose presence makes the folder look complete.
+        part: The file.
+        progress: Show a progress bar.
+        wait_s: Seconds before the first retry.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        source.replace(target)
-        return
-    files = [path for path in source.rglob("*") if path.is_file()]
-    for file in sorted(files, key=lambda path: (path.name in last, path)):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
-    shutil.rmtree(source)
+
+    def __init__(self, part: Path, progress: bool, wait_s: float) -> None:
+        self.part = part
+        self.progress = progress
+        self.wait_s = wait_s
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        """Download until the file is whole, or until some attempts in a row have brought nothing new."""
+        _require_answer(url)
+        fruitless = 0
+        while True:
+            before = self._size()
+            try:
+                self._continue(url)
+                break
+            except requests.HTTPError as error:
+                if getattr(error.response, "status_code", None) != requests.codes.range_not_satisfiable:
+                    raise
+                # nothing lies beyond what is here already: it is whole, or wrong, which the checksum tells
+                break
+            except requests.RequestException:
+                fruitless = 0 if self._size() > before else fruitless + 1
+                if fruitless == ATTEMPTS:
+                    raise
+                time.sleep(self.wait_s * 2**fruitless)
+        shutil.move(self.part, output_file)
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def _continue(self, url: str) -> None:
+        headers = {"Accept-Encoding": "identity"}
+        if size := self._size():
+            headers["Range"] = f"bytes={size}-"
+        with self.part.open("ab") as file:
+
+            def begin(response: requests.Response, **_: Any) -> None:
+                if response.status_code == requests.codes.ok:  # all of the file, not what follows
+                    file.truncate(0)
+
+            hooks = {"response": begin}
+            options = {"headers": headers, "hooks": hooks, "timeout": (ANSWER_S, READ_S)}
+            download = pooch.HTTPDownloader(progressbar=self.progress, chunk_size=CHUNK, **options)
+            download(url, file, None)
+
+
+def _require_answer(url: str) -> None:
+    """Raise within seconds where no server answers; looking up a name can take longer than any time-out of requests."""
+    failures: list[requests.RequestException] = []
+
+    def ask() -> None:
+        try:
+            requests.head(url, timeout=ANSWER_S)
+        except requests.RequestException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_S)
+    if thread.is_alive() or failures:
+        raise requests.ConnectionError(failures[0] if failures else f"no answer within {ANSWER_S:g} seconds")

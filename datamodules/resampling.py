@@ -1,5 +1,6 @@
 """Resampling of images and masks: rescale, and keep a crop of the result."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,16 +45,29 @@ class Rescale:
                 OpenCV's cubic (a = -0.75).
         """
         if image.shape[:2] == self.scaled:
-            scaled = image
-        elif resampling == "bicubic_antialias":
-            pixels = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
-            scaled = F.interpolate(pixels, size=self.scaled, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
-        else:
-            shrinks = self.scaled[0] * self.scaled[1] < image.shape[0] * image.shape[1]
-            smooth = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-            method = cv2.INTER_LINEAR if resampling == "linear" else smooth
-            scaled = np.asarray(cv2.resize(image, self.scaled[::-1], interpolation=method), dtype=np.uint8)
+            return image[self.rows, self.columns]
+        if resampling == "bicubic_antialias":
+            return self._antialiased(image)
+        shrinks = self.scaled[0] * self.scaled[1] < image.shape[0] * image.shape[1]
+        smooth = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        method = cv2.INTER_LINEAR if resampling == "linear" else smooth
+        scaled = np.asarray(cv2.resize(image, self.scaled[::-1], interpolation=method), dtype=np.uint8)
         return scaled[self.rows, self.columns]
+
+    def _antialiased(self, image: Pixels) -> Pixels:
+        rows = _source(image.shape[0], self.scaled[0], self.rows)
+        columns = _source(image.shape[1], self.scaled[1], self.columns)
+        source = np.require(image[rows.needed, columns.needed], requirements=("C", "W"))
+        # torch takes its fast way where strides say that channels are last; after indexing with None they do not
+        pixels = torch.from_numpy(source).unsqueeze(0).permute(0, 3, 1, 2)
+        scaled = F.interpolate(
+            pixels,
+            scale_factor=(rows.factor, columns.factor),
+            mode="bicubic",
+            antialias=True,
+            recompute_scale_factor=False,
+        )
+        return scaled[0].permute(1, 2, 0).numpy()[rows.kept, columns.kept]
 
     def mask(self, mask: Pixels) -> Pixels:
         """Resample a mask, uint8 (H, W): the nearest pixel, exactly as Pillow's NEAREST."""
@@ -61,6 +75,27 @@ class Rescale:
             return mask[self.rows, self.columns]
         rows, columns = (_nearest(size, scaled) for size, scaled in zip(mask.shape, self.scaled, strict=True))
         return mask.take(rows[self.rows], axis=0).take(columns[self.columns], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The part of an axis that is needed, its scale factor, and what is kept of the rescaled part."""
+
+    needed: slice
+    factor: float
+    kept: slice
+
+
+def _source(size: int, scaled: int, kept: slice) -> _Source:
+    """Find the smallest part of an axis that gives `kept` exactly as the whole axis would."""
+    support = 2 * max(1.0, size / scaled)  # source pixels at either side that a bicubic sample reaches
+    stop = min(kept.stop, scaled)
+    # sample points lie in whole source pixels again after this many steps, so the part may begin there
+    period = scaled // math.gcd(size, scaled)
+    first = max(0, kept.start - math.ceil(support * scaled / size) - 1) // period * period
+    needed = slice(first * size // scaled, min(size, math.ceil(stop * size / scaled + support) + 1))
+    # a little more than the factor: torch rounds the product with the length down, which may be a whole number
+    return _Source(needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first))
 
 
 def _nearest(size: int, scaled: int) -> np.ndarray[Any, np.dtype[np.intp]]:

@@ -1,5 +1,6 @@
-"""Unpack an archive from the network: nothing lands outside the folder, and only plain files land at all."""
+"""Safe unpacking of archives from the network: only plain files, and only inside the target folder."""
 
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -13,51 +14,59 @@ from typing import IO
 
 from rich.progress import track
 
+LONGEST_NAME = 255
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+
 
 class ArchiveError(RuntimeError):
-    """The archive is damaged, or tries to write where it must not."""
+    """The archive is damaged, of an unknown kind, or tries to write where it must not."""
 
 
 @dataclass(frozen=True)
 class _Member:
     name: str
     size: int
-    plain: bool
+    fault: str | None
     open: Callable[[], IO[bytes] | None]
 
 
 def unpack(archive: Path, target: Path, *, inside: str, max_bytes: int, progress: bool = True) -> None:
-    """Unpack what lies below one folder of an archive.
+    """Unpack what is below one folder of an archive.
 
     Args:
         archive: A zip or tar file.
-        target: Where the content of the folder shall lie.
+        target: Where the content of the folder goes.
         inside: The folder in the archive, such as "VOCdevkit/VOC2012"; "*" stands for any name of one level.
         max_bytes: The most that may come out.
         progress: Show a progress bar.
 
     Raises:
-        ArchiveError: The archive is damaged; or a member has an absolute path or one that leads upwards, or is a link
-            or a device, or all together would be larger than `max_bytes`, and then nothing has been written.
+        ArchiveError: The archive is damaged or compressed in an unknown way; or a member has no name, one that is too
+            long, an absolute path or one that leads upwards; or a wanted member is a link, a device or encrypted, or
+            all together would be larger than `max_bytes`. In all but the first case nothing has been written.
     """
     try:
         _unpack(archive, target, inside, max_bytes, progress)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
+        raise ArchiveError(f"{archive.name} is damaged, or compressed in an unknown way: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the file system; gzip and bz2 report damage without a number
+            raise
         raise ArchiveError(f"{archive.name} is damaged: {error}") from error
 
 
 def _unpack(archive: Path, target: Path, inside: str, max_bytes: int, progress: bool) -> None:
     with _members(archive) as members:
-        chosen = [(member, place) for member in members if (place := _place(member, inside, archive)) is not None]
+        placed = [(member, _relative(member, inside, archive)) for member in members]
+        chosen = [(member, target / path) for member, path in placed if path is not None]
         size = sum(member.size for member, _ in chosen)
         if size > max_bytes:
             raise ArchiveError(f"{archive.name} would unpack to {size:,} bytes, more than {max_bytes:,} expected")
-        for member, place in track(chosen, f"Unpacking {archive.name}", disable=not progress):
-            path = target.joinpath(*place.parts)
+        for member, path in track(chosen, f"Unpacking {archive.name}", disable=not progress):
             path.parent.mkdir(parents=True, exist_ok=True)
             source = member.open()
             if source is None:
-                raise ArchiveError(f"{archive.name} holds {member.name!r}, which is not a file")
+                raise ArchiveError(f"{archive.name} has {member.name!r}, which is not a file")
             with source, path.open("wb") as file:
                 shutil.copyfileobj(source, file)
 
@@ -66,30 +75,45 @@ def _unpack(archive: Path, target: Path, inside: str, max_bytes: int, progress: 
 def _members(archive: Path) -> Iterator[list[_Member]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
-            # the high 16 bits are the Unix mode, in which 0o12 is a symbolic link
             yield [
-                _Member(info.filename, info.file_size, info.external_attr >> 28 != 0o12, partial(zipped.open, info))
+                _Member(info.filename, info.file_size, _zip_fault(info), partial(zipped.open, info))
                 for info in zipped.infolist()
-                if not info.is_dir()
+                if not info.filename.endswith("/")  # ZipInfo.is_dir fails with an empty name
             ]
     else:
         with tarfile.open(archive) as tarred:
             yield [
-                _Member(info.name, info.size, info.isreg(), partial(tarred.extractfile, info))
+                _Member(
+                    info.name,
+                    info.size,
+                    None if info.isreg() else "is a link or a device, not a file",
+                    partial(tarred.extractfile, info),
+                )
                 for info in tarred.getmembers()
                 if not info.isdir()
             ]
 
 
-def _place(member: _Member, inside: str, archive: Path) -> PurePosixPath | None:
-    """Where the member goes, relative to the target; None where it is not wanted."""
+def _zip_fault(info: zipfile.ZipInfo) -> str | None:
+    if info.flag_bits & 1:
+        return "is encrypted"
+    # the high 16 bits are the Unix mode, in which 0o12 is a symbolic link
+    return "is a link or a device, not a file" if info.external_attr >> 28 == 0o12 else None
+
+
+def _relative(member: _Member, inside: str, archive: Path) -> PurePosixPath | None:
+    """The member's path below `inside`; None where it is not wanted."""
     path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
-        raise ArchiveError(f"{archive.name} holds {member.name!r}, which leads out of the folder it is unpacked to")
+    fault = None
+    if not path.parts or "\0" in member.name:
+        fault = "has no usable name"
+    elif path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
+        fault = "leads out of the folder it is unpacked to"
+    elif any(len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.parts):
+        fault = f"has a name of more than {LONGEST_NAME} bytes"
     folder = PurePosixPath(inside).parts
     matches = all(wanted in ("*", part) for wanted, part in zip(folder, path.parts, strict=False))
-    if len(path.parts) <= len(folder) or not matches:
-        return None
-    if not member.plain:
-        raise ArchiveError(f"{archive.name} holds {member.name!r}, which is a link or a device, not a file")
-    return PurePosixPath(*path.parts[len(folder) :])
+    chosen = len(path.parts) > len(folder) and matches
+    if fault := fault or (member.fault if chosen else None):
+        raise ArchiveError(f"{archive.name} has {member.name[:100]!r}, which {fault}")
+    return PurePosixPath(*path.parts[len(folder) :]) if chosen else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from beyondpixel.datamodules.base import SegmentationDataModule
-from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.datasets.errors import SubsetWarning, data_error
 from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.datasets.listing import read_list
@@ -139,5 +139,6 @@ def _check_count(split: str, ids: list[str], listing: Path, remedy: str) -> None
         warnings.warn(
             f"{listing} names {len(ids)} of the {full} images of VOC 2012 {split}: "
             "this is a subset, and its scores cannot be compared with published ones",
+            SubsetWarning,
             stacklevel=2,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,8 @@ from rich.table import Table
 
 from beyondpixel.datamodules import DATA_MODULES, SegmentationDataModule
 from beyondpixel.datamodules.checks import SplitReport, check
-from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
+from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.download import get
 from beyondpixel.datamodules.fetching import DownloadError
 from beyondpixel.datamodules.unpacking import ArchiveError
@@ -22,33 +24,41 @@ from beyondpixel.lightning_modules.visualization import class_colors, colorize, 
 SIZES_SHOWN = 5
 
 
-def get_data(name: str, root: Path, *, mirrors: Sequence[str]) -> None:
-    """Download a data set to a folder.
+def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequence[str] = ()) -> None:
+    """Download a data set. What is complete is left alone, what was broken off is continued.
 
     Args:
-        name: `camvid`, `voc` or `sbd`.
-        root: where it goes.
-        mirrors: addresses or folders to try first.
+        name: the data set; `sbd` adds the trainaug split to VOC at the same root.
+        root: the folder that it goes to.
+        mirrors: addresses or folders to try first, of the archive or of what holds it.
     """
     with as_user_error(DataError, DownloadError, ArchiveError):
         done = get(name, root, mirrors=mirrors)
-    print(f"{name} is in {root}" if done else f"{name} is complete in {root} already; nothing was done")
+    print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
     if name != "sbd":
-        print(f"Look at it with: beyondpixel data check {name} --root {root} --sheet {name}.png")
+        print(f"Look at it with: beyondpixel data check {name} --root {root} --grid {name}.png")
 
 
-def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_samples: int) -> None:
-    """Read a whole data set, print what is in it, and draw some samples.
+def check_data(
+    name: Literal["camvid", "folder", "shapes", "voc"],
+    *,
+    root: Path | None = None,
+    grid: Path | None = None,
+    samples: int = 4,
+) -> None:
+    """Read every file of a data set, print what is in it, and draw some samples.
 
     Args:
-        name: `camvid`, `voc`, `folder` or `shapes`.
-        root: the data set's folder; not needed for `shapes`.
-        sheet_file: a PNG to draw samples with their masks on.
-        num_samples: how many samples of each split to draw.
+        name: the data set.
+        root: its folder; `shapes` needs none.
+        grid: a PNG to draw samples with their masks on.
+        samples: how many samples of each split to draw.
 
     Raises:
         UserError: after everything has been printed, if the data set cannot be used as it is.
     """
+    if samples < 1:
+        raise UserError(f"--samples must be at least 1, got {samples}")
     with as_user_error(DataError):
         data = _build(name, root)
     report = check(data)
@@ -57,11 +67,12 @@ def check_data(name: str, root: Path | None, *, sheet_file: Path | None, num_sam
         console.print(_summary(report.dataset, split), soft_wrap=True)  # paths stay in one piece, to be copied
         if split.classes:
             console.print(_class_table(split))
-    if sheet_file is not None:
+    if grid is not None:
         usable = [split.split for split in report.splits if split.images]
-        if usable:
-            _draw_samples(data, usable, num_samples, sheet_file)
-            print(f"SegmentationDataset drawn in {sheet_file}")
+        drawn = [sample for split in usable for sample in _spread_samples(data.load_split(split), samples)]
+        if drawn:
+            _draw(data, drawn, f"{samples} samples of each of {', '.join(usable)}", grid)
+            print(f"Samples are drawn in {grid}")
     if not report.ok:
         bad = [split.split for split in report.splits if split.error or split.faults]
         raise UserError(f"{report.dataset} cannot be used as it is: see {', '.join(bad)} above")
@@ -107,17 +118,22 @@ def _class_table(split: SplitReport) -> Table:
     return table
 
 
-def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_samples: int, file: Path) -> None:
-    images, masks = [], []
-    for split in splits:
-        samples = data.dataset(split)
-        # spread over the split, because neighbors in a list are often frames of one film
-        step = max(1, len(samples) // num_samples)
-        for index in range(0, step * min(num_samples, len(samples)), step):
-            sample = samples[index]
-            if sample.mask is not None:
-                images.append(sample.image)
-                masks.append(sample.mask)
+def _spread_samples(dataset: SegmentationDataset, count: int) -> list[Sample]:
+    """Some readable samples with a mask, spread over the split: neighbors in a list are often frames of one film."""
+    step = max(1, len(dataset) // count)
+    chosen: list[Sample] = []
+    for index in sorted(range(len(dataset)), key=lambda index: (index % step, index)):
+        if len(chosen) == count:
+            break
+        with suppress(BadFileError):
+            sample = dataset.read(index)
+            chosen += [sample] if sample.mask is not None else []
+    return chosen
+
+
+def _draw(data: SegmentationDataModule, samples: Sequence[Sample], what: str, file: Path) -> None:
+    images = [sample.image for sample in samples]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
     columns = {
         "image": images,
         "mask over it": [
@@ -127,5 +143,5 @@ def _draw_samples(data: SegmentationDataModule, splits: Sequence[str], num_sampl
     }
     legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
     file.parent.mkdir(parents=True, exist_ok=True)
-    heading = f"{data.dataset_name}: {num_samples} samples of each of {', '.join(splits)}"
+    heading = f"{data.dataset_name}: {what}"
     image_grid(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).savefig(file)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
-import urllib.error
-import urllib.request
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +11,12 @@ from huggingface_hub import PyTorchModelHubMixin, constants
 from pytorch_lightning import LightningModule
 
 from beyondpixel.lightning_modules.model_card import MODEL_CARD, card_values
-from beyondpixel.lightning_modules.networks.pretrained import without_pretrained_weights
+from beyondpixel.lightning_modules.networks.pretrained import hub_is_reachable, without_pretrained_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # excluded from the weights, so that they load whatever loss the module is loaded with
 TRAINING_ONLY = ("loss.", "metrics.")
-HUB_SECONDS = 3.0
 DATA_ATTRIBUTES = ("dataset_name", "class_names", "palette", "mean", "std", "ignore_index", "image_size")
 INPUT = "float32 (N, 3, H, W), RGB in 0..1, normalized as (x - mean) / std; any height and width"
 
@@ -121,7 +117,7 @@ class HubModule(
         Raises:
             ConnectionError: if the hub does not answer.
         """
-        if not hub_answers():
+        if not _hub_answers():
             raise ConnectionError(
                 f"{repo_id}: the hub ({constants.ENDPOINT}) does not answer: check the network, HF_ENDPOINT and "
                 "HF_HUB_OFFLINE, or write a local folder with save_pretrained"
@@ -198,34 +194,15 @@ class HubModule(
             )
 
 
-def hub_answers(seconds: float = HUB_SECONDS) -> bool:
-    """Whether the hub answers within a few seconds; huggingface_hub itself retries for most of a minute."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(constants.ENDPOINT, timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass  # any status is an answer
-        except OSError as error:
-            if not isinstance(
-                getattr(error, "reason", None), ssl.SSLError
-            ):  # certificates are huggingface_hub's affair
-                return
-        answered.set()
-
-    # looking up a name has no timeout of its own
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds)
+def _hub_answers() -> bool:
+    return not constants.HF_HUB_OFFLINE and hub_is_reachable(int(time.monotonic() // 60))
 
 
 def _download(source: str, local_files_only: bool, **options: Any) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
-    offline = local_files_only or not hub_answers()
+    offline = local_files_only or not _hub_answers()
     try:
         files = [
             hf_hub_download(source, name, local_files_only=offline, **options) for name in (CONFIG_FILE, WEIGHTS_FILE)

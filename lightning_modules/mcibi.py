@@ -51,7 +51,7 @@ class MCIBIModule(SegmentationModule):
         auxiliary_weight: float = 0.4,
         **network: Any,
     ) -> MCIBI:
-        r"""Build the network, and keep what its training needs.
+        """Build the network, and keep what its training needs.
 
         Args:
             memory_momentum: m_0 in M ← (1 − m) M + m R'; MCIBI++ has 0.1.
@@ -60,9 +60,9 @@ class MCIBIModule(SegmentationModule):
                 rate, as the authors' code does; "constant" is MCIBI++'s.
             consistency_from_epoch: first epoch, counted from 0, with the consistency loss; null for none. The authors
                 have it on ADE20K alone, from 1.
-            context_weight: :math:`\alpha`.
-            consistency_weight: :math:`\beta`.
-            auxiliary_weight: :math:`\gamma`; no auxiliary head is built for 0, unless "ocr" needs it.
+            context_weight: α, of the cross entropy on the class logits that weigh the memory.
+            consistency_weight: β, of the consistency loss.
+            auxiliary_weight: γ, of the auxiliary head's cross entropy; 0 builds no such head, unless "ocr" needs it.
             network: arguments of :class:`~beyondpixel.lightning_modules.networks.MCIBI`.
 
         Raises:

@@ -8,60 +8,7 @@ from typing import Any
 import yaml
 
 # Jinja, as huggingface_hub fills it in
-MODEL_CARD = """\
----
-{{ card_data }}
----
-
-# {{ class_name }}{% if dataset %} on {{ dataset }}{% endif %}
-
-Semantic segmentation with {{ num_classes }} classes, trained with beyondpixel.
-
-```python
-from beyondpixel.lightning_modules import {{ class_name }}
-
-module = {{ class_name }}.from_pretrained("PATH_OR_REPOSITORY")
-logits = module(images)  # (N, {{ num_classes }}, H, W) of images (N, 3, H, W)
-module.data_description  # mean, std, class names and palette
-```
-
-## Input and output
-
-{% if input %}Input: {{ input }}, mean {{ mean }}, std {{ std }}.{% else %}The data were not described.{% endif %}
-Output: logits (N, {{ num_classes }}, H, W) of the same size.
-
-| class | name | color |
-|---|---|---|
-{% for name, color in classes %}| {{ loop.index0 }} | {{ name }} | {{ color }} |
-{% endfor %}
-## Training
-
-{% if recipe %}Seed {{ seed }}{% if commit %}, commit `{{ commit }}`{% endif %}. Data, splits and recipe:
-
-```yaml
-{{ recipe }}```
-{% else %}The hyper-parameters are in `config.json`; no run folder was given.
-{% endif %}
-## Scores
-{% if scores %}
-| metric | value |
-|---|---|
-{% for name, value in scores %}| {{ name }} | {{ value }} |
-{% endfor %}
-One training with one seed, on the test split of the data above; an interval (low, high) is over test images alone.
-{% else %}
-No scores were recorded.
-{% endif %}
-## Limits
-
-Evaluated on the data above only: other cameras, places, resolutions and classes are untested, and rare classes are
-less reliable than the mean suggests. Not meant for decisions about safety.
-
-## License
-
-The code is under the MIT license. The weights were learned from {{ dataset or "a data set" }} and, where the encoder
-was pretrained, from its data: their terms apply to the weights.
-"""
+MODEL_CARD = Path(__file__).with_suffix(".md").read_text()
 
 
 def card_values(

@@ -1,4 +1,4 @@
-"""The error that bad data gets: what is wrong, where, what was expected and what mends it."""
+"""Errors about bad data: what is wrong, where, what was expected, and how to fix it."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,10 @@ LISTED = 20
 
 class DataError(ValueError):
     """A data set cannot be used as it lies on the disk; the message lists the offenders and the remedy."""
+
+
+class SubsetWarning(UserWarning):
+    """A split has fewer images than were published."""
 
 
 class BadFileError(ValueError):

@@ -114,7 +114,7 @@ def moved_data(runs: Lines, baseline: Lines) -> str | None:
     """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
     ours, theirs = (sorted({str(run["facts"].get(ROOT)) for run in group}) for group in (runs, baseline))
     contents = {str({name: run["facts"].get(name) for name in CONTENT}) for run in (*runs, *baseline)}
-    if not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
+    if not runs or not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
         return None
     same = " and ".join(f"{name} {runs[0]['facts'][name]}" for name in CONTENT if name in runs[0]["facts"])
     return f"{_instead(ROOT, ours, theirs)}, with the same {same}"

@@ -82,7 +82,8 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
         record, evaluated = run.record, {}
         axes, reference = {**record["axes"]}, record.get("reference") or {}
         if evaluation is not None:
-            evaluated = evaluation.record["evaluation"]
+            record.update(evaluation.record)  # its own commit and environment
+            evaluated = record["evaluation"]
             axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
             reference = (reference.get("evaluations") or {}).get(evaluated["words"]) or {}
         summary = {name: float(value) for name, value in folder.summary.items()}

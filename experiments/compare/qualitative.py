@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from beyondpixel.datamodules import SegmentationDataModule
-from beyondpixel.experiments.build import build
 from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.units import unit_of
 from beyondpixel.experiments.errors import UserError
@@ -19,6 +18,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules.visualization import busiest_crop, comparison_grid
 
 EACH_WAY = 2
+T = TypeVar("T")
 
 
 def draw_rows(comparison: Comparison, output: Path) -> None:
@@ -51,25 +51,23 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     The images are the two where the second model is furthest ahead of the first and the two where it is furthest
     behind, in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
     """
-    gains, rule = image_gains(first, second)
-    chosen = both_ends(gains)
-    data = build(second.config)[1]
-    if not isinstance(data, SegmentationDataModule):
-        raise UserError(f"--picture: expected runs of a SegmentationDataModule, got {type(data).__name__}")
+    scores, rule = image_scores(first, second)
+    chosen = both_ends(scores)
+    models, (_, data) = zip(*(load_trained(run.last_checkpoint, run.config) for run in (first, second)), strict=True)
     data.setup("test")
     samples = data.dataset(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen]
     targets = [sample.mask for sample in shown if sample.mask is not None]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
     images = [data.normalize({"image": tensor})["image"] for tensor in tensors]
-    models = [load_trained(run.last_checkpoint, run.config)[0] for run in (first, second)]
     preds = [[model(image).argmax(1)[0].numpy() for image in images] for model in models]
     one_right = [
         ((ours == target) != (theirs == target)) & (target != data.ignore_index)
         for ours, theirs, target in zip(*preds, targets, strict=True)
     ]
     names = [title.splitlines()[0] for title in titles]
-    points = ", ".join(f"{100 * gain:+.1f}" for gain in chosen.values())
+    points = ", ".join(f"{100 * (theirs - ours):+.1f}" for ours, theirs in chosen.values())
+    captions = [[f"{rule} {100 * pair[side]:.1f}" for pair in chosen.values()] for side in (0, 1)]
     figure = comparison_grid(
         [sample.image for sample in shown],
         targets,
@@ -79,15 +77,16 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
         class_names=data.class_names,
         ignore_index=data.ignore_index,
         heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, "
-        f"of {len(gains)}, by {rule} of the image: {points} points. Framed: where they differ most.",
+        f"of {len(scores)}, by {rule} of the image: {points} points. Framed: where they differ most.",
+        captions=(captions[0], captions[1]),
         crops=[busiest_crop(marked) for marked in one_right],
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
 
 
-def image_gains(first: RunFolder, second: RunFolder) -> tuple[dict[str, float], str]:
-    """By how much the second run is ahead on each test image, most first, and the score that says so.
+def image_scores(first: RunFolder, second: RunFolder) -> tuple[dict[str, tuple[float, float]], str]:
+    """Both runs' score on each test image, the second's largest lead first, and the name of the score.
 
     Raises:
         UserError: if the counts of a run cannot be read, or are of other images.
@@ -103,17 +102,18 @@ def image_gains(first: RunFolder, second: RunFolder) -> tuple[dict[str, float], 
         scores.append(dict(zip(one.id.tolist(), ious.tolist(), strict=True)))
     if set(scores[0]) != set(scores[1]):
         raise UserError(f"--picture: {first.path} and {second.path} were tested on different images")
-    gains = {name: scores[1][name] - scores[0][name] for name in scores[0]}
-    known = {name: gain for name, gain in gains.items() if not np.isnan(gain)}
-    return dict(sorted(known.items(), key=lambda item: -item[1])), "boundary IoU" if by_boundary else "IoU"
+    pairs = {name: (scores[0][name], scores[1][name]) for name in scores[0]}
+    known = {name: pair for name, pair in pairs.items() if not np.isnan(pair).any()}
+    ordered = dict(sorted(known.items(), key=lambda item: item[1][0] - item[1][1]))
+    return ordered, "boundary IoU" if by_boundary else "IoU"
 
 
-def both_ends(gains: Mapping[str, float]) -> dict[str, float]:
-    """The two images of the largest gains, then the two of the smallest; all where there are no more than four.
+def both_ends(scores: Mapping[str, T]) -> dict[str, T]:
+    """The first two images and the last two; all where there are no more than four.
 
     Example:
         >>> both_ends({"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0, "e": -0.1})
         {'a': 0.3, 'b': 0.2, 'd': 0.0, 'e': -0.1}
     """
-    ordered = list(gains.items())
+    ordered = list(scores.items())
     return dict(ordered[:EACH_WAY] + ordered[max(EACH_WAY, len(ordered) - EACH_WAY) :])

@@ -100,12 +100,12 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     layer_of_row: dict[str, int] = {}
     for line in shown.to_dict("records"):
         layer = f"{line['row']}, seed {line['seed']}"
-        predictions = sorted((line["run"].path / "pictures" / "test").glob("*.prediction.png"))
+        predictions = sorted((line["run"].path / "images" / "test").glob("*.prediction.png"))
         for file in predictions:
             stem = file.name.removesuffix(".prediction.png")
             scene = scenes.setdefault(unquote(stem), {})
             scene[layer] = _address(file)
-            for kind, name in (("image.jpg", PHOTO), ("truth.png", TARGET)):
+            for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
                 beside = file.with_name(f"{stem}.{kind}")
                 if name not in scene and beside.exists():
                     scene[name] = _address(beside)

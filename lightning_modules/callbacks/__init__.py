@@ -1,4 +1,4 @@
-"""Callbacks: images of predictions, confusion matrix, throughput, inference time."""
+"""Callbacks: images of predictions, confusion matrix, throughput and inference time."""
 
 from beyondpixel.lightning_modules.callbacks.confusion_figure import ConfusionFigure
 from beyondpixel.lightning_modules.callbacks.inference_time import InferenceTime

@@ -179,7 +179,7 @@ def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
 def _offline_unless_reachable(minute: int) -> Iterator[None]:
     """Have the hub's client use its cache alone if the hub is out of reach; by itself it tries five times and waits."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = before or not _is_reachable(minute)
+    huggingface_hub.constants.HF_HUB_OFFLINE = before or not hub_is_reachable(minute)
     try:
         yield
     finally:
@@ -187,7 +187,7 @@ def _offline_unless_reachable(minute: int) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _is_reachable(minute: int) -> bool:
+def hub_is_reachable(minute: int) -> bool:
     """Whether the hub answers within three seconds; asked once a minute."""
     answered = threading.Event()
 

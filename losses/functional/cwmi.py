@@ -82,23 +82,21 @@ def log_det(probs: Tensor, target: Tensor, pyramid: SteerablePyramid, ridge: flo
     labels = multi_hot(target, probs.shape[1], torch.float64)
     of_labels = pyramid.spectra(labels)
     of_probs = pyramid.spectra(torch.where(valid_mask(target)[:, None], probs, 0))
-    pixels = labels.sum((2, 3))
-    values, jittered = [], torch.zeros((), dtype=torch.int64, device=probs.device)
-    for level, filters in enumerate(pyramid.filters(of_labels[0])):
+    moments = []
+    for y, p, filters in zip(of_labels, of_probs, pyramid.filters(of_labels[0]), strict=True):
         weights = _MomentWeights(filters, pyramid.complex)
-        y, p = of_labels[level], of_probs[level]
-        # S_P with its ridge is F Fᵀ, so C S_P⁻¹ Cᵀ is B Bᵀ with B = C F⁻ᵀ: symmetric, and no inverse
-        cov_probs = weights.moments(p, p)
-        cov_probs = cov_probs + ridge * torch.eye(cov_probs.shape[-1], dtype=torch.float64, device=probs.device)
-        factor, failed = _cholesky(cov_probs, ridge, torch.zeros_like(pixels))
-        half = torch.linalg.solve_triangular(factor, weights.moments(p, y), upper=False)  # Bᵀ
-        residual = weights.moments(y, y) - half.mT @ half
-        # the maps' energy, which a coarser level holds in a quarter of the positions
-        residual_factor, residual_failed = _cholesky(residual, ridge, _ROUNDING * 4**level * pixels)
-        logs = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        values.append(logs if pyramid.complex else 2 * logs)
-        jittered = jittered + failed + residual_failed
-    return torch.stack(values), jittered
+        moments.append((weights.moments(y, y), weights.moments(p, y), weights.moments(p, p)))
+    cov_labels, cross, cov_probs = (torch.stack(of_levels) for of_levels in zip(*moments, strict=True))
+    cov_probs = cov_probs + ridge * torch.eye(cov_probs.shape[-1], dtype=torch.float64, device=probs.device)
+    # S_P with its ridge is F Fᵀ, so C S_P⁻¹ Cᵀ is B Bᵀ with B = C F⁻ᵀ: symmetric, and no inverse
+    factor, failed = _cholesky(cov_probs, ridge, torch.zeros_like(cov_probs[..., 0, 0]))
+    half = torch.linalg.solve_triangular(factor, cross, upper=False)  # Bᵀ
+    # the pixels of a map are its energy, which a coarser level holds in a quarter of the positions
+    growth = 4.0 ** torch.arange(pyramid.levels, dtype=torch.float64, device=probs.device)
+    rounding = _ROUNDING * growth[:, None, None] * labels.sum((2, 3))
+    residual_factor, residual_failed = _cholesky(cov_labels - half.mT @ half, ridge, rounding)
+    logs = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return logs if pyramid.complex else 2 * logs, failed + residual_failed
 
 
 class _MomentWeights:
@@ -159,9 +157,9 @@ def _cholesky(matrix: Tensor, ridge: float, smallest: Tensor) -> tuple[Tensor, T
     """Lower factors of matrices, to whose diagonal a growing ridge is added only where they fail.
 
     Args:
-        matrix: (N, C, D, D) symmetric float64.
+        matrix: (..., D, D) symmetric float64.
         ridge: what is added first.
-        smallest: (N, C), not above it, a pivot is taken for rounding.
+        smallest: (...), not above which a pivot is taken for rounding.
 
     Returns:
         The factors, not finite where the matrix is not, and the number of finite matrices that failed.

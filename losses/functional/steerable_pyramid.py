@@ -84,7 +84,8 @@ class SteerablePyramid:
                 f"levels: {self.levels} levels need maps larger than {step} × {step}, got {height} × {width}; "
                 "use larger crops or fewer levels"
             )
-        padded = F.pad(maps.double(), (0, -width % step, 0, -height % step))
+        below, beside = (-(-side // step) * step - side for side in (height, width))
+        padded = F.pad(maps.double(), (0, beside, 0, below))
         spectra = [torch.fft.fftshift(torch.fft.fft2(padded), dim=(-2, -1))]
         while len(spectra) < self.levels:
             spectra.append(_middle_half(spectra[-1]))

@@ -4,6 +4,10 @@ An implementation is a module with four functions, `bce_pool`, `bce_pool_backwar
 `region_moments_backward`, that take what the operators take but for the backend. `plain` is the specification.
 """
 
+import functools
+import importlib
+import os
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +19,7 @@ from beyondpixel.losses.ops import c, plain
 from beyondpixel.losses.ops.c.library import load_library
 
 BACKENDS = ("auto", "plain", "c", "triton")
-_LARGEST_REGION_IN_C = 64
+_LARGEST_REGION_IN_C = 64  # row sums lie in an array of so many
 
 torch.library.define(
     "beyondpixel::bce_pool",
@@ -103,9 +107,28 @@ def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: b
         raise ValueError(f"backend: 'c' needs preds on a CPU, got {tensor.device}; use backend='auto'")
     if backend in ("auto", "c") and device == "cpu":
         return c if fits_c and tensor.numel() > 0 and load_library() is not None else plain
-    if backend == "triton":
+    # Triton's interpreter takes tensors on a CPU
+    if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"backend: 'triton' needs preds on a CUDA device, got {tensor.device}; use backend='auto'")
+    if backend == "triton" or (backend == "auto" and device == "cuda"):
+        kernels = _load_triton()
+        if kernels is not None and fits_triton:
+            return kernels
     return plain
+
+
+@functools.cache
+def _load_triton() -> ModuleType | None:
+    try:
+        return importlib.import_module("beyondpixel.losses.ops.triton")
+    except ImportError as error:
+        warnings.warn(
+            f"The losses run on their plain PyTorch backend, which gives equal results but is slower, because Triton "
+            f"cannot be imported ({error}); it comes with PyTorch's CUDA wheels. "
+            'backend="plain" turns this warning off.',
+            stacklevel=2,
+        )
+        return None
 
 
 def _pool_implementation(backend: str, preds: Tensor, with_logits: bool) -> ModuleType:

@@ -177,7 +177,7 @@ def _train_on_two(rank: int, folder: str, port: int) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    data = shapes(batch_size=1, num_val=3, eval_batch_size=1)
+    data = shapes(batch_size=2, num_val=3, eval_batch_size=1)
     trainer.fit(model, data)
     trainer.test(model, data, verbose=False)
     torch.save([model.seen, model.evaluated], Path(folder) / f"rank{rank}.pt")

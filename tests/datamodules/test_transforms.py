@@ -25,6 +25,7 @@ def training(
     crop: tuple[int, int],
     scales: tuple[float, float],
     step: float | None = None,
+    *,
     flip: bool = False,
     share: float | None = None,
     photometric: bool = False,

@@ -204,6 +204,7 @@ SMALL_CAMVID = {
     "model": {"encoder": "resnet18", "encoder_weights": None, "output_stride": 16},
     "trainer": {"max_steps": 800},
 }
+WIDE_RATES = {**SMALL_CAMVID, "model": {**SMALL_CAMVID["model"], "atrous_rates": [12, 24, 36], "dropout": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -215,9 +216,10 @@ SMALL_CAMVID = {
         ("rmi_table4_camvid", RMI_CAMVID),
         ("mcibi_contexts_voc", MCIBI_VOC),
         ("mcibi_ablation_voc", MCIBI_VOC),
-        ("camvid_small", SMALL_CAMVID),
-        ("camvid_small_table3a", SMALL_CAMVID),
-        ("camvid_small_table3b", SMALL_CAMVID),
+        ("camvid_small", WIDE_RATES),
+        ("camvid_small_table3a", WIDE_RATES),
+        ("camvid_small_table3b", WIDE_RATES),
+        ("camvid_small_losses", WIDE_RATES),
         ("mcibi_camvid_small", SMALL_CAMVID),
     ],
 )

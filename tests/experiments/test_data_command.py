@@ -29,15 +29,15 @@ def leaves(tmp_path: Path) -> Path:
 
 
 def test_check_counts_and_draws(leaves: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    main(["data", "check", "folder", "--root", str(leaves), "--sheet", str(tmp_path / "sheet.png"), "--samples", "1"])
+    main(["data", "check", "folder", "--root", str(leaves), "--grid", str(tmp_path / "grid.png"), "--samples", "1"])
     said = capsys.readouterr().out
     assert "Folder train: 2 images, 6x4 (2)" in said
     assert "mean RGB 90.0 90.0 90.0, standard deviation 0.0 0.0 0.0" in said
     (row,) = (line for line in said[: said.index("Folder val:")].splitlines() if "leaf" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["leaf", "12", "25.00 %", "2"]
     assert said.endswith("Folder: no fault found\n")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert min(sheet.size) > 300
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert min(grid.size) > 300
 
 
 def test_check_lists_all_faults_and_fails(leaves: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,12 @@ def loop_losses(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     return load_file(HERE / "loop_losses.py")
 
 
+@pytest.fixture(scope="session")
+def loop_cwmi(load_file: Callable[[Path], ModuleType]) -> ModuleType:
+    """CWMI's subbands and log determinant in float64 loops."""
+    return load_file(HERE / "loop_cwmi.py")
+
+
 @pytest.fixture
 def batch() -> Callable[..., tuple[Tensor, Tensor]]:
     """Makes logits (N, C, H, W) and blocky labels (N, H, W), a tenth of the pixels void if asked."""

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matplotlib.figure import Figure
 
 from beyondpixel.datamodules import ShapesDataModule
 from beyondpixel.experiments.compare import qualitative
 from beyondpixel.experiments.compare.frame import read_runs
-from beyondpixel.experiments.compare.qualitative import both_ends, draw_rows, draw_runs, image_gains
+from beyondpixel.experiments.compare.qualitative import both_ends, draw_rows, draw_runs, image_scores
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.lightning_modules.pictures import comparison_sheet
+from beyondpixel.lightning_modules.visualization import comparison_grid
 
 
 def recorded(
@@ -37,19 +37,20 @@ def test_gains_by_hand(tmp_path: Path, boundary: bool) -> None:
     two = recorded(
         tmp_path / "b", ["y", "x", "z"], [[1, 2], [9, 0], [0, 0]], [[4, 8], [10, 1], [0, 0]], boundary=boundary
     )
-    gains, rule = image_gains(one, two)
-    # x: (0.9 + 0) / 2 - 0.5; y: (0.25 + 0.25) / 2 - (0.5 + 0.25) / 2; z has no pixel of any class
-    assert gains == pytest.approx({"x": -0.05, "y": -0.125})
-    assert list(gains) == ["x", "y"]
+    scores, rule = image_scores(one, two)
+    # x: 0.5 and (0.9 + 0) / 2; y: (0.5 + 0.25) / 2 and (0.25 + 0.25) / 2; z has no pixel of any class
+    assert list(scores) == ["x", "y"]
+    assert scores["x"] == pytest.approx((0.5, 0.45))
+    assert scores["y"] == pytest.approx((0.375, 0.25))
     assert rule == ("boundary IoU" if boundary else "IoU")
 
 
 def test_runs_without_counts_and_of_other_images(tmp_path: Path) -> None:
     first = recorded(tmp_path / "a", ["x"], [[1]], [[2]])
     with pytest.raises(UserError, match="test_images.npz is missing"):
-        image_gains(first, RunFolder(tmp_path / "nothing"))
+        image_scores(first, RunFolder(tmp_path / "nothing"))
     with pytest.raises(UserError, match="were tested on different images"):
-        image_gains(first, recorded(tmp_path / "b", ["y"], [[1]], [[2]]))
+        image_scores(first, recorded(tmp_path / "b", ["y"], [[1]], [[2]]))
 
 
 def test_both_ends_and_no_image_twice() -> None:
@@ -96,19 +97,20 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monk
 
     def constant(checkpoint: Path, config: dict[str, Any]) -> Any:
         favored = 1 if checkpoint == first.last_checkpoint else 2
-        return lambda image: torch.eye(11)[favored].reshape(1, 11, 1, 1).expand(1, 11, *image.shape[-2:])
+        logits = torch.eye(11)[favored].reshape(1, 11, 1, 1)
+        return (lambda image: logits.expand(1, 11, *image.shape[-2:])), data
 
     shown: dict[str, Any] = {}
 
-    def sheet(images: Any, targets: Any, first: Any, second: Any, **rest: Any) -> Image.Image:
+    def sheet(images: Any, targets: Any, first: Any, second: Any, **rest: Any) -> Figure:
         shown.update(images=images, targets=targets, first=first[1], second=second[1], **rest)
-        return comparison_sheet(images, targets, first, second, **rest)
+        return comparison_grid(images, targets, first, second, **rest)
 
-    monkeypatch.setattr(qualitative, "build", lambda config: (None, data))
-    monkeypatch.setattr(qualitative, "load_module", constant)
-    monkeypatch.setattr(qualitative, "comparison_sheet", sheet)
+    monkeypatch.setattr(qualitative, "load_trained", constant)
+    monkeypatch.setattr(qualitative, "comparison_grid", sheet)
     draw_runs(first, second, tmp_path / "new" / "sheet.png", titles=("CE\n1 %", "RMI\n2 %"))
-    assert Image.open(tmp_path / "new" / "sheet.png").mode == "RGB"
+    assert (tmp_path / "new" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert shown["captions"][1] == ["boundary IoU 90.0", "boundary IoU 60.0", "boundary IoU 40.0", "boundary IoU 10.0"]
     assert "furthest behind, of 5, by boundary IoU of the image: +40.0, +10.0, -10.0, -40.0 points" in shown["heading"]
     for index, name in enumerate(names):
         np.testing.assert_array_equal(shown["images"][index], samples[name].image)

@@ -13,6 +13,8 @@ import matplotlib
 import pytest
 import yaml
 
+from beyondpixel.experiments.plan import Run, plan_runs
+
 TINY: dict[str, Any] = {
     "model": {
         "class_path": "beyondpixel.lightning_modules.DeepLabModule",
@@ -41,6 +43,17 @@ def place(tmp_path: Path, tiny: dict[str, Any]) -> Path:
         file.parent.mkdir(exist_ok=True)
         file.write_text(yaml.safe_dump({"config": tiny, "reference": {"value": 50.0, "source": "nowhere"}}))
     return tmp_path
+
+
+@pytest.fixture
+def runs_of(place: Path) -> Callable[..., list[Run]]:
+    """Makes runs of a row, one a seed."""
+
+    def make(*seeds: int, row: str = "ce", **overrides: Any) -> list[Run]:
+        spec = place / "tiny" / f"{row}.yaml"
+        return plan_runs([spec], seeds=seeds, output=place / "outputs", overrides=overrides)
+
+    return make
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ AccountingStorageType=accounting_storage/none
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1
 KillWait=10
 MinJobAge=86400
+MaxArraySize=17
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

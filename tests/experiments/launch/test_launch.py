@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments.image_areas import ImageAreas
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quiet")
 COMMAND = [sys.executable, "-m", "beyondpixel.experiments"]
@@ -37,7 +37,7 @@ def test_from_specs_to_a_table(place: Path) -> None:
     for row in ("ce", "rmi"):
         folder = RunFolder(place / "outputs" / "tiny" / row / "seed2")
         assert folder.state == {"status": "done", "step": 8, "max_steps": 8, "error": None}
-        assert f"tiny/{row} seed2 is done, mIoU {100 * folder.summary['test/mIoU']:.1f} %" in said
+        assert f"tiny/{row} seed2: done; mIoU {100 * folder.summary['test/mIoU']:.1f} %" in said
         offline = "W&B: no API key found, so logging offline; upload later with: beyondpixel sync "
         assert offline in folder.log_file.read_text()
         assert (folder.record["axes"]["loss"], folder.record["seed"]) == (row, 2)

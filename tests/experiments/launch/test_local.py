@@ -1,4 +1,4 @@
-"""Many cells on one machine: with processes that train nothing, so that only the launcher is tested."""
+"""Many runs on one machine: with processes that train nothing, so that only the launcher is tested."""
 
 import io
 import os
@@ -17,14 +17,16 @@ from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch import local
-from beyondpixel.experiments.launch.cells import Cell, expand
+from beyondpixel.experiments.launch.actions import choose_actions
 from beyondpixel.experiments.launch.local import Slot, make_slots, run_locally
 from beyondpixel.experiments.launch.lock import RunLock
-from beyondpixel.experiments.launch.view import View
+from beyondpixel.experiments.launch.progress import Progress
+from beyondpixel.experiments.plan import Run
+from beyondpixel.experiments.run.status import Status
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-# what a cell does is in the file that its seed names
+# what a run does is in the file that its seed names
 FAKE = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -32,118 +34,131 @@ folder = Path(sys.argv[1])
 def state(**changes):
     (folder / "state.json").write_text(json.dumps(changes))
 def stop(number, frame):
-    state(status="interrupted", step=5)
+    state(status="stopped", step=5)
     sys.exit(130)
 signal.signal(signal.SIGINT, stop)
 (folder / "began").write_text(json.dumps([time.time(), os.environ.get("CUDA_VISIBLE_DEVICES"),
                                          os.environ.get("OMP_NUM_THREADS")]))
 print("hello from", folder.name)
-exec(BEHAVIOUR[folder.name])
+exec(BEHAVIOR[folder.name])
 (folder / "ended").write_text(repr(time.time()))
 """
 DONE = "time.sleep(0.3); (folder / 'summary.json').write_text('{\"test/mIoU\": 0.375}'); state(status='done')"
 
 
 @pytest.fixture
-def cells(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
-    def make(*behaviours: str) -> list[Cell]:
-        seeds = range(1, len(behaviours) + 1)
-        table = {f"seed{seed}": behaviour for seed, behaviour in zip(seeds, behaviours, strict=True)}
-        (place / "fake.py").write_text(f"BEHAVIOUR = {table!r}\n{FAKE}")
+def fakes(runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Run]]:
+    """Makes runs whose processes do what the given lines say."""
+
+    def make(*behaviors: str) -> list[Run]:
+        seeds = range(1, len(behaviors) + 1)
+        table = {f"seed{seed}": behavior for seed, behavior in zip(seeds, behaviors, strict=True)}
+        (place / "fake.py").write_text(f"BEHAVIOR = {table!r}\n{FAKE}")
         monkeypatch.setattr(local, "COMMAND", (sys.executable, str(place / "fake.py")))
         monkeypatch.setattr(local, "SECONDS_BETWEEN_LOOKS", 0.02)
-        return expand([place / "tiny" / "ce.yaml"], seeds=seeds, output=place / "outputs", overrides={}, mistakes=[])
+        return runs_of(*seeds)
 
     return make
 
 
-def view_of(cells: list[Cell]) -> tuple[View, io.StringIO]:
+def run_all(runs: list[Run], *slots: Slot, progress: Progress, overwrite: bool = False) -> None:
+    actions = choose_actions(runs, overwrite=overwrite)
+    run_locally(list(zip(runs, actions, strict=True)), slots or [Slot()], progress)
+
+
+def progress_of(runs: list[Run]) -> tuple[Progress, io.StringIO]:
     said = io.StringIO()
-    return View(cells, Console(file=said, width=200)), said
+    return Progress(runs, Console(file=said, width=200)), said
 
 
-def span(cell: Cell) -> tuple[float, float]:
-    began, *_ = eval((cell.folder.path / "began").read_text().replace("null", "None"))
-    return began, float((cell.folder.path / "ended").read_text())
+def span(run: Run) -> tuple[float, float]:
+    began, *_ = eval((run.folder.path / "began").read_text().replace("null", "None"))
+    return began, float((run.folder.path / "ended").read_text())
 
 
-def test_as_many_at_a_time_as_there_are_slots_and_each_has_its_gpu(cells: Callable[..., list[Cell]]) -> None:
-    four = cells(*[DONE] * 4)
-    view, said = view_of(four)
-    run_locally(four, [Slot(("0",)), Slot(("3",))], view)
-    spans = [span(cell) for cell in four]
+def test_as_many_at_a_time_as_there_are_slots_and_each_has_its_gpu(fakes: Callable[..., list[Run]]) -> None:
+    four = fakes(*[DONE] * 4)
+    progress, said = progress_of(four)
+    run_all(four, Slot(("0",)), Slot(("3",)), progress=progress)
+    spans = [span(run) for run in four]
     together = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
     assert max(together) == 2
-    seen = [(cell.folder.path / "began").read_text() for cell in four]
+    seen = [(run.folder.path / "began").read_text() for run in four]
     assert [re.findall(r'"(\d)", ', text)[0] for text in seen[:2]] == ["0", "3"]
-    assert view.of("done") == four
+    assert progress.names(Status.DONE) == [run.name for run in four]
     lines = said.getvalue().splitlines()
-    assert sum(line.startswith("tiny/ce seed2 runs (process ") for line in lines) == 1
-    assert lines.count("tiny/ce seed4 is done, mIoU 37.5 %") == 1
+    assert sum(line.startswith("tiny/ce seed2: running, process ") for line in lines) == 1
+    assert lines.count("tiny/ce seed4: done; mIoU 37.5 %") == 1
     assert four[0].folder.log_file.read_text() == "hello from seed1\n"
     assert four[0].folder.config["seed_everything"] == 1
 
 
-def test_a_failure_stops_no_other_and_says_why(cells: Callable[..., list[Cell]]) -> None:
-    several = cells(
+def test_a_failure_stops_no_other_and_says_why(fakes: Callable[..., list[Run]]) -> None:
+    several = fakes(
         "state(status='failed', error='it rained'); sys.exit(1)",
         "print('no such thing', file=sys.stderr); sys.exit(1)",
         "os.kill(os.getpid(), signal.SIGKILL)",
         "sys.exit(75)",
         DONE,
     )
-    view, said = view_of(several)
-    run_locally(several, [Slot()], view)
+    progress, said = progress_of(several)
+    run_all(several, progress=progress)
     rained, silent, killed, held, done = several
-    assert view.of("failed") == [rained, silent]
-    assert view.of("stopped") == [killed]
-    assert view.of("elsewhere") == [held]
-    assert view.of("done") == [done]
+    assert progress.names(Status.FAILED) == [rained.name, silent.name]
+    assert progress.names(Status.STOPPED) == [killed.name]
+    assert progress.names(Status.RUNNING) == [held.name]
+    assert progress.names(Status.DONE) == [done.name]
     assert silent.folder.state["error"] == "ended with code 1: no such thing"
-    assert killed.folder.state["status"] == "interrupted"  # so that the next launch resumes it
-    for expected in ("seed1 failed: it rained", "seed3 stopped: killed by SIGKILL (out of memory?)"):
+    assert killed.folder.status is Status.STOPPED  # so that the next launch resumes it
+    for expected in ("seed1: failed; it rained", "seed3: stopped; killed by SIGKILL (out of memory?)"):
         assert expected in said.getvalue()
     assert f"its log: {rained.folder.log_file}" in said.getvalue()
 
 
-def test_ctrl_c_stops_all_cells_and_waits_for_them(cells: Callable[..., list[Cell]]) -> None:
-    three = cells("time.sleep(60)", "time.sleep(60)", DONE)
-    view, said = view_of(three)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_stops_all_runs_and_waits_for_them(fakes: Callable[..., list[Run]], number: signal.Signals) -> None:
+    three = fakes("time.sleep(60)", "time.sleep(60)", DONE)
+    progress, said = progress_of(three)
+    former = {one: signal.getsignal(one) for one in (signal.SIGINT, *local.STOPPING_SIGNALS)}
+    # a shell's background jobs ignore Ctrl-C from the start, and those under nohup that the terminal was closed
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    given = {one: signal.getsignal(one) for one in former}
 
     def press() -> None:
-        while not all((cell.folder.path / "began").exists() for cell in three[:2]):
+        while not all((run.folder.path / "began").exists() for run in three[:2]):
             time.sleep(0.02)
         time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_locally(three, [Slot(), Slot()], view)
-    assert [cell.folder.state["status"] for cell in three] == ["interrupted", "interrupted", "new"]
-    assert view.of("stopped") == three[:2]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all(three, Slot(), Slot(), progress=progress)
+        assert {one: signal.getsignal(one) for one in former} == given
+    finally:
+        for one, handler in former.items():
+            signal.signal(one, handler)
+    assert [run.folder.state["status"] for run in three] == ["stopped", "stopped", "new"]
+    assert progress.names(Status.STOPPED) == [run.name for run in three[:2]]
     assert "stopping 2 runs, each with a checkpoint; press Ctrl-C again to kill them" in said.getvalue()
 
 
-def test_cells_survive_their_launcher(place: Path, cells: Callable[..., list[Cell]]) -> None:
-    cells("time.sleep(1); state(status='done')")
+def test_runs_survive_their_launcher(place: Path, fakes: Callable[..., list[Run]]) -> None:
+    fakes("time.sleep(1); state(status='done')")
     code = f"""
-    import os, sys
+    import sys
     from pathlib import Path
     from beyondpixel.experiments.launch import local
-    from rich.console import Console
-    from beyondpixel.experiments.launch.cells import expand
-    from beyondpixel.experiments.launch.view import View
+    from beyondpixel.experiments.launch.command import launch
     local.COMMAND = (sys.executable, {str(place / "fake.py")!r})
-    spec, output = {str(place / "tiny" / "ce.yaml")!r}, Path("outputs")
-    cells = expand([spec], seeds=[1], output=output, overrides={{}}, mistakes=[])
-    local.run_locally(cells, [local.Slot()], View(cells, Console()))
+    launch([{str(place / "tiny" / "ce.yaml")!r}], output=Path("outputs"))
     """
     launcher = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=place, stdout=subprocess.DEVNULL, start_new_session=True
     )
     folder = place / "outputs" / "tiny" / "ce" / "seed1"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (folder / "began").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(launcher.pid, signal.SIGKILL)  # the whole session of the terminal, as it were
@@ -153,28 +168,86 @@ def test_cells_survive_their_launcher(place: Path, cells: Callable[..., list[Cel
     assert '"done"' in (folder / "state.json").read_text()
 
 
-def test_overwrite_removes_the_old_run_when_the_new_one_starts(cells: Callable[..., list[Cell]]) -> None:
-    (cell,) = cells(DONE)
-    cell.folder.update_state(status="done")
-    cell.folder.append_metrics({"train/loss": 1.0}, step=1)
-    run_locally([cell], [Slot()], view_of([cell])[0], overwrite=True)
-    assert list(cell.folder.metrics()) == []
-    assert cell.folder.state["status"] == "done"
+def test_overwrite_removes_the_old_run_when_the_new_one_starts(fakes: Callable[..., list[Run]]) -> None:
+    (run,) = fakes(DONE)
+    run.folder.update_state(status="done")
+    run.folder.append_metrics({"train/loss": 1.0}, step=1)
+    run_all([run], progress=progress_of([run])[0], overwrite=True)
+    assert list(run.folder.metrics()) == []
+    assert run.folder.state["status"] == "done"
 
 
-def test_a_run_that_another_launcher_has_is_left_alone(cells: Callable[..., list[Cell]]) -> None:
+def test_a_run_that_another_launcher_has_is_left_alone(fakes: Callable[..., list[Run]]) -> None:
     """Even with --overwrite, and even if it was free when the plan was made."""
-    several = cells(DONE, DONE)
-    view, said = view_of(several)
+    several = fakes(DONE, DONE)
+    progress, said = progress_of(several)
     several[0].folder.append_metrics({"train/loss": 1.0}, step=1)
+    work = list(zip(several, choose_actions(several, overwrite=True), strict=True))
     with RunLock(several[0].folder.lock_file):
-        run_locally(several, [Slot()], view, overwrite=True)
+        run_locally(work, [Slot()], progress)
     assert len(list(several[0].folder.metrics())) == 1
-    assert view.of("elsewhere") == several[:1]
-    assert view.of("done") == several[1:]
-    assert (
-        f"seed1 is left alone: {several[0].folder.path} is being worked on by process {os.getpid()}" in said.getvalue()
+    assert progress.names(Status.RUNNING) == [several[0].name]
+    assert progress.names(Status.DONE) == [several[1].name]
+    expected = f"seed1: running; {several[0].folder.path} is being worked on by process {os.getpid()}"
+    assert expected in said.getvalue()
+
+
+def test_a_full_disk_fails_one_run_and_the_same_command_finishes_it(
+    fakes: Callable[..., list[Run]], tmp_path: Path
+) -> None:
+    """Of two runs the one whose folder lies on a disk that is full."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets a user mount no file system of a given size")
+    full, _ = fakes(DONE, DONE)
+    disk = full.folder.path
+    disk.mkdir(parents=True)
+    code = f"""
+    import os, sys
+    from pathlib import Path
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from rich.console import Console
+    from beyondpixel.experiments.launch import local
+    from beyondpixel.experiments.launch.actions import choose_actions
+    from beyondpixel.experiments.launch.progress import Progress
+    from beyondpixel.experiments.plan import plan_runs
+    from beyondpixel.experiments.run.folder import RunFolder
+    local.COMMAND = (sys.executable, {str(tmp_path / "fake.py")!r})
+    place = Path({str(tmp_path)!r})
+    disk = Path({str(disk)!r})
+    runs = plan_runs([place / "tiny" / "ce.yaml"], seeds=[1, 2], output=place / "outputs", overrides={{}})
+    (disk / ".last.ckpt.killed.part").write_bytes(bytes(8192))  # of an earlier process
+    filler = (disk / "filler").open("wb", buffering=0)
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+    for turn in range(2):
+        progress = Progress(runs, Console(width=1000))
+        work = [(run, action) for run, action in zip(runs, choose_actions(runs)) if action.is_work]
+        local.run_locally(work, [local.Slot()], progress)
+        print("STATES", [run.folder.state for run in runs], sorted(path.name for path in disk.iterdir()))
+        os.truncate(disk / "filler", 0)
+    """
+    script = f'mount -t tmpfs -o size=64k tmpfs {disk} && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script],
+        env={**os.environ, "CODE": textwrap.dedent(code)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    lines = done.stdout.splitlines()
+    (first, second) = [line for line in lines if line.startswith("STATES")]
+    assert re.search(
+        rf"^tiny/ce seed1: failed; disk full: {disk}\S* could not be written, \d+ bytes are free; make",
+        done.stdout,
+        re.MULTILINE,
+    ), done.stdout + done.stderr
+    assert any(line.startswith("tiny/ce seed2: done") for line in lines)
+    assert re.search(r"'status': 'failed'.*'error': 'disk full.*'status': 'done'", first), first
+    assert ".part" not in first
+    assert second.count("'status': 'done'") == 2
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,32 +263,43 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Slot(threads=2).environment()["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user knows better
     assert Slot(threads=2).environment()["OMP_NUM_THREADS"] == "5"
+    assert make_slots(gpus=0, devices=gpus) == [Slot()]
     with pytest.raises(UserError, match="--gpus 2: this machine has no GPU"):
         make_slots(gpus=2, devices=[])
     with pytest.raises(UserError, match="--gpus 5: this machine has 4"):
         make_slots(gpus=5, devices=gpus)
 
 
-def test_the_live_table_says_how_far_each_run_is(cells: Callable[..., list[Cell]]) -> None:
-    many = cells(*[DONE] * 20)
+def test_the_live_table_says_how_far_each_run_is(fakes: Callable[..., list[Run]]) -> None:
+    many = fakes(*[DONE] * 20)
     said = io.StringIO()
     console = Console(file=said, width=150, height=60, force_terminal=True, color_system=None)
-    view = View(many, console)
-    for cell in many[:8]:
-        view.started(cell, "process 1")
-        view.ended(cell, "done", "")
-    view.started(many[8], "process 2")
+    progress = Progress(many, console)
+    for run in many[:8]:
+        progress.started(run, "process 1")
+        progress.ended(run, Status.DONE, "")
+    progress.started(many[8], "process 2")
     many[8].folder.update_state(status="running", step=100, max_steps=400)
-    view.table()
+    progress.table()
     many[8].folder.update_state(step=200)
     many[8].folder.summary = {"val/mIoU": 0.3125}
-    view.started(many[9], "process 3")
-    view.ended(many[9], "failed", "it rained [hard]")
-    view.console.print(view.table())
+    progress.started(many[9], "process 3")
+    progress.ended(many[9], Status.FAILED, "it rained [hard]")
+    progress.console.print(progress.table())
     text = said.getvalue()
-    assert "8 done, 1 running, 10 waiting, 1 failed" in text
+    assert "10 new, 1 running, 1 failed, 8 done" in text
     (line,) = [line for line in text.splitlines() if "seed9 " in line]
-    assert re.search(r"runs +│ 200/400 +│ 31\.2 +│ \d+ s +│ process 2", line), line
+    assert re.search(r"running +│ 200/400 +│ 31\.2 +│ \d+ s +│ process 2", line), line
     assert "it rained [hard]" in text
     assert "seed20" not in text  # ten wait; five of them are shown
     assert "seed15" in text
+
+
+def test_runs_do_not_inherit_the_allocation_that_their_launcher_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "PMIX_RANK", "LOCAL_RANK", "SUBMITIT_EXECUTOR"):
+        monkeypatch.setenv(name, "1")
+    for name in ("SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "kept")
+    environment = Slot().environment()
+    left = {name for name in environment if name.startswith(("SLURM", "SBATCH", "PMI", "LOCAL_RANK", "SUBMITIT"))}
+    assert left == {"SLURM_CONF", "SBATCH_ACCOUNT"}

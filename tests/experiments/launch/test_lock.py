@@ -1,17 +1,17 @@
 """Locks between real processes."""
 
-import json
+import errno
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
-from beyondpixel.experiments.launch import lock
 from beyondpixel.experiments.launch.lock import HeldError, Holder, RunLock, holder_of, this_process
 
 HOLD = """
@@ -80,42 +80,48 @@ def test_a_lock_is_free_after_an_exception_and_can_be_taken_again(file: Path) ->
         pass
 
 
-def sign(file: Path, holder: Holder, *, seconds_ago: float) -> None:
-    """What a process on a node with locks of its own leaves in a shared folder."""
-    file.parent.mkdir()
-    file.write_text(json.dumps({"host": holder.host, "pid": holder.pid, "job": holder.job}))
-    os.utime(file, (time.time() - seconds_ago,) * 2)
+# Lets the kernel refuse flock with the error number in argv[1], as file systems without locks do.
+REFUSE = """
+import ctypes, errno, platform, struct, sys
+from pathlib import Path
+number = int(sys.argv[1])
+flock = {"x86_64": 73, "aarch64": 32}[platform.machine()]
+LOAD, EQUAL, RETURN, ERRNO, ALLOW = 0x20, 0x15, 0x06, 0x00050000, 0x7FFF0000
+rules = [(LOAD, 0, 0, 0), (EQUAL, 0, 1, flock), (RETURN, 0, 0, ERRNO | number), (RETURN, 0, 0, ALLOW)]
+code = b"".join(struct.pack("HBBI", *rule) for rule in rules)
+buffer = ctypes.create_string_buffer(code)
+program = struct.pack("HxxxxxxP", len(rules), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
+    sys.exit("no seccomp here")
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.launch.lock import RunLock, holder_of
+for use in (lambda: RunLock(Path(sys.argv[2])).__enter__(), lambda: holder_of(Path(sys.argv[2]))):
+    try:
+        use()
+    except UserError as error:
+        print(error)
+"""
 
 
-def test_a_holder_on_another_node_counts_while_its_heart_beats(file: Path) -> None:
-    sign(file, Holder("node7", 4711, "12_3"), seconds_ago=30)
-    assert holder_of(file) == Holder("node7", 4711, "12_3")
-    with pytest.raises(HeldError, match="process 4711 on node7, SLURM job 12_3"):
-        RunLock(file, patience=0).__enter__()
-    os.utime(file, (time.time() - 200,) * 2)
-    assert holder_of(file) is None
-    with RunLock(file, patience=0):
-        pass
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_named(file: Path, number: int) -> None:
+    if platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("the numbers of system calls are known for x86_64 and aarch64 only")
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE, str(number), str(file)], capture_output=True, text=True, check=False
+    )
+    if "no seccomp here" in done.stderr:
+        pytest.skip("this kernel does not let a process filter its system calls")
+    expected = f"{file}: its file system has no locks ({os.strerror(number)}), without which two processes could write"
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stdout + done.stderr
+    assert all(line.startswith(expected) and "choose an --output on a local disk" in line for line in lines)
 
 
-def test_a_requeued_job_takes_its_lock_over_from_the_node_it_was_on(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sign(file, Holder("node7", 4711, "12_3"), seconds_ago=1)
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
-    with pytest.raises(HeldError):
-        RunLock(file, patience=0).__enter__()
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    with RunLock(file, patience=0):
-        assert holder_of(file) == Holder(socket.gethostname(), os.getpid(), "12_3")
-
-
-def test_the_heart_beats(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.05)
-    with RunLock(file):
-        os.utime(file, (0, 0))
-        deadline = time.monotonic() + 20
-        while file.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert file.stat().st_mtime > 0
+def test_a_lock_leaves_neither_descriptor_nor_thread(file: Path) -> None:
+    before = (len(list(Path("/proc/self/fd").iterdir())), threading.active_count())
+    for _ in range(50):
+        with RunLock(file):
+            assert threading.active_count() == before[1]
+    assert (len(list(Path("/proc/self/fd").iterdir())), threading.active_count()) == before

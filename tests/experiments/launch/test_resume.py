@@ -14,18 +14,19 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from beyondpixel.experiments.launch.cell import run_cell
+from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
-from beyondpixel.experiments.run_folder import RunFolder
-from beyondpixel.experiments.training_cli import resolve_config
+from beyondpixel.experiments.resolve import complete
+from beyondpixel.experiments.run.folder import RunFolder
 
-COMMAND = [sys.executable, "-m", "beyondpixel.experiments.launch.cell"]
+COMMAND = [sys.executable, "-m", "beyondpixel.experiments.job"]
 TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
 
 
 def prepare(path: Path, config: dict[str, Any]) -> RunFolder:
     folder = RunFolder(path)
-    resolved = resolve_config(config, "test")
+    resolved, errors = complete(config)
+    assert not errors
     trainer = {**resolved["trainer"], "default_root_dir": str(path)}
     folder.config = {**resolved, "seed_everything": 3, "trainer": trainer}
     return folder
@@ -80,7 +81,7 @@ def uninterrupted(
     if not outcomes:
         quiet(WANDB_MODE="disabled")
         folder = prepare(tmp_path / "whole", longer(tiny))
-        run_cell(folder.path)
+        run_job(folder.path)
         outcomes.update(outcome(folder))
     return outcomes
 
@@ -103,7 +104,7 @@ def test_an_interrupted_run_ends_bit_identically(
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.01)
         with pytest.raises(HeldError, match=rf"is being worked on by process {process.pid} on "):
-            run_cell(folder.path, patience=0)
+            run_job(folder.path, patience=0)
         process.send_signal(number)
         code = process.wait(timeout=120)
     said = (tmp_path / "log").read_text()
@@ -112,19 +113,19 @@ def test_an_interrupted_run_ends_bit_identically(
         assert (code, folder.state["status"]) == (-number, "running"), said
         assert step % 6 == 0  # the last whole pass
     else:
-        assert (code, folder.state["status"]) == (130, "interrupted"), said
+        assert (code, folder.state["status"]) == (130, "stopped"), said
         assert folder.state["step"] == step >= 9
     assert 6 <= step < 20
     with RunLock(folder.lock_file, patience=20):  # free, however the process ended
         pass
     assert holder_of(folder.lock_file) is None
 
-    run_cell(folder.path)
+    run_job(folder.path)
     assert outcome(folder) == uninterrupted
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["trained", "interrupted"])
+@pytest.mark.parametrize("status", ["trained", "stopped"])
 def test_a_run_stopped_in_its_test_is_only_tested_again(
     *,
     status: str,
@@ -139,8 +140,8 @@ def test_a_run_stopped_in_its_test_is_only_tested_again(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "test", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run_cell(folder.path)
+            run_job(folder.path)
     assert folder.state["status"] == "trained"
     folder.update_state(status=status)
-    run_cell(folder.path)
+    run_job(folder.path)
     assert outcome(folder) == uninterrupted

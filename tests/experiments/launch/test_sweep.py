@@ -1,6 +1,7 @@
 """The sweep file, and what W&B's agent makes of it."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,25 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from beyondpixel.experiments import cli
 from beyondpixel.experiments.launch import sweep
+from beyondpixel.experiments.launch.actions import Action, take
+from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.tracking import new_wandb_id
 
 pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def test_a_sweep_is_written_whatever_lies_in_the_outputs(
+    runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of another config, which a launch refuses, and a damaged one."""
+    other, damaged = runs_of(1, 2)
+    take(other, Action("start", seen={"status": "new"}))
+    other.folder.update_state(status="done")
+    damaged.folder.path.mkdir()
+    (damaged.folder.path / "state.json").write_text("[]")
+    monkeypatch.chdir(place)
+    cli.main(["launch", "tiny/ce.yaml", "--as-wandb-sweep", "sweep.yaml", "--trainer.max_steps", "5"])
+    assert len(yaml.safe_load(Path("sweep.yaml").read_text())["parameters"]["row"]["values"]) == 1
 
 
 @pytest.fixture
@@ -29,28 +46,31 @@ def test_a_grid_over_rows_and_seeds_that_wandb_accepts(written: Path, place: Pat
     text = written.read_text()
     assert "2 rows, 2 seeds" in text
     content = yaml.safe_load(text)
-    rows = [str(place / "tiny" / f"{row}.yaml") for row in ("ce", "rmi")]
     assert content["method"] == "grid"
-    assert content["parameters"] == {"spec": {"values": rows}, "seed": {"values": [1, 2]}}
+    rows = content["parameters"]["row"]["values"]
+    assert content["parameters"]["seed"] == {"values": [1, 2]}
+    assert [row["spec"] for row in rows] == [str(place / "tiny" / f"{row}.yaml") for row in ("ce", "rmi")]
+    assert [(row["loss"], row["df"], row["pooling"]) for row in rows] == [("ce", None, None), ("rmi", 4, "avg")]
+    assert "encoder" not in rows[0]  # in which the rows do not differ
     # W&B's own check, which raises for what it does not understand
     sweeps._validate_config_and_fill_distribution(content)
 
 
 def test_the_agents_command_runs_one_cell(written: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = yaml.safe_load(written.read_text())
-    spec = content["parameters"]["spec"]["values"][1]
+    row = content["parameters"]["row"]["values"][1]
     # as W&B's agent puts it together
-    arguments = create_sweep_command_args({"args": {"spec": {"value": spec}, "seed": {"value": 2}}})
+    arguments = create_sweep_command_args({"args": {"row": {"value": row}, "seed": {"value": 2}}})
     words: list[str] = []
     for part in create_sweep_command(content["command"]):
-        words += arguments["args"] if part == "${args}" else [part]
+        words += arguments["args_json"] if part == "${args_json}" else [part]
     words = words[words.index(sys.executable) :]  # before it stands /usr/bin/env
     assert words[:3] == [sys.executable, "-m", "beyondpixel.experiments.launch.sweep"]
     called: list[list[str]] = []
     monkeypatch.setattr(cli, "main", called.append)
     monkeypatch.setattr(sys, "argv", words[2:])
     sweep.main()
-    expected = ["launch", spec, "--seeds", "2", "--output", str(place / "outputs"), "--trainer.max_steps", "5"]
+    expected = ["launch", row["spec"], "--seeds", "2", "--output", str(place / "outputs"), "--trainer.max_steps", "5"]
     assert called == [expected]
 
 

@@ -1,0 +1,90 @@
+"""Options that need more than one number, and the defaults of each class."""
+
+import inspect
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from beyondpixel.datamodules import CamVidDataModule, FolderDataModule, ShapesDataModule, VOCDataModule
+from beyondpixel.datamodules.datasets.errors import DataError
+
+
+class TwelveProcesses:
+    """What a data module asks of a Trainer."""
+
+    world_size, num_devices, global_rank = 12, 12, 0
+    state = pl.trainer.states.TrainerState()
+
+
+def test_batch_size_is_the_total() -> None:
+    data = ShapesDataModule(num_train=24, image_size=(12, 16), batch_size=24, num_workers=0)
+    assert data.batch_size_per_process == 24
+    data.trainer = TwelveProcesses()  # type: ignore[assignment]
+    assert data.batch_size_per_process == 2
+    assert [len(batch["id"]) for batch in data.train_dataloader()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "remedy"),
+    [
+        (16, "take --data.batch_size 12 or 24, or 8 processes instead of 12"),
+        (7, "take --data.batch_size 12, or 7 processes instead of 12"),
+        (13, "take --data.batch_size 12 or 24, or 1 process instead of 12"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(batch_size: int, remedy: str) -> None:
+    data = VOCDataModule("nowhere", batch_size=batch_size)
+    data.trainer = TwelveProcesses()  # type: ignore[assignment]
+    with pytest.raises(DataError) as caught:
+        data.setup("fit")
+    assert f"batch_size {batch_size} does not divide among 12 processes" in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop_max_class_share": 75}, "crop_max_class_share must be above 0 and at most 1, or None, got 75"),
+        ({"resampling": "cubic"}, "resampling must be one of 'area_cubic', 'linear', 'bicubic_antialias', got 'cubic'"),
+        ({"normalization": "none"}, "normalization must be one of 'dataset', 'imagenet', got 'none'"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
+        ({"scale_step": -1}, "scale_step must be positive"),
+        ({"image_size": (180, 240)}, r"crop_size \(479, 479\) is larger than every image: .* at most \(225, 300\)"),
+    ],
+)
+def test_bad_options(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CamVidDataModule("nowhere", **arguments)
+
+
+def test_defaults_are_those_of_the_papers_and_stand_in_the_signature() -> None:
+    def defaults(cls: type) -> dict[str, Any]:
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    camvid, voc = defaults(CamVidDataModule), defaults(VOCDataModule)
+    assert (camvid["crop_size"], camvid["scales"], camvid["resampling"]) == (479, (0.75, 1.25), "bicubic_antialias")
+    assert (voc["crop_size"], voc["scales"], voc["scale_step"]) == (513, (0.5, 2.0), 0.25)
+    assert voc["resampling"] == "bicubic_antialias"
+    for cls in (CamVidDataModule, VOCDataModule, ShapesDataModule):
+        data = cls()
+        for name, value in defaults(cls).items():
+            expected = (value, value) if name == "crop_size" and isinstance(value, int) else value
+            if name not in ("classes", "num_train", "num_val", "num_test") and expected is not None:
+                assert getattr(data, name) == expected, (cls, name)
+
+
+def test_imagenet_normalization(tmp_path) -> None:
+    data = ShapesDataModule(num_test=1, image_size=(12, 16), normalization="imagenet", num_workers=0)
+    (batch,) = data.test_dataloader()
+    image = torch.from_numpy(data.dataset("test")[0].image.copy()).permute(2, 0, 1).double() / 255
+    expected = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(batch["image"][0].double(), expected, atol=1e-5, rtol=0)
+    (tmp_path / "classes.yaml").write_text("mean: [0.1, 0.2, 0.3]\nclasses:\n  - {name: a, color: [0, 0, 0]}\n")
+    assert FolderDataModule(str(tmp_path)).mean == (0.1, 0.2, 0.3)
+    assert FolderDataModule(str(tmp_path), normalization="imagenet").mean == (0.485, 0.456, 0.406)
