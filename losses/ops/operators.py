@@ -124,7 +124,8 @@ def _load_triton() -> ModuleType | None:
     except ImportError as error:
         warnings.warn(
             f"The losses run on their plain PyTorch backend, which gives equal results but is slower, because Triton "
-            f'cannot be imported ({error}); it comes with PyTorch\'s CUDA wheels. backend="plain" turns this warning off.',
+            f"cannot be imported ({error}); it comes with PyTorch's CUDA wheels. "
+            f'backend="plain" turns this warning off.',
             stacklevel=2,
         )
         return None
