@@ -42,11 +42,16 @@ def test_library_is_private_to_the_user_and_used_again(nothing_loaded: Path) -> 
 
 
 @pytest.mark.parametrize("change", ["cut off", "without symbols", "writable by others", "a link"])
-def test_library_that_cannot_be_trusted_is_compiled_again(nothing_loaded: Path, tmp_path: Path, change: str) -> None:
-    library.load_library()
+def test_library_that_cannot_be_trusted_is_compiled_again(
+    nothing_loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with monkeypatch.context() as patch:
+        # compiled but not loaded: the system would not look again at a file of a name that is loaded
+        patch.setattr(ctypes, "CDLL", Path)
+        library.load_library()
     [file] = libraries(nothing_loaded)
     original = file.read_bytes()
-    file.unlink()  # it is mapped into this process
+    file.unlink()
     if change == "cut off":
         file.write_bytes(original[:1000])
     elif change == "without symbols":
