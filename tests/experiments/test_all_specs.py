@@ -96,7 +96,10 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
 def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
     values = dict(leaves(resolved(spec.name).values))
     for keys, value in leaves(spec.config):
-        if keys == ("model", "init_args", "loss"):
+        if keys == ("model", "init_args", "loss") and isinstance(value, list):
+            for complete, given in zip(values[keys], value, strict=True):
+                assert given.items() <= complete.items()
+        elif keys == ("model", "init_args", "loss"):
             assert values[(*keys, "name")] == value
         elif not isinstance(value, list):
             assert values[keys] == value, keys
