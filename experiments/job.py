@@ -92,7 +92,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("beyondpixel: expected one argument, the run folder")
     try:
-        run_job(sys.argv[1])
+        run_job(Path(sys.argv[1]))
     except HeldError as error:
         print(f"beyondpixel: {error}", file=sys.stderr)
         sys.exit(HELD)

@@ -182,7 +182,7 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
 
 
 def _complete_arguments(
-    function: Any, given: Mapping[str, Any], above: Keys, *, skip: tuple[str, ...]
+    function: Any, given: Any, above: Keys, *, skip: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
     """All arguments of a class: its own defaults, and the given values as its annotations make them."""
     if not isinstance(given, Mapping):

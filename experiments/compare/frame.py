@@ -86,7 +86,9 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
             record.update(evaluation.record)  # its own commit and environment
             evaluated = record["evaluation"]
             axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
-            reference = (reference.get("evaluations") or {}).get(evaluated["words"]) or {}
+            of_evaluations = reference.get("evaluations") or {}
+            kind = str(evaluated["words"]).partition(":")[0]  # a published number that names no steps, such as `crf`
+            reference = of_evaluations.get(evaluated["words"]) or of_evaluations.get(kind) or {}
         summary = {name: float(value) for name, value in folder.summary.items()}
         arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
         return {
