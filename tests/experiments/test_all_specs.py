@@ -97,18 +97,11 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
 def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
     values = dict(leaves(resolved(spec.name).values))
     for keys, value in leaves(spec.config):
-<<<<<<< HEAD
-        if keys == ("model", "init_args", "loss"):
-            names = [value] if isinstance(value, str) else [entry["name"] for entry in value]
-            found = [values[(*keys, "name")]] if isinstance(value, str) else [entry["name"] for entry in values[keys]]
-            assert found == names
-=======
         if keys == ("model", "init_args", "loss") and isinstance(value, list):
             for complete, given in zip(values[keys], value, strict=True):
                 assert given.items() <= complete.items()
         elif keys == ("model", "init_args", "loss"):
             assert values[(*keys, "name")] == value
->>>>>>> family
         elif not isinstance(value, list):
             assert values[keys] == value, keys
 

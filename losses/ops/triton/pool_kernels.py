@@ -4,7 +4,6 @@ N, C, H, W and the pooled size are those of the operator; a plane is the H × W 
 """
 
 # mypy: ignore-errors
-# ruff: noqa: PLR0124, PLR0915
 import triton
 import triton.language as tl
 
