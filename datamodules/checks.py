@@ -1,4 +1,4 @@
-"""Read a whole data set once and say what is in it, and what is wrong with it: `beyondpixel data check`."""
+"""Report on the content and the faults of a data set: `beyondpixel data check`."""
 
 import warnings
 from collections import Counter
@@ -18,14 +18,7 @@ from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How much of a split one class is.
-
-    Attributes:
-        name: The class, or "void".
-        pixels: Pixels with this label.
-        share: Their part of all labelled pixels; of all pixels for void.
-        images: Images in which it occurs.
-    """
+    """Pixels of a class, or of void; their share of all labeled pixels (void's: of all pixels); images that have it."""
 
     name: str
     pixels: int
@@ -35,13 +28,13 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is in one split.
+    """The content of one split.
 
     Attributes:
         split: Its name.
         images: Readable images.
         sizes: How many images have each size (height, width), the most frequent first.
-        classes: In label order, void last; empty where there is no truth.
+        classes: In label order, void last; empty where there is no target.
         mean: RGB mean of the images scaled to 0..1.
         std: RGB standard deviation likewise.
         faults: What is wrong, one entry for each sample that cannot be used.
@@ -62,33 +55,22 @@ class SplitReport:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def ok(self) -> bool:
+        """Whether everything can be used."""
+        return self.error is None and not self.faults
+
+    @property
     def absent_classes(self) -> list[str]:
         """Classes that no pixel of the split has."""
         return [count.name for count in self.classes if count.name != "void" and not count.pixels]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is in a data set.
+def check(
+    datamodule: SegmentationDataModule, splits: Sequence[str] | None = None, *, progress: bool = True
+) -> list[SplitReport]:
+    """Read every file of a data set, as stored (before `image_size`), and report on each split.
 
-    Attributes:
-        dataset: Its name.
-        splits: One report for each split.
-    """
-
-    dataset: str
-    splits: list[SplitReport]
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything can be used."""
-        return all(split.error is None and not split.faults for split in self.splits)
-
-
-def check(datamodule: SegmentationDataModule, splits: Sequence[str] | None = None, *, progress: bool = True) -> Report:
-    """Read every file of a data set, as it lies on the disk (before `image_size`).
-
-    Bad files and missing splits end up in the report, all at once; nothing is raised for them and nothing is changed.
+    Bad files and missing splits end up in the reports, all at once; nothing is raised for them and nothing is changed.
 
     Args:
         datamodule: Any data module.
@@ -96,13 +78,13 @@ def check(datamodule: SegmentationDataModule, splits: Sequence[str] | None = Non
         progress: Show progress bars.
 
     >>> from beyondpixel.datamodules import ShapesDataModule
-    >>> report = check(ShapesDataModule(num_train=2), ["train"], progress=False)
-    >>> report.ok, report.splits[0].images, report.splits[0].sizes
+    >>> (report,) = check(ShapesDataModule(num_train=2), ["train"], progress=False)
+    >>> report.ok, report.images, report.sizes
     (True, 2, {(96, 128): 2})
     """
     used = [datamodule.train_split, datamodule.val_split, datamodule.test_split]
     names = dict.fromkeys(split for split in used if split is not None) if splits is None else splits
-    return Report(datamodule.dataset_name, [_check_split(datamodule, split, progress) for split in names])
+    return [_check_split(datamodule, split, progress) for split in names]
 
 
 @dataclass(frozen=True)
@@ -119,25 +101,25 @@ def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            samples = datamodule.load_split(split)
+            dataset = datamodule.load_split(split)
         except DataError as error:
             return SplitReport(split, error=str(error))
     noted = [str(warning.message) for warning in caught]
 
     def look(index: int) -> _Seen | str:
         try:
-            return _look(samples.read(index))
+            return _look(dataset.read(index))
         except BadFileError as error:
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        results = pool.map(look, range(len(samples)))
+        results = pool.map(look, range(len(dataset)))
         description = f"Checking {datamodule.dataset_name} {split}"
-        seen = list(track(results, description, total=len(samples), disable=not progress))
+        seen = list(track(results, description, total=len(dataset), disable=not progress))
     faults = [entry for entry in seen if isinstance(entry, str)]
     good = [entry for entry in seen if isinstance(entry, _Seen)]
     if not good:
-        return SplitReport(split, faults=faults, remedy=samples.remedy, warnings=noted)
+        return SplitReport(split, faults=faults, remedy=dataset.remedy, warnings=noted)
     sizes = Counter(entry.size for entry in good)
     pixels = sum(height * width * count for (height, width), count in sizes.items())
     mean = np.sum([entry.sums for entry in good], axis=0) / pixels
@@ -150,7 +132,7 @@ def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool)
         mean=tuple(mean.tolist()),
         std=tuple(np.sqrt(variance).tolist()),
         faults=faults,
-        remedy=samples.remedy,
+        remedy=dataset.remedy,
         warnings=noted,
     )
 

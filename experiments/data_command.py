@@ -61,22 +61,22 @@ def check_data(
         raise UserError(f"--samples must be at least 1, got {samples}")
     with as_user_error(DataError):
         data = _build(name, root)
-    report = check(data)
+    reports = check(data)
     console = Console()
-    for split in report.splits:
-        console.print(_summary(report.dataset, split), soft_wrap=True)  # paths stay in one piece, to be copied
+    for split in reports:
+        console.print(_summary(data.dataset_name, split), soft_wrap=True)  # paths stay in one piece, to be copied
         if split.classes:
             console.print(_class_table(split))
     if grid is not None:
-        usable = [split.split for split in report.splits if split.images]
+        usable = [split.split for split in reports if split.images]
         drawn = [sample for split in usable for sample in _spread_samples(data.load_split(split), samples)]
         if drawn:
             _draw(data, drawn, f"{samples} samples of each of {', '.join(usable)}", grid)
             print(f"Samples are drawn in {grid}")
-    if not report.ok:
-        bad = [split.split for split in report.splits if split.error or split.faults]
-        raise UserError(f"{report.dataset} cannot be used as it is: see {', '.join(bad)} above")
-    print(f"{report.dataset}: no fault found")
+    bad = [split.split for split in reports if not split.ok]
+    if bad:
+        raise UserError(f"{data.dataset_name} cannot be used as it is: see {', '.join(bad)} above")
+    print(f"{data.dataset_name}: no fault found")
 
 
 def _build(name: str, root: Path | None) -> SegmentationDataModule:

@@ -1,4 +1,4 @@
-"""The small YAML file that says what the classes of a user's own data set are."""
+"""The YAML file that defines the classes of a user's own data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +7,8 @@ from typing import Any
 import yaml
 
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
-from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, ColorTable, LabelTable, MaskValues
+from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, Color, LabelTable
 from beyondpixel.datamodules.normalization import IMAGENET_MEAN, IMAGENET_STD, Triple
-
-Color = tuple[int, int, int]
 
 EXAMPLE = """\
 masks: index            # or: color
@@ -37,7 +35,7 @@ class ClassFile:
 
     class_names: list[str]
     palette: list[Color]
-    values: MaskValues
+    values: LabelTable
     mean: Triple
     std: Triple
 
@@ -114,9 +112,9 @@ def _labels(values: list[int], void: list[Any]) -> LabelTable:
         raise _NotUnderstoodError(str(error)) from error
 
 
-def _colors(palette: list[Color], void: list[Any]) -> ColorTable:
+def _colors(palette: list[Color], void: list[Any]) -> LabelTable:
     mapping = {color: index for index, color in enumerate(palette)}
-    return ColorTable(mapping | {_color("void", color): IGNORE_INDEX for color in void})
+    return LabelTable(mapping | {_color("void", color): IGNORE_INDEX for color in void})
 
 
 def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset, find_faults
 from beyondpixel.datamodules.datasets.errors import BadFileError, data_error
-from beyondpixel.datamodules.datasets.labels import MaskValues
+from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.datasets.reading import read_image, read_mask
 
 FINGERPRINT_BYTES = 4096
@@ -39,7 +39,7 @@ class FileDataset(SegmentationDataset):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], labels: MaskValues, *, name: str, remedy: str, convert_images: bool = False
+        self, pairs: Sequence[Pair], labels: LabelTable, *, name: str, remedy: str, convert_images: bool = False
     ) -> None:
         self.pairs = list(pairs)
         self.ids = [pair.id for pair in self.pairs]

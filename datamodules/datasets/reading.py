@@ -1,5 +1,6 @@
 """Strict reading of image and mask files to arrays: a file of another kind is an error."""
 
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from beyondpixel.datamodules.datasets.base import Pixels
 from beyondpixel.datamodules.datasets.errors import BadFileError
-from beyondpixel.datamodules.datasets.labels import MaskValues, UnknownLabelsError
+from beyondpixel.datamodules.datasets.labels import LabelTable, UnknownLabelsError
 
 UPRIGHT = 1
 
@@ -36,7 +37,7 @@ def read_image(path: Path, *, convert: bool = False) -> Pixels:
     return np.asarray(image, dtype=np.uint8)
 
 
-def read_mask(path: Path, labels: MaskValues) -> Pixels:
+def read_mask(path: Path, labels: LabelTable) -> Pixels:
     """Read a mask as class indices.
 
     Args:
@@ -61,12 +62,14 @@ def read_mask(path: Path, labels: MaskValues) -> Pixels:
 
 
 def _open(path: Path) -> Image.Image:
-    if path.exists() and not path.is_file():
-        # opening a pipe would wait for its other end
-        raise BadFileError(f"{path}: is not a file")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # opening a pipe would wait for its other end
+            raise BadFileError(f"{path}: is not a file")
         image = Image.open(path)
         image.load()
+    except BadFileError:
+        raise
     except FileNotFoundError as error:
         raise BadFileError(f"{path}: is missing") from error
     except UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""From SBD's annotations to VOC's augmented training set (trainaug)."""
+"""VOC's augmented training set (trainaug), made of SBD's annotations."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Generated street scenes: thin poles, signs, wires and fences, small and touching objects, texture, light and noise.
 
-A scene is painted from far to near, each shape into the picture and the label map at once, so the truth is exact.
+A scene is painted from far to near, each shape into the image and the label map at once, so the target is exact.
 Lengths are in units of a 96th of the height, so a scene looks alike at any size.
 """
 
@@ -62,13 +62,13 @@ class ScenePainter:
         self.rng = rng
         self.height, self.width = style.size
         self.unit = self.height / 96
-        self.picture: Pixels = np.zeros((self.height, self.width, 3), dtype=np.uint8)
+        self.image: Pixels = np.zeros((self.height, self.width, 3), dtype=np.uint8)
         self.labels: Pixels = np.zeros((self.height, self.width), dtype=np.uint8)
         self.horizon = self.height * rng.uniform(0.36, 0.52)
         self.vanishing = self.width * rng.uniform(0.25, 0.75)
 
     def paint(self) -> tuple[Pixels, Pixels]:
-        """The picture, uint8 (H, W, 3) in RGB, and its labels, uint8 (H, W)."""
+        """The image, uint8 (H, W, 3) in RGB, and its labels, uint8 (H, W)."""
         self._sky()
         self._buildings()
         self._ground()
@@ -79,7 +79,7 @@ class ScenePainter:
         top, bottom = self._tint((96, 148, 210), 26), self._tint((196, 208, 222), 22)
         blend = np.linspace(0, 1, self.height, dtype=np.float32)[:, None, None]
         gradient = np.array(top, dtype=np.float32) * (1 - blend) + np.array(bottom, dtype=np.float32) * blend
-        self.picture[:] = gradient.astype(np.uint8)
+        self.image[:] = gradient.astype(np.uint8)
         self.labels[:] = self.style.classes.index("sky")
         for _ in range(self.rng.integers(0, 4)):
             center = (self._x(), self.rng.uniform(0, self.horizon * 0.8))
@@ -246,7 +246,7 @@ class ScenePainter:
             ]
             cv2.fillConvexPoly(brightness, _pixels(shadow), 0.62)
 
-        lit = (self.picture.astype(np.float32) + texture[..., None]) * brightness[..., None]
+        lit = (self.image.astype(np.float32) + texture[..., None]) * brightness[..., None]
         lit = cv2.GaussianBlur(lit, (3, 3), 0.45 * self.unit)
         sensor = self._noise((self.width, self.height * 3)).reshape(self.height, self.width, 3)
         return np.asarray(np.clip(lit + sensor * self.rng.uniform(3, 9), 0, 255), dtype=np.uint8)
@@ -267,7 +267,7 @@ class ScenePainter:
         return red, green, blue
 
     def _canvases(self, name: str, color: Color) -> tuple[tuple[Pixels, Color], tuple[Pixels, int]]:
-        return (self.picture, color), (self.labels, self.style.classes.index(name))
+        return (self.image, color), (self.labels, self.style.classes.index(name))
 
     def _polygon(self, name: str, points: Sequence[Point], color: Color) -> None:
         for canvas, value in self._canvases(name, color):
@@ -277,7 +277,7 @@ class ScenePainter:
         (left, top), (right, bottom) = corners
         rows = slice(max(0, round(top)), max(0, round(bottom)))
         columns = slice(max(0, round(left)), max(0, round(right)))
-        self.picture[rows, columns] = color
+        self.image[rows, columns] = color
         self.labels[rows, columns] = self.style.classes.index(name)
 
     def _ellipse(self, name: str, center: Point, radii: Point, color: Color) -> None:

@@ -12,7 +12,7 @@ from beyondpixel.datamodules.checks import check
 
 def test_counts_sizes_and_statistics(make_camvid) -> None:
     root = make_camvid({"train": 3, "val": 2, "test": 2})
-    (report,) = check(CamVidDataModule(str(root)), ["train"], progress=False).splits
+    (report,) = check(CamVidDataModule(str(root)), ["train"], progress=False)
     images = np.stack([np.asarray(Image.open(path)) for path in sorted((root / "train").iterdir())]) / 255
     masks = np.stack([np.asarray(Image.open(path)) for path in sorted((root / "trainannot").iterdir())])
     assert report.images == 3
@@ -34,9 +34,8 @@ def test_everything_wrong_is_in_the_report_and_nothing_is_raised(make_camvid) ->
         path.write_bytes(path.read_bytes()[:60])
     (root / "test" / "test_01.png").unlink()
     (root / "val.txt").unlink()
-    report = check(CamVidDataModule(str(root), train_split="train"), progress=False)
-    train, val, test = report.splits
-    assert not report.ok
+    train, val, test = check(CamVidDataModule(str(root), train_split="train"), progress=False)
+    assert not any(split.ok for split in (train, val, test))
     # all of them, not only the first twenty
     assert len(train.faults) == 25
     assert all("is damaged" in fault and f"train_{index:02d}.png" in fault for index, fault in enumerate(train.faults))
@@ -50,17 +49,17 @@ def test_everything_wrong_is_in_the_report_and_nothing_is_raised(make_camvid) ->
 def test_absent_classes() -> None:
     names = ["sky", "building", "road", "pavement", "car", "person"]
     data = ShapesDataModule(num_train=1, num_val=40, num_test=1, classes=names, image_size=(48, 64))
-    train, val, _ = check(data, progress=False).splits
+    train, val, _ = check(data, progress=False)
     assert set(train.absent_classes) <= {"car", "person"}
     assert val.absent_classes == []
 
 
 def test_real_camvid_and_voc(shared: Path) -> None:
-    report = check(CamVidDataModule(str(shared / "data" / "CamVid")), ["test"], progress=False)
+    (report,) = check(CamVidDataModule(str(shared / "data" / "CamVid")), ["test"], progress=False)
     assert report.ok
-    assert report.splits[0].sizes == {(360, 480): 233}
+    assert report.sizes == {(360, 480): 233}
     # unlabelled is 3.8 to 4 % of train and test, says the authors' data analysis
-    assert report.splits[0].classes[-1].share == pytest.approx(0.04, abs=0.003)
-    voc = check(VOCDataModule(str(shared / "data" / "VOC2012")), ["val"], progress=False)
+    assert report.classes[-1].share == pytest.approx(0.04, abs=0.003)
+    (voc,) = check(VOCDataModule(str(shared / "data" / "VOC2012")), ["val"], progress=False)
     assert voc.ok
-    assert "names 18 of the 1449 images" in voc.splits[0].warnings[0]
+    assert "names 18 of the 1449 images" in voc.warnings[0]

@@ -224,7 +224,7 @@ def test_unknown_colors_are_named(tmp_path: Path) -> None:
     mask = np.zeros((24, 32, 3), dtype=np.uint8)
     mask[0, 0] = (1, 2, 3)
     Image.fromarray(mask).save(tmp_path / "masks/val/val1.png")
-    with pytest.raises(DataError, match=r"val1\.png: holds colors \(1, 2, 3\) \(1 pixels?\); allowed are colors"):
+    with pytest.raises(DataError, match=r"val1\.png: holds color \(1, 2, 3\) \(1 pixels?\); allowed are colors"):
         list(FolderDataModule(str(tmp_path)).val_dataloader())
 
 
