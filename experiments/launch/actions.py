@@ -80,19 +80,18 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
         return Action("leave", f"{Status.RUNNING}, {holder}")
     try:
         state, config = _read(run.folder)
-    except DamagedRunError as damage:
+    except DamagedRunError as error:
         seen = _state(run.folder)
-        if overwrite:
-            return Action("replace", f"a {Status.DAMAGED} run", seen)
-        return Action("failed", str(damage), seen, damaged=True)
+        damaged = Action("failed", str(error), seen, damaged=True)
+        return Action("replace", f"a {Status.DAMAGED} run", seen) if overwrite else damaged
     job = queue.living(state.get("job"))
     if job is not None:
         return Action("leave", f"{Status.QUEUED}, {job}", state)
-    status, error = _status(state, queue)
+    status, failure = _status(state, queue)
     if overwrite and status is not Status.NEW:
         return Action("replace", f"a run that was {status}", state)
-    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(error):
-        return Action("failed", error, state)
+    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(failure):
+        return Action("failed", failure, state)
     return _continue(run, status, state, config)
 
 

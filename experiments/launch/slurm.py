@@ -30,7 +30,7 @@ from beyondpixel.experiments.plan import Run
 # a run may be stopped by its time limit as often as it needs, as long as it makes steps in between
 TIMEOUTS = 1000
 DEFAULT_ARRAY_SIZE = 1000
-# Until its runs are prepared, a job waits. SLURM checks the resources of a job that begins later, but not of a held one.
+# Until its runs are prepared, a job waits. SLURM checks what a job asks for if it begins later, but not if it is held.
 LATER = "now+1hour"
 
 

@@ -337,7 +337,7 @@ def test_a_held_job_is_named_with_the_remedy(cluster: Any, cheap: Callable[..., 
         submit_all([run], CPU, say=killed, job=cheap)
     wait_until(lambda: not is_living(run.folder.state["job"]), 30, lambda: cluster.state(run.folder.state["job"]))
     (job,) = submit_all([run], asked(sbatch=["begin=now+1hour"]), job=cheap)
-    cluster.run("scontrol", "hold", job)
+    cluster.run("scontrol", "uhold", job)
     (action,) = choose_actions([run])
     assert action.reason == f"queued, SLURM job {job} is held (JobHeldUser); release it with: scontrol release {job}"
     cluster.run("scancel", job)
