@@ -6,7 +6,7 @@ With TRITON_INTERPRET=1 in the environment, Triton runs the kernels in Python on
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
+import triton
 from torch import Tensor
 
 from beyondpixel.losses.ops import plain
@@ -140,5 +140,5 @@ def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
     if 0 in grid:
         return  # an empty batch
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
-    with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(first):
         kernel[grid](*arguments, **options)
