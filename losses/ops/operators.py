@@ -81,14 +81,14 @@ def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int
     (labels) and P (probabilities), d × n each, with the mean over the positions taken away.
 
     Args:
-        labels: (M, h, w) pooled labels.
-        probs: (M, h, w) pooled probabilities.
+        labels: (N, C, h, w) pooled labels.
+        probs: (N, C, h, w) pooled probabilities.
         region_size: R.
         step: from one region to the next.
         backend: one of `BACKENDS`.
 
     Returns:
-        (M, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
+        (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
         of the lower half, added to its transpose's, the gradient in P is W [Y; P].
     """
     call = RegionMoments.apply if backend == "plain" else torch.ops.beyondpixel.region_moments
@@ -201,7 +201,7 @@ def _fake_bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor
 
 
 def _fake_region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str) -> Tensor:
-    return probs.new_empty(probs.shape[0], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
+    return probs.new_empty(*probs.shape[:2], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
 
 
 def _fake_region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *_: Any) -> Tensor:
@@ -250,8 +250,8 @@ class RegionMoments(torch.autograd.Function):
     @override
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, probs = ctx.saved_tensors
-        side = grad.shape[1] // 2
-        weights = grad[:, side:] + grad[:, :, side:].mT
+        side = grad.shape[-1] // 2
+        weights = grad[..., side:, :] + grad[..., side:].mT
         grad = torch.ops.beyondpixel.region_moments_backward(weights, labels, probs, *ctx.options)
         return (None, grad, *[None] * len(ctx.options))
 
