@@ -176,13 +176,11 @@ def _terms_of_factor(
         labels = multi_hot(target, preds.shape[1], probs.dtype)
     step = factor if options.pooling == "stride" else 1
     rows, columns = _check_size((probs.shape[2], probs.shape[3]), preds, factor, options)
-    moments = region_moments(
-        labels.flatten(0, 1), probs.flatten(0, 1), region_size=options.region_size, step=step, backend=options.backend
-    )
+    moments = region_moments(labels, probs, region_size=options.region_size, step=step, backend=options.backend)
     if options.covariance == "mean":
         moments = moments / (rows * columns)
     bound, jittered = bound_from_moments(moments, options.ridge)
-    return RegionTerms(bce, bound.view(preds.shape[:2]), labels.flatten(2).amax(2) == 0, jittered)
+    return RegionTerms(bce, bound, labels.flatten(2).amax(2) == 0, jittered)
 
 
 def _check_size(size: tuple[int, int], preds: Tensor, factor: int, options: RegionOptions) -> tuple[int, int]:
@@ -210,27 +208,28 @@ def bound_from_moments(moments: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         ∂I_l/∂[S_Y C; Cᵀ S_P] = -Vᵀ V / 2d,    V = L⁻¹ [I, -W].
 
     Args:
-        moments: (M, 2d, 2d) float64 symmetric.
+        moments: (..., 2d, 2d) float64 symmetric.
         ridge: ξ.
 
     Returns:
-        I_l (M,), and how many matrices needed more than the ridge, an int64 scalar.
+        I_l (...), and how many matrices needed more than the ridge, an int64 scalar.
     """
-    side = moments.shape[1] // 2
+    side = moments.shape[-1] // 2
     with torch.no_grad():
-        cov_labels, cross, cov_probs = moments[:, :side, :side], moments[:, :side, side:], moments[:, side:, side:]
+        upper, cov_probs = moments[..., :side, :], moments[..., side:, side:]
+        cov_labels, cross = upper[..., :side], upper[..., side:]
         factor, jittered = stable_cholesky(cov_probs, ridge)
         half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
         residual_factor, residual_jittered = stable_cholesky(cov_labels - half.mT @ half, ridge)
-        bound = -residual_factor.diagonal(dim1=1, dim2=2).log().sum(1) / side
+        bound = -residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) / side
         if moments.requires_grad:
             weights = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT  # W
             eye = torch.eye(side, dtype=moments.dtype, device=moments.device).expand_as(weights)
-            root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], 2), upper=False)
+            root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], -1), upper=False)
             gradient = root.mT @ root / (-2 * side)
     if moments.requires_grad:
         # adds nothing but the gradient: autograd's own goes through two Cholesky factors and loses digits
-        bound = bound + (gradient * (moments - moments.detach())).sum((1, 2))
+        bound = bound + (gradient * (moments - moments.detach())).sum((-2, -1))
     return bound, jittered + residual_jittered
 
 

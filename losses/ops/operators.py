@@ -81,14 +81,14 @@ def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int
     (labels) and P (probabilities), d × n each, with the mean over the positions taken away.
 
     Args:
-        labels: (M, h, w) pooled labels.
-        probs: (M, h, w) pooled probabilities.
+        labels: (N, C, h, w) pooled labels.
+        probs: (N, C, h, w) pooled probabilities.
         region_size: R.
         step: from one region to the next.
         backend: one of `BACKENDS`.
 
     Returns:
-        (M, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
+        (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
         of the lower half, added to its transpose's, the gradient in P is W [Y; P].
     """
     call = RegionMoments.apply if backend == "plain" else torch.ops.beyondpixel.region_moments
@@ -131,68 +131,42 @@ def _load_triton() -> ModuleType | None:
         return None
 
 
-def _pool_implementation(backend: str, preds: Tensor, with_logits: bool) -> ModuleType:
+def _pool_implementation(preds: Tensor, options: tuple[Any, ...]) -> ModuleType:
+    *_, with_logits, _, backend = options
     fits = with_logits and preds.dtype != torch.float64
     return implementation(backend, preds, fits_c=fits, fits_triton=fits)
 
 
-def _moments_implementation(backend: str, probs: Tensor, region_size: int, step: int) -> ModuleType:
+def _moments_implementation(probs: Tensor, options: tuple[Any, ...]) -> ModuleType:
+    region_size, step, backend = options
     single = probs.dtype == torch.float32
-    return implementation(
-        backend, probs, fits_c=single and step == 1 and region_size <= _LARGEST_REGION_IN_C, fits_triton=single
-    )
+    fits_c = single and step == 1 and region_size <= _LARGEST_REGION_IN_C
+    return implementation(backend, probs, fits_c=fits_c, fits_triton=single)
 
 
 @torch.library.impl("beyondpixel::bce_pool", "CompositeExplicitAutograd")
-def _bce_pool(
-    preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    module = _pool_implementation(backend, preds, with_logits)
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = module.bce_pool(
-        preds, target, pooling, kernel_size, with_logits, with_bce
-    )
-    return result
+def _bce_pool(preds: Tensor, target: Tensor, *options: Any) -> Any:
+    return _pool_implementation(preds, options).bce_pool(preds, target, *options[:-1])
 
 
 @torch.library.impl("beyondpixel::bce_pool_backward", "CompositeExplicitAutograd")
-def _bce_pool_backward(
-    grad_bce: Tensor,
-    grad_pooled: Tensor,
-    preds: Tensor,
-    target: Tensor,
-    indices: Tensor,
-    pooling: str,
-    kernel_size: int,
-    with_logits: bool,
-    with_bce: bool,
-    backend: str,
-) -> Tensor:
-    module = _pool_implementation(backend, preds, with_logits)
-    grad: Tensor = module.bce_pool_backward(
-        grad_bce, grad_pooled, preds, target, indices, pooling, kernel_size, with_logits, with_bce
-    )
-    return grad.contiguous()
+def _bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor, *options: Any) -> Any:
+    module = _pool_implementation(preds, options)
+    return module.bce_pool_backward(grad_bce, grad_pooled, preds, *options[:-1])
 
 
 @torch.library.impl("beyondpixel::region_moments", "CompositeExplicitAutograd")
-def _region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str) -> Tensor:
-    module = _moments_implementation(backend, probs, region_size, step)
-    moments: Tensor = module.region_moments(labels, probs, region_size, step)
-    return moments
+def _region_moments(labels: Tensor, probs: Tensor, *options: Any) -> Any:
+    return _moments_implementation(probs, options).region_moments(labels, probs, *options[:-1])
 
 
 @torch.library.impl("beyondpixel::region_moments_backward", "CompositeExplicitAutograd")
-def _region_moments_backward(
-    weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str
-) -> Tensor:
-    module = _moments_implementation(backend, probs, region_size, step)
-    grad: Tensor = module.region_moments_backward(weights, labels, probs, region_size, step)
-    return grad
+def _region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *options: Any) -> Any:
+    module = _moments_implementation(probs, options)
+    return module.region_moments_backward(weights, labels, probs, *options[:-1])
 
 
-def _fake_bce_pool(
-    preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_bce_pool(preds: Tensor, target: Tensor, pooling: str, kernel_size: int, *_: Any) -> tuple[Tensor, ...]:
     return preds.new_empty((), dtype=torch.float64), *plain.empty_outputs(preds, pooling, kernel_size)
 
 
@@ -200,8 +174,8 @@ def _fake_bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor
     return torch.empty_like(preds, memory_format=torch.contiguous_format)
 
 
-def _fake_region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int, backend: str) -> Tensor:
-    return probs.new_empty(probs.shape[0], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
+def _fake_region_moments(labels: Tensor, probs: Tensor, region_size: int, *_: Any) -> Tensor:
+    return probs.new_empty(*probs.shape[:2], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
 
 
 def _fake_region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *_: Any) -> Tensor:
@@ -250,8 +224,8 @@ class RegionMoments(torch.autograd.Function):
     @override
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, probs = ctx.saved_tensors
-        side = grad.shape[1] // 2
-        weights = grad[:, side:] + grad[:, :, side:].mT
+        side = grad.shape[-1] // 2
+        weights = grad[..., side:, :] + grad[..., side:].mT
         grad = torch.ops.beyondpixel.region_moments_backward(weights, labels, probs, *ctx.options)
         return (None, grad, *[None] * len(ctx.options))
 

@@ -1,4 +1,7 @@
-"""The operators in plain PyTorch, for any device: what the other implementations are checked against."""
+"""The operators in plain PyTorch, for any device: what the other implementations are checked against.
+
+They go image by image, so that what they need besides their results is small, and made in memory that is used again.
+"""
 
 import torch
 from torch import Tensor
@@ -9,25 +12,31 @@ def bce_pool(
     preds: Tensor, target: Tensor, pooling: str, kernel_size: int, with_logits: bool, with_bce: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `operators.bce_pool`."""
-    preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
-    is_class, void = _is_class(target, preds.shape[1]), _void(target)
+    outputs = pooled, pooled_target, indices = empty_outputs(preds, pooling, kernel_size)
     bce = preds.new_zeros((), dtype=torch.float64)
-    if with_bce:
-        if with_logits:
-            # log(1 + exp(-x)) where the pixel is of the class and log(1 + exp(x)) elsewhere
-            signed = torch.where(is_class, -preds, preds)
-            loss = signed.clamp_min(0).add_(signed.abs_().neg_().exp_().log1p_())
-        else:
-            # as in torch the logarithm ends at -100, so a wrong probability of exactly 0 costs 100 and not infinity
-            loss = -torch.where(is_class, preds, 1 - preds).log().clamp_min(-100)
-        bce = loss.masked_fill_(void, 0).sum(1).sum(dtype=torch.float64)
-    pooled, pooled_target, indices = empty_outputs(preds, pooling, kernel_size)
-    if pooling != "none":
-        pooled = (preds.sigmoid() if with_logits else preds.clone()).masked_fill_(void, 0)
-    if pooling in ("avg", "max"):
-        pooled, indices = pool(pooled, pooling, kernel_size)
-        pooled_target = pool(is_class.to(pooled.dtype), pooling, kernel_size)[0]
-    return bce, pooled, pooled_target, indices
+    for image in range(len(preds)):
+        part = slice(image, image + 1)
+        x = preds[part].to(pooled.dtype)
+        is_class, void = _is_class(target[part], preds.shape[1]), _void(target[part])
+        if with_bce:
+            bce += _summed_bce(x, is_class, void, with_logits)
+        if pooling != "none":
+            probs = (x.sigmoid() if with_logits else x.clone()).masked_fill_(void, 0)
+            results = (*pool(probs, pooling, kernel_size), pool(is_class.to(x.dtype), pooling, kernel_size)[0])
+            for output, result in zip((pooled, indices, pooled_target), results, strict=True):
+                if output.numel() > 0:
+                    output[part] = result
+    return bce, *outputs
+
+
+def _summed_bce(x: Tensor, is_class: Tensor, void: Tensor, with_logits: bool) -> Tensor:
+    if with_logits:
+        # log(1 + exp(-x)) where the pixel is of the class and log(1 + exp(x)) elsewhere
+        loss = torch.where(is_class, -x, x).clamp_min_(0).add_(x.abs().neg_().exp_().log1p_())
+    else:
+        # as in torch the logarithm ends at -100, so a wrong probability of exactly 0 costs 100 and not infinity
+        loss = -torch.where(is_class, x, 1 - x).log_().clamp_min_(-100)
+    return loss.sum(1, keepdim=True).masked_fill_(void.any(1, keepdim=True), 0).sum(dtype=torch.float64)
 
 
 def bce_pool_backward(
@@ -42,23 +51,28 @@ def bce_pool_backward(
     with_bce: bool,
 ) -> Tensor:
     """See `operators.bce_pool`."""
-    dtype = preds.dtype
-    preds = preds.to(torch.promote_types(dtype, torch.float32))
-    grad = _unpool(grad_pooled, preds, indices, pooling, kernel_size)
-    probs = preds.sigmoid() if with_logits else preds
-    if with_logits:
-        grad.mul_(probs).addcmul_(grad, probs, value=-1)  # σ' = σ (1 - σ)
-    if with_bce:
-        # p - y is the gradient in the logits, and (p - y) / (p (1 - p)) the one in the probabilities
-        difference = probs - _is_class(target, preds.shape[1]).to(probs.dtype)
-        if not with_logits:
-            difference /= (probs * (1 - probs)).clamp_min_(1e-12)
-        grad.addcmul_(difference, grad_bce.to(grad.dtype))
-    return grad.masked_fill_(_void(target), 0).to(dtype)
+    grad = torch.empty_like(preds, memory_format=torch.contiguous_format)
+    for image in range(len(preds)):
+        part = slice(image, image + 1)
+        x = preds[part].to(torch.promote_types(preds.dtype, torch.float32))
+        probs = x.sigmoid() if with_logits else x
+        result = _unpool(grad_pooled[part], x, indices[part], pooling, kernel_size)
+        if with_logits:
+            result.mul_(probs).addcmul_(result, probs, value=-1)  # σ' = σ - σ²
+        if with_bce:
+            # p - y is the gradient in the logits, and (p - y) / (p (1 - p)) the one in the probabilities
+            difference = probs - _is_class(target[part], preds.shape[1]).to(x.dtype)
+            if not with_logits:
+                difference /= (probs * (1 - probs)).clamp_min_(1e-12)
+            result.addcmul_(difference, grad_bce.to(x.dtype))
+        grad[part] = result.masked_fill_(_void(target[part]), 0)
+    return grad
 
 
 def pool(planes: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Pool as the RMI authors do, and the indices of the largest pixels (int32, empty for the mean)."""
+    """Pool as the RMI authors do, and the indices of the largest pixels (int32, empty but for "max")."""
+    if kernel_size == 1:
+        return planes, planes.new_empty(0, dtype=torch.int32)
     if pooling == "avg":
         pooled = F.avg_pool2d(planes, kernel_size, kernel_size, kernel_size // 2)
         return pooled, planes.new_empty(0, dtype=torch.int32)
@@ -83,44 +97,50 @@ def pooled_size(length: int, kernel_size: int) -> int:
 
 def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
-    rows, height = _shifted_rows(labels, probs, region_size, step)
-    count, side, positions = len(rows), region_size, height * rows.shape[-1]
-    moments = rows.new_empty(count, 2, side, side, 2, side, side)
-    means = rows.new_empty(count, 2, side, side)
-    for dy in range(side):
-        upper = _pick_rows(rows, dy, height, step)
-        means[:, :, dy] = upper.mean(-1).view(count, 2, side)
-        for other in range(dy, side):
-            block = upper @ _pick_rows(rows, other, height, step).mT
-            moments[:, :, dy, :, :, other] = block.view(count, 2, side, 2, side)
-            moments[:, :, other, :, :, dy] = block.mT.view(count, 2, side, 2, side)
-    means = means.flatten(1)
-    moments = moments.view(count, 2 * side**2, 2 * side**2)
-    return moments.baddbmm_(means[:, :, None], means[:, None], alpha=-positions)
+    size = 2 * region_size**2
+    moments = probs.new_empty(*probs.shape[:2], size, size, dtype=torch.float64)
+    for image, result in enumerate(moments):
+        rows, height = _shifted_rows(labels[image], probs[image], region_size, step)
+        classes, positions = len(rows), height * rows.shape[-1]
+        blocks = result.view(classes, 2, region_size, region_size, 2, region_size, region_size)
+        means = rows.new_empty(classes, 2, region_size, region_size)
+        for dy in range(region_size):
+            upper = _pick_rows(rows, dy, height, step)
+            means[:, :, dy] = upper.mean(-1).view(classes, 2, region_size)
+            for other in range(dy, region_size):
+                block = upper @ _pick_rows(rows, other, height, step).mT
+                blocks[:, :, dy, :, :, other] = block.view(classes, 2, region_size, 2, region_size)
+                blocks[:, :, other, :, :, dy] = block.mT.view(classes, 2, region_size, 2, region_size)
+        flat = means.flatten(1)
+        result.baddbmm_(flat[:, :, None], flat[:, None], alpha=-positions)
+    return moments
 
 
 def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
-    rows, height = _shifted_rows(labels, probs, region_size, step)
-    count, side = len(rows), region_size
-    weights = weights.view(count, side, side, 2, side, side)
-    grad = rows.new_zeros(count, probs.shape[1], probs.shape[2])
-    for dy in range(side):
-        # the gradient in the rows that regions have at offset dy, for all their offsets dx
-        grad_rows = rows.new_zeros(count, side, height * rows.shape[-1])
-        for other in range(side):
-            from_rows = weights[:, dy, :, :, other].flatten(2)
-            picked = _pick_rows(rows, other, height, step)
-            grad_rows.baddbmm_(from_rows, picked)
-            grad_rows -= from_rows @ picked.mean(-1, keepdim=True)
-        grad_rows = grad_rows.view(count, side, height, rows.shape[-1])
-        for dx in range(side):
-            _stride(_stride(grad, 1, dy, height, step), 2, dx, rows.shape[-1], step).add_(grad_rows[:, dx])
-    return grad.to(probs.dtype)
+    grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
+    for image, of_image in enumerate(weights):
+        rows, height = _shifted_rows(labels[image], probs[image], region_size, step)
+        of_offsets = of_image.view(-1, region_size, region_size, 2, region_size, region_size)
+        picked = [_pick_rows(rows, other, height, step) for other in range(region_size)]
+        means = torch.stack([entries.mean(-1) for entries in picked], 1)
+        result = rows.new_zeros(probs.shape[1:])
+        for dy in range(region_size):
+            # the gradient in the rows that regions have at offset dy, for all their offsets dx
+            weights_of_rows = of_offsets[:, dy].permute(0, 3, 1, 2, 4).flatten(3)  # (C, dy', dx, 2R)
+            constant = (weights_of_rows @ means[..., None]).sum(1)
+            grad_rows = -constant.expand(-1, -1, height * rows.shape[-1])
+            for of_row, entries in zip(weights_of_rows.unbind(1), picked, strict=True):
+                grad_rows.baddbmm_(of_row, entries)
+            grad_rows = grad_rows.view(len(rows), region_size, height, rows.shape[-1])
+            for dx in range(region_size):
+                _stride(_stride(result, 1, dy, height, step), 2, dx, rows.shape[-1], step).add_(grad_rows[:, dx])
+        grad[image] = result
+    return grad
 
 
 def _shifted_rows(labels: Tensor, probs: Tensor, region_size: int, step: int) -> tuple[Tensor, int]:
-    """Float64 planes whose entry (M, j, dx, y, x) is plane j (0 labels, 1 probabilities) at (y, x step + dx).
+    """Float64 planes of one image: entry (C, j, dx, y, x) is plane j (0 labels, 1 probabilities) at (y, x step + dx).
 
     Also returns the number of regions one below the other. Products of regions need no more than this: their R × R
     entries are rows of R of these, one below the other.
@@ -133,7 +153,7 @@ def _shifted_rows(labels: Tensor, probs: Tensor, region_size: int, step: int) ->
 
 
 def _pick_rows(rows: Tensor, dy: int, height: int, step: int) -> Tensor:
-    """(M, 2R, n): what all regions have at the vertical offset dy."""
+    """(C, 2R, n): what all regions have at the vertical offset dy."""
     return _stride(rows, 3, dy, height, step).flatten(3).flatten(1, 2)
 
 

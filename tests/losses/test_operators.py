@@ -33,9 +33,9 @@ def test_pooling_passes_opcheck(batch: Batch, pooling: str, kernel_size: int, ba
 
 @pytest.mark.parametrize("backend", ["plain", "c"])
 def test_moments_pass_opcheck(backend: str) -> None:
-    labels, probs = torch.rand(2, 4, 9, 8)
+    labels, probs = torch.rand(2, 2, 3, 9, 8)
     torch.library.opcheck(OPERATORS.region_moments.default, (labels, probs.requires_grad_(), 3, 1, backend))
-    arguments = (torch.rand(4, 9, 18, dtype=torch.float64), labels, probs.detach(), 3, 1, backend)
+    arguments = (torch.rand(2, 3, 9, 18, dtype=torch.float64), labels, probs.detach(), 3, 1, backend)
     torch.library.opcheck(OPERATORS.region_moments_backward.default, arguments)
 
 

@@ -89,7 +89,7 @@ def compare_moments(*, region_size: int, step: int, height: int, width: int) -> 
     from beyondpixel.losses.ops.operators import region_moments
 
     torch.manual_seed(0)
-    labels, values = torch.rand(2, 1, height, width)
+    labels, values = torch.rand(2, 1, 1, height, width)
     results: list[Any] = []
     for backend in ("plain", "triton"):
         probs = values.clone().requires_grad_()

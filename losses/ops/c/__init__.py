@@ -54,8 +54,8 @@ def bce_pool_backward(
 def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`; for step 1."""
     labels, probs = labels.contiguous(), probs.contiguous()
-    moments = probs.new_empty(len(probs), 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
-    _call("regions_moments", labels, probs, moments, *probs.shape, region_size)
+    moments = probs.new_empty(*probs.shape[:2], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
+    _call("regions_moments", labels, probs, moments, *probs.flatten(0, 1).shape, region_size)
     return moments
 
 
@@ -63,7 +63,7 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
     """See `operators.region_moments`; for step 1."""
     weights, labels, probs = weights.contiguous(), labels.contiguous(), probs.contiguous()
     grad = torch.empty_like(probs)
-    _call("regions_backward", weights, labels, probs, grad, *probs.shape, region_size)
+    _call("regions_backward", weights, labels, probs, grad, *probs.flatten(0, 1).shape, region_size)
     return grad
 
 

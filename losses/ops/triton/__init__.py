@@ -75,7 +75,7 @@ def bce_pool_backward(
 
 def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
-    labels, probs = labels.contiguous(), probs.contiguous()
+    images, labels, probs = len(probs), labels.flatten(0, 1).contiguous(), probs.flatten(0, 1).contiguous()
     count, height, width = probs.shape
     rows, columns = ((side - region_size) // step + 1 for side in (height, width))
     size = 2 * region_size**2
@@ -93,12 +93,14 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
         num_stages=1,  # the operands are computed, so there are no copies to run ahead
     )
     total = sums.sum(0)
-    return moments.sum(0).baddbmm_(total[:, :, None], total[:, None], alpha=-1 / (rows * columns))
+    moments = moments.sum(0).baddbmm_(total[:, :, None], total[:, None], alpha=-1 / (rows * columns))
+    return moments.view(images, count // max(images, 1), size, size)
 
 
 def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
-    weights, labels, probs = weights.contiguous(), labels.contiguous(), probs.contiguous()
+    shape = probs.shape
+    weights, labels, probs = (tensor.flatten(0, 1).contiguous() for tensor in (weights, labels, probs))
     count, height, width = probs.shape
     rows, columns = ((side - region_size) // step + 1 for side in (height, width))
     means = _means(labels, probs)
@@ -110,7 +112,7 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
         REGION=region_size,
         BLOCK=_PIXELS // 4,
     )
-    return grad
+    return grad.view(shape)
 
 
 def _means(labels: Tensor, probs: Tensor) -> Tensor:
