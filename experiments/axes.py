@@ -30,7 +30,14 @@ MEMORY_AXES = {
     "aggregation": "aggregation",
 }
 STATISTICS_AXES = ("refinement", "momentum_rule", "memory_momentum", "aggregation")
-NETWORKS = {"none": "fcn", "ppm": "pspnet", "aspp": "deeplabv3", "ocr": "ocrnet", "upernet": "upernet"}
+NETWORKS = {
+    "none": "fcn",
+    "ppm": "pspnet",
+    "aspp": "deeplabv3",
+    "ocr": "ocrnet",
+    "upernet": "upernet",
+    "upernet_aspp": "upernet",
+}
 MODEL_AXES = ("encoder", "output_stride", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")

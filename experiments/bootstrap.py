@@ -109,7 +109,7 @@ def _row_mean(runs: Sequence[Scores], generator: np.random.Generator) -> Scores:
     scores = np.stack(runs)  # (S, resamples)
     seeds, resamples = scores.shape
     if seeds == 1:
-        return scores[0]
+        return runs[0]
     drawn = generator.integers(seeds, size=(seeds - 1, resamples))
     mean: Scores = np.take_along_axis(scores, drawn, axis=0).mean(axis=0)
     return mean

@@ -25,6 +25,7 @@ COMMANDS = {
     "data check": ("data_command:check_data", "read every file of a data set: counts, sizes, class balance, faults"),
     "sync": ("sync:sync", "upload what W&B logged offline"),
     "publish": ("publish:publish", "write finished runs as data to results/"),
+    "tables": ("publish_tables:update_tables", "write published results into README and docs"),
     "run-job": ("job:run_job", "train and test one prepared run folder, for schedulers"),
 }
 LIGHTNING = ("fit", "validate", "test")

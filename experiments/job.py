@@ -20,7 +20,7 @@ HELD = 75  # another process has the run
 STOPPED = 130
 
 
-def run_job(path: str | Path, *, patience: float = 2.0) -> None:
+def run_job(path: Path, *, patience: float = 2.0) -> None:
     """Train and test the run whose config lies in a folder, make its evaluations, and write down how it ended.
 
     It is safe to call again after an interruption, and by two processes at once: only one does the work.
@@ -92,7 +92,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("beyondpixel: expected one argument, the run folder")
     try:
-        run_job(sys.argv[1])
+        run_job(Path(sys.argv[1]))
     except HeldError as error:
         print(f"beyondpixel: {error}", file=sys.stderr)
         sys.exit(HELD)

@@ -7,7 +7,6 @@ images and logs: `beyondpixel compare results/<table>/<date>_<machine>` recomput
 from __future__ import annotations
 
 import datetime
-import hashlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
@@ -96,10 +96,6 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
     run: RunFolder = line["run"]
     record, state = line["record"], RunFolder(line["training"]).state
     evaluation = run.record.get("evaluation") or {}
-    checkpoint = evaluation.get("checkpoint") or record.get("checkpoint")
-    if checkpoint is None and run.last_checkpoint.exists():
-        with run.last_checkpoint.open("rb") as file:
-            checkpoint = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "row": line["row"],
         "seed": line["seed"],
@@ -109,7 +105,7 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": run.summary.get("train/peak_memory_mb"),
         "commit": line["commit"],
         "data_fingerprint": (record.get("data") or {}).get("fingerprint"),
-        "checkpoint_sha256": checkpoint,
+        "checkpoint": evaluation.get("checkpoint") or checksum(run.last_checkpoint),
         "published_source": line["reference"].get("source"),
         "deviations": line["reference"].get("deviations"),
     }

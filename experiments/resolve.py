@@ -87,7 +87,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
         >>> for keys, text in errors:
         ...     print(".".join(keys), text)
         model.init_args.lr expected float, got 'fast'
-        model.init_args.encodr unknown key; did you mean encoder?
+        model.init_args.encodr unknown key; did you mean encoder or decoder?
     """
     errors: list[tuple[Keys, str]] = [
         ((key,), f"unknown key; {suggestion(key, ('model', 'data', 'trainer', 'seed_everything'))}")
@@ -182,7 +182,7 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
 
 
 def _complete_arguments(
-    function: Any, given: Mapping[str, Any], above: Keys, *, skip: tuple[str, ...]
+    function: Any, given: Any, above: Keys, *, skip: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
     """All arguments of a class: its own defaults, and the given values as its annotations make them."""
     if not isinstance(given, Mapping):
@@ -236,7 +236,8 @@ def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
     action: Any = next(action for action in _parser(function, skip)._actions if action.dest == key)
     hint = getattr(action, "_typehint", None) or action.type
     text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    return re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
+    text = re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
 
 
 def _has(config: Mapping[str, Any], keys: Keys) -> bool:

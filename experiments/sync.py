@@ -1,4 +1,4 @@
-"""`beyondpixel sync`: upload what W&B logged offline.
+"""Upload of what W&B logged offline.
 
 W&B's own `wandb sync` does the work, one process a run, and leaves a file `*.wandb.synced` beside what is up: that file
 says what is done, whoever did it. An upload that was cut off has none, so a second call takes it up again.
@@ -43,12 +43,11 @@ class Upload:
 
 
 def sync(
-    folders: Sequence[str | Path],
+    folders: list[Path],
     *,
     jobs: int = 4,
     timeout: float = 900.0,
     dry_run: bool = False,
-    command: Sequence[str] = COMMAND,
 ) -> list[RunFolder]:
     """Upload all offline runs below some folders and say of each whether it is up.
 
@@ -57,7 +56,6 @@ def sync(
         jobs: how many runs to upload at the same time.
         timeout: seconds after which one run is given up, so that a silent server holds up nothing.
         dry_run: only show what would be uploaded.
-        command: what uploads the folders that are appended to it.
 
     Returns:
         The runs uploaded, or with `dry_run` those that would be.
@@ -82,7 +80,7 @@ def sync(
             f"nothing was uploaded, {len(waiting)} run(s) wait: {reason}; log in with `wandb login` or set "
             "WANDB_API_KEY, unset WANDB_MODE, and try again where there is a network"
         )
-    failed = _upload_all(waiting, jobs, timeout, command, console)
+    failed = _upload_all(waiting, jobs, timeout, console)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(waiting)} uploads failed: {', '.join(str(run.path) for run in failed)}; "
@@ -125,14 +123,12 @@ def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
     return waiting
 
 
-def _upload_all(
-    waiting: Sequence[Upload], jobs: int, timeout: float, command: Sequence[str], console: Console
-) -> list[RunFolder]:
+def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
     """Upload everything, saying of each run what became of it; those that failed."""
     failed = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda upload: _upload(upload, command, timeout, processes), waiting)
+        results = pool.map(lambda upload: _upload(upload, timeout, processes), waiting)
         try:
             for number, (upload, error) in enumerate(zip(waiting, results, strict=True), start=1):
                 if error is not None:
@@ -151,12 +147,10 @@ def _log(part: Path) -> Path | None:
     return next(part.glob("run-*.wandb"), None)
 
 
-def _upload(
-    upload: Upload, command: Sequence[str], timeout: float, processes: list[subprocess.Popen[str]]
-) -> str | None:
+def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
     """Upload the parts of one run in their order; what went wrong, or None."""
     process = subprocess.Popen(
-        [*command, *(str(part.resolve()) for part in upload.parts)],
+        [*COMMAND, *(str(part.resolve()) for part in upload.parts)],
         cwd=upload.run.path,  # W&B leaves a log in a folder `wandb` of where it is called
         stdin=subprocess.DEVNULL,  # nobody is there to answer a question
         stdout=subprocess.PIPE,
@@ -174,7 +168,7 @@ def _upload(
     if process.returncode == 0 and all(map(is_uploaded, upload.parts)):
         return None
     said = " / ".join(output.strip().splitlines()[-LINES_OF_AN_ERROR:])
-    return said or f"`{' '.join(command)}` ended with {process.returncode} and said nothing"
+    return said or f"`{' '.join(COMMAND)}` ended with {process.returncode} and said nothing"
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,5 +1,7 @@
 """Pixel by pixel losses, the baselines of the papers."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
@@ -56,7 +58,12 @@ class BinaryCrossEntropyLoss(SegmentationLoss):
     """
 
     def __init__(
-        self, num_classes: int, *, reduction: str = "class_sum", with_logits: bool = True, ignore_index: int = 255
+        self,
+        num_classes: int,
+        *,
+        reduction: Literal["class_sum", "mean"] = "class_sum",
+        with_logits: bool = True,
+        ignore_index: int = 255,
     ) -> None:
         check_choice("reduction", reduction, REDUCTIONS)
         super().__init__(num_classes, ignore_index=ignore_index, term_names=("pixel",))

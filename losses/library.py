@@ -49,11 +49,11 @@ class _OverlapLoss(SegmentationLoss):
         if self.with_logits:
             probs = torch.where(valid[:, None], probs, 0)
             probs = probs.sigmoid() if self.num_classes == 1 else probs.softmax(1)
-        value = self._overlap(
-            torch.where(valid[:, None], probs, 0), multi_hot(labels, self.num_classes, probs.dtype)
-        ).double()
+        probs = torch.where(valid[:, None], probs, 0)
+        # the library cannot reshape an empty batch
+        value = self._overlap(probs, multi_hot(labels, self.num_classes, probs.dtype)) if len(probs) else probs.sum()
         images = valid.flatten(1).any(1).sum().double()
-        return {self.name: Term(value * images, images)}
+        return {self.name: Term(value.double() * images, images)}
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
         return terms[self.name]

@@ -1,6 +1,7 @@
 """The region mutual information loss."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -88,15 +89,15 @@ class RMILoss(SegmentationLoss):
         *,
         region_size: int = 3,
         downsampling_factor: int | Sequence[int] = 4,
-        pooling: str = "avg",
+        pooling: Literal["avg", "max", "interp", "stride"] = "avg",
         pixel_weight: float = 0.5,
-        pixel_loss: str | None = "bce",
+        pixel_loss: Literal["bce", "bce_mean", "ce"] | None = "bce",
         with_logits: bool = True,
         ignore_index: int = 255,
-        covariance: str = "sum",
+        covariance: Literal["sum", "mean"] = "sum",
         ridge: float = 5e-4,
-        absent_classes: str = "include",
-        backend: str = "auto",
+        absent_classes: Literal["include", "skip"] = "include",
+        backend: Literal["auto", "plain", "c", "triton"] = "auto",
     ) -> None:
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         check_choice("absent_classes", absent_classes, ABSENT_CLASSES)

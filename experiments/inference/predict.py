@@ -84,7 +84,7 @@ def predict_images(
 Item = tuple[str, Pixels | None, str | None]
 
 
-def _unchanged(item: Item) -> Item:
+def _unchanged(item: Any) -> Any:
     """In place of PyTorch's own collation, which makes tensors of arrays."""
     return item
 
@@ -124,9 +124,9 @@ def _predict_one(
 ) -> str | None:
     """Predict and write; what went wrong with this image alone."""
     height, width = image.shape[:2]
-    resized = (
-        image if data.image_size is None else Resize(data.image_size, data.resampling)(Sample(image, None, name)).image
-    )
+    resized = image
+    if data.image_size is not None:
+        resized = Resize(data.image_size, data.resampling)(Sample(image, None, name)).image
     colors = torch.from_numpy(resized).permute(2, 0, 1)[None].to(module.device)
     try:
         probs = to_probs(module.infer(data.normalize({"image": colors})["image"]))

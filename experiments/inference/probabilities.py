@@ -21,7 +21,7 @@ def to_logits(probs: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> to_probs(to_logits(torch.tensor([[0.0, 0.25, 0.75]])))
+        >>> to_probs(to_logits(torch.tensor([[0.0, 0.25, 0.75]]))).round(decimals=2)
         tensor([[0.0000, 0.2500, 0.7500]])
     """
     return probs.clamp_min(TINY).log()

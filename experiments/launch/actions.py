@@ -32,11 +32,13 @@ class Action:
             nothing, `resume` from a checkpoint, `replace` an earlier run.
         reason: more about it, for the reader.
         seen: the state that this was decided from; None where it could not be read.
+        damaged: whether a file of the run could not be read.
     """
 
     kind: Kind
     reason: str = ""
     seen: dict[str, Any] | None = field(default=None, repr=False)
+    damaged: bool = False
 
     @property
     def is_work(self) -> bool:
@@ -78,16 +80,18 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
         return Action("leave", f"{Status.RUNNING}, {holder}")
     try:
         state, config = _read(run.folder)
-    except DamagedRunError as damage:
-        return Action("replace", f"a {Status.DAMAGED} run") if overwrite else Action("failed", str(damage))
+    except DamagedRunError as error:
+        seen = _state(run.folder)
+        damaged = Action("failed", str(error), seen, damaged=True)
+        return Action("replace", f"a {Status.DAMAGED} run", seen) if overwrite else damaged
     job = queue.living(state.get("job"))
     if job is not None:
         return Action("leave", f"{Status.QUEUED}, {job}", state)
-    status, error = _status(state, queue)
+    status, failure = _status(state, queue)
     if overwrite and status is not Status.NEW:
         return Action("replace", f"a run that was {status}", state)
-    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(error):
-        return Action("failed", error, state)
+    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(failure):
+        return Action("failed", failure, state)
     return _continue(run, status, state, config)
 
 
@@ -121,12 +125,12 @@ def missing_evaluations(run: Run) -> list[str]:
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
     """Write down what could not say itself that it failed; and what was left alone for it, in sentences."""
     failed = [(run, action) for run, action in plan if action.kind == "failed"]
-    damaged = [run.name for run, action in failed if action.seen is None]
-    left = [run.name for run, action in failed if action.seen is not None]
+    damaged = [run.name for run, action in failed if action.damaged]
+    left = [run.name for run, action in failed if not action.damaged]
     for run, action in failed:
-        if action.seen is not None and action.seen["status"] != Status.FAILED:
-            with suppress(HeldError, DamagedRunError), RunLock(run.folder.lock_file, patience=0):
-                if run.folder.state == action.seen:
+        if not action.damaged and action.seen and action.seen["status"] != Status.FAILED:
+            with suppress(HeldError), RunLock(run.folder.lock_file, patience=0):
+                if _state(run.folder) == action.seen:
                     run.folder.update_state(status=Status.FAILED, error=action.reason)
     sentences = []
     if left:
@@ -155,10 +159,7 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
     """
     folder = run.folder
     with RunLock(folder.lock_file):
-        try:
-            now: dict[str, Any] | None = folder.state
-        except DamagedRunError:
-            now = None
+        now = _state(folder)
         if now != action.seen:
             raise HeldError(folder.path, Holder("", 0))
         if action.kind == "replace":
@@ -183,6 +184,13 @@ def _read(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DamagedRunError(folder.path / "state.json", f"unknown status {state['status']!r}") from error
     _ = folder.record, folder.summary
     return state, folder.config
+
+
+def _state(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        return folder.state
+    except DamagedRunError:
+        return None
 
 
 def _status(state: dict[str, Any], queue: Queue) -> tuple[Status, str]:

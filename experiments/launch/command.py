@@ -82,12 +82,13 @@ def launch(
         UserError: if options do not fit each other, a spec is wrong, a run of another config lies in a folder, or,
             after all others have run, if a run failed.
     """
-    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, make_resources, read_options
+    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, read_options, submission_parameters
 
     given = {name: value for name, value in locals().items() if name in (*CLUSTER_KEYS, "jobs")}
     options = read_options(given, cluster)
-    resources = make_resources(options) if options["executor"] == "slurm" else None
-    changes = {**_devices(options["gpus"] or 1, int(options["nodes"] or 1)), **(overrides or {})}
+    slurm = submission_parameters(options) if options["executor"] == "slurm" else None
+    nodes = 1 if slurm is None else slurm["nodes"]
+    changes = {**_devices(options["gpus"] or 1, nodes), **(overrides or {})}
     if as_wandb_sweep is not None:
         from beyondpixel.experiments.launch.sweep import write_sweep
 
@@ -104,9 +105,9 @@ def launch(
     from beyondpixel.experiments.plan import plan_runs
 
     console = Console()
-    slots = make_slots(options["jobs"], options["gpus"]) if resources is None else []
+    slots = make_slots(options["jobs"], options["gpus"]) if slurm is None else []
     with console.status("Checking the specs ..."):
-        errors = check_output(output) + ([] if resources is None else check_slurm(resources.partition))
+        errors = check_output(output) + ([] if slurm is None else check_slurm(slurm.get("partition")))
         try:
             runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
             actions = choose_actions(runs, overwrite=overwrite, retry_failed=retry_failed)
@@ -119,10 +120,11 @@ def launch(
         return
     work = [(run, action) for run, action in plan if action.is_work]
     problems: list[str] = []
-    if work and resources is None:
+    if work and slurm is None:
         problems = _run_here(work, slots, keep, console)
-    elif work and resources is not None:
-        submit(work, resources, output=output, keep=keep, say=console.out)
+    elif work and slurm is not None:
+        limit = options["max_parallel"]
+        submit(work, slurm, max_parallel=limit, output=output, keep=keep, say=console.out)
     problems += record_failures(plan)
     if problems:
         raise UserError("\n".join(problems))

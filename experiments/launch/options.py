@@ -1,13 +1,13 @@
-"""Options of `launch`: those of a cluster's file, what fits which executor, and what SLURM is asked for."""
+"""Options of `launch`: a cluster's file, what fits which executor, and what SLURM is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.resources import Resources, read_sbatch, read_time_limit
 from beyondpixel.experiments.merge import suggestion
 from beyondpixel.experiments.yaml_files import read_yaml
 
@@ -16,6 +16,14 @@ SLURM_ONLY = ("nodes", "partition", "time", "time_warning", "max_parallel", "cpu
 CLUSTER_KEYS = (*SLURM_ONLY, "gpus", "executor")
 LEAST = {"gpus": 0, "jobs": 1, "nodes": 1, "max_parallel": 1, "cpus": 1, "time_warning": 1}
 DEFAULT_TIME = "4:00:00"
+LONGEST_WARNING_S = 120
+SHORTEST_WARNING_S = 15
+# options of sbatch by which the launcher and submitit find jobs, tasks and their output again
+RESERVED = ("array", "error", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output", "signal", "wrap")
+# options of sbatch that are options of ours
+SHARED = ("time", "partition", "mem", "nodes")
+# sites that give GPUs by one of these need no --gpus-per-node
+OTHER_WAYS_TO_GPUS = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
 
 
 def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, Any]:
@@ -46,31 +54,83 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
     return options
 
 
-def make_resources(options: Mapping[str, Any]) -> Resources:
-    """What SLURM is asked for; a time limit among the options of sbatch counts as ours.
+def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What submitit is to ask SLURM for; a time limit among the options of sbatch counts as ours.
+
+    There is one task a GPU. A run that needs longer than `time`, in minutes, is requeued and resumes.
+
+    Args:
+        options: from `read_options`.
 
     Raises:
-        UserError: for an option given twice or one that SLURM would not understand.
+        UserError: for an option that is given twice or that the launcher sets itself, or a limit that is no time.
     """
     sbatch = read_sbatch(options["sbatch"])
-    own: dict[str, Any] = {name: sbatch.pop(name) for name in ("time", "partition", "mem", "nodes") if name in sbatch}
+    own = {name: sbatch.pop(name) for name in SHARED if name in sbatch}
     for name, value in own.items():
         if options[name] is not None:
             raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
     asked: dict[str, Any] = {**options, **own}
-    return Resources(
-        gpus=1 if asked["gpus"] is None else asked["gpus"],
-        nodes=int(asked["nodes"] or 1),
-        minutes=read_time_limit(str(asked["time"] or DEFAULT_TIME)),
-        warning_s=asked["time_warning"],
-        partition=asked["partition"],
-        max_parallel=asked["max_parallel"],
-        cpus=asked["cpus"],
-        mem=asked["mem"],
-        sbatch=sbatch,
-        srun=[word if word.startswith("-") else f"--{word}" for word in asked["srun"]],
-        setup=asked["setup"],
-    )
+    gpus = 1 if asked["gpus"] is None else asked["gpus"]
+    minutes = read_time_limit(str(asked["time"] or DEFAULT_TIME))
+    requeue = {} if "no-requeue" in sbatch else {"requeue": True}  # after preemption and the failure of a node
+    parameters = {
+        "nodes": int(asked["nodes"] or 1),
+        "ntasks_per_node": max(1, gpus),
+        "gpus_per_node": None if any(option in sbatch for option in OTHER_WAYS_TO_GPUS) else gpus or None,
+        "time": minutes,
+        "signal_delay_s": asked["time_warning"] or min(LONGEST_WARNING_S, max(SHORTEST_WARNING_S, minutes * 6)),
+        "partition": asked["partition"],
+        "cpus_per_task": asked["cpus"],
+        "mem": asked["mem"],
+        "setup": asked["setup"] or None,
+        # one task that fails must not leave the others waiting for it
+        "srun_args": ["--kill-on-bad-exit=1", *(f"--{word.lstrip('-')}" for word in asked["srun"])],
+        "additional_parameters": {**requeue, **sbatch},
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def read_sbatch(words: Sequence[str]) -> dict[str, str | bool]:
+    """Options of sbatch, as the user writes them.
+
+    Raises:
+        UserError: for an option that the launcher sets itself.
+
+    Example:
+        >>> read_sbatch(["account=vision", "--mail-user=me@here", "exclusive"])
+        {'account': 'vision', 'mail-user': 'me@here', 'exclusive': True}
+    """
+    options: dict[str, str | bool] = {}
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise UserError(f"--sbatch {word}: expected NAME=VALUE or NAME, such as account=vision or exclusive")
+        if name in RESERVED:
+            raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; leave it away")
+        options[name] = value if equals else True
+    return options
+
+
+def read_time_limit(text: str) -> int:
+    """SLURM's ways to write a time limit, in minutes, rounded up.
+
+    Raises:
+        UserError: for anything else.
+
+    Example:
+        >>> read_time_limit("90"), read_time_limit("4:00:00"), read_time_limit("1-12"), read_time_limit("2:30")
+        (90, 240, 2160, 3)
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    days, *parts = found.groups() if found else (None,)
+    numbers = [int(part) for part in parts if part is not None]
+    units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
+    seconds = 86400 * int(days or 0) + sum(number * unit for number, unit in zip(numbers, units, strict=False))
+    if seconds == 0:
+        raise UserError(f"--time {text}: expected minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 4:00:00")
+    return -(-seconds // 60)
 
 
 def _words(value: Any) -> list[str]:

@@ -12,24 +12,26 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation
-from beyondpixel.experiments.launch.resources import Resources
 from beyondpixel.experiments.launch.slurm_job import SlurmRun
 from beyondpixel.experiments.plan import Run
 
 # a run may be stopped by its time limit as often as it needs, as long as it makes steps in between
 TIMEOUTS = 1000
 DEFAULT_ARRAY_SIZE = 1000
+# Until its runs are prepared, a job waits. SLURM checks what a job asks for if it begins later, but not if it is held.
+LATER = "now+1hour"
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def check_slurm(partition: str | None) -> list[str]:
 
 def submit(
     work: Sequence[tuple[Run, Action]],
-    resources: Resources,
+    parameters: Mapping[str, Any],
     *,
+    max_parallel: int | None = None,
     output: Path,
     say: Callable[[str], None],
     keep: str = "resume",
@@ -99,7 +102,8 @@ def submit(
 
     Args:
         work: what to run.
-        resources: what each run gets.
+        parameters: what each run gets, from `submission_parameters`.
+        max_parallel: runs at a time; None is all.
         output: the folder that holds the tables' folders; submitit's files go to `slurm` below it.
         say: is told what happens.
         keep: what stays of a checkpoint once its run is done.
@@ -114,9 +118,9 @@ def submit(
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
     size = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_SIZE
     # a new folder, as a cluster that was set up anew gives the same job numbers again
-    submission = _Submission(resources, output.absolute() / "slurm" / secrets.token_hex(4), say, keep, job)
+    submission = _Submission(parameters, output.absolute() / "slurm" / secrets.token_hex(4), say, keep, job)
     numbers: list[str] = []
-    for chunk in split_into_chunks(len(work), size=size, limit=resources.max_parallel):
+    for chunk in split_into_chunks(len(work), size=size, limit=max_parallel):
         after = None if chunk.after is None else numbers[chunk.after]
         try:
             numbers.append(submission.submit(work[chunk.first : chunk.stop], chunk.limit, after))
@@ -137,16 +141,16 @@ def submit(
 class _Submission:
     """What the arrays of one launch have in common."""
 
-    resources: Resources
+    parameters: Mapping[str, Any]
     folder: Path
     say: Callable[[str], None]
     keep: str
     job: Callable[..., None]
 
     def submit(self, work: Sequence[tuple[Run, Action]], limit: int | None, after: str | None) -> str:
-        """Submit an array that is held, prepare its runs, and release it: no job finds a run unprepared, and a job that
-        SLURM refuses leaves every run as it was."""
-        numbers = self._submit_held([run for run, _ in work], limit, after)
+        """Submit an array that begins later, prepare its runs, and let it begin: no job finds a run unprepared, and a
+        job that SLURM refuses leaves every run as it was."""
+        numbers = self._submit_for_later([run for run, _ in work], limit, after)
         array = numbers[0].partition("_")[0]
         try:
             for (run, action), number in zip(work, numbers, strict=True):
@@ -159,22 +163,27 @@ class _Submission:
         except BaseException:
             subprocess.run(["scancel", array], check=False)
             raise
-        # all its elements may have been cancelled
-        subprocess.run(["scontrol", "release", array], check=False, capture_output=True)
+        begin = self.parameters["additional_parameters"].get("begin", "now")
+        # which fails if all its elements have been cancelled
+        subprocess.run(["scontrol", "update", f"JobId={array}", f"StartTime={begin}"], check=False, capture_output=True)
         return array
 
-    def _submit_held(self, runs: Sequence[Run], limit: int | None, after: str | None) -> list[str]:
+    def _submit_for_later(self, runs: Sequence[Run], limit: int | None, after: str | None) -> list[str]:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
+        waits = {} if after is None else {"dependency": f"afterany:{after}"}
+        further = {**self.parameters["additional_parameters"], "begin": LATER, **waits}
         executor.update_parameters(
-            **self.resources.parameters(f"beyondpixel-{self.folder.name}", max_parallel=limit, after=after)
+            **{**self.parameters, "additional_parameters": further},
+            job_name=f"beyondpixel-{self.folder.name}",
+            array_parallelism=limit or len(runs),
         )
         try:
             with _outside_allocation(), executor.batch():
                 jobs = [
-                    executor.submit(SlurmRun(run.folder.path.absolute(), self.resources.minutes, self.job))
+                    executor.submit(SlurmRun(run.folder.path.absolute(), self.parameters["time"], self.job))
                     for run in runs
                 ]
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:

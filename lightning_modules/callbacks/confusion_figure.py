@@ -6,6 +6,7 @@ import PIL.Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from beyondpixel.lightning_modules.base import SegmentationModule
+from beyondpixel.lightning_modules.callbacks.drawing import log_images
 from beyondpixel.lightning_modules.visualization import confusion_figure
 
 
@@ -29,7 +30,4 @@ class ConfusionFigure(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         heading = "Prediction of each class's pixels, percent"
         confusion_figure(matrix.cpu().numpy(), pl_module.class_names, heading=heading).savefig(path)
-        for logger in trainer.loggers:
-            log_image = getattr(logger, "log_image", None)
-            if callable(log_image):
-                log_image("test/confusion", [PIL.Image.open(path)], step=trainer.global_step)
+        log_images(trainer, "test/confusion", [PIL.Image.open(path)])

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,25 +49,24 @@ class InferenceTime(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if not self._images or not isinstance(pl_module, SegmentationModule):
             return
-        seconds = []
-        size: torch.Size | None = None
         with trainer.precision_plugin.forward_context():
-            for image in (image.to(pl_module.device) for image in self._images):
-                if image.shape != size:
-                    for _ in range(3 if size is None else 1):
-                        pl_module.infer(image)
-                    size = image.shape
-                seconds.append(_seconds(pl_module, image))
+            seconds = _seconds(pl_module, [image.to(pl_module.device) for image in self._images])
         self._images = []
         pl_module.log("test/seconds_per_image", statistics.median(seconds), rank_zero_only=True)
 
 
-def _seconds(pl_module: SegmentationModule, image: Tensor) -> float:
-    _wait(image)
-    start = time.perf_counter()
-    pl_module.infer(image)
-    _wait(image)
-    return time.perf_counter() - start
+def _seconds(module: SegmentationModule, images: Sequence[Tensor]) -> list[float]:
+    seconds = []
+    for before, image in zip([None, *images], images, strict=False):
+        changed = before is None or before.shape != image.shape
+        for _ in range((3 if before is None else 1) if changed else 0):
+            module.infer(image)
+        _wait(image)
+        start = time.perf_counter()
+        module.infer(image)
+        _wait(image)
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _wait(image: Tensor) -> None:

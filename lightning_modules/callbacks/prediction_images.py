@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from beyondpixel.lightning_modules.base import SegmentationModule
-from beyondpixel.lightning_modules.callbacks.data_module import data_attribute, palette_of
+from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
 from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
 from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
 
@@ -143,10 +143,7 @@ class PredictionImages(Callback):
             }
             for predicted, target in zip(preds, targets, strict=True)
         ]
-        for logger in trainer.loggers:
-            log_image = getattr(logger, "log_image", None)
-            if callable(log_image):
-                log_image(f"{stage}/predictions", images, step=trainer.global_step, masks=masks)
+        log_images(trainer, f"{stage}/predictions", images, masks=masks)
 
 
 def _sample(batch: Any, index: int) -> Sample:

@@ -52,13 +52,13 @@ class MeanIoU(CountMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """``mIoU``, accuracies, ``frequency_weighted_IoU`` and ``IoU/<class>``."""
-        hits, truth, predicted = self.confusion.diagonal(), self.confusion.sum(dim=1), self.confusion.sum(dim=0)
-        iou = ratio(hits, truth + predicted - hits)
+        hits, true, predicted = self.confusion.diagonal(), self.confusion.sum(dim=1), self.confusion.sum(dim=0)
+        iou = ratio(hits, true + predicted - hits)
         return {
             "mIoU": iou.nanmean(),
-            "pixel_accuracy": ratio(hits.sum(), truth.sum()),
-            "mean_accuracy": ratio(hits, truth).nanmean(),
-            "frequency_weighted_IoU": (ratio(truth, truth.sum()) * iou.nan_to_num(0.0)).sum(),
+            "pixel_accuracy": ratio(hits.sum(), true.sum()),
+            "mean_accuracy": ratio(hits, true).nanmean(),
+            "frequency_weighted_IoU": (ratio(true, true.sum()) * iou.nan_to_num(0.0)).sum(),
             **self.named("IoU", iou),
         }
 

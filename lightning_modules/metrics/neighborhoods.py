@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def beside_other_label(labels: Tensor, *, image_border: bool) -> Tensor:
-    """Whether one of a pixel's eight neighbours has another label.
+    """Whether one of a pixel's eight neighbors has another label.
 
     Args:
         labels: (N, H, W) integers of at least 0.

@@ -115,7 +115,7 @@ def _add_image(
 def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tuple[Labels, Labels, Labels]:
     """Pairs of a part and an object that overlap, and their number of common pixels, among the given ones."""
     codes = np.where(where, parts * np.int64(objects.max() + 1) + objects, -1).ravel()
-    # neighbours mostly are of the same pair: sorting runs of pixels is faster than sorting pixels
+    # neighbors are mostly of the same pair, and sorting runs of pixels is faster than sorting pixels
     starts = np.flatnonzero(np.diff(codes, prepend=-2))
     lengths = np.diff(starts, append=codes.size)
     pairs, run = np.unique(codes[starts], return_inverse=True)

@@ -1,4 +1,4 @@
-"""Where the values of a feature map lie in the image."""
+"""Geometry of feature maps: where their values lie in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class FeatureGrid:
     size is a multiple of the stride plus one, such as the papers' 513. There bilinear interpolation with
     ``align_corners=True`` puts every value exactly where it was computed. At other sizes it would stretch the grid, by
     up to ``stride - 1`` pixels at the far border and by another amount for each crop size. So images are padded right
-    and below to the next size that fits, with zeros, which in normalised images is the mean colour (with which the
+    and below to the next size that fits, with zeros, which in normalized images is the mean color (with which the
     papers pad, too).
 
     Where images are cut into patches (ConvNeXt), feature k covers pixels ``stride * k`` to ``stride * (k + 1) - 1``;

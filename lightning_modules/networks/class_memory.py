@@ -76,9 +76,9 @@ class ClassMemory(nn.Module):
         Raises:
             ValueError: if there is such a label; the memory is as it was then.
         """
-        labels = target.long().flatten()
-        labels = torch.cat([labels.new_zeros(1), labels.masked_fill(labels == ignore_index, 0)])
-        for label in torch.stack(labels.aminmax()).tolist():
+        labels = target.long()
+        labels = labels.masked_fill(labels == ignore_index, 0)
+        for label in torch.stack(labels.aminmax()).tolist() if labels.numel() else ():
             if not 0 <= label < self.num_classes:
                 raise ValueError(
                     f"target: expected labels in 0 … {self.num_classes - 1} or ignore_index {ignore_index}, got the "

@@ -1,4 +1,4 @@
-"""Sums, per class, of features upsampled to the labels' size, made from the features as they are."""
+"""Class sums of upsampled features, computed without upsampling them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -59,39 +59,45 @@ def image_grid(
         >>> figure = image_grid({"image": [gray], "target": [gray]}, legends={"Classes": {"road": (90, 60, 90)}})
         >>> figure.savefig("grid.png")  # doctest: +SKIP
     """
-    lengths = {title: len(images) for title, images in columns.items()}
-    if not lengths or set(lengths.values()) - {max(lengths.values())} or not max(lengths.values()):
-        raise ValueError(f"columns must hold equally many images, at least one, got {lengths}")
     rows = []
-    for index, images in enumerate(zip(*columns.values(), strict=True)):
-        texts = [captions[title][index] if captions and title in captions else "" for title in columns]
-        crop = None if crops is None else crops[index]
-        rows.append([_Tile(image, text, crop) for image, text in zip(images, texts, strict=True)])
-        if crop is not None:
-            rows.append([_Tile(_enlarged(image, crop)) for image in images])
+    for index in range(_number_of_rows(columns)):
+        texts = {title: column[index] for title, column in (captions or {}).items()}
+        rows.append([_Tile(column[index], title in photos, texts.get(title)) for title, column in columns.items()])
+        if crops:
+            rows.append([tile.framed(crops[index]) for tile in rows[-1]])
     page = _Page(rows, list(columns), heading, legends or {})
     figure, axes = page.figure()
     for tiles, row in zip(rows, axes, strict=True):
-        for tile, ax, title in zip(tiles, row, columns, strict=True):
-            _draw(ax, tile, smooth=title in photos and page.scale != 1, size=page.size)
+        for tile, ax in zip(tiles, row, strict=True):
+            _draw(ax, tile, scale=page.scale, size=page.size)
     return figure
 
 
-@dataclass(frozen=True)
+def _number_of_rows(columns: Mapping[str, Sequence[Image]]) -> int:
+    lengths = {title: len(images) for title, images in columns.items()}
+    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+        raise ValueError(f"columns must hold equally many images, at least one, got {lengths}")
+    return max(lengths.values())
+
+
+@dataclass
 class _Tile:
     image: Image
-    caption: str = ""
+    is_photo: bool
+    caption: str | None = None
     frame: Crop | None = None
 
+    def framed(self, crop: Crop) -> _Tile:
+        """Frame the crop, and return it enlarged."""
+        self.frame = crop
+        part = self.image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        return _Tile(part.repeat(ENLARGEMENT, axis=0).repeat(ENLARGEMENT, axis=1), self.is_photo)
 
-def _enlarged(image: Image, crop: Crop) -> Image:
-    part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return part.repeat(ENLARGEMENT, axis=0).repeat(ENLARGEMENT, axis=1)
 
-
-def _draw(axes: Axes, tile: _Tile, *, smooth: bool, size: float) -> None:
+def _draw(axes: Axes, tile: _Tile, *, scale: float, size: float) -> None:
     from matplotlib.patches import Rectangle
 
+    smooth = tile.is_photo and scale != 1
     axes.imshow(tile.image, interpolation="lanczos" if smooth else "nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(LINE)

@@ -18,6 +18,7 @@ from pytorch_lightning import Trainer
 from beyondpixel.datamodules import CamVidDataModule, VOCDataModule
 from beyondpixel.experiments.axes import NETWORKS, RMI_AXES, axes_of
 from beyondpixel.experiments.build import build, build_all, parse_built
+from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.merge import Keys
 from beyondpixel.experiments.plan import plan_runs
@@ -96,7 +97,10 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
 def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
     values = dict(leaves(resolved(spec.name).values))
     for keys, value in leaves(spec.config):
-        if keys == ("model", "init_args", "loss"):
+        if keys == ("model", "init_args", "loss") and isinstance(value, list):
+            for complete, given in zip(values[keys], value, strict=True):
+                assert given.items() <= complete.items()
+        elif keys == ("model", "init_args", "loss"):
             assert values[(*keys, "name")] == value
         elif not isinstance(value, list):
             assert values[keys] == value, keys
@@ -130,7 +134,25 @@ def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str
     )
 
 
-# FACTS of the papers and of their published code, written out by hand
+def test_the_examples_of_the_readme(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
+    for name, text in zip(("row", "evaluations", "grid", "affinity"), blocks, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.yaml").write_text(text)
+    (row,) = load_specs([tmp_path / "row"])
+    assert row.config == next(spec for spec in SPECS if spec.name == "rmi_table1_voc/v3_rmi").config
+    words = yaml.safe_load((tmp_path / "evaluations" / "evaluations.yaml").read_text())["evaluations"]
+    assert len({parse_inferer(one).slug for one in words}) == len(words)
+    grid = [spec.config for spec in load_specs([tmp_path / "grid"])]
+    assert grid == [spec.config for spec in SPECS if spec.table == "rmi_table3b"]
+    runs = plan_runs([tmp_path / "affinity"], seeds=[1, 2], output=tmp_path, overrides={})
+    settings = [run.config["model"]["init_args"]["loss"] for run in runs]
+    assert [(loss["margin"], loss["distance"]) for loss in settings[::2]] == [
+        (margin, distance) for margin in (1.0, 3.0) for distance in (1, 2, 3)
+    ]
+
+
+# values of the papers and of their published code, written out by hand
 RMI_MODEL = {
     "encoder": "resnet101s",
     "decoder": "paper",
@@ -204,6 +226,7 @@ SMALL_CAMVID = {
     "model": {"encoder": "resnet18", "encoder_weights": None, "output_stride": 16},
     "trainer": {"max_steps": 800},
 }
+WIDE_RATES = {**SMALL_CAMVID, "model": {**SMALL_CAMVID["model"], "atrous_rates": [12, 24, 36], "dropout": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -215,9 +238,14 @@ SMALL_CAMVID = {
         ("rmi_table4_camvid", RMI_CAMVID),
         ("mcibi_contexts_voc", MCIBI_VOC),
         ("mcibi_ablation_voc", MCIBI_VOC),
-        ("camvid_small", SMALL_CAMVID),
-        ("camvid_small_table3a", SMALL_CAMVID),
-        ("camvid_small_table3b", SMALL_CAMVID),
+        (
+            "mcibipp_voc",
+            {**MCIBI_VOC, "model": {**MCIBI_VOC["model"], "context": "upernet_aspp", "memory": "statistics"}},
+        ),
+        ("camvid_small", WIDE_RATES),
+        ("camvid_small_table3a", WIDE_RATES),
+        ("camvid_small_table3b", WIDE_RATES),
+        ("camvid_small_losses", WIDE_RATES),
         ("mcibi_camvid_small", SMALL_CAMVID),
     ],
 )
@@ -343,8 +371,9 @@ def test_table_4_prints_eleven_classes_and_the_mean_of_twelve() -> None:
 def test_contexts_of_mcibi(data: str) -> None:
     rows = {row: axes_of(config) for row, config in table(f"mcibi_contexts_{data}").items()}
     methods = {"": (None, ""), "_mcibi": ("features", "mcibi_"), "_mcibipp": ("statistics", "mcibi++_")}
-    assert set(rows) == {network + method for network in NETWORKS.values() for method in methods}
-    for context, network in NETWORKS.items():
+    contexts = {context: network for context, network in NETWORKS.items() if context != "upernet_aspp"}
+    assert set(rows) == {network + method for network in contexts.values() for method in methods}
+    for context, network in contexts.items():
         for suffix, (memory, prefix) in methods.items():
             found = rows[network + suffix]
             assert (found["context"], found["memory"], found["model"]) == (context, memory, prefix + network)

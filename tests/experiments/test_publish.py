@@ -1,12 +1,13 @@
 """Published results: what is refused, what is written, and tables that are made from it."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
@@ -40,7 +41,7 @@ def make_run(
     ImageCounts(np.array(["a", "b", "c"]), predicted, predicted, np.full((3, 1), 100)).save(run.images_file("test"))
     run.summary = {"test/mIoU": hits / 100, "train/peak_memory_mb": 321.0, "train/loss": 1.0}
     run.last_checkpoint.parent.mkdir()
-    run.last_checkpoint.write_bytes(f"weights {row} {seed}".encode())
+    torch.save({"weight": torch.full((2,), hits)}, run.last_checkpoint)
     (run.path / "log.txt").write_text("secret")
     return run
 
@@ -70,8 +71,9 @@ def test_what_is_written(outputs: Path, tmp_path: Path) -> None:
         ("rmi + crf:5", "2", "0.5"),
     ]
     first = lines[0]
-    assert first["checkpoint_sha256"] == hashlib.sha256(b"weights ce 1").hexdigest()
-    assert lines[4]["checkpoint_sha256"] == "0f0f"
+    assert first["checkpoint"] == checksum(outputs / "t" / "ce" / "seed1" / "checkpoints" / "last.ckpt")
+    assert len({line["checkpoint"] for line in lines[:4]}) == 4
+    assert lines[4]["checkpoint"] == "0f0f"
     assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "12.5", "321.0"]
     assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
     assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))

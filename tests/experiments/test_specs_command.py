@@ -1,53 +1,50 @@
-"""`beyondpixel specs` says what there is."""
+"""`beyondpixel specs`: overview, rows of a table, and a user's own folder."""
 
 from pathlib import Path
 
 import pytest
 
 from beyondpixel.experiments.cli import main
-from beyondpixel.experiments.specs import RUNS, find_specs, load_spec
-from beyondpixel.experiments.specs_command import differing_axes
+from beyondpixel.experiments.spec import RUNS, load_specs
+from beyondpixel.experiments.specs_command import differing_keys
 
 
 def cells_of(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("│")[1:-1]]
 
 
-def said(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+def shown(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", "250")
     main(["specs", *words])
     return capsys.readouterr().out
 
 
 def test_all_tables_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = said([], capsys, monkeypatch).splitlines()
+    lines = shown([], capsys, monkeypatch).splitlines()
     names = [line.split()[0] for line in lines]
     assert {folder.name for folder in RUNS.iterdir()} <= set(names)
     start = names.index("rmi_table3b")
-    assert lines[start].split(maxsplit=1)[1].strip() == "10 rows; df, region_size; published 78.06 … 78.71"
+    facts = lines[start].split(maxsplit=1)[1].strip()
+    assert facts == "10 rows; downsampling_factor, region_size; published 78.06 … 78.71"
     assert lines[start + 1].strip() == "Table 3(b) (PASCAL VOC 2012 val, DeepLabv3)"
-    assert lines[names.index("demo")].rstrip().endswith(" 3 rows; loss")  # nothing published
+    assert lines[names.index("demo")].rstrip().endswith("loss, region_size, downsampling_factor, pooling")
 
 
-def test_rows_with_axes_and_published_scores(
+def test_rows_with_differences_and_published_scores(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = said(["rmi_table1_voc", "rmi_table3a/avg_df2"], capsys, monkeypatch)
+    out = shown(["rmi_table1_voc", "rmi_table3a/avg_df2"], capsys, monkeypatch)
     assert "Launch:    beyondpixel launch rmi_table1_voc\n" in out
     rows = [cells_of(line) for line in out.splitlines()]
-    assert ["v3plus_crf5", "ce", "deeplab_v3plus", "v3plus_ce crf:5", "78.75"] in rows
-    assert ["v3_rmi", "rmi", "deeplab_v3", "itself", "78.71"] in rows
+    ce = next(row for row in rows if row[:1] == ["v3plus_ce"])
+    assert (ce[-2], ce[-1]) == ("crf:1", "78.17, 78.90, 78.75, 78.60")
     assert ["avg_df2", "79.23"] in rows  # a single row differs from none
 
 
-def test_axes_that_do_not_apply_are_no_difference() -> None:
-    axes = differing_axes([load_spec(place) for place in find_specs(["camvid_small"])])
-    assert axes == {
-        "loss": ["affinity", "bce", "ce", "ce", "ce", "ce", "rmi"],
-        "evaluates": ["itself", "itself", "itself", "ce crf:1", "ce crf:5", "ce crf:10", "itself"],
-    }
-    ridges = differing_axes([load_spec(place) for place in find_specs(["rmi_covariance_voc"])])
-    assert ridges == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
+def test_differing_keys() -> None:
+    assert differing_keys(load_specs(["camvid_small"]))["loss"] == ["affinity", "bce", "ce", "rmi"]
+    found = differing_keys(load_specs(["rmi_covariance_voc"]))
+    assert found == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
 
 
 def test_a_users_own_folder(
@@ -56,9 +53,15 @@ def test_a_users_own_folder(
     table = tmp_path / "mine"
     table.mkdir()
     (table / "a.yaml").write_text("# Paper:    none\nbase: [data/shapes, model/deeplabv3_resnet18]\n")
-    out = said([str(table)], capsys, monkeypatch)
+    out = shown([str(table)], capsys, monkeypatch)
     assert "  Paper:     none\n" in out
     assert f"  Launch:    beyondpixel launch {table}\n" in out
     (table / "b.yaml").write_text("base: [data/shapess]\n")
-    with pytest.raises(SystemExit, match=r"b\.yaml:1: base: no fragment 'data/shapess'; did you mean data/shapes"):
+    with pytest.raises(SystemExit, match=r"b\.yaml: base: no fragment 'data/shapess'; did you mean data/shapes"):
         main(["specs", str(table)])
+
+
+def test_a_resolved_row_takes_overrides(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = shown(["rmi_table4_camvid/v3_ce", "--resolved", "--data.root", "/data/CamVid"], capsys, monkeypatch)
+    assert "    root: /data/CamVid  # command line\n" in out
+    assert "    image_size: null  # default\n" in out

@@ -13,7 +13,7 @@ import pytest
 from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.sync import COMMAND, sync
+from beyondpixel.experiments.sync import sync
 
 # logs what it is asked to upload and marks it as W&B does; a run named bad fails, one named slow hangs with a child
 STAND_IN = """
@@ -45,9 +45,11 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> list[str]:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in place of `wandb sync`, which logs its calls."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
-    return [sys.executable, str(tmp_path / "stand_in.py"), str(tmp_path / "log")]
+    command = (sys.executable, str(tmp_path / "stand_in.py"), str(tmp_path / "log"))
+    monkeypatch.setattr(sync_module, "COMMAND", command)
 
 
 def make_run(folder: Path, row: str, *, parts: int = 1, status: str = "done", age: float = 0.0) -> RunFolder:
@@ -69,78 +71,78 @@ def asked(tmp_path: Path) -> list[list[str]]:
 
 
 def test_each_run_goes_up_once_and_a_failure_stops_no_other(
-    tmp_path: Path, stand_in: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row in ("a", "bad", "c"):
         make_run(tmp_path, row)
     with pytest.raises(UserError, match="1 of 3 uploads failed: .*bad/seed1; call the command again to retry them"):
-        sync([tmp_path], jobs=1, command=stand_in)
+        sync([tmp_path], jobs=1)
     shown = capsys.readouterr().out
     assert "[1/3] " in shown
     assert "a/seed1: uploaded" in shown
     assert "bad/seed1: failed: starting / the server says no" in shown
     assert "c/seed1: uploaded" in shown
     (tmp_path / "mended").touch()
-    assert [run.path.parent.name for run in sync([tmp_path], command=stand_in)] == ["bad"]
+    assert [run.path.parent.name for run in sync([tmp_path])] == ["bad"]
     assert [line[0] for line in asked(tmp_path)] == ["a", "bad", "c", "bad"]
-    assert sync([tmp_path], command=stand_in) == []
+    assert sync([tmp_path]) == []
     assert "Nothing to upload" in capsys.readouterr().out
     assert len(asked(tmp_path)) == 4
 
 
-def test_parts_of_a_resumed_run_go_in_order_and_only_what_is_new(tmp_path: Path, stand_in: list[str]) -> None:
+def test_parts_of_a_resumed_run_go_in_order_and_only_what_is_new(tmp_path: Path, stand_in: None) -> None:
     run = make_run(tmp_path, "a", parts=3)
     (run.path / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb.synced").touch()
-    sync([tmp_path], command=stand_in)
+    sync([tmp_path])
     assert [line[1] for line in asked(tmp_path)] == [
         "offline-run-20260101_000001-abc",
         "offline-run-20260101_000002-abc",
     ]
 
 
-def test_what_was_written_after_its_upload_goes_up_again(tmp_path: Path, stand_in: list[str]) -> None:
+def test_what_was_written_after_its_upload_goes_up_again(tmp_path: Path, stand_in: None) -> None:
     run = make_run(tmp_path, "a")
     mark = run.path / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb.synced"
     mark.touch()
     os.utime(mark, (time.time() - 100,) * 2)
-    assert len(sync([tmp_path], command=stand_in)) == 1
+    assert len(sync([tmp_path])) == 1
 
 
-def test_jobs_run_at_the_same_time(tmp_path: Path, stand_in: list[str]) -> None:
+def test_jobs_run_at_the_same_time(tmp_path: Path, stand_in: None) -> None:
     for row in ("a", "b"):
         make_run(tmp_path, row)
-    sync([tmp_path], jobs=2, command=stand_in)
+    sync([tmp_path], jobs=2)
     lines = sorted((json.loads(line) for line in (tmp_path / "log").read_text().splitlines()), key=lambda line: line[2])
     assert [line[1] == "end" for line in lines] == [False, False, True, True]  # both had begun before one ended
 
 
 def test_a_run_that_goes_on_is_left_and_a_killed_one_is_not(
-    tmp_path: Path, stand_in: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path, "going", status="running")
     make_run(tmp_path, "killed", status="running", age=3600)
-    assert [run.path.parent.name for run in sync([tmp_path], command=stand_in)] == ["killed"]
+    assert [run.path.parent.name for run in sync([tmp_path])] == ["killed"]
     assert "going/seed1: still running, left for later" in capsys.readouterr().out
 
 
 def test_dry_run_starts_nothing_and_needs_no_network(
-    tmp_path: Path, stand_in: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sync_module, "offline_reason", lambda: "no API key found")
     make_run(tmp_path, "a", parts=2)
-    assert len(sync([tmp_path], dry_run=True, command=stand_in)) == 1
+    assert len(sync([tmp_path], dry_run=True)) == 1
     assert "a/seed1: would be uploaded (2 part(s))" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing was uploaded, 1 run.* no API key found; log in with `wandb login`"):
-        sync([tmp_path], command=stand_in)
+        sync([tmp_path])
     assert asked(tmp_path) == []
 
 
 def test_an_upload_that_hangs_is_ended_with_its_children(
-    tmp_path: Path, stand_in: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path, "slow")
     with pytest.raises(UserError, match="1 of 1 uploads failed"):
-        sync([tmp_path], timeout=6, command=stand_in)  # long enough to start Python on a machine with much to do
+        sync([tmp_path], timeout=6)  # long enough to start Python on a machine with much to do
     assert "no end after 6 s; raise --timeout" in capsys.readouterr().out
     status = Path("/proc", (tmp_path / "child").read_text(), "status")
     if status.exists():  # killed, and not yet collected
@@ -148,11 +150,11 @@ def test_an_upload_that_hangs_is_ended_with_its_children(
 
 
 def test_an_upload_that_leaves_no_mark_does_not_count(
-    tmp_path: Path, stand_in: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path, "liar")
     with pytest.raises(UserError, match="1 of 1 uploads failed"):
-        sync([tmp_path], command=stand_in)
+        sync([tmp_path])
     assert "ended with 0 and said nothing" in capsys.readouterr().out
 
 
@@ -179,6 +181,6 @@ def test_a_silent_server_does_not_hold_up_wandb_for_ever(
         monkeypatch.setenv("HOME", str(tmp_path))
         start = time.monotonic()
         with pytest.raises(UserError, match="1 of 1 uploads failed"):
-            sync([tmp_path], timeout=8, command=COMMAND)
+            sync([tmp_path], timeout=8)
     assert time.monotonic() - start < 30
     assert "failed: " in capsys.readouterr().out

@@ -175,7 +175,8 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert {axis: logged.get(axis, "missing") for axis in axes} == axes
     # Lightning must not lay the module's hyper-parameters, where loss is a dictionary, over the axes
     assert (logged["loss"], logged["df"], logged["memory"], logged["seed"]) == ("rmi", 5, None, 7)
-    assert logged["config"]["model"]["init_args"]["loss"] == LOSS
+    logged_loss = logged["config"]["model"]["init_args"]["loss"]
+    assert {key: logged_loss[key] for key in LOSS} == LOSS
     summary: dict[str, Any] = {}
     for item in (item for record in records for item in record.summary.update):
         summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)

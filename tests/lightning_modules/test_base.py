@@ -197,15 +197,25 @@ class TestLoss:
         assert expected != RMILoss(3, region_size=3, ignore_index=7)(logits, target)
 
     def test_unknown_name(self, tiny_module: Make) -> None:
-        with pytest.raises(ValueError, match=r"'ce', 'bce', 'rmi'.*'dice'"):
-            tiny_module(loss="dice")
+        with pytest.raises(ValueError, match=r"'ce', 'bce', 'rmi'.*'dice'.*did you mean 'dice'"):
+            tiny_module(loss="dicee")
 
-    @pytest.mark.parametrize("loss", [{"region_size": 2}, 3, None, []])
+    @pytest.mark.parametrize("loss", [3, None, []])
     def test_neither_name_nor_module(self, tiny_module: Make, loss: Any) -> None:
         with pytest.raises(
             ValueError, match="loss must be a name, a dict with 'name' and arguments, a list of such dicts"
         ):
             tiny_module(loss=loss)
+
+    def test_arguments_without_a_name(self, tiny_module: Make) -> None:
+        with pytest.raises(ValueError, match=r"expected a name, or a mapping with 'name', got \{'region_size': 2\}"):
+            tiny_module(loss={"region_size": 2})
+
+    def test_a_sum_of_losses(self, tiny_module: Make) -> None:
+        logits, target = torch.randn(1, 3, 12, 12), torch.randint(0, 3, (1, 12, 12))
+        both = tiny_module(loss=[{"name": "ce"}, {"name": "rmi", "weight": 0.5}]).loss(logits, target)
+        ce, rmi = (tiny_module(loss=name).loss(logits, target) for name in ("ce", "rmi"))
+        torch.testing.assert_close(both, ce + 0.5 * rmi)
 
     def test_a_module_of_ones_own(self, data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
         run = trainer(fast_dev_run=False, max_steps=1)

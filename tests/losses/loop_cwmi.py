@@ -35,7 +35,7 @@ def oriented(angle: float, number: int, orientations: int, *, one_sided: bool) -
     alpha = 2**power * math.factorial(power) / math.sqrt(orientations * math.factorial(2 * power))
     cosine = math.cos(angle - math.pi * number / orientations)
     if one_sided:
-        return 2 * alpha * cosine**power if cosine > 0 else 0.0
+        return 2 * alpha * max(cosine, 0.0) ** power
     return alpha * abs(cosine) ** power
 
 

@@ -211,7 +211,7 @@ def test_wrong_arguments_are_named(batch: Batch) -> None:
 def test_compiles_into_one_graph_with_equal_values(batch: Batch, complex: bool) -> None:
     make = lambda: CWMILoss(3, levels=2, complex=complex)  # noqa: E731
     compiled = torch.compile(make(), fullgraph=True)
-    for height in (20, 20, 26):
+    for height in (20, 26) if complex else (20,):
         logits, labels = batch(height=height)
         inside, outside = logits.clone().requires_grad_(), logits.clone().requires_grad_()
         value, expected = compiled(inside, labels), make()(outside, labels)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +12,7 @@ from torch.nn import functional as F
 
 from beyondpixel.losses import RMILoss
 from beyondpixel.losses.functional import rmi_lower_bound
-from beyondpixel.losses.functional.rmi import compiled
-from beyondpixel.losses.functional.rmi.cholesky import stable_cholesky
+from beyondpixel.losses.functional.bound import stable_cholesky
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -151,46 +149,22 @@ def test_probabilities_give_what_their_logits_give(batch: Batch, pixel_loss: str
 @pytest.mark.parametrize("region_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("pooling", ["avg", "max", "interp", "stride"])
 @pytest.mark.parametrize("pixel_loss", ["bce", None])
-def test_compiled_backend_gives_the_same(batch: Batch, pooling: str, region_size: int, pixel_loss: str | None) -> None:
+def test_c_gives_what_plain_gives(batch: Batch, pooling: str, region_size: int, pixel_loss: str | None) -> None:
     for factor, height, width in ((1, 11, 9), (2, 26, 13), (3, 31, 22), (4, 40, 29)):
         logits, labels = batch(height=height, width=width)
         options = {"region_size": region_size, "downsampling_factor": factor, "pooling": pooling}
         if min(height, width) // factor < region_size:
             continue
-        eager, compiled = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-        value = RMILoss(3, pixel_loss=pixel_loss, **options)(eager, labels)
-        other = RMILoss(3, pixel_loss=pixel_loss, backend="compiled", **options)(compiled, labels)
+        plain, c = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        value = RMILoss(3, pixel_loss=pixel_loss, backend="plain", **options)(plain, labels)
+        other = RMILoss(3, pixel_loss=pixel_loss, backend="c", **options)(c, labels)
         value.backward()
         other.backward()
         torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-6)
-        assert (eager.grad - compiled.grad).norm() <= 1e-5 * eager.grad.norm()
+        assert (plain.grad - c.grad).norm() <= 1e-5 * plain.grad.norm()
 
 
-def test_compiled_backend_without_a_compiler_goes_on_eagerly(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    logits, labels = batch()
-    compiled.load_kernels.cache_clear()
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    try:
-        with pytest.warns(UserWarning, match="needs a C compiler .* found none"):
-            value = RMILoss(3, backend="compiled")(logits, labels)
-        torch.testing.assert_close(value, RMILoss(3)(logits, labels))
-        compiled.load_kernels.cache_clear()
-        broken = tmp_path / "broken"
-        broken.write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
-        broken.chmod(0o755)
-        monkeypatch.setenv("CC", str(broken))
-        monkeypatch.setenv("PATH", "/bin:/usr/bin")
-        with pytest.warns(UserWarning, match="could not compile the kernels.*cannot"):
-            RMILoss(3, backend="compiled")(logits, labels)
-    finally:
-        compiled.load_kernels.cache_clear()
-
-
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", ["plain", "c"])
 @pytest.mark.parametrize("scale", [1.0, 20.0, 1e4])
 def test_near_perfect_and_extreme_scores_stay_finite(backend: str, scale: float) -> None:
     labels = torch.zeros(2, 64, 64, dtype=torch.long)
@@ -237,12 +211,19 @@ def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
         ({"pooling": "mean"}, "pooling: expected one of 'avg', 'max', 'interp', 'stride', got 'mean'"),
         ({"pixel_loss": "dice"}, "pixel_loss: expected one of 'bce', 'bce_mean', 'ce', None, got 'dice'"),
         ({"covariance": "n"}, "covariance: expected one of 'sum', 'mean', got 'n'"),
-        ({"backend": "triton"}, "backend: expected one of 'eager', 'compiled', got 'triton'"),
+        ({"backend": "cuda"}, "backend: expected one of 'auto', 'plain', 'c', 'triton', got 'cuda'"),
+        ({"backend": "eager"}, "backend: 'eager' is now called 'plain'; use 'auto', which takes the fastest there is"),
+        (
+            {"backend": "compiled"},
+            "backend: 'compiled' is now called 'c'; use 'auto', which takes the fastest there is",
+        ),
         ({"absent_classes": "drop"}, "absent_classes: expected one of 'include', 'skip', got 'drop'"),
         ({"region_size": 0}, "region_size: expected a positive integer, got 0"),
         ({"downsampling_factor": ()}, "downsampling_factor: expected at least one factor"),
         ({"downsampling_factor": (2, 0)}, "downsampling_factor: expected a positive integer, got 0"),
         ({"pixel_weight": 1.5}, "pixel_weight: expected a number from 0 to 1, got 1.5"),
+        ({"pixel_weight": -0.5}, "pixel_weight: expected a number from 0 to 1, got -0.5"),
+        ({"pixel_weight": float("nan")}, "pixel_weight: expected a number from 0 to 1, got nan"),
         ({"ridge": 0.0}, "ridge: expected a positive number, got 0.0"),
         ({"num_classes": 0}, "num_classes: expected a positive integer, got 0"),
         ({"ignore_index": 1.0}, "ignore_index: expected an integer label, got 1.0"),
@@ -255,6 +236,28 @@ def test_wrong_arguments_are_named_at_construction(argument: dict[str, object], 
 
 def test_region_that_does_not_fit_names_sizes_and_remedy(batch: Batch) -> None:
     logits, labels = batch()
-    message = r"region of 7 × 7 does not fit the pooled map of 6 × 6 \(maps of 20 × 23, .*use larger crops"
+    message = r"region of 7 × 7 does not fit the pooled size 6 × 6 \(preds of 20 × 23, .*use larger crops"
     with pytest.raises(ValueError, match=message):
         RMILoss(3, region_size=7)(logits, labels)
+
+
+def test_triton_asks_for_cuda_and_names_auto(batch: Batch) -> None:
+    logits, labels = batch()
+    with pytest.raises(ValueError, match="backend: 'triton' needs preds on a CUDA device, got cpu; use backend='auto'"):
+        RMILoss(3, backend="triton")(logits, labels)
+
+
+def test_integer_logits_are_named(batch: Batch) -> None:
+    logits, labels = batch()
+    with pytest.raises(TypeError, match="preds: expected floating-point .* got torch.int64; use preds.float"):
+        RMILoss(3)(logits.long(), labels)
+
+
+def test_rmi_lower_bound_is_differentiable_and_takes_multi_hot(batch: Batch) -> None:
+    logits, labels = batch(void=False, dtype=torch.float64)
+    probs = logits.sigmoid()
+    target = F.one_hot(labels, 3).movedim(-1, 1)
+    torch.testing.assert_close(rmi_lower_bound(probs, target), rmi_lower_bound(probs, labels))
+    assert torch.autograd.gradcheck(
+        lambda x: rmi_lower_bound(x, labels, downsampling_factor=3), (probs.requires_grad_(),), fast_mode=True
+    )

@@ -36,7 +36,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
             "covariance": draw(st.sampled_from(["sum", "mean"])),
             "ridge": draw(st.sampled_from([5e-4, 1e-6, 1e-12])),
             "absent_classes": draw(st.sampled_from(["include", "skip"])),
-            "backend": draw(st.sampled_from(["eager", "compiled"])),
+            "backend": draw(st.sampled_from(["auto", "plain", "c"])),
         },
     }
 
@@ -89,7 +89,7 @@ def test_value_and_gradient_are_finite_or_the_error_is_clear(case: dict[str, Any
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case["autocast"]):
             value = loss(scores, target)
     except ValueError as error:
-        if "does not fit the pooled map" not in str(error):
+        if "does not fit the pooled size" not in str(error):
             raise
         return
     value.backward()

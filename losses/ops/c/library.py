@@ -16,7 +16,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-SYMBOLS = ("pool_forward", "pool_backward", "pool_labels", "regions_moments", "regions_backward")
 _SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = (
     "-O3",
@@ -44,7 +43,7 @@ def load_library() -> ctypes.CDLL | None:
         for parallel in _PARALLEL_FLAGS:
             try:
                 return _cached_or_compiled(compiler, (*_FLAGS, *parallel))
-            except (OSError, AttributeError, subprocess.CalledProcessError) as error:
+            except (OSError, subprocess.CalledProcessError) as error:
                 output = getattr(error, "stderr", None) or str(error)
                 problem = f"{compiler} could not compile the kernels: {output.strip()[-500:]}"
     warnings.warn(
@@ -58,29 +57,31 @@ def load_library() -> ctypes.CDLL | None:
 def _cached_or_compiled(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     folder = cache_folder()
     library = folder / f"kernels-{_fingerprint(compiler, flags)}.so"
-    if library.exists() and _is_private(library):
-        try:
-            return _open(library)
-        except (OSError, AttributeError):
-            pass  # cut off, or of something else: compiled again
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        compiled, fresh = Path(temporary) / "kernels.o", Path(temporary) / library.name
-        for command in (
-            [*compiler.split(), *flags, "-c", str(_SOURCE), "-o", str(compiled)],
-            [*compiler.split(), "-shared", str(compiled), "-o", str(fresh), "-lm"],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        fresh.chmod(0o700)
-        # other processes may do the same at the same time; a rename is atomic
-        fresh.replace(library)
-    return _open(library)
+    if not (library.exists() and _is_private(library) and _is_whole(library)):
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            compiled, fresh = Path(temporary) / "kernels.o", Path(temporary) / library.name
+            for command in (
+                [*compiler.split(), *flags, "-c", str(_SOURCE), "-o", str(compiled)],
+                [*compiler.split(), "-shared", str(compiled), "-o", str(fresh), "-lm"],
+            ):
+                subprocess.run(command, check=True, capture_output=True, text=True)
+            content = fresh.read_bytes()
+            fresh.write_bytes(content + _digest(content))
+            fresh.chmod(0o700)
+            # other processes may do the same at the same time; a rename is atomic
+            fresh.replace(library)
+    return ctypes.CDLL(str(library))
 
 
-def _open(library: Path) -> ctypes.CDLL:
-    kernels = ctypes.CDLL(str(library))
-    for symbol in SYMBOLS:
-        getattr(kernels, symbol)  # raises AttributeError where it is missing
-    return kernels
+def _is_whole(library: Path) -> bool:
+    """Whether the file ends with its own digest: one that is cut off would end the process when it is loaded."""
+    content = library.read_bytes()
+    size = len(_digest(b""))
+    return content[-size:] == _digest(content[:-size])
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:

@@ -90,6 +90,7 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
         TILES=tiles,
         TILE=_TILE,
         BLOCK=_POSITIONS,
+        num_stages=1,  # the operands are computed, so there are no copies to run ahead
     )
     total = sums.sum(0)
     return moments.sum(0).baddbmm_(total[:, :, None], total[:, None], alpha=-1 / (rows * columns))
@@ -138,6 +139,6 @@ def _size(pooled: Tensor) -> tuple[int, int]:
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     if 0 in grid:
         return  # an empty batch
-    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
-    with torch.cuda.device_of(torch.empty(0, device=device)):
+    first = next(argument for argument in arguments if isinstance(argument, Tensor))
+    with torch.cuda.device_of(first):
         kernel[grid](*arguments, **options)

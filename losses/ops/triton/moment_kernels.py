@@ -4,6 +4,7 @@ A region has 2d = 2R² entries: entry (j, dy, dx) is the pixel of plane j (0 lab
 from the region's corner. R = REGION. `means` (M, 2) holds the planes' means: subtracted first, they keep digits.
 """
 
+# mypy: ignore-errors
 import triton
 import triton.language as tl
 

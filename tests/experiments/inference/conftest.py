@@ -7,11 +7,11 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from beyondpixel.experiments.build import build
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.status import Status
-from beyondpixel.lightning_modules import DeepLabModule
 
 NUM_TEST = 5
 
@@ -26,7 +26,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     }
     model = {
         "class_path": "beyondpixel.lightning_modules.DeepLabModule",
-        "init_args": {"encoder": "resnet18", "loss": "bce"},
+        "init_args": {"encoder": "resnet18", "encoder_weights": None, "loss": "bce"},
     }
     trainer = {
         "default_root_dir": str(run.path),
@@ -38,7 +38,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config, errors = complete({"seed_everything": 3, "model": model, "data": data, "trainer": trainer})
     assert not errors
     torch.manual_seed(0)
-    module = DeepLabModule(11, encoder="resnet18", loss="bce")
+    module, _ = build(config)
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     quiet.strategy.connect(module)
     quiet.save_checkpoint(run.last_checkpoint)

@@ -23,7 +23,8 @@ def gaussian(features: Array) -> Array:
     squares = ((features[:, None] - features[None]) ** 2).sum(-1)
     kernel = np.exp(-squares / 2)
     scale = 1 / np.sqrt(kernel.sum(1))
-    return scale[:, None] * kernel * scale
+    normalized: Array = scale[:, None] * kernel * scale
+    return normalized
 
 
 PAPER = {
@@ -47,12 +48,14 @@ def exact(image: Array, probs: Array, *, steps: int, **settings: float) -> Array
 
     def softmax(energies: Array) -> Array:
         weights = np.exp(energies - energies.max(0))
-        return weights / weights.sum(0)
+        normalized: Array = weights / weights.sum(0)
+        return normalized
 
     q = softmax(log_unary)
     for _ in range(steps):
         q = softmax(log_unary + q @ (crf["smooth_weight"] * near + crf["color_weight"] * alike))
-    return q.reshape(probs.shape)
+    result: Array = q.reshape(probs.shape)
+    return result
 
 
 def scene(seed: int, *, height: int = 20, width: int = 26, classes: int = 4) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ def test_onnx_runtime_gives_pytorchs_logits_at_any_size(
 ) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     torch.manual_seed(0)
-    module = DeepLabModule(5, encoder="resnet18", variant=variant, output_stride=output_stride)  # type: ignore[arg-type]
+    module = DeepLabModule(5, encoder="resnet18", variant=variant, output_stride=output_stride)
     with torch.no_grad():  # statistics unlike those at the start, as after training
         for _ in range(3):
             module.train()(torch.randn(2, 3, 65, 65))
@@ -63,7 +63,7 @@ def test_the_file_says_how_it_is_used_and_that_is_true(
     assert [tuple(color) for color in metadata["palette"]] == [tuple(color) for color in data.palette]
     assert ("uint8, 0..255" if normalize else "float32, (x / 255 - mean) / std") in metadata["input"]
     image = data.dataset("test")[0].image
-    given = image.transpose(2, 0, 1)[None]
+    given: np.ndarray = image.transpose(2, 0, 1)[None]
     if not normalize:
         mean, std = (np.array(metadata[name], np.float32)[:, None, None] for name in ("mean", "std"))
         given = (given / np.float32(255) - mean) / std
@@ -82,12 +82,12 @@ def test_a_graph_that_computes_something_else_is_not_kept(
         import onnx
 
         names = ["images"], ["logits"]
-        sizes = ["n", 11, "h", "w"]
+        shapes: list[list[str | int | None]] = [["n", 3, "h", "w"], ["n", 11, "h", "w"]]
         nodes = [onnx.helper.make_node("ReduceMean", ["images"], ["gray"], axes=[1], keepdims=1)]
         nodes.append(onnx.helper.make_node("Concat", ["gray"] * 11, ["logits"], axis=1))
         values = [
             onnx.helper.make_tensor_value_info(name[0], onnx.TensorProto.FLOAT, size)
-            for name, size in zip(names, (["n", 3, "h", "w"], sizes), strict=True)
+            for name, size in zip(names, shapes, strict=True)
         ]
         graph = onnx.helper.make_graph(nodes, "other", values[:1], values[1:])
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), output)

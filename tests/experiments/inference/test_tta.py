@@ -32,7 +32,8 @@ def test_scales_and_flips_against_passes_made_by_hand(network: nn.Module) -> Non
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     def probs(images: Tensor) -> Tensor:
-        return network(images).softmax(1)
+        logits: Tensor = network(images)
+        return logits.softmax(1)
 
     passes = [probs(IMAGES)]
     passes.append(torch.flip(probs(torch.flip(IMAGES, [3])), [3]))
@@ -79,7 +80,11 @@ def test_scales_out_of_range(scales: tuple[float, ...], message: str) -> None:
 
 def test_pixels_do_not_vanish_at_small_scales() -> None:
     seen: list[tuple[int, ...]] = []
-    tta = TestTimeAugmentation((0.1, 1.0))
-    logits = tta(torch.zeros(1, 3, 1, 2), lambda images: (seen.append(tuple(images.shape[2:])), images)[1])
+
+    def network(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return images
+
+    logits = TestTimeAugmentation((0.1, 1.0))(torch.zeros(1, 3, 1, 2), network)
     assert seen == [(1, 1), (1, 2)]
     assert logits.shape == (1, 3, 1, 2)

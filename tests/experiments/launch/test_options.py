@@ -9,8 +9,13 @@ import pytest
 from beyondpixel.experiments import cli
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch import command
-from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, make_resources, read_options
-from beyondpixel.experiments.launch.resources import Resources, read_sbatch, read_time_limit
+from beyondpixel.experiments.launch.options import (
+    CLUSTER_KEYS,
+    LISTS,
+    read_options,
+    read_time_limit,
+    submission_parameters,
+)
 from beyondpixel.experiments.launch.slurm_job import SlurmRun
 from beyondpixel.experiments.run.folder import RunFolder
 
@@ -33,30 +38,28 @@ def test_several_devices_go_into_the_config_and_one_leaves_it_alone() -> None:
     assert command._devices(1, 2) == {"trainer.devices": 1, "trainer.num_nodes": 2}
 
 
+def asked(**options: Any) -> dict[str, Any]:
+    return submission_parameters(read_options(given(executor="slurm", **options), None))
+
+
 def test_what_sbatch_is_asked_for() -> None:
-    sbatch = read_sbatch(["account=vision", "--mail-user=me@here", "mail_type=END", "exclusive", "--nice"])
-    resources = Resources(gpus=4, nodes=2, minutes=60, sbatch=sbatch, srun=["--mpi=pmix"], setup=["module load cuda"])
-    parameters = resources.parameters("n", max_parallel=3, after="7")
+    sbatch = ["account=vision", "--mail-user=me@here", "mail_type=END", "exclusive", "--nice"]
+    parameters = asked(
+        gpus=4, nodes=2, time="60", sbatch=sbatch, srun=["--mpi=pmix", "container-image=a"], setup=["module load cuda"]
+    )
     assert (parameters["ntasks_per_node"], parameters["gpus_per_node"], parameters["nodes"]) == (4, 4, 2)
-    assert (parameters["time"], parameters["array_parallelism"]) == (60, 3)
     assert parameters["additional_parameters"] == {
-        **{"requeue": True, "hold": True, "account": "vision", "mail-user": "me@here", "mail-type": "END"},
+        **{"requeue": True, "account": "vision", "mail-user": "me@here", "mail-type": "END"},
         **{"exclusive": True, "nice": True},
     }
-    assert parameters["dependency"] == "afterany:7"
-    assert parameters["srun_args"] == ["--kill-on-bad-exit=1", "--mpi=pmix"]
+    assert parameters["srun_args"] == ["--kill-on-bad-exit=1", "--mpi=pmix", "--container-image=a"]
     assert parameters["setup"] == ["module load cuda"]
-    assert parameters["signal_delay_s"] == 120
-
-    def other(**options: Any) -> dict[str, Any]:
-        return Resources(**options).parameters("n", max_parallel=None, after=None)
-
-    assert "gpus_per_node" not in other(gpus=0)
-    assert "gpus_per_node" not in other(gpus=2, sbatch={"gres": "gpu:a100:2"})
-    assert "dependency" not in other()
-    assert "requeue" not in other(sbatch={"no-requeue": True})["additional_parameters"]
-    assert other(minutes=1)["signal_delay_s"] == 15
-    assert other(warning_s=600)["signal_delay_s"] == 600
+    assert (parameters["time"], parameters["signal_delay_s"]) == (60, 120)
+    assert "gpus_per_node" not in asked(gpus=0)
+    assert "gpus_per_node" not in asked(gpus=2, sbatch=["gres=gpu:a100:2"])
+    assert "requeue" not in asked(sbatch=["no-requeue"])["additional_parameters"]
+    assert asked(time="1")["signal_delay_s"] == 15
+    assert asked(time_warning=600)["signal_delay_s"] == 600
 
 
 def test_a_file_for_a_cluster_whose_options_the_command_line_wins_over(tmp_path: Path) -> None:
@@ -66,23 +69,23 @@ def test_a_file_for_a_cluster_whose_options_the_command_line_wins_over(tmp_path:
         "sbatch: {account: vision, exclusive: true}\nsetup: [module load cuda]\n"
     )
     options = read_options(given(gpus=1, sbatch=["qos=high"], setup=["export X=1"]), file)
-    resources = make_resources(options)
-    assert (options["executor"], resources.gpus, resources.partition) == ("slurm", 1, "long")
-    assert (resources.minutes, resources.max_parallel) == (480, 4)
-    assert resources.sbatch == {"account": "vision", "exclusive": True, "qos": "high"}
-    assert resources.setup == ["module load cuda", "export X=1"]
+    parameters = submission_parameters(options)
+    assert (options["executor"], options["max_parallel"]) == ("slurm", 4)
+    assert (parameters["gpus_per_node"], parameters["partition"], parameters["time"]) == (1, "long", 480)
+    further = {"account": "vision", "exclusive": True, "qos": "high", "requeue": True}
+    assert parameters["additional_parameters"] == further
+    assert parameters["setup"] == ["module load cuda", "export X=1"]
     file.write_text("partitoin: long\n")
     with pytest.raises(UserError, match=r"ours\.yaml: partitoin: unknown option; did you mean partition\?"):
         read_options(given(), file)
 
 
 def test_a_time_limit_among_the_options_of_sbatch_is_ours() -> None:
-    options = read_options(given(executor="slurm", sbatch=["time=2:00:00", "partition=long"]), None)
-    resources = make_resources(options)
-    assert (resources.minutes, resources.partition, resources.sbatch) == (120, "long", {})
-    options = read_options(given(executor="slurm", time="60", sbatch=["time=2:00:00"]), None)
+    parameters = asked(sbatch=["time=2:00:00", "partition=long", "nodes=2"])
+    assert (parameters["time"], parameters["partition"], parameters["nodes"]) == (120, "long", 2)
+    assert parameters["additional_parameters"] == {"requeue": True}
     with pytest.raises(UserError, match="--sbatch time=2:00:00: given as --time 60 already"):
-        make_resources(options)
+        asked(time="60", sbatch=["time=2:00:00"])
 
 
 @pytest.mark.parametrize(("step", "minutes_ago", "comes_back"), [(0, 9, False), (5, 9, True), (0, 1, True)])

@@ -3,6 +3,11 @@
 import importlib
 import json
 import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,37 +17,46 @@ import matplotlib
 import pytest
 import yaml
 
+from beyondpixel.experiments import cli
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.cells import Cell, expand
-from beyondpixel.experiments.launch.launching import launch
-from beyondpixel.experiments.launch.queue import living_jobs
-from beyondpixel.experiments.launch.resources import Resources
-from beyondpixel.experiments.launch.situations import situation_of
-from beyondpixel.experiments.launch.slurm import submit
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.launch.actions import Action, choose_actions
+from beyondpixel.experiments.launch.command import launch
+from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, read_options, submission_parameters
+from beyondpixel.experiments.launch.queue import Queue
+from beyondpixel.experiments.launch.slurm import split_into_chunks, submit
+from beyondpixel.experiments.plan import Run, plan_runs
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.status import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-CPU = Resources(gpus=0, minutes=5, memory="100M")
 
-# A cell that trains nothing and needs no torch: it counts steps, as a run does, and stops between two of them.
-CHEAP_CELL = """
+
+def asked(**options: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {name: () if name in LISTS else None for name in (*CLUSTER_KEYS, "jobs")}
+    small = {"executor": "slurm", "gpus": 0, "time": "5", "mem": "100M"}
+    return submission_parameters(read_options({**nothing, **small, **options}, None))
+
+
+CPU = asked()
+
+
+# A job that trains nothing and needs no torch: it counts steps, as a run does, and stops between two of them.
+CHEAP_JOB = """
 import json, os, signal, time
 from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.launch.lock import RunLock
-from beyondpixel.experiments.run_folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder
 
-def run(path, *, patience=0):
+def job(path, *, patience=0):
     folder = RunFolder(path)
     asked = []
     submitits = signal.getsignal(signal.SIGUSR2)
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: asked.append(signal.Signals(number)))
     with RunLock(folder.lock_file, patience=patience):
-        first = folder.state.get("step", 0)
-        start = {"time": time.time(), "step": first, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        if "cannot" in folder.record:
-            folder.update_state(status="failed")
-            raise RuntimeError("it cannot")
+        first = folder.state.get("step") or 0
+        variables = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "SET_UP", "LEAKED", "SLURM_JOB_NAME")]
+        start = {"time": time.time(), "step": first, "variables": variables}
         for step in range(first, folder.record.get("cheap_steps", 1)):
             time.sleep(0.1)
             folder.update_state(status="running", step=step + 1)
@@ -51,7 +65,7 @@ def run(path, *, patience=0):
         with (folder.path / "turns.jsonl").open("a") as file:
             file.write(json.dumps({**start, "ended": time.time(), "signals": [s.name for s in asked]}) + "\\n")
         signal.signal(signal.SIGUSR2, submitits)
-        folder.update_state(status="interrupted" if asked else "done")
+        folder.update_state(status="stopped" if asked else "done")
     if asked:
         raise Stopped(asked[0])
 """
@@ -61,7 +75,7 @@ def run(path, *, patience=0):
 def cluster(slurm_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The cluster, and this process as one on it that has no W&B account."""
     home = tmp_path_factory.mktemp("home")
-    (home / "cheap_cell.py").write_text(CHEAP_CELL)
+    (home / "cheap_job.py").write_text(CHEAP_JOB)
     own = slurm_cluster.environment
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "WANDB_"))]:
@@ -82,34 +96,41 @@ def cluster(slurm_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def cheap(cluster: Any) -> Callable[..., None]:
-    run: Callable[..., None] = importlib.import_module("cheap_cell").run
-    return run
+    job: Callable[..., None] = importlib.import_module("cheap_job").job
+    return job
 
 
 @pytest.fixture(scope="module", autouse=True)
-def overtime(cluster: Any, cheap: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, str]:
-    """A cell that needs longer than its time limit; begun first, because a minute is the least that SLURM knows."""
+def overtime(cluster: Any, cheap: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    """A run that needs longer than its time limit; begun first, because a minute is the least that SLURM knows."""
     place = tmp_path_factory.mktemp("overtime")
     file = place / "tiny" / "ce.yaml"
     file.parent.mkdir()
     parts = {"model": "beyondpixel.lightning_modules.DeepLabModule", "data": "beyondpixel.datamodules.ShapesDataModule"}
     config = {part: {"class_path": path} for part, path in parts.items()}
     file.write_text(yaml.safe_dump({"config": config}))
-    (cell,) = cells_of(place, 1, steps=470)
-    resources = Resources(gpus=0, minutes=1, memory="100M")
-    (job,) = submit([cell], resources, output=place / "outputs", say=print, run=cheap)
-    return cell, job
+    (run,) = make_runs(place, 1, steps=470)
+    (job,) = submit_all([run], asked(time="1"), job=cheap)
+    return run, job
 
 
-def cells_of(place: Path, *seeds: int, steps: int = 10) -> list[Cell]:
-    cells = expand([place / "tiny" / "ce.yaml"], seeds=seeds, output=place / "outputs", overrides={}, mistakes=[])
-    for cell in cells:
-        cell.folder.record = {"cheap_steps": steps}
-    return cells
+def make_runs(place: Path, *seeds: int, steps: int = 10) -> list[Run]:
+    runs = plan_runs([place / "tiny" / "ce.yaml"], seeds=seeds, output=place / "outputs", overrides={})
+    for run in runs:
+        run.folder.record = {"cheap_steps": steps}
+    return runs
 
 
-def turns(cell: Cell) -> list[dict[str, Any]]:
-    file = cell.folder.path / "turns.jsonl"
+def submit_all(
+    runs: list[Run], parameters: dict[str, Any], *, say: Callable[[str], None] = print, **options: Any
+) -> list[str]:
+    """Submit what there is to do; the numbers of the arrays."""
+    work = [(run, action) for run, action in zip(runs, choose_actions(runs), strict=True) if action.is_work]
+    return submit(work, parameters, output=runs[0].folder.path.parents[2], say=say, **options)
+
+
+def turns(run: Run) -> list[dict[str, Any]]:
+    file = run.folder.path / "turns.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -120,50 +141,121 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: Callable[[],
         time.sleep(0.1)
 
 
-def run_seconds(cell: Cell) -> None:
-    wait_until(lambda: cell.folder.state.get("step", 0) >= 5, 60, lambda: said_by(cell))
+def wait_until_done(runs: list[Run], seconds: float = 90) -> None:
+    wait_until(lambda: all(run.folder.status is Status.DONE for run in runs), seconds, lambda: said_by(runs[0]))
 
 
-def said_by(cell: Cell) -> str:
-    logs = sorted((cell.folder.path.parents[2] / "slurm").rglob("*.err"))
-    files = [cell.folder.log_file, *logs]
-    return "\n".join(f"== {file}\n{file.read_text()}" for file in files if file.exists()) + str(cell.folder.state)
+def wait_until_it_steps(run: Run) -> None:
+    wait_until(lambda: (run.folder.state.get("step") or 0) >= 5, 60, lambda: said_by(run))
 
 
-def test_an_array_of_cells_one_at_a_time_each_with_its_gpu(
+def said_by(run: Run) -> str:
+    logs = sorted((run.folder.path.parents[2] / "slurm").rglob("*.err"))
+    files = [run.folder.log_file, *logs]
+    return "\n".join(f"== {file}\n{file.read_text()}" for file in files if file.exists()) + str(run.folder.state)
+
+
+def is_living(job: str) -> bool:
+    return Queue().living(job) is not None
+
+
+def test_an_array_of_runs_one_at_a_time_each_with_its_gpu(
     cluster: Any, cheap: Callable[..., None], place: Path
 ) -> None:
-    cells = cells_of(place, 1, 2, 3)
+    runs = make_runs(place, 1, 2, 3)
     said: list[str] = []
-    resources = Resources(gpus=1, minutes=5, memory="100M", max_parallel=1)
-    jobs = submit(cells, resources, output=place / "outputs", say=said.append, run=cheap)
-    assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
-    assert len({job.split("_")[0] for job in jobs}) == 1
-    assert [cell.folder.state["job"] for cell in cells] == jobs
-    assert any(f"scancel {jobs[0].split('_')[0]}" in line for line in said)
+    parameters = asked(gpus=1, setup=["export SET_UP=yes"])
+    (array,) = submit_all(runs, parameters, say=said.append, max_parallel=1, job=cheap)
+    jobs = [run.folder.state["job"] for run in runs]
+    assert jobs == [f"{array}_{index}" for index in range(3)]
+    assert any(f"scancel {array}" in line for line in said)
 
     # launched again, here or by somebody else: nothing is submitted twice
-    assert set(jobs) <= set(living_jobs())
-    assert situation_of(cells[2], jobs=living_jobs()).kind == "queued"
+    (action,) = choose_actions(runs[2:])
+    assert (action.kind, action.reason.startswith(f"queued, SLURM job {jobs[2]}, ")) == ("leave", True)
     again: list[str] = []
-    assert submit([cells[2]], resources, output=place / "outputs", say=again.append, run=cheap) == []
-    assert again == [f"{cells[2].name} is left alone: it is SLURM job {jobs[2]} already"]
+    (other,) = submit(
+        [(runs[2], Action("start", seen={"status": "new"}))],
+        parameters,
+        output=place / "outputs",
+        say=again.append,
+        job=cheap,
+    )
+    assert again[0].startswith(f"{runs[2].name} is left alone: {runs[2].folder.path} is being worked on by")
+    wait_until(lambda: not is_living(other), 30, lambda: cluster.state(other))
+    assert runs[2].folder.state["job"] == jobs[2]
 
-    wait_until(lambda: all(cell.folder.state["status"] == "done" for cell in cells), 90, lambda: said_by(cells[0]))
-    (first,), (second,), (third,) = (turns(cell) for cell in cells)
+    wait_until_done(runs)
+    (first,), (second,), (third,) = (turns(run) for run in runs)
     assert first["ended"] < second["time"] < second["ended"] < third["time"]  # there are two GPUs, so two could run
-    assert all(turn["gpus"] in ("0", "1") for turn in (first, second, third))
-    assert situation_of(cells[0]).kind == "done"
+    for turn in (first, second, third):
+        gpu, set_up, *_ = turn["variables"]
+        assert (gpu in ("0", "1"), set_up) == (True, "yes")
+    assert [action.kind for action in choose_actions(runs[:1])] == ["keep"]
 
 
-def test_a_preempted_cell_comes_back_once_and_goes_on(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
-    (cell,) = cells_of(place, 1, steps=60)
-    (job,) = submit([cell], Resources(gpus=1, minutes=5, memory="100M"), output=place / "outputs", say=print, run=cheap)
-    run_seconds(cell)
+def test_chunks_keep_the_limit_over_all_of_them_and_none_is_lost() -> None:
+    for count, size, limit in [(1, 16, None), (40, 16, 5), (40, 16, 2), (5000, 1000, 7), (5000, 1000, 3), (33, 16, 1)]:
+        chunks = split_into_chunks(count, size=size, limit=limit)
+        assert [index for chunk in chunks for index in range(chunk.first, chunk.stop)] == list(range(count))
+        assert all(chunk.stop - chunk.first <= size for chunk in chunks)
+        if limit is None:
+            continue
+        # whichever arrays run together, one of each chain: their limits never add up to more
+        chains: dict[int, list[int]] = {}
+        for index, chunk in enumerate(chunks):
+            assert chunk.limit is not None
+            assert chunk.limit > 0
+            chain = (
+                index if chunk.after is None else next(key for key, value in chains.items() if value[-1] == chunk.after)
+            )
+            chains.setdefault(chain, []).append(index)
+        assert (
+            sum(max(chunks[index].limit or 0 for index in chain) for chain in chains.values())
+            == min(limit, sum(chunk.limit or 0 for chunk in chunks))
+            == limit
+        )
+
+
+def test_forty_runs_in_chunks_of_sixteen_with_five_kills(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    """Killed without warning at random moments; the same submission again finishes them."""
+    runs = make_runs(place, *range(1, 41), steps=6)
+    arrays = submit_all(runs, CPU, max_parallel=4, job=cheap)
+    assert len(arrays) == 3
+    numbers = [run.folder.state["job"] for run in runs]
+    assert [sum(number.startswith(f"{array}_") for number in numbers) for array in arrays] == [13, 13, 14]
+    chosen = random.Random(1)
+    killed: set[str] = set()
+    most = 0
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and not all(run.folder.status is Status.DONE for run in runs):
+        going = [
+            line.split("|")[0] for line in cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%i|%T").splitlines()
+        ]
+        going = [number for number in going if number in numbers]
+        most = max(most, len(going))
+        if len(killed) < 5 and going and chosen.random() < 0.3:
+            victim = chosen.choice(going)
+            killed.add(victim)
+            cluster.run("scancel", "--signal=KILL", "--full", victim, check=False)
+        elif not going and not any(is_living(array_job) for array_job in numbers):
+            submit_all(runs, CPU, max_parallel=4, job=cheap)
+            numbers = [run.folder.state["job"] for run in runs]
+        time.sleep(0.3)
+    wait_until_done(runs, 1)
+    assert len(killed) == 5
+    assert most <= 4
+    assert all(turns(run)[-1]["signals"] == [] for run in runs)
+
+
+def test_a_preempted_run_comes_back_once_and_goes_on(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    (run,) = make_runs(place, 1, steps=60)
+    (job,) = submit_all([run], asked(gpus=1), job=cheap)
+    wait_until_it_steps(run)
     urgent = ["--job-name=urgent", "--partition=urgent", "--gpus=2", "--mem=100M", "--output=/dev/null"]
     cluster.run("sbatch", *urgent, "--wrap=sleep 1")
-    wait_until(lambda: cell.folder.state["status"] == "done", 90, lambda: said_by(cell))
-    before, after = turns(cell)
+    wait_until_done([run])
+    before, after = turns(run)
     assert before["signals"][0] == "SIGTERM"
     assert after["step"] >= 5  # it went on where it was
     assert after["signals"] == []
@@ -172,90 +264,129 @@ def test_a_preempted_cell_comes_back_once_and_goes_on(cluster: Any, cheap: Calla
 
 
 def test_a_requeue_by_the_administrator(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
-    (cell,) = cells_of(place, 1, steps=40)
-    (job,) = submit([cell], CPU, output=place / "outputs", say=print, run=cheap)
-    run_seconds(cell)
+    (run,) = make_runs(place, 1, steps=40)
+    (job,) = submit_all([run], CPU, job=cheap)
+    wait_until_it_steps(run)
     cluster.run("scontrol", "requeue", job)
-    wait_until(lambda: cell.folder.state["status"] == "done", 90, lambda: said_by(cell))
-    assert [turn["signals"][:1] for turn in turns(cell)] == [["SIGTERM"], []]
+    wait_until_done([run])
+    assert [turn["signals"][:1] for turn in turns(run)] == [["SIGTERM"], []]
     assert cluster.restarts(job) == 1
 
 
-def test_evaluations_start_when_their_source_has_succeeded(
+def test_a_cancelled_run_stays_away_and_is_resumed_by_the_next_launch(
     cluster: Any, cheap: Callable[..., None], place: Path
 ) -> None:
-    """However often that is requeued; if it fails, they do not wait for ever."""
-    sources = cells_of(place, 1, 2, steps=30)
-    sources[1].folder.record = {"cannot": True}
-    text = 'evaluate: {run: tiny/ce, postprocess: "crf:1"}'
-    rows = [place / "tiny" / f"crf{number}.yaml" for number in (1, 2)]
-    for row in rows:
-        row.write_text(text)
-    evaluations = expand(rows, seeds=[1, 2], output=place / "outputs", overrides={}, mistakes=[])
-    jobs = submit([*evaluations, *sources], CPU, output=place / "outputs", say=print, run=cheap)
-    job = {cell.name: cell.folder.state["job"] for cell in (*evaluations, *sources)}
-    assert sorted(job.values()) == sorted(jobs)
-    assert situation_of(evaluations[0], jobs=living_jobs()).kind == "queued"
-    run_seconds(sources[0])
-    cluster.run("scontrol", "requeue", job["tiny/ce seed1"])
-    for number in (1, 2):  # of the source that failed
-        cancelled = job[f"tiny/crf{number} seed2"]
-        wait_until(lambda job=cancelled: job not in living_jobs(), 60, lambda job=cancelled: cluster.state(job))
-        assert cluster.state(cancelled) == "CANCELLED"
-    fine = [cell for cell in evaluations if cell.seed == 1]
-    wait_until(lambda: all(c.folder.state["status"] == "done" for c in fine), 90, lambda: said_by(fine[0]))
-    assert len(turns(sources[0])) == 2
-    assert all(turns(sources[0])[1]["ended"] < turn["time"] for cell in fine for turn in turns(cell))
-    assert sum(len(turns(cell)) for cell in evaluations) == 2
+    runs = make_runs(place, 1, 2, steps=600)
+    (array,) = submit_all(runs, CPU, max_parallel=1, job=cheap)
+    job = runs[0].folder.state["job"]
+    wait_until_it_steps(runs[0])
+    cluster.run("scancel", array)
+    wait_until(lambda: not any(is_living(run.folder.state["job"]) for run in runs), 30, lambda: cluster.state(array))
+    assert runs[0].folder.state["status"] == "stopped"
+    assert cluster.state(job).startswith("CANCELLED")
+    assert cluster.restarts(job) == 0
+    assert runs[1].folder.state["status"] == "queued"  # it never began
+    assert [action.kind for action in choose_actions(runs)] == ["start", "start"]  # no checkpoint
 
-
-def test_a_cancelled_cell_stays_away_and_is_resumed_by_the_next_launch(
-    cluster: Any, cheap: Callable[..., None], place: Path
-) -> None:
-    cells = cells_of(place, 1, 2, steps=600)
-    resources = Resources(gpus=0, minutes=5, memory="100M", max_parallel=1)
-    jobs = submit(cells, resources, output=place / "outputs", say=print, run=cheap)
-    run_seconds(cells[0])
-    cluster.run("scancel", jobs[0].split("_")[0])
-    wait_until(lambda: not set(jobs) & set(living_jobs()), 30, lambda: cluster.state(jobs[0]))
-    assert cells[0].folder.state["status"] == "interrupted"
-    assert cluster.state(jobs[0]).startswith("CANCELLED")
-    assert cluster.restarts(jobs[0]) == 0
-    assert cells[1].folder.state["status"] == "queued"  # it never began
-    assert [situation_of(cell, jobs=living_jobs()).kind for cell in cells] == ["starts", "starts"]  # no checkpoint
-
-    cells_of(place, 1, 2, steps=20)
-    submit(cells, CPU, output=place / "outputs", say=print, run=cheap)
-    wait_until(lambda: all(c.folder.state["status"] == "done" for c in cells), 60, lambda: said_by(cells[0]))
-    assert turns(cells[0])[1]["step"] >= 5
+    for run in runs:
+        run.folder.record = {**run.folder.record, "cheap_steps": 20}
+    submit_all(runs, CPU, job=cheap)
+    wait_until_done(runs)
+    assert turns(runs[0])[1]["step"] >= 5
 
 
 def test_a_refused_job_leaves_everything_as_it_was(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
-    (cell,) = cells_of(place, 1)
-    cell.folder.update_state(status="done", step=3)
-    resources = Resources(gpus=0, memory="99999G")
-    with pytest.raises(UserError, match=r"(?s)SLURM refused the job, and nothing was started:.*[Mm]emory"):
-        submit([cell], resources, output=place / "outputs", say=print, run=cheap, overwrite=True)
-    assert cell.folder.state == {"status": "done", "step": 3}
+    (run,) = make_runs(place, 1)
+    run.folder.update_state(status="done", step=3)
+    work = [(run, Action("replace", seen=run.folder.state))]
+    with pytest.raises(UserError, match=r"(?s)SLURM refused a job of 1 runs: .*[Mm]emory.*; nothing was started"):
+        submit(work, asked(mem="99999G"), output=place / "outputs", say=print, job=cheap)
+    assert run.folder.state == {"status": "done", "step": 3}
     with pytest.raises(UserError, match=r"--partition fast: SLURM has no such partition; it has main, urgent"):
-        launch(
-            [place / "tiny"], seeds=[1], output=place / "new", overrides={}, slurm=Resources(gpus=0, partition="fast")
-        )
+        launch([str(place / "tiny")], output=place / "new", executor="slurm", gpus=0, partition="fast")
     assert not (place / "new").exists()
 
 
+def test_a_job_that_dies_before_python_is_shown_as_failed(
+    cluster: Any, cheap: Callable[..., None], place: Path
+) -> None:
+    runs = make_runs(place, 1, 2)
+    submit_all(runs[:1], asked(setup=["module load cuda/99 || exit 3"]), job=cheap)
+    submit_all(runs[1:], asked(srun=["--no-such-option"]), job=cheap)
+    wait_until(lambda: not any(is_living(run.folder.state["job"]) for run in runs), 60, lambda: said_by(runs[0]))
+    module, option = choose_actions(runs)
+    for run, action, said in ((runs[0], module, "module: .*not found"), (runs[1], option, "no-such-option")):
+        assert action.kind == "failed"
+        expected = rf"^SLURM job {run.folder.state['job']} ended before the run began: .*{said}.*_0_log\.err\)$"
+        assert re.search(expected, action.reason), action.reason
+    with pytest.raises(UserError, match=r"2 runs failed in an earlier launch and were left alone"):
+        launch([str(place / "tiny" / "ce.yaml")], seeds=[1, 2], output=place / "outputs", executor="slurm", gpus=0)
+    assert runs[0].folder.state["error"] == module.reason
+    assert [action.kind for action in choose_actions(runs, retry_failed=True)] == ["start", "start"]
+
+
+def test_a_held_job_is_named_with_the_remedy(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    (run,) = make_runs(place, 1)
+    said: list[str] = []
+
+    def killed(text: str) -> None:  # between the submission and the start
+        said.append(text)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit_all([run], CPU, say=killed, job=cheap)
+    wait_until(lambda: not is_living(run.folder.state["job"]), 30, lambda: cluster.state(run.folder.state["job"]))
+    (job,) = submit_all([run], asked(sbatch=["begin=now+1hour"]), job=cheap)
+    cluster.run("scontrol", "uhold", job)
+    (action,) = choose_actions([run])
+    assert action.reason == f"queued, SLURM job {job} is held (JobHeldUser); release it with: scontrol release {job}"
+    cluster.run("scancel", job)
+
+
+@pytest.mark.parametrize("name", ["bash", "jupyter"])
+def test_from_inside_an_allocation(cluster: Any, place: Path, name: str) -> None:
+    """`salloc` and a notebook: a launch there runs here or submits, without what belongs to the allocation."""
+    (run, here) = make_runs(place, 1, 2, steps=3)
+    code = f"""
+    import os, subprocess, sys
+    from pathlib import Path
+    from beyondpixel.experiments.launch import local
+    from beyondpixel.experiments.launch.actions import choose_actions
+    from beyondpixel.experiments.launch.progress import Progress
+    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, read_options, submission_parameters
+    from beyondpixel.experiments.launch.slurm import submit
+    from beyondpixel.experiments.plan import plan_runs
+    from rich.console import Console
+    from cheap_job import job
+    assert os.environ["SLURM_JOB_NAME"] == {name!r}, dict(os.environ)
+    place = Path({str(place)!r})
+    runs = plan_runs([place / "tiny" / "ce.yaml"], seeds=[1, 2], output=place / "outputs", overrides={{}})
+    work = list(zip(runs, choose_actions(runs)))
+    submit(work[:1], {CPU!r}, output=place / "outputs", say=print, job=job)
+    assert os.environ["SLURM_JOB_NAME"] == {name!r}
+    local.COMMAND = (sys.executable, "-c", "import sys, cheap_job; cheap_job.job(sys.argv[1])")
+    local.run_locally(work[1:], [local.Slot()], Progress(runs, Console()))
+    """
+    command = ["salloc", f"--job-name={name}", "--gpus=1", "--mem=100M", sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until_done([run, here])
+    assert turns(run)[0]["variables"][3].startswith("beyondpixel-")
+    assert turns(here)[0]["variables"][3] is None
+
+
 def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, place: Path) -> None:
-    """Two tasks of one cell train together; SLURM's warning reaches them; W&B's second segment has the same id."""
-    spec = place / "tiny" / "ce.yaml"
-    words = {"trainer.max_steps": 30, "data.num_workers": 0, "data.batch_size": 2}
-    resources = Resources(gpus=2, minutes=10, memory="4G")
-    (cell,) = launch([spec], seeds=[1], output=place / "outputs", overrides=words, slurm=resources)
-    folder = RunFolder(cell.folder.path)
+    """Two tasks of one run train together; SLURM's warning reaches them; W&B's second segment has the same id."""
+    options = ["--executor", "slurm", "--gpus", "2", "--time", "10", "--mem", "4G", "--output", str(place / "outputs")]
+    words = ["--trainer.max_steps", "30", "--data.num_workers", "0", "--data.batch_size", "4"]
+    cli.main(["launch", str(place / "tiny" / "ce.yaml"), *options, *words])
+    (run,) = plan_runs([place / "tiny" / "ce.yaml"], seeds=[1], output=place / "outputs", overrides={})
+    folder = RunFolder(run.folder.path)
     assert folder.config["trainer"]["devices"] == 2
     job = folder.state["job"]
-    wait_until(lambda: sum("train/loss" in line for line in folder.metrics()) > 7, 120, lambda: said_by(cell))
+    wait_until(lambda: sum("train/loss" in line for line in folder.metrics()) > 7, 120, lambda: said_by(run))
     cluster.run("scancel", "--signal=USR2", job)
-    wait_until(lambda: folder.state["status"] == "done", 180, lambda: said_by(cell))
+    wait_until(lambda: folder.state["status"] == "done", 180, lambda: said_by(run))
     assert cluster.restarts(job) == 1
     log = folder.log_file.read_text()
     assert "SIGUSR2: stopping after this step, with a checkpoint" in log
@@ -268,11 +399,11 @@ def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, 
     assert {segment.name.rsplit("-", 1)[1] for segment in segments} == {folder.record["wandb_id"]}
 
 
-def test_past_its_time_limit(cluster: Any, overtime: tuple[Cell, str]) -> None:
+def test_past_its_time_limit(cluster: Any, overtime: tuple[Run, str]) -> None:
     """SLURM warns 15 seconds before the end, or up to 30 earlier; the 470 steps take 47 seconds at least."""
-    cell, job = overtime
-    wait_until(lambda: cell.folder.state["status"] == "done", 120, lambda: said_by(cell))
-    before, after = turns(cell)
+    run, job = overtime
+    wait_until_done([run], 150)
+    before, after = turns(run)
     assert before["signals"] == ["SIGUSR2"]
     assert after["step"] >= 50
     assert cluster.restarts(job) == 1

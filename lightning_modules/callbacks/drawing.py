@@ -1,5 +1,6 @@
-"""What a trainer's data module says about how to draw its data."""
+"""Colors of a trainer's data module, and loggers that take images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -17,3 +18,11 @@ def palette_of(trainer: Trainer, module: SegmentationModule) -> list[Color]:
     """The data module's palette, or a made-up one."""
     palette = data_attribute(trainer, "palette") or default_palette(module.num_classes)
     return [(int(red), int(green), int(blue)) for red, green, blue in palette]
+
+
+def log_images(trainer: Trainer, key: str, images: Sequence[Any], **options: Any) -> None:
+    """Hand images to the loggers that take them, as W&B's does."""
+    for logger in trainer.loggers:
+        log_image = getattr(logger, "log_image", None)
+        if callable(log_image):
+            log_image(key, images, step=trainer.global_step, **options)

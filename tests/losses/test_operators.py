@@ -1,0 +1,136 @@
+"""The operators behind the losses, as PyTorch's own checks see them, and their results on a GPU where there is one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from beyondpixel.losses import BinaryCrossEntropyLoss, RMILoss
+from beyondpixel.losses.functional import cross_entropy, rmi_lower_bound
+from beyondpixel.losses.functional.target import read_target
+from beyondpixel.losses.ops.operators import bce_pool
+
+Batch = Callable[..., tuple[Tensor, Tensor]]
+OPERATORS = torch.ops.beyondpixel
+POOLINGS = [("none", 1), ("identity", 1), ("avg", 3), ("max", 4)]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("backend", ["plain", "c"])
+@pytest.mark.parametrize(("pooling", "kernel_size"), POOLINGS)
+def test_pooling_passes_opcheck(batch: Batch, pooling: str, kernel_size: int, backend: str) -> None:
+    logits, labels = batch()
+    target = read_target(logits, labels, ignore_index=255)
+    options = (pooling, kernel_size, True, True, backend)
+    torch.library.opcheck(OPERATORS.bce_pool.default, (logits.requires_grad_(), target, *options))
+    logits = logits.detach()
+    bce, pooled, _, indices = OPERATORS.bce_pool(logits, target, *options)
+    arguments = (torch.ones_like(bce), torch.ones_like(pooled), logits, target, indices, *options)
+    torch.library.opcheck(OPERATORS.bce_pool_backward.default, arguments)
+
+
+@pytest.mark.parametrize("backend", ["plain", "c"])
+def test_moments_pass_opcheck(backend: str) -> None:
+    labels, probs = torch.rand(2, 4, 9, 8)
+    torch.library.opcheck(OPERATORS.region_moments.default, (labels, probs.requires_grad_(), 3, 1, backend))
+    arguments = (torch.rand(4, 9, 18, dtype=torch.float64), labels, probs.detach(), 3, 1, backend)
+    torch.library.opcheck(OPERATORS.region_moments_backward.default, arguments)
+
+
+def test_target_check_passes_opcheck(batch: Batch) -> None:
+    logits, labels = batch()
+    torch.library.opcheck(OPERATORS.check_target.default, (labels, None, 3, 255))
+    torch.library.opcheck(OPERATORS.check_target.default, ((logits > 0), logits.sigmoid(), 3, 255))
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "interp", "stride"])
+def test_functional_gradient_is_autograds_on_the_plain_path(batch: Batch, pooling: str) -> None:
+    logits, labels = batch(dtype=torch.float64)
+    probs = logits.sigmoid()
+
+    def total(x: Tensor) -> Tensor:
+        return rmi_lower_bound(x, labels, pooling=pooling, backend="plain").sum() + cross_entropy(x, labels)
+
+    leaf = probs.clone().requires_grad_()
+    total(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(total)(probs), leaf.grad)
+
+
+def test_cross_entropy_of_the_operator_has_torchs_gradient_in_its_functional_form(batch: Batch) -> None:
+    logits, labels = batch(dtype=torch.float64)
+    target = read_target(logits, labels, ignore_index=255)
+    gradient = torch.func.grad(lambda x: bce_pool(x, target, backend="plain")[0])(logits)
+    one_hot = torch.nn.functional.one_hot(labels.clamp(max=2), 3).movedim(-1, 1)
+    expected = (logits.sigmoid() - one_hot) * (labels != 255)[:, None]
+    torch.testing.assert_close(gradient, expected)
+
+
+def losses() -> dict[str, Any]:
+    rmi = {f"rmi-{pooling}": RMILoss(3, pooling=pooling, downsampling_factor=2) for pooling in ("avg", "max", "interp")}
+    return {"bce": BinaryCrossEntropyLoss(3), "rmi-stride": RMILoss(3, pooling="stride", downsampling_factor=2), **rmi}
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", list(losses()))
+def test_gpu_gives_what_the_cpu_gives(batch: Batch, name: str, dtype: torch.dtype) -> None:
+    logits, labels = batch(dtype=dtype)
+    on_cpu, on_gpu = logits.clone().requires_grad_(), logits.cuda().requires_grad_()
+    expected = losses()[name](on_cpu, labels)
+    value = losses()[name].cuda()(on_gpu, labels.cuda())
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(value.cpu(), expected, rtol=1e-5, atol=1e-6)
+    tolerance = max(1e-5, 2 * torch.finfo(dtype).eps)
+    assert (on_gpu.grad.cpu() - on_cpu.grad).norm() <= tolerance * on_cpu.grad.norm()
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", list(losses()))
+def test_gpu_is_never_waited_for(batch: Batch, name: str) -> None:
+    logits, labels = (tensor.cuda() for tensor in batch())
+    loss = losses()[name].cuda()
+    loss(logits.requires_grad_(), labels).backward()  # compiles the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(logits, labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", list(losses()))
+def test_cuda_graph_replays(batch: Batch, name: str) -> None:
+    logits, labels = (tensor.cuda() for tensor in batch())
+    other, _ = batch(seed=1)
+    loss = losses()[name].cuda()
+    logits.requires_grad_()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(loss(logits, labels), logits)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = loss(logits, labels)
+        (gradient,) = torch.autograd.grad(value, logits)
+    with torch.no_grad():
+        logits.copy_(other)
+    graph.replay()
+    leaf = other.requires_grad_()
+    expected = losses()[name](leaf, labels.cpu())
+    torch.testing.assert_close(value.cpu(), expected, rtol=1e-5, atol=1e-6)
+    (expected_gradient,) = torch.autograd.grad(expected, leaf)
+    assert (gradient.cpu() - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+
+
+@needs_cuda
+def test_wrong_label_on_a_gpu_is_named_at_the_latest_by_compute(batch: Batch) -> None:
+    logits, labels = (tensor.cuda() for tensor in batch())
+    labels[0, 3, 3] = 7
+    loss = RMILoss(3).cuda()
+    loss(logits, labels)
+    with pytest.raises(ValueError, match="got the label 7"):
+        loss.compute()
