@@ -74,7 +74,9 @@ class Rescale:
         if mask.shape == self.scaled:
             return mask[self.rows, self.columns]
         rows, columns = (_nearest(size, scaled) for size, scaled in zip(mask.shape, self.scaled, strict=True))
-        return mask.take(rows[self.rows], axis=0).take(columns[self.columns], axis=1)
+        # rows are copied as blocks, columns pixel by pixel, so columns are taken as rows of the transposed mask
+        transposed = cv2.transpose(mask.take(rows[self.rows], axis=0)).take(columns[self.columns], axis=0)
+        return np.asarray(cv2.transpose(transposed), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,12 @@ def test_check_counts_and_draws(leaves: Path, capsys: pytest.CaptureFixture[str]
 def test_check_lists_all_faults_and_fails(leaves: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.full((4, 6), 7, dtype=np.uint8)).save(leaves / "masks" / "train" / "0.png")
     Image.fromarray(np.zeros((5, 6), dtype=np.uint8)).save(leaves / "masks" / "val" / "0.png")
+    grid = leaves.parent / "grid.png"
     with pytest.raises(SystemExit, match="Folder cannot be used as it is: see train, val above"):
-        main(["data", "check", "folder", "--root", str(leaves)])
+        main(["data", "check", "folder", "--root", str(leaves), "--grid", str(grid)])
+    # the others are drawn: one of train, one of test
+    with Image.open(grid) as image:
+        assert min(image.size) > 300
     said = " ".join(capsys.readouterr().out.split())
     assert "holds label 7 (24 pixels); allowed are labels 0-1, 255" in said
     assert "is 6x5, but its image 0.png is 6x4 (width x height)" in said
