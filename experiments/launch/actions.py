@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch.lock import HeldError, Holder, RunLock, holder_of
+from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
 from beyondpixel.experiments.launch.queue import Queue, death_of
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.resume import differences
@@ -125,23 +125,20 @@ def missing_evaluations(run: Run) -> list[str]:
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
     """Write down what could not say itself that it failed; and what was left alone for it, in sentences."""
     failed = [(run, action) for run, action in plan if action.kind == "failed"]
-    damaged = [run.name for run, action in failed if action.damaged]
-    left = [run.name for run, action in failed if not action.damaged]
     for run, action in failed:
         if not action.damaged and action.seen and action.seen["status"] != Status.FAILED:
             with suppress(HeldError), RunLock(run.folder.lock_file, patience=0):
                 if _state(run.folder) == action.seen:
                     run.folder.update_state(status=Status.FAILED, error=action.reason)
+    kinds = (
+        ("failed in an earlier launch", "--retry-failed does them again"),
+        ("are damaged", "--overwrite replaces them"),
+    )
     sentences = []
-    if left:
-        sentences.append(
-            f"{len(left)} runs failed in an earlier launch and were left alone: {', '.join(left)}; --retry-failed does "
-            "them again"
-        )
-    if damaged:
-        sentences.append(
-            f"{len(damaged)} runs are damaged and were left alone: {', '.join(damaged)}; --overwrite replaces them"
-        )
+    for damaged, (what, remedy) in enumerate(kinds):
+        names = [run.name for run, action in failed if action.damaged == bool(damaged)]
+        if names:
+            sentences.append(f"{len(names)} runs {what} and were left alone: {', '.join(names)}; {remedy}")
     return sentences
 
 
@@ -161,7 +158,7 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
     with RunLock(folder.lock_file):
         now = _state(folder)
         if now != action.seen:
-            raise HeldError(folder.path, Holder("", 0))
+            raise HeldError(folder.path)
         if action.kind == "replace":
             folder.clear()
         run.prepare(keep=keep)

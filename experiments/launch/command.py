@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,8 +98,8 @@ def launch(
     # what follows imports torch, which takes seconds
     from rich.console import Console
 
+    from beyondpixel.experiments.launch import checks
     from beyondpixel.experiments.launch.actions import choose_actions, record_failures
-    from beyondpixel.experiments.launch.checks import check_output
     from beyondpixel.experiments.launch.local import make_slots
     from beyondpixel.experiments.launch.slurm import check_slurm, submit
     from beyondpixel.experiments.plan import plan_runs
@@ -107,24 +107,30 @@ def launch(
     console = Console()
     slots = make_slots(options["jobs"], options["gpus"]) if slurm is None else []
     with console.status("Checking the specs ..."):
-        errors = check_output(output) + ([] if slurm is None else check_slurm(slurm.get("partition")))
+        errors = checks.check_output(output) + ([] if slurm is None else check_slurm(slurm.get("partition")))
         try:
             runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
             actions = choose_actions(runs, overwrite=overwrite, retry_failed=retry_failed)
         except UserError as error:
             raise _nothing_started([str(error), *errors]) from error
         plan = list(zip(runs, actions, strict=True))
-        size = _check(plan, output, errors)
-    _show(plan, output, size, console)
+        work = [(run, action) for run, action in plan if action.is_work]
+        found, sizes = checks.check_parts(
+            [run for run, _ in work], fresh=[run for run, action in work if action.kind != "resume"]
+        )
+        no_space, space = checks.check_space([run for run, _ in work], sizes, output)
+        if found + errors + no_space:
+            raise _nothing_started(found + errors + no_space)
+    _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
     if dry_run:
         return
-    work = [(run, action) for run, action in plan if action.is_work]
     problems: list[str] = []
     if work and slurm is None:
         problems = _run_here(work, slots, keep, console)
     elif work and slurm is not None:
         limit = options["max_parallel"]
-        submit(work, slurm, max_parallel=limit, output=output, keep=keep, say=console.out)
+        with as_user_error(OSError):  # such as a full disk
+            submit(work, slurm, max_parallel=limit, output=output, keep=keep, say=console.out)
     problems += record_failures(plan)
     if problems:
         raise UserError("\n".join(problems))
@@ -135,36 +141,15 @@ def _devices(gpus: int, nodes: int) -> dict[str, int]:
     return {"trainer.devices": gpus, "trainer.num_nodes": nodes} if gpus * nodes > 1 else {}
 
 
-def _check(plan: Plan, output: Path, errors: list[str]) -> int:
-    """Check what the runs need; the bytes that they will write.
-
-    Raises:
-        UserError: with these errors and all that are found.
-    """
-    from beyondpixel.experiments.launch.checks import bytes_to_write, check_parts, check_space
-
-    work = [run for run, action in plan if action.is_work]
-    found, sizes = check_parts(work, fresh=[run for run, action in plan if action.kind in ("start", "replace")])
-    size = bytes_to_write(work, sizes)
-    errors = found + errors + check_space(size, output)
-    if errors:
-        raise _nothing_started(errors)
-    return size
-
-
 def _nothing_started(errors: Sequence[str]) -> UserError:
     return UserError("\n".join(["nothing was started:", *errors]))
 
 
-def _show(plan: Plan, output: Path, size: int, console: Console) -> None:
+def _show(plan: Plan, title: str, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from beyondpixel.experiments.launch.checks import free_bytes, gigabytes
-
-    work = sum(action.is_work for _, action in plan)
-    space = f", which take up to {gigabytes(size)} of {gigabytes(free_bytes(output))} that are free" if work else ""
-    table = Table("run", "seed", "action", "folder", title=f"{work} of {len(plan)} runs to do{space}")
+    table = Table("run", "seed", "action", "folder", title=title)
     for run, action in plan:
         table.add_row(run.spec.name, str(run.seed), escape(str(action)), str(run.folder.path))
     console.print(table)
@@ -183,15 +168,13 @@ def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) ->
     except KeyboardInterrupt:
         progress.say("Stopped. The same command resumes the runs from their checkpoints.")
         raise
-    problems = []
     failed, stopped = progress.names(Status.FAILED, Status.DAMAGED), progress.names(Status.STOPPED)
-    if failed:
-        problems.append(
-            f"{len(failed)} of {len(work)} runs failed: {', '.join(failed)}; see their log.txt, mend the cause, and "
-            "launch again with --retry-failed"
-        )
-    if stopped:
-        problems.append(
-            f"{len(stopped)} of {len(work)} runs were stopped: {', '.join(stopped)}; the same command resumes them"
-        )
-    return problems
+    remedies = {
+        "failed": (failed, "see their log.txt, mend the cause, and launch again with --retry-failed"),
+        "were stopped": (stopped, "the same command resumes them"),
+    }
+    return [
+        f"{len(names)} of {len(work)} runs {what}: {', '.join(names)}; {remedy}"
+        for what, (names, remedy) in remedies.items()
+        if names
+    ]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,31 +29,11 @@ COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
 # a closed terminal and a scheduler's warning do what Ctrl-C does
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
-
-@dataclass(frozen=True)
-class Slot:
-    """A set of devices on which one run is done at a time.
-
-    Attributes:
-        devices: the GPUs it may see, as for CUDA_VISIBLE_DEVICES; empty on a machine without.
-        threads: CPU threads; None leaves that to torch.
-    """
-
-    devices: tuple[str, ...] = ()
-    threads: int | None = None
-
-    def environment(self) -> dict[str, str]:
-        """This process's, for a run in this slot."""
-        environment = environment_outside_allocation()
-        if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
-        if self.threads is not None:
-            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        return environment
+Slot = Mapping[str, str]
 
 
 def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Sequence[str] | None = None) -> list[Slot]:
-    """The slots of this machine.
+    """What may run at a time on this machine, each as the environment variables that give it its devices.
 
     Args:
         jobs: runs at a time; None is one for each group of GPUs, and one on a machine without GPUs.
@@ -64,24 +44,23 @@ def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Seq
         UserError: if a run is to have more GPUs than there are.
 
     Example:
-        >>> [slot.devices for slot in make_slots(gpus=2, devices=["0", "1", "2", "3"])]
-        [('0', '1'), ('2', '3')]
-        >>> make_slots(jobs=2, devices=[])[0].devices
-        ()
+        >>> make_slots(gpus=2, devices=["0", "1", "2", "3"])
+        [{'CUDA_VISIBLE_DEVICES': '0,1'}, {'CUDA_VISIBLE_DEVICES': '2,3'}]
+        >>> make_slots(devices=[])
+        [{}]
     """
     found = [] if gpus == 0 else list(_visible_devices() if devices is None else devices)
     size = gpus or 1
+    if size > max(1, len(found)):
+        raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give as many or fewer, or 0 to run on the CPU")
     if not found:
-        if size > 1:
-            raise UserError(f"--gpus {gpus}: this machine has no GPU; leave --gpus away to run on the CPU")
         number = jobs or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        return [Slot(threads=max(1, cores // number) if number > 1 else None) for _ in range(number)]
-    if size > len(found):
-        raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give {len(found)} or fewer")
-    groups = [tuple(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))
+        return [{"OMP_NUM_THREADS": threads} if number > 1 else {} for _ in range(number)]
+    groups = [",".join(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
     # more jobs than groups share GPUs, which pays for small models
-    return [Slot(groups[index % len(groups)]) for index in range(jobs or len(groups))]
+    return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} for index in range(jobs or len(groups))]
 
 
 def run_locally(
@@ -102,8 +81,7 @@ def run_locally(
         KeyboardInterrupt: when Ctrl-C has been pressed (or one of `STOPPING_SIGNALS` has come) and all runs have
             stopped.
     """
-    waiting = list(reversed(work))
-    free = list(reversed(slots))
+    waiting, free = list(reversed(work)), list(reversed(slots))
     running: list[_Process] = []
     with _stopping_signals():
         try:
@@ -152,7 +130,7 @@ def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) 
         with run.folder.log_file.open("ab") as log:
             process = subprocess.Popen(
                 [*COMMAND, str(run.folder.path)],
-                env=slot.environment(),
+                env={**environment_outside_allocation(), **slot},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -183,10 +161,12 @@ def _outcome(one: _Process) -> tuple[Status, str]:
         if not Status(state["status"]).is_finished:
             _record(run, Status.STOPPED, note)
         return Status.STOPPED, note
-    # it may have ended before it could say why, or could not write it
     if state["status"] == Status.FAILED:
         return Status.FAILED, state.get("error") or ""
-    return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {_last_line(run.folder.log_file)}")
+    # it ended before it could say why, or could not write it
+    lines = run.folder.log_file.read_text(errors="replace").split("\n")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {said}")
 
 
 def _record(run: Run, status: Status, error: str) -> str:
@@ -198,12 +178,12 @@ def _record(run: Run, status: Status, error: str) -> str:
 
 
 def _explain(error: OSError, run: Run) -> str:
-    file = error.filename or run.folder.path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        there = next(folder for folder in run.folder.path.absolute().parents if folder.exists())
-        left = shutil.disk_usage(there).free
-        return f"disk full: {file} could not be written, {left} bytes are free; make room and give the command again"
-    return f"{file} could not be written: {error.strerror}"
+    file = Path(error.filename or run.folder.path)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{file} could not be written: {error.strerror}"
+    there = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    return f"disk full: {file} could not be written, {free} bytes are free; make room and give the command again"
 
 
 def _stop(running: Sequence[_Process], progress: Progress) -> None:
@@ -222,16 +202,10 @@ def _stop(running: Sequence[_Process], progress: Progress) -> None:
         raise
 
 
-def _last_line(file: Path) -> str:
-    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
 def _visible_devices() -> list[str]:
     import torch
 
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
-    if chosen is not None:
-        return [device.strip() for device in chosen.split(",") if device.strip()][:count]
-    return [str(index) for index in range(count)]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = [str(index) for index in range(count)] if chosen is None else chosen.split(",")
+    return [device.strip() for device in named if device.strip()][:count]

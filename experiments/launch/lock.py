@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -31,36 +29,11 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock.
-
-    Attributes:
-        host: the machine.
-        pid: the process on it; 0 where it is not known.
-        job: its SLURM job, if it belongs to one.
-    """
-
-    host: str
-    pid: int
-    job: str | None = None
-
-    def __str__(self) -> str:
-        process = f"process {self.pid} on {self.host}" if self.pid else "another process"
-        return process + (f", SLURM job {self.job}" if self.job else "")
-
-
 class HeldError(UserError):
-    """Another process has the run.
+    """Another process has the run."""
 
-    Args:
-        folder: the run's.
-        holder: who has it.
-    """
-
-    def __init__(self, folder: Path, holder: Holder) -> None:
+    def __init__(self, folder: Path, holder: str = "another process") -> None:
         super().__init__(f"{folder} is being worked on by {holder}; wait for it, or stop it first")
-        self.holder = holder
 
 
 class RunLock:
@@ -95,20 +68,19 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-        _descriptors.add(descriptor)
+        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        _descriptors.add(self._descriptor)
         try:
             deadline = time.monotonic() + self.patience
-            while not _try_to_lock(descriptor, fcntl.LOCK_EX, self.file):
+            while not _try_to_lock(self._descriptor, fcntl.LOCK_EX, self.file):
                 if time.monotonic() > deadline:
-                    raise HeldError(self.file.parent, _read(self.file))
+                    raise HeldError(self.file.parent, _signature(self.file))
                 time.sleep(SECONDS_BETWEEN_TRIES)
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(this_process())).encode(), 0)
+            os.truncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, this_process().encode(), 0)
         except BaseException:
-            _close(descriptor)
+            self._close()
             raise
-        self._descriptor = descriptor
         return self
 
     def __exit__(
@@ -116,17 +88,21 @@ class RunLock:
     ) -> None:
         if self._descriptor in _descriptors:  # not in a forked child
             os.truncate(self._descriptor, 0)
-            _close(self._descriptor)
+            self._close()
+
+    def _close(self) -> None:
+        _descriptors.discard(self._descriptor)
+        os.close(self._descriptor)
 
 
-def this_process() -> Holder:
+def this_process() -> str:
     """This process, as it signs a lock."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-    return Holder(socket.gethostname(), os.getpid(), job)
+    return f"process {os.getpid()} on {socket.gethostname()}" + (f", SLURM job {job}" if job else "")
 
 
-def holder_of(file: Path) -> Holder | None:
+def holder_of(file: Path) -> str | None:
     """Who holds a lock now; None if nobody does.
 
     Raises:
@@ -137,7 +113,7 @@ def holder_of(file: Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return None if _try_to_lock(descriptor, fcntl.LOCK_SH, file) else _read(file)
+        return None if _try_to_lock(descriptor, fcntl.LOCK_SH, file) else _signature(file)
     finally:
         os.close(descriptor)
 
@@ -157,13 +133,5 @@ def _try_to_lock(descriptor: int, kind: int, file: Path) -> bool:
     return True
 
 
-def _close(descriptor: int) -> None:
-    _descriptors.discard(descriptor)
-    os.close(descriptor)
-
-
-def _read(file: Path) -> Holder:
-    try:
-        return Holder(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):  # gone, empty, or being written
-        return Holder("", 0)
+def _signature(file: Path) -> str:
+    return file.read_text(errors="replace") or "another process"  # which is just writing its own

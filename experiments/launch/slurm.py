@@ -14,10 +14,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
@@ -34,8 +33,7 @@ DEFAULT_ARRAY_SIZE = 1000
 LATER = "now+1hour"
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Runs that become one array.
 
     Attributes:
@@ -77,11 +75,10 @@ def check_slurm(partition: str | None) -> list[str]:
         errors.append("--executor slurm needs the package submitit: pip install 'beyondpixel[slurm]'")
     missing = [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]
     if missing:
-        return [
-            *errors,
+        errors.append(
             f"--executor slurm: {', '.join(missing)} cannot be found; launch on a node from which jobs are submitted, "
-            "or leave --executor away to run here",
-        ]
+            "or leave --executor away to run here"
+        )
     known = list(dict.fromkeys(ask("sinfo", "--noheader", "--format", "%R").split()))
     if partition and known and not set(partition.split(",")) <= set(known):
         errors.append(f"--partition {partition}: SLURM has no such partition; it has {', '.join(known)}")
@@ -92,9 +89,9 @@ def submit(
     work: Sequence[tuple[Run, Action]],
     parameters: Mapping[str, Any],
     *,
-    max_parallel: int | None = None,
     output: Path,
     say: Callable[[str], None],
+    max_parallel: int | None = None,
     keep: str = "resume",
     job: Callable[..., None] = run_job,
 ) -> list[str]:
@@ -103,9 +100,9 @@ def submit(
     Args:
         work: what to run.
         parameters: what each run gets, from `submission_parameters`.
-        max_parallel: runs at a time; None is all.
         output: the folder that holds the tables' folders; submitit's files go to `slurm` below it.
         say: is told what happens.
+        max_parallel: runs at a time; None is all.
         keep: what stays of a checkpoint once its run is done.
         job: what does a run.
 
@@ -118,77 +115,58 @@ def submit(
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
     size = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_SIZE
     # a new folder, as a cluster that was set up anew gives the same job numbers again
-    submission = _Submission(parameters, output.absolute() / "slurm" / secrets.token_hex(4), say, keep, job)
-    numbers: list[str] = []
+    folder = output.absolute() / "slurm" / secrets.token_hex(4)
+    arrays: list[str] = []
     for chunk in split_into_chunks(len(work), size=size, limit=max_parallel):
-        after = None if chunk.after is None else numbers[chunk.after]
+        part = work[chunk.first : chunk.stop]
+        jobs = [SlurmRun(run.folder.path.absolute(), parameters["time"], job) for run, _ in part]
+        waits = {} if chunk.after is None else {"dependency": f"afterany:{arrays[chunk.after]}"}
+        further = {**parameters["additional_parameters"], "begin": LATER, **waits}
+        asked = {**parameters, "additional_parameters": further, "array_parallelism": chunk.limit or len(part)}
         try:
-            numbers.append(submission.submit(work[chunk.first : chunk.stop], chunk.limit, after))
+            numbers = _submit_array(jobs, folder, asked)
         except UserError as error:
-            if not numbers:
-                raise UserError(f"{error}; nothing was started") from error
-            raise UserError(
-                f"{error}; {chunk.first} runs before are submitted, and the same command submits the other "
-                f"{len(work) - chunk.first} later"
-            ) from error
-    if numbers:
-        say(f"Watch them with: squeue --job {','.join(numbers)}; the same command with --dry-run shows each run")
-        say(f"Cancel them with: scancel {' '.join(numbers)}; launched again, they resume from their checkpoints")
-    return numbers
-
-
-@dataclass(frozen=True)
-class _Submission:
-    """What the arrays of one launch have in common."""
-
-    parameters: Mapping[str, Any]
-    folder: Path
-    say: Callable[[str], None]
-    keep: str
-    job: Callable[..., None]
-
-    def submit(self, work: Sequence[tuple[Run, Action]], limit: int | None, after: str | None) -> str:
-        """Submit an array that begins later, prepare its runs, and let it begin: no job finds a run unprepared, and a
-        job that SLURM refuses leaves every run as it was."""
-        numbers = self._submit_for_later([run for run, _ in work], limit, after)
-        array = numbers[0].partition("_")[0]
-        try:
-            for (run, action), number in zip(work, numbers, strict=True):
+            before = f"the {chunk.first} runs before are submitted, and the same command submits the others later"
+            raise UserError(f"{error}; {before if arrays else 'nothing was started'}") from error
+        arrays.append(numbers[0].partition("_")[0])
+        # no job finds a run unprepared, and one that SLURM refuses leaves all runs as they were
+        with _cancelled_on_error(arrays[-1]):
+            for (run, action), number in zip(part, numbers, strict=True):
                 try:
-                    take(run, action, keep=self.keep, job=number, job_log=str(self.folder / f"{number}_0_log.err"))
-                    self.say(f"{run.name} is SLURM job {number}, log: {run.folder.log_file}")
+                    take(run, action, keep=keep, job=number, job_log=str(folder / f"{number}_0_log.err"))
+                    say(f"{run.name} is SLURM job {number}, log: {run.folder.log_file}")
                 except HeldError as error:
-                    self.say(f"{run.name} is left alone: {error}")
-                    subprocess.run(["scancel", number], check=False)
-        except BaseException:
-            subprocess.run(["scancel", array], check=False)
-            raise
-        begin = self.parameters["additional_parameters"].get("begin", "now")
-        # which fails if all its elements have been cancelled
-        subprocess.run(["scontrol", "update", f"JobId={array}", f"StartTime={begin}"], check=False, capture_output=True)
-        return array
+                    say(f"{run.name} is left alone: {error}")
+                    ask("scancel", number)
+        begin = parameters["additional_parameters"].get("begin", "now")
+        ask("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
+    say(f"Watch them with: squeue --job {','.join(arrays)}; the same command with --dry-run shows each run")
+    say(f"Cancel them with: scancel {' '.join(arrays)}; launched again, they resume from their checkpoints")
+    return arrays
 
-    def _submit_for_later(self, runs: Sequence[Run], limit: int | None, after: str | None) -> list[str]:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
-        waits = {} if after is None else {"dependency": f"afterany:{after}"}
-        further = {**self.parameters["additional_parameters"], "begin": LATER, **waits}
-        executor.update_parameters(
-            **{**self.parameters, "additional_parameters": further},
-            job_name=f"beyondpixel-{self.folder.name}",
-            array_parallelism=limit or len(runs),
-        )
-        try:
-            with _outside_allocation(), executor.batch():
-                jobs = [
-                    executor.submit(SlurmRun(run.folder.path.absolute(), self.parameters["time"], self.job))
-                    for run in runs
-                ]
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            raise UserError(f"SLURM refused a job of {len(runs)} runs: {str(error).strip()}") from error
-        return [job.job_id for job in jobs]
+def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[str, Any]) -> list[str]:
+    """The numbers of jobs that SLURM has accepted."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
+    executor.update_parameters(**parameters, job_name=f"beyondpixel-{folder.name}")
+    try:
+        with _outside_allocation(), executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+        raise UserError(f"SLURM refused a job of {len(jobs)} runs: {str(error).strip()}") from error
+    return [job.job_id for job in submitted]
+
+
+@contextmanager
+def _cancelled_on_error(array: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        ask("scancel", array)
+        raise
 
 
 @contextmanager

@@ -17,13 +17,6 @@ from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.spec import RUNS, RunSpec
 from beyondpixel.experiments.tracking import project_name
 
-HEADER = """\
-# Every run of {names}: {rows} rows, {seeds} seeds.
-# Start it:   wandb sweep {file}
-# Then, on each machine, in this folder, the command that it prints: wandb agent ENTITY/PROJECT/SWEEP_ID
-# Runs that are finished are not done again; stopped ones resume.
-"""
-
 
 def write_sweep(
     file: Path, specs: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
@@ -66,12 +59,14 @@ def write_sweep(
             *("--output", str(output.absolute()), *changes),
         ],
     }
-    header = HEADER.format(names=names, rows=len(rows), seeds=len(set(seeds)), file=file)
-    write_atomically(file, header + yaml.safe_dump(sweep, sort_keys=False))
-    print(
-        f"Wrote {file}; nothing was started.\nStart the sweep with: wandb sweep {file}\nand run its agents, each on a "
-        "machine or GPU of its own, with the command that it prints: wandb agent ENTITY/PROJECT/SWEEP_ID"
+    start = f"Start the sweep with: wandb sweep {file}"
+    agents = "and its agents, each on a machine or GPU of its own, with what it prints: wandb agent ENTITY/PROJECT/ID"
+    write_atomically(
+        file,
+        f"# {start}\n# {agents}\n# Finished runs are kept, stopped ones resumed.\n"
+        + yaml.safe_dump(sweep, sort_keys=False),
     )
+    print(f"Wrote {file} ({len(rows)} rows, {len(set(seeds))} seeds); nothing was started.\n{start}\n{agents}")
     return sweep
 
 

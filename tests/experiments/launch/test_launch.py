@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyondpixel.experiments.image_areas import ImageAreas
+from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -114,7 +114,7 @@ def check_evaluation_of_a_checkpoint(place: Path) -> None:
     assert float(line.replace("│", " ").split()[-1]) == pytest.approx(folder.summary["test/mIoU"], abs=1e-5)
     tested = folder.images_file("test").read_bytes()
     assert "val/mIoU_low" in run(place, "validate", "--ckpt_path", str(folder.last_checkpoint))
-    assert len(ImageAreas.load(folder.images_file("val"))) == 2
+    assert len(ImageCounts.load(folder.images_file("val"))) == 2
     assert folder.images_file("test").read_bytes() == tested
     run(place, "predict", "--ckpt_path", str(folder.last_checkpoint))
     assert len(list((folder.path / "predictions").rglob("*.png"))) == 3

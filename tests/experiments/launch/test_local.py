@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -63,7 +64,7 @@ def fakes(runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.Mo
 
 def run_all(runs: list[Run], *slots: Slot, progress: Progress, overwrite: bool = False) -> None:
     actions = choose_actions(runs, overwrite=overwrite)
-    run_locally(list(zip(runs, actions, strict=True)), slots or [Slot()], progress)
+    run_locally(list(zip(runs, actions, strict=True)), slots or [{}], progress)
 
 
 def progress_of(runs: list[Run]) -> tuple[Progress, io.StringIO]:
@@ -79,7 +80,7 @@ def span(run: Run) -> tuple[float, float]:
 def test_as_many_at_a_time_as_there_are_slots_and_each_has_its_gpu(fakes: Callable[..., list[Run]]) -> None:
     four = fakes(*[DONE] * 4)
     progress, said = progress_of(four)
-    run_all(four, Slot(("0",)), Slot(("3",)), progress=progress)
+    run_all(four, {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}, progress=progress)
     spans = [span(run) for run in four]
     together = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
     assert max(together) == 2
@@ -134,7 +135,7 @@ def test_a_signal_stops_all_runs_and_waits_for_them(fakes: Callable[..., list[Ru
     threading.Thread(target=press, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_all(three, Slot(), Slot(), progress=progress)
+            run_all(three, {}, {}, progress=progress)
         assert {one: signal.getsignal(one) for one in former} == given
     finally:
         for one, handler in former.items():
@@ -184,7 +185,7 @@ def test_a_run_that_another_launcher_has_is_left_alone(fakes: Callable[..., list
     several[0].folder.append_metrics({"train/loss": 1.0}, step=1)
     work = list(zip(several, choose_actions(several, overwrite=True), strict=True))
     with RunLock(several[0].folder.lock_file):
-        run_locally(work, [Slot()], progress)
+        run_locally(work, [{}], progress)
     assert len(list(several[0].folder.metrics())) == 1
     assert progress.names(Status.RUNNING) == [several[0].name]
     assert progress.names(Status.DONE) == [several[1].name]
@@ -225,7 +226,7 @@ def test_a_full_disk_fails_one_run_and_the_same_command_finishes_it(
     for turn in range(2):
         progress = Progress(runs, Console(width=1000))
         work = [(run, action) for run, action in zip(runs, choose_actions(runs)) if action.is_work]
-        local.run_locally(work, [local.Slot()], progress)
+        local.run_locally(work, [{{}}], progress)
         print("STATES", [run.folder.state for run in runs], sorted(path.name for path in disk.iterdir()))
         os.truncate(disk / "filler", 0)
     """
@@ -252,25 +253,28 @@ def test_a_full_disk_fails_one_run_and_the_same_command_finishes_it(
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = ["0", "1", "2", "3"]
-    assert [slot.devices for slot in make_slots(devices=gpus)] == [("0",), ("1",), ("2",), ("3",)]
-    assert [slot.devices for slot in make_slots(gpus=2, devices=gpus)] == [("0", "1"), ("2", "3")]
-    assert [slot.devices for slot in make_slots(jobs=1, gpus=3, devices=gpus)] == [("0", "1", "2")]
-    assert [slot.devices for slot in make_slots(jobs=3, devices=["5"])] == [("5",)] * 3  # they share it
+
+    def devices(**options: Any) -> list[str | None]:
+        return [slot.get("CUDA_VISIBLE_DEVICES") for slot in make_slots(**options)]
+
+    assert devices(devices=gpus) == ["0", "1", "2", "3"]
+    assert devices(gpus=2, devices=gpus) == ["0,1", "2,3"]
+    assert devices(jobs=1, gpus=3, devices=gpus) == ["0,1,2"]
+    assert devices(jobs=3, devices=["5"]) == ["5"] * 3  # they share it
+    assert devices(gpus=0, devices=gpus) == [None]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert make_slots(devices=[]) == [Slot()]
-    assert make_slots(jobs=3, devices=[]) == [Slot(threads=2)] * 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert Slot(threads=2).environment()["OMP_NUM_THREADS"] == "2"
+    assert make_slots(devices=[]) == [{}]
+    assert make_slots(jobs=3, devices=[]) == [{"OMP_NUM_THREADS": "2"}] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user knows better
-    assert Slot(threads=2).environment()["OMP_NUM_THREADS"] == "5"
-    assert make_slots(gpus=0, devices=gpus) == [Slot()]
-    with pytest.raises(UserError, match="--gpus 2: this machine has no GPU"):
+    assert make_slots(jobs=3, devices=[]) == [{"OMP_NUM_THREADS": "5"}] * 3
+    with pytest.raises(UserError, match="--gpus 2: this machine has 0"):
         make_slots(gpus=2, devices=[])
     with pytest.raises(UserError, match="--gpus 5: this machine has 4"):
         make_slots(gpus=5, devices=gpus)
 
 
-def test_the_live_table_says_how_far_each_run_is(fakes: Callable[..., list[Run]]) -> None:
+def test_a_terminal_shows_how_far_each_run_is(fakes: Callable[..., list[Run]]) -> None:
     many = fakes(*[DONE] * 20)
     said = io.StringIO()
     console = Console(file=said, width=150, height=60, force_terminal=True, color_system=None)
@@ -279,27 +283,45 @@ def test_the_live_table_says_how_far_each_run_is(fakes: Callable[..., list[Run]]
         progress.started(run, "process 1")
         progress.ended(run, Status.DONE, "")
     progress.started(many[8], "process 2")
-    many[8].folder.update_state(status="running", step=100, max_steps=400)
-    progress.table()
-    many[8].folder.update_state(step=200)
+    many[8].folder.update_state(status="running", step=200, max_steps=400)
     many[8].folder.summary = {"val/mIoU": 0.3125}
     progress.started(many[9], "process 3")
     progress.ended(many[9], Status.FAILED, "it rained [hard]")
-    progress.console.print(progress.table())
+    said.truncate(0)
+    with progress:
+        progress.refresh()
     text = said.getvalue()
-    assert "10 new, 1 running, 1 failed, 8 done" in text
-    (line,) = [line for line in text.splitlines() if "seed9 " in line]
-    assert re.search(r"running +│ 200/400 +│ 31\.2 +│ \d+ s +│ process 2", line), line
-    assert "it rained [hard]" in text
-    assert "seed20" not in text  # ten wait; five of them are shown
-    assert "seed15" in text
+    assert "9/20 10 new, 1 running, 1 failed, 8 done" in text
+    assert re.search(r"seed9 .*200/400 mIoU 31\.2 %", text), text
+    assert "seed8 " not in text  # of those that go on only
+    assert "seed20" not in text
 
 
-def test_runs_do_not_inherit_the_allocation_that_their_launcher_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_a_minute_a_line_says_how_far_each_run_is(
+    fakes: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run, *_) = several = fakes(DONE, DONE)
+    progress, said = progress_of(several)
+    progress.started(run, "process 1")
+    progress.refresh()
+    monkeypatch.setattr("beyondpixel.experiments.launch.progress.SECONDS_BETWEEN_LINES", -1.0)
+    progress.refresh()
+    run.folder.update_state(status="running", step=100, max_steps=400)
+    run.folder.summary = {"val/mIoU": 0.25}
+    progress.refresh()
+    assert said.getvalue().splitlines()[1:] == [
+        "tiny/ce seed1: starting",
+        "tiny/ce seed1: step 100/400, mIoU 25.0 %",
+    ]
+
+
+def test_runs_do_not_inherit_the_allocation_that_their_launcher_is_in(
+    fakes: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "PMIX_RANK", "LOCAL_RANK", "SUBMITIT_EXECUTOR"):
         monkeypatch.setenv(name, "1")
     for name in ("SLURM_CONF", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(name, "kept")
-    environment = Slot().environment()
-    left = {name for name in environment if name.startswith(("SLURM", "SBATCH", "PMI", "LOCAL_RANK", "SUBMITIT"))}
-    assert left == {"SLURM_CONF", "SBATCH_ACCOUNT"}
+    (run,) = fakes("print(sorted(n for n in os.environ if n.startswith(('SL', 'SB', 'PM', 'LOCAL', 'SUB'))))\n" + DONE)
+    run_all([run], progress=progress_of([run])[0])
+    assert "['SBATCH_ACCOUNT', 'SLURM_CONF']" in run.folder.log_file.read_text()

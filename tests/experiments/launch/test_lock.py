@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from beyondpixel.experiments.launch.lock import HeldError, Holder, RunLock, holder_of, this_process
+from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of, this_process
 
 HOLD = """
 import os, sys, time
@@ -38,7 +38,7 @@ def test_a_killed_process_leaves_no_lock_even_if_its_worker_lives_on(file: Path)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
     try:
-        assert holder_of(file) == Holder(socket.gethostname(), process.pid)
+        assert holder_of(file) == f"process {process.pid} on {socket.gethostname()}"
         with pytest.raises(HeldError, match=rf"run is being worked on by process {process.pid} on .*; wait for it"):
             RunLock(file, patience=0).__enter__()
         process.kill()

@@ -57,7 +57,7 @@ def test_sixty_four_launchers_train_each_of_six_runs_once(
             try:
                 time.sleep(max(0.0, start - time.time()))
                 work = [(run, action) for run, action in zip(runs, choose_actions(runs), strict=True) if action.is_work]
-                local.run_locally(work, [local.Slot()], Progress(runs, Console(file=io.StringIO())))
+                local.run_locally(work, [{}], Progress(runs, Console(file=io.StringIO())))
                 code = 0
             except BaseException:
                 traceback.print_exc()

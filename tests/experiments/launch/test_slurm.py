@@ -365,7 +365,7 @@ def test_from_inside_an_allocation(cluster: Any, place: Path, name: str) -> None
     submit(work[:1], {CPU!r}, output=place / "outputs", say=print, job=job)
     assert os.environ["SLURM_JOB_NAME"] == {name!r}
     local.COMMAND = (sys.executable, "-c", "import sys, cheap_job; cheap_job.job(sys.argv[1])")
-    local.run_locally(work[1:], [local.Slot()], Progress(runs, Console()))
+    local.run_locally(work[1:], [{{}}], Progress(runs, Console()))
     """
     command = ["salloc", f"--job-name={name}", "--gpus=1", "--mem=100M", sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False)
@@ -384,9 +384,9 @@ def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, 
     folder = RunFolder(run.folder.path)
     assert folder.config["trainer"]["devices"] == 2
     job = folder.state["job"]
-    wait_until(lambda: sum("train/loss" in line for line in folder.metrics()) > 7, 120, lambda: said_by(run))
+    wait_until(lambda: sum("train/loss" in line for line in folder.metrics()) > 7, 300, lambda: said_by(run))
     cluster.run("scancel", "--signal=USR2", job)
-    wait_until(lambda: folder.state["status"] == "done", 180, lambda: said_by(run))
+    wait_until(lambda: folder.state["status"] == "done", 400, lambda: said_by(run))
     assert cluster.restarts(job) == 1
     log = folder.log_file.read_text()
     assert "SIGUSR2: stopping after this step, with a checkpoint" in log
@@ -402,7 +402,7 @@ def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, 
 def test_past_its_time_limit(cluster: Any, overtime: tuple[Run, str]) -> None:
     """SLURM warns 15 seconds before the end, or up to 30 earlier; the 470 steps take 47 seconds at least."""
     run, job = overtime
-    wait_until_done([run], 150)
+    wait_until_done([run], 400)
     before, after = turns(run)
     assert before["signals"] == ["SIGUSR2"]
     assert after["step"] >= 50
