@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test test-oldest check format bench clean
 
 help: ## show what can be made
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 install: $(READY) ## set up .venv with the tested versions
 
@@ -26,6 +26,12 @@ demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 
 test: $(READY) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in .venv-oldest
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-oldest
+	@$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	@.venv-oldest/bin/python -m pytest -m "not slow"
+
 # mypy sees the package as a user's project would: installed, not as a folder of this checkout
 check: $(READY) ## format, lint and types
 	@$(BIN)/ruff format --check .
@@ -42,4 +48,4 @@ bench: $(READY) ## print the speed and memory tables
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv and build output; runs in outputs/ are kept
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-oldest build *.egg-info
