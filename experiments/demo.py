@@ -8,7 +8,7 @@ from beyondpixel.experiments.compare.command import compare
 from beyondpixel.experiments.launch.command import launch
 
 
-def demo(output: Path, *, overwrite: bool = False) -> None:
+def demo(*, output: Path = Path("outputs"), overwrite: bool = False) -> None:
     """Train the three rows of `runs/demo`, print their scores and draw where CE and RMI differ.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
+from beyondpixel.experiments.cli import COMMANDS, LIGHTNING, main
 from beyondpixel.experiments.command_line import call_with_words
 from beyondpixel.experiments.errors import UserError
 
@@ -80,3 +81,15 @@ def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         call(*words)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(LIGHTNING)))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each parameter is described, and only what cannot be guessed is required."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: beyondpixel {name}")
+    if name == "demo":
+        assert "[--output OUTPUT]" in shown
