@@ -180,7 +180,7 @@ def triton_report() -> list[dict[str, Any]]:
     except ImportError:
         return []
     module = load_from_tests("losses/triton_report.py")
-    return [kernel._asdict() for capability in (80, 90) for kernel in module.report(capability, dtypes=("float32",))]
+    return [kernel._asdict() for capability in (80, 90) for kernel in module.report(capability)]
 
 
 def show(record: dict[str, Any]) -> None:

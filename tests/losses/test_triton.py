@@ -41,7 +41,7 @@ def test_every_kernel_compiles_without_spills_and_fits_shared_memory(
 ) -> None:
     module = load_file(HERE / "triton_report.py")
     kernels = module.report(capability)
-    assert len(kernels) > 60
+    assert {kernel.name.split()[0] for kernel in kernels} >= {"pool_forward", "pool_backward", "moments_forward"}
     for kernel in kernels:
         assert kernel.spilled_bytes == 0, kernel
         assert kernel.shared_bytes <= module.SHARED_LIMIT, kernel

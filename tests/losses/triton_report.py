@@ -20,17 +20,21 @@ class Kernel(NamedTuple):
     shared_bytes: int
 
 
-def report(capability: int, *, dtypes: tuple[str, ...] = tuple(TYPES)) -> list[Kernel]:
-    """One line for each kernel and its variants, for a compute capability such as 90."""
-    return [compile_kernel(*variant, capability) for variant in variants(dtypes)]
+def report(capability: int) -> list[Kernel]:
+    """One entry for each kernel and its variants, for a compute capability such as 90."""
+    return [compile_kernel(*variant, capability) for variant in variants()]
 
 
-def variants(dtypes: tuple[str, ...]) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
+def variants() -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     from beyondpixel.losses.ops.triton import moment_kernels, pool_kernels
 
     result: list[tuple[str, Any, dict[str, str], dict[str, Any]]] = []
-    poolings = [("none", 1), ("identity", 1), *itertools.product(("avg", "max"), (2, 3, 4, 6))]
-    for dtype, (pooling, kernel) in itertools.product(dtypes, poolings):
+    windows = [("none", 1), ("identity", 1), *itertools.product(("avg", "max"), (2, 3, 4, 6))]
+    for dtype, pooling, kernel in (
+        *(("float32", *window) for window in windows),
+        ("float16", "avg", 4),
+        ("bfloat16", "max", 4),
+    ):
         power = 1 << (kernel - 1).bit_length()
         options = {"POOLING": pooling, "KERNEL": kernel, "MULTI_HOT": False, "WITH_BCE": True}
         forward = {**options, "KERNEL_POWER": power, "BLOCK": 256 // power}
