@@ -79,6 +79,9 @@ def check_ridge(ridge: float) -> None:
 
 def log_det(probs: Tensor, target: Tensor, pyramid: SteerablePyramid, ridge: float) -> tuple[Tensor, Tensor]:
     """`cwmi_log_det` of what `read_target` returned, and how many matrices needed a ridge that is not published."""
+    if len(probs) == 0:  # FFT libraries refuse an empty batch
+        nothing = probs.new_zeros(pyramid.levels, 0, probs.shape[1], dtype=torch.float64)
+        return nothing + probs.double().sum(), torch.zeros((), dtype=torch.int64, device=probs.device)
     labels = multi_hot(target, probs.shape[1], torch.float64)
     of_labels = pyramid.spectra(labels)
     of_probs = pyramid.spectra(torch.where(valid_mask(target)[:, None], probs, 0))
