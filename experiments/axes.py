@@ -69,7 +69,7 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
     losses = _losses(model.get("loss"))
     rmi = next((loss for loss in losses if loss["name"] == "rmi"), {})
     return {
-        "loss": " + ".join(_loss_name(loss) for loss in losses) or None,
+        "loss": loss_label(model.get("loss")),
         **{axis: rmi.get(key) for axis, key in RMI_AXES.items()},
         "model": _model_name(config["model"]["class_path"], model),
         **_memory_axes(model),
@@ -107,9 +107,15 @@ def _losses(loss: Any) -> list[dict[str, Any]]:
     return [{"name": entry} if isinstance(entry, str) else dict(entry) for entry in entries if entry]
 
 
-def _loss_name(loss: Mapping[str, Any]) -> str:
-    weight = loss.get("weight", 1)
-    return loss["name"] if weight == 1 else f"{weight:g} {loss['name']}"
+def loss_label(loss: Any) -> str | None:
+    """A loss in a few letters: its name, or the weighted sum of several.
+
+    Example:
+        >>> loss_label([{"name": "ce"}, {"name": "rmi", "weight": 0.5}])
+        'ce + 0.5 rmi'
+    """
+    terms = [(entry["name"], entry.get("weight", 1)) for entry in _losses(loss)]
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms) or None
 
 
 # the names of all axes, in the order of `axes_of`: whatever config it is given, they are the same

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beyondpixel.experiments.axes import loss_label
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
@@ -79,11 +80,12 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for keys in dict.fromkeys(keys for config in given for keys in config):
         values = [config.get(keys) for config in given]
-        if len({str(value) for value in values}) > 1 and keys[-1] not in ("init_args", "class_path"):
+        if keys[-1] not in ("init_args", "class_path"):
             name = "loss" if keys[-2:] == ("loss", "name") else keys[-1]
             old = columns.get(name, [None] * len(rows))
             columns[name] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
-    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    # that a key does not apply to a row is no difference
+    return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
 
 
 def _leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -137,6 +139,8 @@ def _row_table(rows: Sequence[RunSpec]) -> Table:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return loss_label(value) or "–"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

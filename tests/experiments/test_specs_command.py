@@ -27,7 +27,7 @@ def test_all_tables_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: 
     facts = lines[start].split(maxsplit=1)[1].strip()
     assert facts == "10 rows; downsampling_factor, region_size; published 78.06 … 78.71"
     assert lines[start + 1].strip() == "Table 3(b) (PASCAL VOC 2012 val, DeepLabv3)"
-    assert lines[names.index("demo")].rstrip().endswith("loss, region_size, downsampling_factor, pooling")
+    assert lines[names.index("demo")].rstrip().endswith(" 3 rows; loss")  # nothing published
 
 
 def test_rows_with_differences_and_published_scores(
@@ -45,6 +45,11 @@ def test_differing_keys() -> None:
     assert differing_keys(load_specs(["camvid_small"]))["loss"] == ["affinity", "bce", "ce", "rmi"]
     found = differing_keys(load_specs(["rmi_covariance_voc"]))
     assert found == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
+
+
+def test_a_sum_of_losses_is_short(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [cells_of(line) for line in shown(["camvid_small_losses"], capsys, monkeypatch).splitlines()]
+    assert next(row for row in rows if row[:1] == ["ce_lovasz"])[1] == "ce + lovasz"
 
 
 def test_a_users_own_folder(
