@@ -162,8 +162,11 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
         if action.kind == "replace":
             folder.clear()
         run.prepare(keep=keep)
-        finished = action.kind == "resume" and Status((now or {})["status"]).is_finished
-        folder.update_state(**{"status": Status.TRAINED if finished else Status.QUEUED, "job": None, **state})
+        former = now or {}
+        finished = action.kind == "resume" and Status(former["status"]).is_finished
+        status = Status.TRAINED if finished else Status.QUEUED
+        no_job = dict.fromkeys(former.keys() & {"job", "job_log"})  # of an earlier launch
+        folder.update_state(**{"status": status, **no_job, **state})
 
 
 def _read(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -403,7 +403,9 @@ def test_past_its_time_limit(cluster: Any, overtime: tuple[Run, str]) -> None:
     """SLURM warns 15 seconds before the end, or up to 30 earlier; the 470 steps take 47 seconds at least."""
     run, job = overtime
     wait_until_done([run], 400)
-    before, after = turns(run)
-    assert before["signals"] == ["SIGUSR2"]
-    assert after["step"] >= 50
-    assert cluster.restarts(job) == 1
+    *before, last = turns(run)  # two, or more on a slow machine
+    assert before
+    assert all(turn["signals"] == ["SIGUSR2"] for turn in before)
+    assert last["signals"] == []
+    assert last["step"] >= 50
+    assert cluster.restarts(job) == len(before)
