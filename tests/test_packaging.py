@@ -43,8 +43,8 @@ def test_losses_need_torch_and_torchmetrics_only() -> None:
         for name in imported_names(file)
         if name.split(".")[0] not in sys.stdlib_module_names
     }
-    # torch itself needs typing_extensions
-    assert third_party <= {"torch", "torchmetrics", "typing_extensions", "beyondpixel"}
+    # torch itself needs typing_extensions, and its CUDA wheels bring triton
+    assert third_party <= {"torch", "torchmetrics", "triton", "typing_extensions", "beyondpixel"}
 
 
 def test_only_one_file_touches_albumentations() -> None:
