@@ -99,7 +99,8 @@ def region_term(side: int, pooling: str, rounds: int) -> dict[str, Any]:
     for backend in backends("cpu"):
         versions[backend] = RMILoss(21, downsampling_factor=3, pooling=pooling, pixel_loss=None, backend=backend)
     steps = {name: forward_and_backward(version, logits, labels) for name, version in versions.items()}
-    times = summary(race(steps, rounds if side > 128 else 5 * rounds))
+    CONSOLE.print(f"RMI term, {side} × {side}, {pooling} …")
+    times = summary(race(steps, rounds if side > 128 else 3 * rounds))
     return {"what": "RMI term", "shape": list(logits.shape), "device": "cpu", "pooling": pooling, "times": times}
 
 
@@ -116,6 +117,7 @@ def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
         name: forward_and_backward(version, logits, labels) for name, version in versions.items()
     }
     source, target = logits.detach(), torch.empty_like(logits)
+    CONSOLE.print(f"BCE + RMI on {device} …")
     steps["copy"] = lambda: target.detach().copy_(source)
     times = summary(race(steps, rounds))
     return {"what": "BCE + RMI", "shape": list(logits.shape), "device": device, "pooling": "avg", "times": times}
@@ -157,6 +159,7 @@ def memory(device: str, size: int) -> list[dict[str, Any]]:
     logits_bytes = size * 21 * 513 * 513 * 4
     result = []
     for name in ("direct", *backends(device)):
+        CONSOLE.print(f"peak memory of {name} on {device} …")
         peak = peak_on_cpu(name, size, 513) if device == "cpu" else peak_on_gpu(name, size)
         result.append({"version": name, "device": device, "bytes": peak, "of_logits": round(peak / logits_bytes, 3)})
     return result
