@@ -16,15 +16,20 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "beyondpixel needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV) (PyTorch and friends: a few minutes, about 6 GB) ..."
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@if command -v uv > /dev/null; then \
+		uv venv --quiet --clear --seed --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(VENV) --constraint requirements.lock --editable '.[dev]'; \
+	else \
+		$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'; \
+	fi
 	@touch $@
 
 demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 minutes on 2 cores)
 	@$(BIN)/beyondpixel demo
 
-test: $(READY) ## run the whole test suite
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the whole test suite, in as many processes as there are cores
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in .venv-oldest
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("beyondpixel"):
+            raise
+        sys.exit(f"beyondpixel: this needs the package {error.name}; try: pip install 'beyondpixel[train]'")
     except (KeyboardInterrupt, Stopped):
         sys.exit(130)
     except BrokenPipeError:

@@ -65,8 +65,9 @@ def test_only_one_file_touches_albumentations() -> None:
     assert len(users) == 1, users
 
 
-def test_networks_know_nothing_of_lightning() -> None:
-    for file in (CHECKOUT / "lightning_modules" / "networks").rglob("*.py"):
+@pytest.mark.parametrize("folder", ["networks", "metrics"])
+def test_networks_and_metrics_know_nothing_of_lightning(folder: str) -> None:
+    for file in (CHECKOUT / "lightning_modules" / folder).rglob("*.py"):
         assert not {name for name in imported_names(file) if "lightning" in name.split(".")[0]}, file
 
 
@@ -100,3 +101,37 @@ def test_wheel_installs_and_imports_away_from_the_checkout(tmp_path: Path) -> No
     ).stdout
     assert shown.startswith("3 ")
     assert str(site) in shown
+
+
+@pytest.mark.slow
+def test_losses_networks_and_metrics_need_nothing_that_trains() -> None:
+    """What `pip install beyondpixel` gives without [train]; the rest says what to install."""
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("pytorch_lightning", "lightning_fabric", "albumentations", "wandb", "jsonargparse", "pooch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import torch, torchmetrics
+before = set(sys.modules)
+import beyondpixel.losses
+print({name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))
+import beyondpixel.lightning_modules.metrics, beyondpixel.lightning_modules.networks
+try:
+    from beyondpixel.lightning_modules import DeepLabModule
+except ImportError as error:
+    print(error)
+from beyondpixel.experiments.cli import main
+main(["fit"])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == [
+        "{'beyondpixel'}",  # torch and torchmetrics have loaded all else
+        "DeepLabModule needs the package pytorch_lightning; try: pip install 'beyondpixel[train]'",
+    ]
+    assert ran.returncode == 1
+    assert "this needs the package" in ran.stderr
+    assert "pip install 'beyondpixel[train]'" in ran.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from pytorch_lightning.utilities import rank_zero_warn
+from torchmetrics.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
