@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torchmetrics.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
 
 from beyondpixel.lightning_modules.metrics.boundary_iou import boundary_pixel_counts
 from beyondpixel.lightning_modules.metrics.counts import check_labels, pixels_per_class
