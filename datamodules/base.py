@@ -22,7 +22,7 @@ from beyondpixel.datamodules.loading import (
     default_workers,
     single_threaded,
 )
-from beyondpixel.datamodules.normalization import IMAGENET_MEAN, IMAGENET_STD, Batch, Normalization, Triple
+from beyondpixel.datamodules.normalization import NORMALIZATIONS, Batch, Normalization, Triple
 from beyondpixel.datamodules.options import batch_size_of_process, check_options
 from beyondpixel.datamodules.resampling import Resampling, Size
 from beyondpixel.datamodules.sampling import EvaluationSampler, TrainingSampler
@@ -66,7 +66,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         resampling: How images are rescaled, by `image_size` and by `scales`: "bicubic_antialias" as Pillow's BICUBIC,
             which the RMI authors use; "linear" as OpenCV's, which the MCIBI authors use; "area_cubic" is OpenCV's area
             average when shrinking and its cubic when enlarging. Masks take the nearest pixel.
-        normalization: "dataset" takes the mean and standard deviation of the data set, "imagenet" those of ImageNet.
+        normalization: "dataset" takes the mean and standard deviation of the data set, "imagenet" those of ImageNet,
+            "inception" 0.5 for both, which timm's `tf_` EfficientNets were trained with.
         cache: "ram" keeps all decoded images in memory, once per training process; None reads them each time.
         on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
             and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
@@ -106,7 +107,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         photometric_distortion: bool = False,
         image_size: tuple[int, int] | None = None,
         resampling: Resampling = "area_cubic",
-        normalization: Literal["dataset", "imagenet"] = "dataset",
+        normalization: Literal["dataset", "imagenet", "inception"] = "dataset",
         cache: Literal["ram"] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         predict_path: str | None = None,
@@ -130,8 +131,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         self.on_error = on_error
         self.predict_path = predict_path
         check_options(self)
-        if normalization == "imagenet":
-            self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        if normalization != "dataset":
+            self.mean, self.std = NORMALIZATIONS[normalization]
         self._datasets: dict[str, SegmentationDataset] = {}
 
     @property

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "cache": ("ram", None),
-    "normalization": ("dataset", "imagenet"),
+    "normalization": ("dataset", "imagenet", "inception"),
     "on_error": ("raise", "skip"),
     "resampling": get_args(Resampling),
 }

@@ -48,7 +48,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(batch_s
     [
         ({"crop_max_class_share": 75}, "crop_max_class_share must be above 0 and at most 1, or None, got 75"),
         ({"resampling": "cubic"}, "resampling must be one of 'area_cubic', 'linear', 'bicubic_antialias', got 'cubic'"),
-        ({"normalization": "none"}, "normalization must be one of 'dataset', 'imagenet', got 'none'"),
+        ({"normalization": "none"}, "normalization must be one of 'dataset', 'imagenet', 'inception', got 'none'"),
         ({"timeout": 0}, "timeout must be a positive number of seconds, got 0"),
         ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
         ({"scale_step": -1}, "scale_step must be positive"),
@@ -88,3 +88,10 @@ def test_imagenet_normalization(tmp_path) -> None:
     (tmp_path / "classes.yaml").write_text("mean: [0.1, 0.2, 0.3]\nclasses:\n  - {name: a, color: [0, 0, 0]}\n")
     assert FolderDataModule(str(tmp_path)).mean == (0.1, 0.2, 0.3)
     assert FolderDataModule(str(tmp_path), normalization="imagenet").mean == (0.485, 0.456, 0.406)
+
+
+def test_inception_normalization_maps_8_bits_to_minus_one_to_one() -> None:
+    data = ShapesDataModule(num_test=1, image_size=(12, 16), normalization="inception", num_workers=0)
+    (batch,) = data.test_dataloader()
+    image = torch.from_numpy(data.dataset("test")[0].image.copy()).permute(2, 0, 1).double()
+    torch.testing.assert_close(batch["image"][0].double(), image / 127.5 - 1, atol=1e-5, rtol=0)

@@ -227,6 +227,11 @@ SMALL_CAMVID = {
     "trainer": {"max_steps": 800},
 }
 WIDE_RATES = {**SMALL_CAMVID, "model": {**SMALL_CAMVID["model"], "atrous_rates": [12, 24, 36], "dropout": 0.5}}
+PRETRAINED = {
+    "data": {**SMALL_CAMVID["data"], "normalization": "inception"},
+    "model": {**WIDE_RATES["model"], "encoder": "tu-tf_efficientnet_lite0", "encoder_weights": "imagenet"},
+    "trainer": {"max_steps": 800},
+}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,8 @@ WIDE_RATES = {**SMALL_CAMVID, "model": {**SMALL_CAMVID["model"], "atrous_rates":
         ("camvid_small_table3a", WIDE_RATES),
         ("camvid_small_table3b", WIDE_RATES),
         ("camvid_small_losses", WIDE_RATES),
-        ("mcibi_camvid_small", SMALL_CAMVID),
+        ("mcibi_camvid_small", WIDE_RATES),
+        ("camvid_small_pretrained", PRETRAINED),
     ],
 )
 def test_recipes_are_those_of_the_papers(name: str, facts: dict[str, dict[str, Any]]) -> None:
