@@ -19,6 +19,7 @@ from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
+from beyondpixel.experiments.compare.tables import SPEED
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 
@@ -51,36 +52,49 @@ def publish(
             + "\n  ".join(problems)
             + "\nlaunch them again with one clean commit and one set of versions, or give the reason: --allow REASON"
         )
-    written = []
+    parts = {}
     for table in comparison.tables:
         part = comparison.table(table)
-        runs = part.runs[part.runs[METRIC].notna()]
-        if runs.empty:
-            continue
-        environment = runs.iloc[0]["record"].get("environment") or {}
-        name = machine or str(environment.get("device") or environment.get("platform") or "unknown")
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        folder = results / table / f"{datetime.date.today().isoformat()}_{slug}"
-        if folder.exists():
-            raise UserError(f"{folder} exists; remove it, or name another machine with --machine")
-        lines = []
-        for line in runs.to_dict("records"):
-            target = folder / line["record"]["row"] / f"seed{line['seed']}"
-            if line["evaluation"]:
-                target = target / "evaluations" / line["run"].path.name
-            _copy(line["run"], target)
-            lines.append({**_run_line(line), "folder": str(target.relative_to(folder)), "allowed": allow})
-        of_rows = _row_lines(part)
-        frame = of_rows[["row"]].merge(pd.DataFrame(lines), on="row").merge(of_rows, on="row")
-        write_atomically(folder / "runs.csv", frame.to_csv(index=False, lineterminator="\n"))
-        written.append(folder)
-    return written
+        finished = part.runs[part.runs[METRIC].notna()]
+        if len(finished):
+            parts[_folder(results / table, machine or _machine(finished.iloc[0]["record"]))] = part
+    existing = [str(folder) for folder in parts if folder.exists()]
+    if existing:
+        raise UserError(f"{', '.join(existing)} exists; remove it, or name another machine with --machine")
+    for folder, part in parts.items():
+        _write(part, folder, allow)
+        print(f"Results written to {folder}")
+    return list(parts)
+
+
+def _machine(record: dict[str, Any]) -> str:
+    environment = record.get("environment") or {}
+    return str(environment.get("device") or environment.get("platform") or "unknown")
+
+
+def _folder(parent: Path, machine: str) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+    return parent / f"{datetime.date.today().isoformat()}_{slug}"
+
+
+def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
+    """Write the finished runs of one table, and runs.csv last."""
+    lines = []
+    for line in comparison.runs[comparison.runs[METRIC].notna()].to_dict("records"):
+        target = folder / line["record"]["row"] / f"seed{line['seed']}"
+        if line["evaluation"]:
+            target = target / "evaluations" / line["run"].path.name
+        _copy(line["run"], target)
+        lines.append({**_run_line(line), "folder": str(target.relative_to(folder)), "allowed": allow})
+    of_rows = _row_lines(comparison)
+    frame = of_rows[["row"]].merge(pd.DataFrame(lines), on="row").merge(of_rows, on="row")
+    write_atomically(folder / "runs.csv", frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _problems(comparison: Comparison) -> list[str]:
     """What keeps runs from being published, one text each."""
     problems = []
-    for line in comparison.runs.to_dict("records"):
+    for line in comparison.runs[comparison.runs[METRIC].notna()].to_dict("records"):
         if line["commit"] is None or is_uncommitted(line["commit"]):
             what = "uncommitted changes in the code" if line["commit"] else "commit unknown"
             problems.append(f"{line['folder']}: {what}")
@@ -94,14 +108,14 @@ def _problems(comparison: Comparison) -> list[str]:
 def _run_line(line: dict[str, Any]) -> dict[str, Any]:
     """A run's own part of its line in runs.csv."""
     run: RunFolder = line["run"]
-    record, state = line["record"], RunFolder(line["training"]).state
+    record = line["record"]
     evaluation = run.record.get("evaluation") or {}
     return {
         "row": line["row"],
         "seed": line["seed"],
         **{name: value for name, value in run.summary.items() if name.startswith(("test/", "val/"))},
         "steps": line["steps"],
-        "seconds": state.get("seconds"),
+        "seconds": _training_seconds(RunFolder(line["training"])),
         "peak_memory_mb": run.summary.get("train/peak_memory_mb"),
         "commit": line["commit"],
         "data_fingerprint": (record.get("data") or {}).get("fingerprint"),
@@ -109,6 +123,18 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
         "published_source": line["reference"].get("source"),
         "deviations": line["reference"].get("deviations"),
     }
+
+
+def _training_seconds(run: RunFolder) -> float | None:
+    """Seconds of all training steps, by the logged images a second: neither validations nor interruptions count."""
+    batch = (run.record.get("data") or {}).get("batch_size")
+    seconds, before = 0.0, 0
+    for line in run.metrics():
+        if line.get(SPEED, 0) > 0:
+            steps = int(line["step"]) + 1  # counted from 0
+            seconds += (steps - before) * (batch or 0) / line[SPEED]
+            before = steps
+    return round(seconds, 1) or None
 
 
 def _row_lines(comparison: Comparison) -> pd.DataFrame:

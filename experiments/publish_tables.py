@@ -1,23 +1,25 @@
 """Tables of README and docs, made from published results.
 
-A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`.
+A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`; scores behind the table's name, such as
+`<!-- results: TABLE test/boundary_F -->`, have a column each.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from beyondpixel.experiments.compare.tables import Table, as_markdown
-from beyondpixel.experiments.compare.units import NOTHING, Unit
+from beyondpixel.experiments.compare.frame import read_runs
+from beyondpixel.experiments.compare.rows import compare_runs
+from beyondpixel.experiments.compare.tables import as_markdown, main_table
+from beyondpixel.experiments.compare.units import NOTHING, unit_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.publish import METRIC
 from beyondpixel.experiments.run.folder import write_atomically
 
-MARKED = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results: (\S+)((?: \S+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def update_tables(files: Sequence[Path], *, results: Path = Path("results"), check: bool = False) -> list[Path]:
@@ -37,18 +39,22 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        fresh = MARKED.sub(lambda found: found[1] + results_table(results, found[2]) + found[3], text)
+        fresh = MARKED.sub(lambda found: found[1] + results_table(results, found[2], found[3].split()) + found[4], text)
         if fresh != text:
             changed.append(file)
             if not check:
                 write_atomically(file, fresh)
+                print(f"Tables written in {file}")
     if check and changed:
         raise UserError(f"tables differ from {results}: {', '.join(map(str, changed))}; run `beyondpixel tables`")
     return changed
 
 
-def results_table(results: Path, table: str) -> str:
-    """The Markdown table of a table's newest results: ours, the paper's, their difference, n and interval.
+def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
+    """The Markdown table of a table's newest results, as `beyondpixel compare` makes it of them.
+
+    Where numbers are published, columns with ours, the paper's and their difference stand side by side, and what is
+    known to differ from the paper's setting.
 
     Raises:
         UserError: if there are none.
@@ -56,32 +62,15 @@ def results_table(results: Path, table: str) -> str:
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
-    runs = pd.read_csv(folders[-1] / "runs.csv")
-    rows = runs.groupby("row", sort=False).agg(
-        ours=(METRIC, lambda values: 100 * values.mean()),
-        low=("row_low", lambda values: 100 * values.iloc[0]),
-        high=("row_high", lambda values: 100 * values.iloc[0]),
-        published=("published_percent", "first"),
-        n=(METRIC, "count"),
-        deviations=("deviations", "first"),
-    )
-    unit = Unit(1.0, " (%)", 2)  # everything is in percent already
-    cells = {
-        "row": rows.index,
-        f"ours, {METRIC} (%)": rows["ours"].map(unit.number),
-        "95 % interval": [
-            NOTHING if pd.isna(low) else f"{unit.number(low)} … {unit.number(high)}"
-            for low, high in zip(rows["low"], rows["high"], strict=True)
-        ],
-        "n": rows["n"].map(str),
-    }
+    comparison = compare_runs(read_runs([folders[-1]]), METRIC, also=also)
+    shown = main_table(comparison, narrow=True)
+    cells, rows, unit = shown.cells, comparison.rows, unit_of(METRIC)
     if rows["published"].notna().any():
-        cells["paper’s (%)"] = rows["published"].map(unit.number)
-        cells["difference"] = (rows["ours"] - rows["published"]).map(unit.difference)
-    if rows["deviations"].notna().any():
-        cells["known deviations"] = rows["deviations"].fillna(NOTHING)
-    note = (
-        "*Intervals: two-level bootstrap over n seeds and test images; with n = 1 over images alone. "
-        f"Data: `{results.name}/{table}/{folders[-1].name}`.*"
-    )
-    return as_markdown(Table(table, pd.DataFrame(cells), notes=[note]))
+        ours = f"{METRIC}{unit.label}"
+        cells = cells.rename(columns={ours: f"ours, {ours}", "published (%)": "paper’s (%)"})
+        references = comparison.runs.groupby("row", sort=False)["reference"].first()
+        after = cells.columns.get_loc("paper’s (%)") + 1
+        cells.insert(after, "ours − paper’s", (rows["mean"] - rows["published"] / 100).map(unit.difference))
+        cells["known deviations"] = [references[row].get("deviations", NOTHING) for row in rows["row"]]
+    notes = [*shown.notes, f"Data: `{results.name}/{table}/{folders[-1].name}`."]
+    return as_markdown(replace(shown, cells=cells, notes=notes))

@@ -28,6 +28,7 @@ REFERENCE_KEYS = {
     "metric": "the name of a score, such as test/mIoU",
     "value": "a number, in percent",
     "source": "where it is printed",
+    "deviations": "what is known to differ from the published setting",
     "per_class": "class names with a number each, in percent",
     "inference_seconds": "seconds an image",
     "evaluations": "evaluations, such as crf:5, with a reference each",
@@ -55,8 +56,7 @@ class RunSpec:
         row: the file's name without `.yaml`, or a name that its grid makes.
         file: where it was read.
         merged: the keys that fragments, row, grid and command line give, with their sources; no defaults.
-        reference: `metric`, `value`, `source`, `per_class`, `inference_seconds` of a published number, and
-            `evaluations` with those of the row's evaluations; empty where there is none.
+        reference: the keys of `REFERENCE_KEYS` that are given of a published number; empty where there is none.
         evaluations: what the trained model is also tested with: words such as `crf:5` or `tta:flip`.
     """
 
@@ -281,7 +281,7 @@ def _wrong_reference(content: Mapping[str, Any], rows: Sequence[str], above: str
 
 
 def _fits(key: str, value: Any) -> bool:
-    if key in ("metric", "source"):
+    if key in ("metric", "source", "deviations"):
         return isinstance(value, str)
     if key == "per_class":
         return isinstance(value, dict) and all(map(_is_number, value.values()))

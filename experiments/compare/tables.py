@@ -248,10 +248,28 @@ def _notes(comparison: Comparison, names: list[str]) -> list[str]:
                 f"With one seed on a side ({', '.join(single)}) only images are drawn on that side: the interval "
                 "speaks of this one training, not of what another seed would give."
             )
+    notes += _best_crf(rows, comparison.metric)
     lines = rows.to_dict("records")
     notes += [f"{MARK} {line['name']}: {'; '.join(line['confounders'])}" for line in lines if line["confounders"]]
     notes += [f"{line['name']}: {line['moved_data']}" for line in lines if line["moved_data"]]
     damaged = comparison.damaged
     if damaged:
         notes.append(f"{len(damaged)} damaged run{'s' if len(damaged) > 1 else ''} left out: {'; '.join(damaged)}")
+    return notes
+
+
+def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
+    """The best number of CRF steps of each trained row that was tested with several."""
+    rows = rows.reindex(columns=[*rows, *(axis for axis in EVALUATION_AXES if axis not in rows)])
+    tested = rows[(rows["n"] > 0) & rows["postprocess"].notna()]
+    names = [name.partition(" + ") for name in tested["name"]]
+    tested = tested.assign(trained=[name[0] for name in names], words=[name[2] for name in names])
+    notes, unit = [], unit_of(metric)
+    for (trained, *_), group in tested.groupby(["trained", "tta", "window"], sort=False, dropna=False):
+        if len(group) > 1:
+            best, tried = group.loc[group["mean"].idxmax()], ", ".join(group["words"])
+            notes.append(
+                f"Best CRF of {trained}: {best['words']} ({unit.number(best['mean'])}), of {tried}; "
+                "chosen on the images that it is scored on, as in the papers."
+            )
     return notes

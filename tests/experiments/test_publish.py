@@ -17,6 +17,7 @@ from beyondpixel.experiments.publish_tables import update_tables
 from beyondpixel.experiments.run.folder import RunFolder
 
 PACKAGES = {"torch": "2.9.0"}
+REPOSITORY = Path(__file__).parents[2]
 
 
 def make_run(
@@ -31,15 +32,18 @@ def make_run(
         "axes": {"loss": row, "seed": seed},
         "reference": reference if published else {},
         "git_commit": commit,
-        "data": {"fingerprint": "f00d"},
+        "data": {"fingerprint": "f00d", "batch_size": 8},
         "environment": {"python": "3.12.1", "packages": PACKAGES, "accelerators": [], "device": "Some CPU (R) 9"},
     }
     run.config = {"seed_everything": seed, "data": {"init_args": {"root": "/home/me/CamVid"}}}
-    run.update_state(status="done", step=100, seconds=12.5)
-    run.append_metrics({"train/loss": 1.0}, step=1)
+    run.update_state(status="done", step=100)
+    # 20 steps of 8 images at 4, and 20 at 16 images a second: 40 s and 10 s
+    for step, speed in ((19, 4.0), (39, 16.0)):
+        run.append_metrics({"train/loss": 1.0, "train/images_per_s": speed}, step=step)
+    run.append_metrics({"val/mIoU": 0.3}, step=39)
     predicted = np.full((3, 1), hits)
     ImageCounts(np.array(["a", "b", "c"]), predicted, predicted, np.full((3, 1), 100)).save(run.images_file("test"))
-    run.summary = {"test/mIoU": hits / 100, "train/peak_memory_mb": 321.0, "train/loss": 1.0}
+    run.summary = {"test/mIoU": hits / 100, "test/boundary_F": 0.3, "train/peak_memory_mb": 321.0}
     run.last_checkpoint.parent.mkdir()
     torch.save({"weight": torch.full((2,), hits)}, run.last_checkpoint)
     (run.path / "log.txt").write_text("secret")
@@ -57,8 +61,9 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
-def test_what_is_written(outputs: Path, tmp_path: Path) -> None:
+def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder,) = publish([outputs], results=tmp_path / "results")
+    assert capsys.readouterr().out == f"Results written to {folder}\n"
     assert folder.parent == tmp_path / "results" / "t"
     assert folder.name.endswith("_some-cpu-r-9")
     lines = list(csv.DictReader((folder / "runs.csv").open()))
@@ -74,7 +79,7 @@ def test_what_is_written(outputs: Path, tmp_path: Path) -> None:
     assert first["checkpoint"] == checksum(outputs / "t" / "ce" / "seed1" / "checkpoints" / "last.ckpt")
     assert len({line["checkpoint"] for line in lines[:4]}) == 4
     assert lines[4]["checkpoint"] == "0f0f"
-    assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "12.5", "321.0"]
+    assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "50.0", "321.0"]
     assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
     assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))
     files = {file.name for file in folder.rglob("*") if file.is_file()}
@@ -127,6 +132,14 @@ def test_damaged_runs_are_refused_and_unfinished_ones_left_out(outputs: Path, tm
         publish([outputs], results=tmp_path / "more")
 
 
+def test_runs_that_wait_are_left_out(outputs: Path, tmp_path: Path) -> None:
+    run = RunFolder(outputs / "t" / "bce" / "seed1")
+    run.record = {"table": "t", "row": "bce", "seed": 1}
+    run.config = {"model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
+    (folder,) = publish([outputs], results=tmp_path / "results")
+    assert not (folder / "bce").exists()
+
+
 def test_nothing_is_overwritten(outputs: Path, tmp_path: Path) -> None:
     publish([outputs], results=tmp_path / "results", machine="gpu")
     with pytest.raises(UserError, match="_gpu exists; remove it, or name another machine"):
@@ -136,7 +149,7 @@ def test_nothing_is_overwritten(outputs: Path, tmp_path: Path) -> None:
 def test_tables_are_those_of_the_results(outputs: Path, tmp_path: Path) -> None:
     publish([outputs], results=tmp_path / "results", machine="gpu")
     page, other = tmp_path / "README.md", tmp_path / "other.md"
-    page.write_text("before\n<!-- results: t -->\nold\n<!-- /results -->\nafter\n")
+    page.write_text("before\n<!-- results: t test/boundary_F -->\nold\n<!-- /results -->\nafter\n")
     other.write_text("no table\n")
     with pytest.raises(UserError, match="tables differ from .*: .*README.md; run"):
         update_tables([page, other], results=tmp_path / "results", check=True)
@@ -144,12 +157,21 @@ def test_tables_are_those_of_the_results(outputs: Path, tmp_path: Path) -> None:
     lines = page.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[2] == (
-        "| row | ours, test/mIoU (%) | 95 % interval | n | paper’s (%) | difference | known deviations |"
+        "| row | ours, test/mIoU (%) | n | Δ baseline | 95 % interval | paper’s (%) | ours − paper’s | "
+        "boundary_F (%) | known deviations |"
     )
-    assert lines[4] == "| ce | 42.00 | 40.00 … 44.00 | 2 | 58.50 | -16.50 | half the size |"
-    assert lines[6] == "| rmi + crf:5 | 48.00 | – | 2 | – | – | – |"
+    assert lines[4] == "| ce | 42.00 ± 2.83 | 2 | – | – | 58.50 | -16.50 | 30.00 ± 0.00 | half the size |"
+    assert lines[5] == "| rmi | 47.00 ± 2.83 | 2 | +5.00 | [+1.00, +9.00] | – | – | 30.00 ± 0.00 | – |"
+    assert lines[6] == "| rmi + crf:5 | 48.00 ± 2.83 | 2 | +6.00 | – | – | – | – | – |"
+    assert lines[-3].startswith("Data: `results/t/")
     assert lines[-1] == "after"
     assert update_tables([page], results=tmp_path / "results", check=True) == []
+
+
+def test_tables_of_this_repository_are_those_of_its_results() -> None:
+    pages = [file for folder in (".", "docs", "experiments") for file in (REPOSITORY / folder).glob("*.md")]
+    assert REPOSITORY / "README.md" in pages
+    update_tables(pages, results=REPOSITORY / "results", check=True)
 
 
 def test_a_table_without_results(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from beyondpixel.experiments.compare.command import as_text, compare
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.run.folder import RunFolder
 
 FILES = ("run.json", "state.json", "summary.json", "config.yaml", "confusion.npz", "test_images.npz")
 DAMAGES = {
@@ -73,3 +74,17 @@ def test_nothing_but_damaged_runs(tmp_path: Path, make_run: Callable[..., Any]) 
     (run.path / "run.json").write_text("")
     with pytest.raises(UserError, match=r"no run below .* can be read:\n  .*t/ce/seed1"):
         read_runs([tmp_path])
+
+
+def test_a_queued_run_is_unfinished_and_not_damaged(folder: Path) -> None:
+    run = RunFolder(folder / "t" / "rmi" / "seed3")
+    run.record = {"table": "t", "row": "rmi", "seed": 3, "reference": {}, "evaluations": []}  # what the launcher writes
+    run.config = {
+        "seed_everything": 3,
+        "model": {"class_path": "a.DeepLabModule", "init_args": {"loss": "rmi"}},
+        "data": {"class_path": "a.CamVidDataModule", "init_args": {}},
+    }
+    run.update_state(status="queued")
+    comparison = compare_runs(read_runs([folder]), "test/mIoU")
+    assert comparison.damaged == []
+    assert comparison.rows.set_index("row").loc["rmi", ["n", "unfinished"]].tolist() == [2, 1]

@@ -216,6 +216,18 @@ def test_evaluations_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) ->
     assert math.isnan(rows["ce + crf:10"]["published"])
 
 
+def test_the_best_crf_of_each_row_is_named(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed, score in ((1, 0.40), (2, 0.44)):
+        crf = {"crf:1": score + 0.01, "crf:5": score + 0.02, "crf:10": score - 0.2 + 0.1 * seed}
+        make_run(tmp_path, "ce", seed, score, evaluations=crf)
+        make_run(tmp_path, "rmi", seed, score, evaluations={"crf:5": 0.3})
+    notes = [note for note in main_table(compared(tmp_path)).notes if note.startswith("Best CRF")]
+    assert notes == [
+        "Best CRF of ce: crf:5 (44.00), of crf:1, crf:5, crf:10; chosen on the images that it is scored on, as in the "
+        "papers."
+    ]
+
+
 def test_whole_numbers_stay_whole(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.4)
     make_run(tmp_path, "rmi", 1, 0.5, axes={"df": 4})
