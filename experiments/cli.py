@@ -93,6 +93,8 @@ def _help() -> str:
 
 def _reader_has_left() -> bool:
     """Whether nobody reads the output any more, such as `head`; it goes nowhere then, also when Python ends."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     left = any(event & select.POLLERR for _, event in poll.poll(0))
