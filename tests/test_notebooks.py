@@ -82,7 +82,7 @@ def test_the_mcibi_notebook_shows_a_run_that_is_named(tmp_path: Path, monkeypatc
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     quiet.strategy.connect(module)
     quiet.save_checkpoint(run.last_checkpoint)
-    run.config = {"model": model, "data": data}
+    run.config = {"seed_everything": 1, "model": model, "data": data, "trainer": {}}
     run.update_state(status="done", step=5, max_steps=5)
     name = "outputs/tiny/mcibi/seed1"
     folder = tmp_path / "notebooks"  # the run is found from the folder above
