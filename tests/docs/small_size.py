@@ -18,10 +18,10 @@ SMALL_DATA = {
     "CamVidDataModule": ("--data.crop_size=48",),
     "FolderDataModule": ("--data.crop_size=48",),
 }
-# parts of commands and of Python blocks that are replaced; timm's test_resnet has the stages of a ResNet and few channels
+# parts of commands and of Python blocks that are replaced; timm's test_resnet is a ResNet with few channels
 REPLACED = {
     "--model.encoder=resnet18": "--model.encoder=tu-test_resnet",
-    'changes = {"trainer.max_steps": 100,': 'changes = {"trainer.max_steps": 2, "data.num_train": 8, "data.num_test": 2,',
+    '"trainer.max_steps": 100,': '"trainer.max_steps": 2, "model.warmup_iters": 0, "data.num_test": 2,',
 }
 # fetched over the network
 LEFT_OUT = ("--model.encoder_weights=imagenet",)

@@ -37,7 +37,7 @@ def help_of(command: str) -> str:
     """What `beyondpixel COMMAND --help` prints."""
     from beyondpixel.experiments.cli import main
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "92"  # what a page shows without scrolling
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         main([*command.split(), "--help"])
     return printed.getvalue().strip()
