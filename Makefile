@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-oldest check format bench clean
+.PHONY: help install demo test test-oldest check format docs bench clean
 
 help: ## show what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
@@ -38,7 +38,7 @@ test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in
 	@.venv-oldest/bin/python -m pytest -m "not slow"
 
 # mypy sees the package as a user's project would: installed, not as a folder of this checkout
-check: $(READY) ## format, lint and types
+check: $(READY) docs ## format, lint, types and documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@rm -rf build/typecheck
@@ -48,6 +48,9 @@ check: $(READY) ## format, lint and types
 format: $(READY) ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: $(READY) ## build the documentation in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(READY) ## print the speed and memory tables
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -13,7 +13,7 @@ from beyondpixel.datamodules.datasets.listing import read_list
 
 
 class FolderDataModule(SegmentationDataModule):
-    """Your own images and masks; README.md beside this file walks through it in ten minutes.
+    """Your own images and masks; docs/tutorials/your_data.md goes through it in ten minutes.
 
     `root` holds `classes.yaml`, and images and masks in one of two layouts::
 

@@ -6,6 +6,7 @@ A default comes from the signature of the class that the value belongs to, and f
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import typing
@@ -225,10 +226,21 @@ def _defaults(function: Any, skip: tuple[str, ...]) -> dict[str, Any]:
 @cache
 def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> str:
     """A value as the annotation of its argument makes it; as JSON, so that equal values are converted once."""
-    parser = _parser(function, skip)
-    # beside nothing but this key: what other keys lack is none of its faults
+    # without the other arguments that a class requires: what other keys lack is none of this one's faults
+    others = tuple(name for name in _required(function) if name not in (key, *skip))
+    parser = _parser(function, (*skip, *others))
     parsed = parser.parse_object({key: json.loads(value)}, defaults=False)
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))[key])
+
+
+def _required(function: Any) -> list[str]:
+    """Arguments without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+    ]
 
 
 def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:

@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, and what they assert on the way holds."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,28 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+TEXTS = ("text/plain", "text/markdown", "text/html")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures_of(execute(path, tmp_path, monkeypatch))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_outputs_are_those_of_one_clean_run(path: Path) -> None:
+    """From top to bottom, with figures, and without warnings or paths of the machine."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert figures_of(notebook)
+    for output in (output for cell in cells for output in cell.outputs):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.text
+        text = output.get("text", "") + "".join(output.get("data", {}).get(kind, "") for kind in TEXTS)
+        assert not re.search(r"(?<![\w.])/\w+/", text), text
+    assert path.stat().st_size < 1_000_000
 
 
 @pytest.mark.slow

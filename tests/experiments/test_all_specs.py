@@ -135,7 +135,7 @@ def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str
 
 
 def test_the_examples_of_the_readme(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```yaml.*?\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
     for name, text in zip(("row", "evaluations", "grid", "affinity"), blocks, strict=True):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.yaml").write_text(text)

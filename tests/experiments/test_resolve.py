@@ -131,3 +131,10 @@ def test_a_short_class_name_becomes_a_full_path_and_a_users_class_stays() -> Non
     values, errors = complete({"data": {"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule"}})
     assert errors == []
     assert values["data"] == {"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule", "init_args": {}}
+
+
+def test_an_argument_that_a_class_requires_is_no_fault_of_the_others() -> None:
+    data = {"class_path": "FolderDataModule", "init_args": {"root": "here", "crop_size": 64}}
+    values, errors = complete({"data": data})
+    assert errors == []
+    assert (values["data"]["init_args"]["root"], values["data"]["init_args"]["crop_size"]) == ("here", 64)
