@@ -1,11 +1,11 @@
 """Images per second of the VOC training pipeline on one core, against the straightforward Pillow pipeline.
 
-    python benchmarks/data_speed.py [--images 48] [--repeats 5]
+    python benchmarks/data_speed.py    about a minute
 
 Both read the same 500x375 JPEGs and palette masks and give 513x513 crops: scales 0.5 to 2.0 in steps of 0.25, padding,
 random crop, flip, normalization. The Pillow pipeline is the one that the RMI authors describe: the whole image is
 rescaled (bicubic), then padded, cropped, flipped and normalized in float. bicubic_antialias gives the same pixels up to
-1/255. Rates are per second of processor time, the best of the repeats.
+1/255. Times are of the processor. Every repetition goes to results/data_speed.json, the table to results/data_speed.md.
 """
 
 import argparse
@@ -19,12 +19,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from measuring.markdown import table
+from measuring.record import environment, race
 from PIL import Image, ImageOps
+from tables import RESULTS, save
 from torch import Tensor
 
 from beyondpixel.datamodules import ShapesDataModule, VOCDataModule
 from beyondpixel.datamodules.loading import Collate
 
+PILLOW = "Pillow: rescale all (bicubic), pad, crop, flip, normalize in float"
 CROP = 513
 BATCH = 8
 
@@ -77,26 +81,26 @@ def eight_bit(data: VOCDataModule) -> Iterator[Any]:
     return iter(loader)
 
 
-def best_rates(pipelines: dict[str, Callable[[], Iterator[Any]]], images: int, repeats: int) -> dict[str, float]:
-    """Images per second of processor time: the best of the repeats, in which the pipelines take turns."""
-    times: dict[str, list[float]] = {name: [] for name in pipelines}
-    for _ in range(repeats + 1):
-        for name, batches in pipelines.items():
-            start = time.process_time()
-            if sum(1 for _ in batches()) != images // BATCH:
-                raise RuntimeError(f"{name} lost images")
-            times[name].append(time.process_time() - start)
-    return {name: images / min(measured[1:]) for name, measured in times.items()}
+def consume(batches: Callable[[], Iterator[Any]], images: int) -> Callable[[], None]:
+    """A step that reads the whole data set once."""
+
+    def step() -> None:
+        if sum(1 for _ in batches()) != images // BATCH:
+            raise RuntimeError("a pipeline lost images")
+
+    return step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of data_speed.json and data_speed.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
+    record = environment()
     with tempfile.TemporaryDirectory() as folder:
         write_voc(Path(folder), options.images)
 
@@ -105,16 +109,27 @@ def main() -> None:
 
         plain, cached, area = voc(), voc(cache="ram"), voc(resampling="area_cubic")
         pipelines: dict[str, Callable[[], Iterator[Any]]] = {
-            "Pillow: rescale all, crop, normalize in float": lambda: straightforward(plain),
-            "bicubic_antialias, normalize in float": lambda: iter(plain.train_dataloader()),
-            "bicubic_antialias, 8 bits to the device": lambda: eight_bit(plain),
-            '... and decoded images in memory (cache="ram")': lambda: eight_bit(cached),
-            "area_cubic, 8 bits to the device": lambda: eight_bit(area),
+            PILLOW: lambda: straightforward(plain),
+            "`bicubic_antialias`, normalize in float": lambda: iter(plain.train_dataloader()),
+            "`bicubic_antialias`, 8 bits to the device, which normalizes": lambda: eight_bit(plain),
+            '… and decoded images in memory (`cache="ram"`)': lambda: eight_bit(cached),
+            "`area_cubic`, 8 bits to the device": lambda: eight_bit(area),
         }
-        rates = best_rates(pipelines, options.images, options.repeats)
-        print(f"{'one core':48} images/s   ratio")
-        for name, rate in rates.items():
-            print(f"{name:48} {rate:8.1f}   {rate / next(iter(rates.values())):4.1f}x")
+        steps = {name: consume(batches, options.images) for name, batches in pipelines.items()}
+        record["images"] = options.images
+        record["times"] = race(steps, options.repeats, clock=time.process_time)
+    save("data_speed", record, options.out)
+
+
+def sections(record: dict[str, Any]) -> dict[str, str]:
+    """The table of the record."""
+    direct, rows = record["times"][PILLOW], []
+    for name, times in record["times"].items():
+        slow, median, fast = (1e3 * record["images"] / value for value in reversed(times["quartiles"]))
+        ratio = direct["quartiles"][1] / times["quartiles"][1]
+        rows.append((name, f"{median:.0f} ({slow:.0f} – {fast:.0f})", f"{ratio:.1f}×"))
+    what = "500×375 JPEGs and palette masks to crops of 513×513, in processor time."
+    return {"pipelines": f"{what}\n\n" + table(("pipeline", "images/s on one core: median (quartiles)", "ratio"), rows)}
 
 
 if __name__ == "__main__":

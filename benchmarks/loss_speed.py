@@ -4,8 +4,7 @@
     python benchmarks/loss_speed.py --quick    fewer repetitions and no grid
 
 The direct way is the plain PyTorch of tests/losses/plain_rmi.py: sigmoid, one-hot labels, pooling, a stack of R² shifts
-in float64, `inverse`, autograd. Every repetition goes to a JSON file; the tables show the fastest, and ratios of the
-fastest and of the medians.
+in float64, `inverse`, autograd. Every repetition goes to results/loss_speed.json, the tables to results/loss_speed.md.
 """
 
 import argparse
@@ -14,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring.markdown import table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
 from measuring.plain_ways import load_from_tests
-from measuring.record import environment, race, summary, write
-from rich.console import Console
-from rich.table import Table
+from measuring.record import environment, progress, race
+from tables import RESULTS, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.losses import BinaryCrossEntropyLoss, CrossEntropyLoss, RMILoss
 
-CONSOLE = Console(width=120)
-OUTPUT = Path(__file__).parent / "results" / "loss_speed.json"
 # ratios to the direct way that are aimed at: side and pooling of the RMI term, or the whole loss
 GOALS = {
     ("c", 256, "avg"): 16,
@@ -40,27 +37,25 @@ GOALS = {
     ("plain", 513, "avg"): 4,
 }
 MEMORY_GOALS = {"plain": 3.0, "c": 1.4, "triton": 1.4}
+FLOOR_GOALS = {"cpu": 4, "cuda": 3}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no grid")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=OUTPUT)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of loss_speed.json and loss_speed.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else 9
+    devices = {"cpu": 4, "cuda": 16} if torch.cuda.is_available() else {"cpu": 4}
     record = environment()
-    record["speed"] = [region_term(side, pooling, rounds) for side in (256, 128, 32) for pooling in ("avg", "max")]
-    record["speed"].append(whole_loss("cpu", 4, rounds))
-    if torch.cuda.is_available():
-        record["speed"].append(whole_loss("cuda", 16, rounds))
-    record["memory"] = memory("cpu", 4) + (memory("cuda", 16) if torch.cuda.is_available() else [])
+    terms = [(side, pooling) for side in (256, 128, 32) for pooling in ("avg", "max")]
+    record["term"] = [region_term(*term, rounds) for term in progress(terms, "RMI term")]
+    record["whole"] = [whole_loss(device, devices[device], rounds) for device in progress(devices, "BCE + RMI")]
+    record["memory"] = memory(devices)
     record["grid"] = [] if arguments.quick else grid(3)
-    record["triton"] = triton_report()
-    write(arguments.out, record)
-    show(record)
-    CONSOLE.print(f"All repetitions are in {arguments.out}")
+    save("loss_speed", record, arguments.out)
 
 
 def make_batch(size: int, side: int, device: str = "cpu", *, void: bool = True) -> tuple[Tensor, Tensor]:
@@ -99,9 +94,8 @@ def region_term(side: int, pooling: str, rounds: int) -> dict[str, Any]:
     for backend in backends("cpu"):
         versions[backend] = RMILoss(21, downsampling_factor=3, pooling=pooling, pixel_loss=None, backend=backend)
     steps = {name: forward_and_backward(version, logits, labels) for name, version in versions.items()}
-    CONSOLE.print(f"RMI term, {side} × {side}, {pooling} …")
-    times = summary(race(steps, rounds if side > 128 else 3 * rounds))
-    return {"what": "RMI term", "shape": list(logits.shape), "device": "cpu", "pooling": pooling, "times": times}
+    times = race(steps, rounds if side > 128 else 3 * rounds)
+    return {"shape": list(logits.shape), "pooling": pooling, "times": times}
 
 
 def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
@@ -117,10 +111,8 @@ def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
         name: forward_and_backward(version, logits, labels) for name, version in versions.items()
     }
     source, target = logits.detach(), torch.empty_like(logits)
-    CONSOLE.print(f"BCE + RMI on {device} …")
-    steps["copy"] = lambda: target.detach().copy_(source)
-    times = summary(race(steps, rounds))
-    return {"what": "BCE + RMI", "shape": list(logits.shape), "device": device, "pooling": "avg", "times": times}
+    steps["copy"] = lambda: target.copy_(source)
+    return {"shape": list(logits.shape), "device": device, "times": race(steps, rounds)}
 
 
 def one_step(name: str, size: int, side: int, arguments: dict[str, Any]) -> Callable[[], object]:
@@ -152,83 +144,84 @@ def peak_on_gpu(name: str, size: int) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def memory(device: str, size: int) -> list[dict[str, Any]]:
+def memory(devices: dict[str, int]) -> list[dict[str, Any]]:
     """Peak above the inputs; on a CPU in a process of its own."""
-    if device == "cpu" and not can_measure():
-        return []
-    logits_bytes = size * 21 * 513 * 513 * 4
+    cases = [(device, name) for device in devices for name in ("direct", *backends(device))]
     result = []
-    for name in ("direct", *backends(device)):
-        CONSOLE.print(f"peak memory of {name} on {device} …")
-        peak = peak_on_cpu(name, size, 513) if device == "cpu" else peak_on_gpu(name, size)
-        result.append({"version": name, "device": device, "bytes": peak, "of_logits": round(peak / logits_bytes, 3)})
+    for device, name in progress(cases, "peak memory"):
+        if device == "cpu" and not can_measure():
+            continue
+        peak = peak_on_cpu(name, devices[device], 513) if device == "cpu" else peak_on_gpu(name, devices[device])
+        of_logits = round(peak / (devices[device] * 21 * 513 * 513 * 4), 3)
+        result.append({"version": name, "device": device, "bytes": peak, "of_logits": of_logits})
     return result
 
 
 def grid(rounds: int) -> list[dict[str, Any]]:
     logits, labels = make_batch(2, 257)
     result = []
-    for region_size in range(1, 7):
-        for factor in range(1, 7):
-            loss = RMILoss(21, region_size=region_size, downsampling_factor=factor)
-            times = summary(race({"auto": forward_and_backward(loss, logits, labels)}, rounds))
-            result.append({"region_size": region_size, "downsampling_factor": factor, "times": times})
+    cases = [(region_size, factor) for region_size in range(1, 7) for factor in range(1, 7)]
+    for region_size, factor in progress(cases, "R and DF"):
+        loss = RMILoss(21, region_size=region_size, downsampling_factor=factor)
+        times = race({"auto": forward_and_backward(loss, logits, labels)}, rounds)
+        result.append({"region_size": region_size, "downsampling_factor": factor, "times": times})
     return result
 
 
-def triton_report() -> list[dict[str, Any]]:
-    """Registers, spills and shared memory of every kernel for sm_80 and sm_90, which needs no GPU."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return []
-    module = load_from_tests("losses/triton_report.py")
-    return [kernel._asdict() for capability in (80, 90) for kernel in module.report(capability)]
+def sections(record: dict[str, Any]) -> dict[str, str]:
+    """The tables of the record."""
+    parts = {
+        "term": "Forward and backward of the RMI term alone, R 3, DF 3, on the CPU:\n\n"
+        + times_table(
+            [((shape(case), case["pooling"]), case["times"]) for case in record["term"]],
+            ("logits", "pooling"),
+            "direct",
+        ),
+        "whole": "Forward and backward of BCE + RMI, R 3, DF 4, average pooling:\n\n"
+        + times_table(
+            [((shape(case), case["device"]), case["times"]) for case in record["whole"]], ("logits", "device"), "direct"
+        ),
+        "goals": "The fastest repetitions beside what is aimed at:\n\n"
+        + table(("what", "version", "measured", "goal"), goals(record)),
+    }
+    if record["grid"]:
+        fastest = {
+            (case["region_size"], case["downsampling_factor"]): f"{case['times']['auto']['fastest']:.0f}"
+            for case in record["grid"]
+        }
+        factors = sorted({factor for _, factor in fastest})
+        rows = [[region, *(fastest[region, f] for f in factors)] for region in sorted({r for r, _ in fastest})]
+        parts["grid"] = "BCE + RMI, 2×21×257×257, fastest, ms:\n\n" + table(("R \\ DF", *map(str, factors)), rows)
+    return parts
 
 
-def show(record: dict[str, Any]) -> None:
-    columns = ("what", "shape", "pooling", "version", "ms", "× fastest", "× median", "goal")
-    table = Table(*columns, title=f"{record['threads']} threads, load {record['load_before'][0]:.1f}")
-    for case in record["speed"]:
-        direct = case["times"]["direct"]
-        for name, times in case["times"].items():
-            ratios = [direct["fastest"] / times["fastest"], direct["quartiles"][1] / times["quartiles"][1]]
-            goal = GOALS.get((name, case["shape"][3], case["pooling"]), "") if case["device"] == "cpu" else ""
-            shape = "×".join(map(str, case["shape"]))
-            cells = (
-                case["what"],
-                shape,
-                case["pooling"],
-                name,
-                f"{times['fastest']:.1f}",
-                *(f"{r:.1f}" for r in ratios),
-            )
-            table.add_row(*cells, str(goal))
-    CONSOLE.print(table)
-    for case in record["speed"]:
-        if "copy" in case["times"]:
-            # a copy reads and writes once; the floor is two readings and one writing
-            floor, name = 1.5 * case["times"]["copy"]["fastest"], backends(case["device"])[1]
-            ratio = case["times"][name]["fastest"] / floor
-            goal = 3 if case["device"] == "cuda" else 4
-            CONSOLE.print(
-                f"{case['device']}: floor {floor:.1f} ms, {name} {ratio:.1f} times that (goal: at most {goal})"
-            )
-    for entry in record["memory"]:
-        goal = MEMORY_GOALS.get(entry["version"], "")
-        CONSOLE.print(
-            f"peak memory, {entry['device']}, {entry['version']}: {entry['of_logits']} × logits (goal {goal})"
-        )
-    if record["triton"]:
-        worst = max(record["triton"], key=lambda kernel: kernel["registers"])
-        spilled = sum(kernel["spilled_bytes"] > 0 for kernel in record["triton"])
-        shared = max(kernel["shared_bytes"] for kernel in record["triton"])
-        CONSOLE.print(
-            f"Triton: {len(record['triton'])} kernels for sm_80 and sm_90, {spilled} spill, at most "
-            f"{worst['registers']} registers ({worst['name']}) and {shared} bytes of shared memory"
-        )
-    if not torch.cuda.is_available():
-        CONSOLE.print("CUDA: not measured, as this machine has no GPU that PyTorch can use")
+def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Each goal and what was measured."""
+    rows = []
+    cases = [("RMI term", case["pooling"], case) for case in record["term"]]
+    cases += [("BCE + RMI", "avg", case) for case in record["whole"] if case["device"] == "cpu"]
+    for what, pooling, case in cases:
+        direct = case["times"]["direct"]["fastest"]
+        for version, times in case["times"].items():
+            goal = GOALS.get((version, case["shape"][3], pooling))
+            if goal is not None:
+                name = f"{what} {shape(case)}, {pooling}"
+                rows.append((name, version, f"{direct / times['fastest']:.1f} × direct", f"at least {goal}"))
+    for case in record["whole"]:
+        # a copy reads and writes once; the floor is two readings and one writing
+        version, floor = backends(case["device"])[1], 1.5 * case["times"]["copy"]["fastest"]
+        measured, goal = case["times"][version]["fastest"] / floor, FLOOR_GOALS[case["device"]]
+        name = f"BCE + RMI, {case['device']}, logits read twice and gradient written once: {floor:.1f} ms"
+        rows.append((name, version, f"{measured:.1f} × this", f"at most {goal}"))
+    for case in record["memory"]:
+        goal = MEMORY_GOALS.get(case["version"])
+        name = f"peak memory of BCE + RMI above the inputs, {case['device']}"
+        rows.append((name, case["version"], f"{case['of_logits']:.2f} × logits", f"at most {goal}" if goal else "–"))
+    return rows
+
+
+def shape(case: dict[str, Any]) -> str:
+    return "×".join(map(str, case["shape"]))
 
 
 if __name__ == "__main__":

@@ -1,35 +1,33 @@
 """Speed and memory of MCIBI's memory update, as ratios to the authors' way of computing it, within one run.
 
-    python benchmarks/memory_update.py            about two minutes on two quiet cores
-    python benchmarks/memory_update.py --quick    fewer repetitions
+    python benchmarks/memory_update.py            about five minutes on two quiet cores
+    python benchmarks/memory_update.py --quick    fewer repetitions, one size
 
-The versions take turns, and the fastest round of each counts, so that other work on the machine does least harm. The
-authors' way is the plain PyTorch of tests/lightning_modules/networks/direct_memory.py: upsample the features to the
-labels' size, gather each class's pixels, weight them and add them up; it needs 4 GB at the first size. Peak memory is
-what a new process, which does nothing else, grows by during one update, as its operating system counts it.
+The authors' way is the plain PyTorch of tests/lightning_modules/networks/direct_memory.py: upsample the features to the
+labels' size, gather each class's pixels, weight them and add them up; it needs 4 GB at the first size. Every repetition
+goes to results/memory_update.json, the tables to results/memory_update.md.
 """
 
 import argparse
-import gc
-import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from measuring.markdown import table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
 from measuring.plain_ways import load_from_tests
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from measuring.record import environment, progress, race
+from tables import RESULTS, save
 from torch import Tensor
 
 from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
 
-CONSOLE = Console(width=110 if not sys.stdout.isatty() else None)
 CLASSES, CHANNELS = 21, 512
-# images, stride, side of the images; the first row is the one with goals
+# images, stride, side of the images; the first is the one with goals
 SIZES = ((4, 8, 512), (2, 8, 513), (4, 16, 512))
-SPEED_GOAL = {"cosine": "15", "mean": "40"}
+STRATEGIES = ("cosine", "mean")
+SPEED_GOALS = {"cosine": 15, "mean": 40}
 MEMORY_GOAL = 20
 Update = Callable[[], object]
 
@@ -38,13 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, one size")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of memory_update.json and memory_update.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    CONSOLE.print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     sizes = SIZES[:1] if arguments.quick else SIZES
-    peak_memory(sizes, arguments.threads)
-    speed(sizes, rounds=2 if arguments.quick else 4)
-    cuda()
+    cases = [(size, strategy, device) for size in sizes for strategy in STRATEGIES for device in devices]
+    record = environment()
+    record["memory"] = [peak_memory(*case) for case in progress(cases, "peak memory")]
+    record["speed"] = [speed(*case, rounds=2 if arguments.quick else 5) for case in progress(cases, "speed")]
+    save("memory_update", record, arguments.out)
 
 
 def make_batch(images: int, stride: int, side: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -80,85 +81,60 @@ def make_updates(features: Tensor, target: Tensor, strategy: str) -> dict[str, U
     return updates | {"statistics": of_statistics} if strategy == "mean" else updates
 
 
-def speed(sizes: tuple[tuple[int, int, int], ...], rounds: int) -> None:
-    table = Table("features", "labels", "strategy", "authors", "here", "×", "goal", title="Update, milliseconds")
-    cases = [(size, strategy) for size in sizes for strategy in SPEED_GOAL]
-    for size, strategy in track(cases, "speed", console=CONSOLE, transient=True):
-        features, target = make_batch(*size)
-        best = race(make_updates(features, target, strategy), rounds)
-        goal = SPEED_GOAL[strategy] if size == SIZES[0] else ""
-        for name in [name for name in best if name != "authors"]:
-            label = strategy if name == "here" else "mean, MCIBI++"
-            row = [f"{best['authors']:.0f}", f"{best[name]:.1f}", f"{best['authors'] / best[name]:.1f}"]
-            table.add_row(shape(features), shape(target), label, *row, goal)
-    CONSOLE.print(table)
+def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int) -> dict[str, Any]:
+    features, target = make_batch(*size, device)
+    times = race(make_updates(features, target, strategy), rounds)
+    return {**case(features, target, strategy), "times": times}
 
 
-def race(updates: dict[str, Update], rounds: int) -> dict[str, float]:
-    """Fastest round of each, in milliseconds."""
-    best = dict.fromkeys(updates, float("inf"))
-    for number in range(rounds + 1):
-        for name, update in updates.items():
-            # the authors' way takes seconds, so the others get more tries in the same time
-            for _ in range(1 if name == "authors" else 5):
-                start = time.perf_counter()
-                update()
-                if number > 0:  # the first round warms up
-                    best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-            gc.collect()
-    return best
+def peak_memory(size: tuple[int, int, int], strategy: str, device: str) -> dict[str, Any]:
+    """Peak above the inputs; on a CPU in a process of its own."""
+    features, target = make_batch(*size, device)
+    peaks = {}
+    for name in ("authors", "here"):
+        if device == "cuda":
+            update = make_updates(features, target, strategy)[name]
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            update()
+            peaks[name] = torch.cuda.max_memory_allocated() - before
+        elif can_measure():
+            tiny, real = (((1, 16, 64), strategy, name), (size, strategy, name))
+            peaks[name] = peak_bytes(one_update, tiny, real, torch.get_num_threads())
+    return {**case(features, target, strategy), "bytes": peaks}
 
 
-def peak_memory(sizes: tuple[tuple[int, int, int], ...], threads: int) -> None:
-    if not can_measure():
-        CONSOLE.print("Peak memory: not measured, as this system has no /proc.")
-        return
-    table = Table(
-        *("features", "labels", "strategy", "authors", "here", "authors ÷ here"),
-        title=f"Peak memory above the inputs, MB (goal: authors ÷ here at least {MEMORY_GOAL})",
-    )
-    cases = [(size, strategy) for size in sizes for strategy in SPEED_GOAL]
-    for size, strategy in track(cases, "peak memory", console=CONSOLE, transient=True):
-        peaks = {
-            name: peak_bytes(one_update, ((1, 16, 64), strategy, name), (size, strategy, name), threads) / 2**20
-            for name in ("authors", "here")
-        }
-        images, stride, side = size
-        small = -(-side // stride)
-        row = [f"{peaks['authors']:.0f}", f"{peaks['here']:.1f}", f"{peaks['authors'] / peaks['here']:.0f}"]
-        table.add_row(f"{images}×{CHANNELS}×{small}×{small}", f"{images}×{side}×{side}", strategy, *row)
-    CONSOLE.print(table)
+def case(features: Tensor, target: Tensor, strategy: str) -> dict[str, Any]:
+    shapes = {"features": list(features.shape), "target": list(target.shape)}
+    return {**shapes, "device": features.device.type, "strategy": strategy}
 
 
 def one_update(size: tuple[int, int, int], strategy: str, name: str) -> Update:
     return make_updates(*make_batch(*size), strategy)[name]
 
 
-def shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape))
+def sections(record: dict[str, Any]) -> dict[str, str]:
+    """The tables of the record."""
+    columns = ("features", "target", "device", "strategy")
+    memory = []
+    for case in record["memory"]:
+        if case["bytes"]:
+            authors, here = case["bytes"]["authors"], case["bytes"]["here"]
+            memory.append((*cells(case), f"{authors / 2**20:.0f}", f"{here / 2**20:.1f}", f"{authors / here:.0f}"))
+    speed = times_table([(cells(case), case["times"]) for case in record["speed"]], columns, "authors")
+    ratio = f"(aimed at: authors' ÷ here at least {MEMORY_GOAL})"
+    goals = ", ".join(f"{goal} with {strategy!r}" for strategy, goal in SPEED_GOALS.items())
+    return {
+        "speed": f"An update (aimed at: at least {goals}, at the first size on a CPU). `statistics` is MCIBI++'s "
+        f"`StatisticsMemory`.\n\n{speed}",
+        "memory": f"Peak memory of an update above the inputs, MB {ratio}.\n\n"
+        + table((*columns, "authors' way", "here", "authors' ÷ here"), memory),
+    }
 
 
-def cuda() -> None:
-    if not torch.cuda.is_available():
-        CONSOLE.print("CUDA: not measured, as this machine has no GPU that PyTorch can use.")
-        return
-    images, stride, side = SIZES[0]
-    features, target = make_batch(4 * images, stride, side, "cuda")
-    table = Table("strategy", "version", "ms", "peak MB", title=f"CUDA, {shape(features)} → {shape(target)}")
-    for strategy in SPEED_GOAL:
-        for name, update in make_updates(features, target, strategy).items():
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            best = float("inf")
-            for _ in range(5):
-                start = time.perf_counter()
-                update()
-                torch.cuda.synchronize()
-                best = min(best, 1e3 * (time.perf_counter() - start))
-            peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-            table.add_row(strategy, name, f"{best:.1f}", f"{peak:.0f}")
-    CONSOLE.print(table)
+def cells(case: dict[str, Any]) -> tuple[str, ...]:
+    shapes = ("×".join(map(str, case[name])) for name in ("features", "target"))
+    return (*shapes, case["device"], case["strategy"])
 
 
 if __name__ == "__main__":

@@ -52,23 +52,20 @@ def parameter_groups(
     for part, part_lr in (("encoder", lr), (rest, rest_lr)):
         groups[f"{part}/decay"] = {"params": [], "lr": part_lr, "weight_decay": weight_decay}
         groups[f"{part}/no_decay"] = {"params": [], "lr": part_lr, "weight_decay": 0.0}
-    groups["loss"] = {"params": [], "lr": lr, "weight_decay": 0.0}
-
-    seen: set[int] = set()
     for parameter, decayed in _trainable(network):
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            part = "encoder" if id(parameter) in in_encoder else rest
-            decays = decayed or decay_norm_and_bias
-            groups[f"{part}/decay" if decays else f"{part}/no_decay"]["params"].append(parameter)
-    if loss is not None:
-        groups["loss"]["params"] = [p for p in loss.parameters() if p.requires_grad and id(p) not in seen]
+        part = "encoder" if id(parameter) in in_encoder else rest
+        groups[f"{part}/decay" if decayed or decay_norm_and_bias else f"{part}/no_decay"]["params"].append(parameter)
+    shared = {id(parameter) for parameter in network.parameters()}
+    of_loss = [parameter for parameter, _ in _trainable(loss or nn.Identity()) if id(parameter) not in shared]
+    groups["loss"] = {"params": of_loss, "lr": lr, "weight_decay": 0.0}
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
 
 
-def _trainable(network: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Each trainable parameter and whether weight decay acts on it; a shared one is given as often as it is used."""
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                yield parameter, name == "weight" and isinstance(module, _DECAYED)
+def _trainable(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Each trainable parameter once, and whether weight decay acts on it where it is used first."""
+    seen: set[int] = set()
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter, name == "weight" and isinstance(part, _DECAYED)

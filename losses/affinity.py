@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from beyondpixel.losses.base import SegmentationLoss, Term
 from beyondpixel.losses.functional.affinity import Field, make_field, pair_sums
-from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
-from beyondpixel.losses.functional.target import check_positive_int, check_range, num_valid, read_target
+from beyondpixel.losses.functional.arguments import check_positive_int, check_range
 
 
 class _DecayingAffinityLoss(SegmentationLoss):
@@ -21,7 +20,7 @@ class _DecayingAffinityLoss(SegmentationLoss):
         check_range("margin", margin, 0, float("inf"))
         check_range("decay", decay, 1, float("inf"))
         pairs = tuple(f"{kind}_{size}" for size in sizes for kind in ("edge", "same"))
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=("pixel", *pairs))
+        super().__init__(num_classes, term_names=pairs, pixel_loss="ce", ignore_index=ignore_index)
         self.stride = stride
         self.margin = margin
         self.decay = decay
@@ -82,14 +81,10 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
         self.exclude_void = exclude_void
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
         field = make_field(preds, target, self.stride, exclude_void=self.exclude_void)
         sums = pair_sums(field, self.distance, self.margin, exclude_void=self.exclude_void)
-        return {
-            "pixel": Term(cross_entropy_sum(preds, target), num_valid(target)),
-            f"edge_{self.distance}": Term(sums.edge_total, sums.edge_count),
-            f"same_{self.distance}": Term(sums.same_total, sums.same_count),
-        }
+        pairs = {f"{kind}_{self.distance}": sum_and_count for kind, sum_and_count in sums.items()}
+        return {"pixel": self._pixel_term(preds, target), **pairs}
 
 
 class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
@@ -144,7 +139,6 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         self.same_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
         if target.ndim != 3:
             raise ValueError(
                 "target: AdaptiveAffinityFieldLoss weighs a pixel by its class, so it expects integer labels "
@@ -153,7 +147,7 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         field = make_field(preds, target, self.stride, exclude_void=True)
         edge_weights = self._pixel_weights(self.edge_logits, field)
         same_weights = self._pixel_weights(self.same_logits, field)
-        terms = {"pixel": Term(cross_entropy_sum(preds, target), num_valid(target))}
+        terms = {"pixel": self._pixel_term(preds, target)}
         for number, size in enumerate(self.sizes):
             sums = pair_sums(
                 field,
@@ -163,8 +157,7 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
                 edge_weights=edge_weights[..., number],
                 same_weights=same_weights[..., number],
             )
-            terms[f"edge_{size}"] = Term(sums.edge_total, sums.edge_count)
-            terms[f"same_{size}"] = Term(sums.same_total, sums.same_count)
+            terms |= {f"{kind}_{size}": sum_and_count for kind, sum_and_count in sums.items()}
         return terms
 
     @staticmethod

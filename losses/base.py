@@ -1,23 +1,20 @@
 """The base of all losses: a metric that is differentiable in `forward` and adds up detached sums and counts."""
 
-from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from beyondpixel.losses.functional.target import check_positive_int
-from beyondpixel.losses.ops.target import raise_pending
+from beyondpixel.losses.functional.arguments import check_choice, check_positive_int
+from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
+from beyondpixel.losses.functional.target import num_valid, raise_pending, read_target
+from beyondpixel.losses.ops.operators import bce_pool
 
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of a loss on one batch: float64 scalars whose quotient, after `_divide`, is the term."""
-
-    total: Tensor
-    count: Tensor
+PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
+# sum and count of a term on a batch, float64 scalars
+Term = tuple[Tensor, Tensor]
 
 
 class SegmentationLoss(Metric):
@@ -26,10 +23,15 @@ class SegmentationLoss(Metric):
     Every batch is also added, detached, to a sum and a count for each term; `compute()` divides them, after adding
     up over the processes of a distributed run, so it is the loss of all pixels since `reset()`.
 
-    A subclass names its terms and implements `_batch_terms` and `_combine`.
+    A cross entropy among the terms is called `pixel`: `pixel_loss` says which, and `_pixel_term` computes it.
+    A subclass with other terms names them and implements `_batch_terms`, and `_combine` where the loss is no sum.
 
     Attributes:
         num_classes: C.
+        pixel_loss: "bce", binary cross entropy, summed over classes and averaged over |V| + 1 pixels as in the RMI
+            authors' code; "bce_mean", its mean over the valid pixels V and classes; "ce", softmax cross entropy, the
+            mean over V; None, no such term.
+        with_logits: whether preds are logits (True) or probabilities (False).
         ignore_index: label of the void pixels, which add nothing to any term and get a gradient of exactly zero.
         terms: detached scalar terms of the last batch, unweighted, by name.
     """
@@ -41,19 +43,30 @@ class SegmentationLoss(Metric):
     higher_is_better = False
     full_state_update = False
 
-    def __init__(self, num_classes: int, *, ignore_index: int = 255, term_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        term_names: tuple[str, ...] = (),
+        pixel_loss: str | None = None,
+        with_logits: bool = True,
+        ignore_index: int = 255,
+    ) -> None:
         check_positive_int("num_classes", num_classes)
+        check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise ValueError(f"ignore_index: expected an integer label, got {ignore_index!r}")
         super().__init__()
         self.num_classes = num_classes
+        self.pixel_loss = pixel_loss
+        self.with_logits = with_logits
         self.ignore_index = ignore_index
         self.terms: dict[str, Tensor] = {}
-        self._term_names = term_names
+        self._term_names = term_names if pixel_loss is None else ("pixel", *term_names)
         # tensors, since a number that changes from step to step would be compiled in
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64), persistent=False)
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        for name in term_names:
+        for name in self._term_names:
             for part in ("total", "count"):
                 self.add_state(f"{name}_{part}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -71,21 +84,30 @@ class SegmentationLoss(Metric):
         """Number of batches since `reset()`, those of `forward` and of `update` alike."""
         return int(self.num_batches)
 
-    @abstractmethod
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        """Sum and count of each term on one batch; the sums carry a graph."""
+        """Sum and count of each term on one batch, target as of `read_target`; the sums carry a graph."""
+        return {"pixel": self._pixel_term(preds, target)}
 
-    @abstractmethod
+    def _pixel_term(self, preds: Tensor, target: Tensor) -> Term:
+        if self.pixel_loss == "ce":
+            return cross_entropy_sum(preds, target, with_logits=self.with_logits), num_valid(target)
+        total, _, _ = bce_pool(preds, target, with_logits=self.with_logits)
+        return total, self._bce_count(target)
+
+    def _bce_count(self, target: Tensor) -> Tensor:
+        return num_valid(target) * (self.num_classes if self.pixel_loss == "bce_mean" else 1)
+
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        """The loss, from its terms."""
+        """The loss, from its terms: their sum."""
+        return torch.stack(list(terms.values())).sum()
 
     def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms that are reported and combined, where these are fewer than the sums kept for them."""
         return values
 
-    def _divide(self, name: str, term: Term) -> Tensor:
+    def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
         """The term from its sum and count; 0 where nothing was counted."""
-        return term.total / term.count.clamp_min(1)
+        return total / (count + 1 if name == "pixel" and self.pixel_loss == "bce" else count.clamp_min(1))
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:
         """Loss of one batch, with a graph; the batch is added to the state without one.
@@ -98,11 +120,10 @@ class SegmentationLoss(Metric):
             Scalar, float32 (float64 for float64 preds).
         """
         # Metric.forward would go through the states, and keep the graph of the last batch alive in them
-        terms = self._terms_without_autocast(preds, target)
-        self._accumulate(terms)
+        terms = self._accumulate(preds, target)
         self._update_count = 1  # "has been updated"; counting here would compile each step anew
         self._computed = None
-        values = self._named_terms({name: self._divide(name, term) for name, term in terms.items()})
+        values = self._named_terms({name: self._divide(name, *term) for name, term in terms.items()})
         dtype = torch.promote_types(preds.dtype, torch.float32)
         self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
         loss = self._combine(values).to(dtype)
@@ -112,28 +133,33 @@ class SegmentationLoss(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add one batch to the state."""
         with torch.no_grad():
-            self._accumulate(self._terms_without_autocast(preds, target))
+            self._accumulate(preds, target)
 
     def compute(self) -> Tensor:
         """Loss of everything since `reset()`, over all processes."""
         raise_pending()
         values = {
-            name: self._divide(name, Term(getattr(self, f"{name}_total"), getattr(self, f"{name}_count")))
+            name: self._divide(name, getattr(self, f"{name}_total"), getattr(self, f"{name}_count"))
             for name in self._term_names
         }
         return self._combine(self._named_terms(values)).float()
 
-    def _terms_without_autocast(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+    def _accumulate(self, preds: Tensor, target: Tensor) -> Mapping[str, Term]:
         # half precision has too few digits for sums over pixels and for linear algebra
         with torch.autocast(preds.device.type, enabled=False):
-            return self._batch_terms(preds, target)
-
-    def _accumulate(self, terms: dict[str, Term]) -> None:
+            target = read_target(
+                preds,
+                target,
+                num_classes=self.num_classes,
+                ignore_index=self.ignore_index,
+                with_logits=self.with_logits,
+            )
+            terms = self._batch_terms(preds, target)
         self.num_batches = self.num_batches + 1
-        for name, term in terms.items():
-            for part in ("total", "count"):
-                state = f"{name}_{part}"
-                setattr(self, state, getattr(self, state) + getattr(term, part).detach())
+        for name, (total, count) in terms.items():
+            setattr(self, f"{name}_total", getattr(self, f"{name}_total") + total.detach())
+            setattr(self, f"{name}_count", getattr(self, f"{name}_count") + count.detach())
+        return terms
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """See `forward`."""

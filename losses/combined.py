@@ -51,7 +51,13 @@ class CombinedLoss(SegmentationLoss):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
         states = {f"{name}_{term}": (name, term) for name, loss in losses.items() for term in loss._term_names}
-        super().__init__(first.num_classes, ignore_index=first.ignore_index, term_names=tuple(states))
+        super().__init__(
+            first.num_classes,
+            term_names=tuple(states),
+            # probabilities are checked to be some where one of the losses takes them
+            with_logits=all(loss.with_logits for loss in losses.values()),
+            ignore_index=first.ignore_index,
+        )
         self.losses = torch.nn.ModuleDict(losses)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
         self._states = states
@@ -85,9 +91,9 @@ class CombinedLoss(SegmentationLoss):
             for term, value in loss._batch_terms(preds, target).items()
         }
 
-    def _divide(self, name: str, term: Term) -> Tensor:
+    def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
         owner, inner = self._states[name]
-        return dict(self._parts())[owner]._divide(inner, term)
+        return dict(self._parts())[owner]._divide(inner, total, count)
 
     def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         named = {}

@@ -2,12 +2,9 @@
 
 from typing import Literal
 
-from torch import Tensor
-
-from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional.cross_entropy import REDUCTIONS, cross_entropy_sum, pixel_divisor
-from beyondpixel.losses.functional.target import check_choice, num_valid, read_target
-from beyondpixel.losses.ops.operators import bce_pool
+from beyondpixel.losses.base import SegmentationLoss
+from beyondpixel.losses.functional.arguments import check_choice
+from beyondpixel.losses.functional.cross_entropy import REDUCTIONS
 
 
 class CrossEntropyLoss(SegmentationLoss):
@@ -25,17 +22,7 @@ class CrossEntropyLoss(SegmentationLoss):
     """
 
     def __init__(self, num_classes: int, *, with_logits: bool = True, ignore_index: int = 255) -> None:
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=("pixel",))
-        self.with_logits = with_logits
-
-    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(
-            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
-        )
-        return {"pixel": Term(cross_entropy_sum(preds, target, with_logits=self.with_logits), num_valid(target))}
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms["pixel"]
+        super().__init__(num_classes, pixel_loss="ce", with_logits=with_logits, ignore_index=ignore_index)
 
 
 class BinaryCrossEntropyLoss(SegmentationLoss):
@@ -66,19 +53,5 @@ class BinaryCrossEntropyLoss(SegmentationLoss):
         ignore_index: int = 255,
     ) -> None:
         check_choice("reduction", reduction, REDUCTIONS)
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=("pixel",))
-        self.reduction = reduction
-        self.with_logits = with_logits
-
-    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(
-            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
-        )
-        total, _, _ = bce_pool(preds, target, with_logits=self.with_logits)
-        return {"pixel": Term(total, num_valid(target))}
-
-    def _divide(self, name: str, term: Term) -> Tensor:
-        return term.total / pixel_divisor(term.count, self.reduction, self.num_classes)
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms["pixel"]
+        pixel_loss = "bce_mean" if reduction == "mean" else "bce"
+        super().__init__(num_classes, pixel_loss=pixel_loss, with_logits=with_logits, ignore_index=ignore_index)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
-from beyondpixel.losses.functional.cwmi import check_ridge, log_det
+from beyondpixel.losses.functional.arguments import check_range, check_ridge
+from beyondpixel.losses.functional.cwmi import log_det
 from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
-from beyondpixel.losses.functional.target import check_choice, check_range, read_target, valid_mask
+from beyondpixel.losses.functional.target import valid_mask
 
 
 class CWMILoss(SegmentationLoss):
@@ -37,8 +37,9 @@ class CWMILoss(SegmentationLoss):
         ridge: ξ, added to the covariance of the probabilities alone, as published.
 
     Attributes:
-        jittered: matrices since `reset()` that were not positive definite and got ξ as well. A class that an image does
-            not show is one on every level, and adds a constant.
+        jittered: matrices since `reset()` that were not positive definite and got ξ as well (2⁻²⁴ of their largest
+            diagonal entry if that is more). A class that an image does not show is one on every level, and adds a
+            constant.
 
     An image without a single valid pixel adds nothing to the second term, though it counts as an image.
 
@@ -70,48 +71,33 @@ class CWMILoss(SegmentationLoss):
         ignore_index: int = 255,
         ridge: float = 5e-4,
     ) -> None:
-        check_choice("pixel_loss", pixel_loss, ("bce", "bce_mean", "ce", None))
         check_range("pixel_weight", pixel_weight, 0, 1)
         check_ridge(ridge)
-        names = ("cwmi",) if pixel_loss is None else ("pixel", "cwmi")
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
+        super().__init__(
+            num_classes,
+            term_names=("cwmi",),
+            pixel_loss=pixel_loss,
+            with_logits=with_logits,
+            ignore_index=ignore_index,
+        )
         self.pyramid = SteerablePyramid(levels, orientations, complex)
         self.pixel_weight = pixel_weight
-        self.with_logits = with_logits
         self.ridge = ridge
-        self._pixel_loss: SegmentationLoss | None = None
-        if pixel_loss == "ce":
-            self._pixel_loss = CrossEntropyLoss(num_classes, with_logits=with_logits, ignore_index=ignore_index)
-        elif pixel_loss is not None:
-            self._pixel_loss = BinaryCrossEntropyLoss(
-                num_classes,
-                reduction="mean" if pixel_loss == "bce_mean" else "class_sum",
-                with_logits=with_logits,
-                ignore_index=ignore_index,
-            )
         self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        labels = read_target(
-            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
-        )
         probs = preds.to(torch.promote_types(preds.dtype, torch.float32))
         probs = probs.sigmoid() if self.with_logits else probs
-        values, jittered = log_det(probs, labels, self.pyramid, self.ridge)
+        values, jittered = log_det(probs, target, self.pyramid, self.ridge)
         self.jittered = self.jittered + jittered
-        occupied = valid_mask(labels).flatten(1).any(1)
+        occupied = valid_mask(target).flatten(1).any(1)
         total = torch.where(occupied[:, None], values, 0).sum()
-        terms = {"cwmi": Term(total, total.new_full((), values[0].numel()))}
-        if self._pixel_loss is not None:
-            terms["pixel"] = self._pixel_loss._batch_terms(preds, target)["pixel"]
+        terms = {"cwmi": (total, total.new_full((), values[0].numel()))}
+        if self.pixel_loss is not None:
+            terms["pixel"] = self._pixel_term(preds, target)
         return terms
 
-    def _divide(self, name: str, term: Term) -> Tensor:
-        if name == "pixel" and self._pixel_loss is not None:
-            return self._pixel_loss._divide(name, term)
-        return super()._divide(name, term)
-
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        if self._pixel_loss is None:
+        if self.pixel_loss is None:
             return terms["cwmi"]
         return self.pixel_weight * terms["pixel"] + terms["cwmi"]

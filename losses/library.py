@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.functional.arguments import check_range
 from beyondpixel.losses.functional.lovasz import lovasz_softmax
-from beyondpixel.losses.functional.target import check_range, multi_hot, num_valid, read_target, valid_mask
+from beyondpixel.losses.functional.target import multi_hot, num_valid, valid_mask
 
 
 class _OverlapLoss(SegmentationLoss):
@@ -35,28 +36,21 @@ class _OverlapLoss(SegmentationLoss):
         with_logits: bool,
         ignore_index: int,
     ) -> None:
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=(name,))
+        super().__init__(num_classes, term_names=(name,), with_logits=with_logits, ignore_index=ignore_index)
         self.name = name
-        self.with_logits = with_logits
         self._overlap = overlap
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        labels = read_target(
-            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
-        )
-        valid = valid_mask(labels)
+        valid = valid_mask(target)
         probs = preds.to(torch.promote_types(preds.dtype, torch.float32))
         if self.with_logits:
             probs = torch.where(valid[:, None], probs, 0)
             probs = probs.sigmoid() if self.num_classes == 1 else probs.softmax(1)
         probs = torch.where(valid[:, None], probs, 0)
         # the library cannot reshape an empty batch
-        value = self._overlap(probs, multi_hot(labels, self.num_classes, probs.dtype)) if len(probs) else probs.sum()
+        value = self._overlap(probs, multi_hot(target, self.num_classes, probs.dtype)) if len(probs) else probs.sum()
         images = valid.flatten(1).any(1).sum().double()
-        return {self.name: Term(value.double() * images, images)}
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms[self.name]
+        return {self.name: (value.double() * images, images)}
 
 
 class DiceLoss(_OverlapLoss):
@@ -182,26 +176,19 @@ class FocalLoss(SegmentationLoss):
             check_range("gamma", gamma, 1)
         if alpha is not None:
             check_range("alpha", alpha, 0, 1)
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=("focal",))
-        self.with_logits = with_logits
+        super().__init__(num_classes, term_names=("focal",), with_logits=with_logits, ignore_index=ignore_index)
         self._sum = _library("FocalLoss")("multilabel", gamma=gamma, alpha=alpha, reduction="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        labels = read_target(
-            preds, target, ignore_index=self.ignore_index, num_classes=self.num_classes, with_logits=self.with_logits
-        )
-        void = ~valid_mask(labels)[:, None]
+        void = ~valid_mask(target)[:, None]
         logits = preds.to(torch.promote_types(preds.dtype, torch.float32))
         if not self.with_logits:
             logits = logits.logit(eps=torch.finfo(logits.dtype).eps)
         # surely right: -log p_t is 0 to the last digit
         logits = logits.masked_fill(void, 1e4)
-        one_hot = multi_hot(labels, self.num_classes, logits.dtype).masked_fill(void, 1)
+        one_hot = multi_hot(target, self.num_classes, logits.dtype).masked_fill(void, 1)
         # the library's last step is a mean over the classes
-        return {"focal": Term(self._sum(logits, one_hot).double(), num_valid(labels))}
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms["focal"]
+        return {"focal": (self._sum(logits, one_hot).double(), num_valid(target))}
 
 
 def _library(name: str) -> Any:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from beyondpixel.losses.base import SegmentationLoss, Term
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
-from beyondpixel.losses.functional.target import num_valid, read_target, resize_target, without_void_gradient
+from beyondpixel.losses.functional.target import num_valid, resize_target, without_void_gradient
 
 
 class PyramidLoss(SegmentationLoss):
@@ -43,7 +43,6 @@ class PyramidLoss(SegmentationLoss):
         self.scales = scales
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
         preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
         sources = without_void_gradient(preds, target)
         terms = {}
@@ -53,7 +52,7 @@ class PyramidLoss(SegmentationLoss):
                 size = self._size(scale, preds)
                 small = F.interpolate(sources, size, mode="bilinear", align_corners=False)
                 small_target = resize_target(target, size)
-            terms[name] = Term(cross_entropy_sum(small, small_target), num_valid(small_target))
+            terms[name] = (cross_entropy_sum(small, small_target), num_valid(small_target))
         return terms
 
     @staticmethod
@@ -68,6 +67,3 @@ class PyramidLoss(SegmentationLoss):
 
     def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"pixel": torch.stack(list(values.values())).mean()}
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms["pixel"]

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional.bound import RegionOptions, as_factors, check_options, region_terms
-from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum, pixel_divisor
-from beyondpixel.losses.functional.target import check_choice, check_range, num_valid, read_target, valid_mask
+from beyondpixel.losses.functional.arguments import check_choice, check_range
+from beyondpixel.losses.functional.bound import RegionBound
+from beyondpixel.losses.functional.target import valid_mask
 
-PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
 ABSENT_CLASSES = ("include", "skip")
 
 
@@ -99,41 +98,34 @@ class RMILoss(SegmentationLoss):
         absent_classes: Literal["include", "skip"] = "include",
         backend: Literal["auto", "plain", "c", "triton"] = "auto",
     ) -> None:
-        check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
         check_choice("absent_classes", absent_classes, ABSENT_CLASSES)
         check_range("pixel_weight", pixel_weight, 0, 1)
-        names = ("rmi",) if pixel_loss is None else ("pixel", "rmi")
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
-        self.options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge, backend)
-        check_options(self.options)
-        self.pixel_loss = pixel_loss
+        super().__init__(
+            num_classes,
+            term_names=("rmi",),
+            pixel_loss=pixel_loss,
+            with_logits=with_logits,
+            ignore_index=ignore_index,
+        )
+        self.bound = RegionBound(region_size, downsampling_factor, pooling, covariance, ridge, backend)
         self.pixel_weight = pixel_weight
-        self.with_logits = with_logits
         self.absent_classes = absent_classes
         self.add_state("jittered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        target = read_target(
-            preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index, with_logits=self.with_logits
-        )
-        binary = self.pixel_loss in ("bce", "bce_mean")
-        batch = region_terms(preds, target, self.options, with_logits=self.with_logits, with_bce=binary)
-        self.jittered = self.jittered + batch.jittered
+        with_bce = self.pixel_loss in ("bce", "bce_mean")
+        bce, bound, absent, jittered = self.bound(preds, target, with_logits=self.with_logits, with_bce=with_bce)
+        self.jittered = self.jittered + jittered
         left_out = ~valid_mask(target).flatten(1).any(1)[:, None]
         if self.absent_classes == "skip":
-            left_out = left_out | batch.absent
+            left_out = left_out | absent
         images = preds.new_full((), preds.shape[0], dtype=torch.float64)
-        terms = {"rmi": Term(-batch.bound.masked_fill(left_out, 0).sum(), images)}
-        if self.pixel_loss is not None:
-            total = batch.bce if binary else cross_entropy_sum(preds, target, with_logits=self.with_logits)
-            terms["pixel"] = Term(total, num_valid(target))
+        terms = {"rmi": (-bound.masked_fill(left_out, 0).sum(), images)}
+        if with_bce:
+            terms["pixel"] = (bce, self._bce_count(target))
+        elif self.pixel_loss == "ce":
+            terms["pixel"] = self._pixel_term(preds, target)
         return terms
-
-    def _divide(self, name: str, term: Term) -> Tensor:
-        if name == "pixel" and self.pixel_loss != "ce":
-            reduction = "mean" if self.pixel_loss == "bce_mean" else "class_sum"
-            return term.total / pixel_divisor(term.count, reduction, self.num_classes)
-        return super()._divide(name, term)
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
         if self.pixel_loss is None:

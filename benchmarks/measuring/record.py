@@ -1,37 +1,47 @@
-"""Repeated timings, and the JSON file that a benchmark writes: all that is needed to judge its figures later."""
+"""Repeated timings, and the record of a benchmark: all that is needed to judge its figures later."""
 
-import json
+import gc
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import track
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+CONSOLE = Console(stderr=True)
+Item = TypeVar("Item")
 
 
-def race(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every repetition; the versions take turns, so that other work harms all alike."""
+def progress(items: Iterable[Item], what: str) -> Iterable[Item]:
+    """The items, with a bar on a terminal."""
+    return track(list(items), what, console=CONSOLE)
+
+
+def race(
+    steps: dict[str, Callable[[], object]], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[str, Any]]:
+    """Milliseconds of every repetition, their fastest and their quartiles, for each version.
+
+    The versions take turns, so that other work on the machine harms all alike; a first round warms up.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             _synchronize()
-            start = time.perf_counter()
+            start = clock()
             step()
             _synchronize()
-            if number > 0:  # the first round warms up
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def summary(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Every repetition, fastest, median and quartiles of each version."""
+            if number > 0:
+                times[name].append(1e3 * (clock() - start))
+        gc.collect()
     return {
         name: {
             "milliseconds": [round(value, 3) for value in values],
@@ -43,9 +53,10 @@ def summary(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions, commit and load."""
+    """Machine, versions, commit, command and load."""
     cpu = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=CHECKOUT, check=False).returncode != 0
     return {
@@ -55,19 +66,13 @@ def environment() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit.stdout.strip() + (" with changes" if changed else ""),
+        "commit": commit.stdout.strip(),
+        "changed": changed,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "threads": torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "load_before": os.getloadavg(),
+        "load_before": os.getloadavg()[0],
     }
-
-
-def write(file: Path, record: dict[str, Any]) -> None:
-    """Write the record, with the load at its end."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    record = {**record, "load_after": os.getloadavg()}
-    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _synchronize() -> None:

@@ -46,6 +46,16 @@ class ClassMemory(nn.Module):
                 f"momentum: expected a number from 0 (keep the memory) to 1 (replace it), got {momentum!r}; "
                 "it is the weight of the new batch"
             )
+        self._check_features(features)
+        _check_target(target, features)
+        for name, tensor in (("features", features), ("target", target)):
+            if tensor.device != self.memory.device:
+                raise ValueError(
+                    f"{name}: expected it on the device of the memory, {self.memory.device}, got {tensor.device}; "
+                    "move the memory or the batch with .to(device)"
+                )
+
+    def _check_features(self, features: Tensor) -> None:
         if not features.is_floating_point():
             raise TypeError(f"features: expected a floating-point tensor, got {features.dtype}")
         if features.ndim != 4 or features.shape[1] != self.channels or 0 in features.shape[2:]:
@@ -53,19 +63,6 @@ class ClassMemory(nn.Module):
                 f"features: expected the shape (N, {self.channels}, h, w) as the memory has channels={self.channels}, "
                 f"got {tuple(features.shape)}"
             )
-        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-            raise TypeError(f"target: expected integer labels for the shape (N, H, W), got {target.dtype}")
-        if target.ndim != 3 or target.shape[0] != features.shape[0]:
-            raise ValueError(
-                f"target: expected labels of the shape ({features.shape[0]}, H, W), as features are "
-                f"{tuple(features.shape)}, got {tuple(target.shape)}"
-            )
-        for name, tensor in (("features", features), ("target", target)):
-            if tensor.device != self.memory.device:
-                raise ValueError(
-                    f"{name}: expected it on the device of the memory, {self.memory.device}, got {tensor.device}; "
-                    "move the memory or the batch with .to(device)"
-                )
 
     def write(self, memory: Tensor, seen: Tensor, target: Tensor, ignore_index: int) -> None:
         """Write what an update found, unless the target holds a label that is neither a class nor void.
@@ -86,6 +83,16 @@ class ClassMemory(nn.Module):
                 )
         self.memory.copy_(memory)
         self.seen.copy_(seen)
+
+
+def _check_target(target: Tensor, features: Tensor) -> None:
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target: expected integer labels for the shape (N, H, W), got {target.dtype}")
+    if target.ndim != 3 or target.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"target: expected labels of the shape ({features.shape[0]}, H, W), as features are "
+            f"{tuple(features.shape)}, got {tuple(target.shape)}"
+        )
 
 
 def check_count(name: str, value: int, at_least: int = 1) -> None:

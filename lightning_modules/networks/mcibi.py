@@ -113,8 +113,20 @@ class MCIBI(ContextNetwork):
         self.memory: FeatureMemory | StatisticsMemory | None = None
         self.context_head: ClassificationHead | None = None
         self.fusion: nn.Module | None = None
-        if memory is None:
-            return
+        if memory is not None:
+            self._build_dataset_context(context, memory, slots, refinement=refinement, initialization=initialization)
+            self.initialize()
+
+    def _build_dataset_context(
+        self,
+        context: ContextName,
+        memory: Literal["features", "statistics"],
+        slots: int,
+        *,
+        refinement: bool,
+        initialization: Literal["mean", "random_pixel"],
+    ) -> None:
+        """What MCIBI adds to the context network."""
         # FCN's features are R themselves
         self.representation = (
             conv_norm_relu(self.widths[-1], self.channels, kernel_size=3) if context != "none" else None
@@ -124,14 +136,13 @@ class MCIBI(ContextNetwork):
             self.channels, attention_channels=self.attention_channels, slots=slots, refinement=refinement
         )
         if memory == "features":
-            self.memory = FeatureMemory(num_classes, self.channels, slots, initialization=initialization)
+            self.memory = FeatureMemory(self.num_classes, self.channels, slots, initialization=initialization)
             self.head = self.build_head(self.channels)
             if context != "none":
                 self.fusion = FusedContexts(self.channels, self.attention_channels)
         else:
-            self.memory = StatisticsMemory(num_classes, self.channels)
+            self.memory = StatisticsMemory(self.num_classes, self.channels)
             self._build_statistics_decoder(context)
-        self.initialize()
 
     def _build_statistics_decoder(self, context: ContextName) -> None:
         """MCIBI++'s heads and pyramid, on twice the channels where the image has a context of its own."""

@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -86,29 +86,26 @@ def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: s
     current = encoder.state_dict()
     targets = {_canonical(key): key for key in current}
     state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
-    problems = {
-        # some publishers leave out BatchNorm's counter, which only matters for momentum=None
-        "missing": [key for key in current if key not in state and not key.endswith("num_batches_tracked")],
-        "unexpected": [
-            key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)
-        ],
-        "of another shape": [
-            f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
-            for key, value in state.items()
-            if value.shape != current[key].shape
-        ],
-    }
-    listed = [
-        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
-        for kind, keys in problems.items()
-        if keys
+    # some publishers leave out BatchNorm's counter, which only matters for momentum=None
+    missing = [key for key in current if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)]
+    reshaped = [
+        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
+        for key, value in state.items()
+        if value.shape != current[key].shape
     ]
-    if listed:
+    problems = {"missing": missing, "unexpected": unknown, "of another shape": reshaped}
+    if any(problems.values()):
+        listed = "; ".join(_listed(kind, keys) for kind, keys in problems.items() if keys)
         raise ValueError(
-            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys "
-            f"{'; '.join(listed)}. Was the file made for another architecture?"
+            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys {listed}. "
+            "Was the file made for another architecture?"
         )
     encoder.load_state_dict({**current, **state})
+
+
+def _listed(kind: str, keys: Sequence[str]) -> str:
+    return f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{' ...' if len(keys) > _SHOWN_KEYS else ''}"
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:

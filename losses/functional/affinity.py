@@ -32,22 +32,6 @@ class Field(NamedTuple):
     valid: Tensor
 
 
-class PairSums(NamedTuple):
-    """Sums over pairs of a pixel and a neighbor, for each class: float64 scalars.
-
-    Attributes:
-        edge_total: summed max(0, margin - KL) over the pairs whose labels differ in the class.
-        edge_count: number of these pairs.
-        same_total: summed KL over the other pairs.
-        same_count: number of these pairs.
-    """
-
-    edge_total: Tensor
-    edge_count: Tensor
-    same_total: Tensor
-    same_count: Tensor
-
-
 def affinity_field(
     preds: Tensor,
     target: Tensor,
@@ -94,7 +78,7 @@ def affinity_field(
         target = read_target(preds, target, ignore_index=ignore_index)
         field = make_field(preds, target, stride, exclude_void=exclude_void)
         sums = pair_sums(field, distance, margin, exclude_void=exclude_void)
-        loss = sums.edge_total / sums.edge_count.clamp_min(1) + sums.same_total / sums.same_count.clamp_min(1)
+        loss = torch.stack([total / count.clamp_min(1) for total, count in sums.values()]).sum()
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
@@ -124,8 +108,20 @@ def pair_sums(
     exclude_void: bool,
     edge_weights: Tensor | None = None,
     same_weights: Tensor | None = None,
-) -> PairSums:
-    """Sums over all pairs at a distance, weighted if asked by (N, h, w) weights of the pixel in the middle."""
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sums over all pairs of a pixel and a neighbor at a distance, for each class, and the numbers of these pairs.
+
+    Args:
+        field: what pairs are compared on.
+        distance: from the pixel in the middle to its neighbors.
+        margin: m.
+        exclude_void: whether pairs with a void pixel or one outside the image are left out.
+        edge_weights, same_weights: (N, h, w) weights of the pixel in the middle, if any.
+
+    Returns:
+        "edge", max(0, m - KL) of the pairs whose labels differ in the class, and "same", KL of the others: sum and
+        number, float64 scalars.
+    """
     center = field.probs.clamp_min(_SMALLEST)
     parts = []
     for dy, dx in _NEIGHBORS:
@@ -138,15 +134,10 @@ def pair_sums(
             counted = (_shift(field.valid[:, None], step) & field.valid[:, None]).expand_as(edge)
             edge, same = edge & counted, same & counted
         hinge = (margin - divergence).clamp_min(0)
-        parts.append(
-            [
-                _weighted_sum(hinge, edge, edge_weights),
-                edge.sum().double(),
-                _weighted_sum(divergence, same, same_weights),
-                same.sum().double(),
-            ]
-        )
-    return PairSums(*(torch.stack(column).sum() for column in zip(*parts, strict=True)))
+        totals = [_weighted_sum(hinge, edge, edge_weights), _weighted_sum(divergence, same, same_weights)]
+        parts.append(torch.stack([*totals, edge.sum().double(), same.sum().double()]))
+    edge_total, same_total, edge_count, same_count = torch.stack(parts).sum(0).unbind()
+    return {"edge": (edge_total, edge_count), "same": (same_total, same_count)}
 
 
 def _weighted_sum(values: Tensor, where: Tensor, weights: Tensor | None) -> Tensor:

@@ -1,19 +1,15 @@
 """The lower bound of region mutual information, Eq. 9-16 of Zhao et al., NeurIPS 2019."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional.target import (
-    check_choice,
-    check_positive_int,
-    multi_hot,
-    read_target,
-    resize_target,
-)
+from beyondpixel.losses.functional.arguments import check_choice, check_positive_int, check_ridge
+from beyondpixel.losses.functional.log_det import half_log_det
+from beyondpixel.losses.functional.target import multi_hot, read_target, resize_target
 from beyondpixel.losses.ops.operators import BACKENDS, bce_pool, region_moments
 
 POOLINGS = ("avg", "max", "interp", "stride")
@@ -80,183 +76,110 @@ def rmi_lower_bound(
     >>> rmi_lower_bound(vague, target, region_size=2, downsampling_factor=2)
     tensor([[-0.4608, -0.4597]])
     """
-    options = RegionOptions(region_size, as_factors(downsampling_factor), pooling, covariance, ridge, backend)
-    check_options(options)
+    bound = RegionBound(region_size, downsampling_factor, pooling, covariance, ridge, backend)
     with torch.autocast(probs.device.type, enabled=False):
         target = read_target(probs, target, ignore_index=ignore_index, with_logits=False)
-        bound = region_terms(probs, target, options, with_logits=False, with_bce=False).bound
-    return bound.to(torch.promote_types(probs.dtype, torch.float32))
+        _, values, _, _ = bound(probs, target, with_logits=False, with_bce=False)
+    return values.to(torch.promote_types(probs.dtype, torch.float32))
 
 
-class RegionOptions(NamedTuple):
-    """How regions are cut and how their covariances are taken; the arguments of `rmi_lower_bound`."""
+@dataclass(frozen=True)
+class RegionBound:
+    """How regions are cut and how their covariances are taken: the arguments of `rmi_lower_bound`.
+
+    Raises:
+        ValueError: if an argument is out of range or unknown.
+    """
 
     region_size: int
-    factors: tuple[int, ...]
+    downsampling_factor: int | Sequence[int]
     pooling: str
     covariance: str
     ridge: float
     backend: str
 
+    def __post_init__(self) -> None:
+        check_positive_int("region_size", self.region_size)
+        if not self.factors:
+            raise ValueError("downsampling_factor: expected at least one factor, got an empty sequence")
+        for factor in self.factors:
+            check_positive_int("downsampling_factor", factor)
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("covariance", self.covariance, COVARIANCES)
+        if self.backend in _REPLACED_BACKENDS:
+            raise ValueError(
+                f"backend: {self.backend!r} is now called {_REPLACED_BACKENDS[self.backend]!r}; "
+                f"use 'auto', which takes the fastest there is, or one of {', '.join(map(repr, BACKENDS))}"
+            )
+        check_choice("backend", self.backend, BACKENDS)
+        check_ridge(self.ridge)
 
-class RegionTerms(NamedTuple):
-    """What is computed of one batch.
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """The downsampling factors, also where there is one."""
+        factor = self.downsampling_factor
+        return tuple(factor) if isinstance(factor, Sequence) else (factor,)
 
-    Attributes:
-        bce: float64 scalar, the summed binary cross entropy (0 if it was not asked for).
-        bound: (N, C) float64, I_l averaged over the downsampling factors.
-        absent: (N, C) bool, True where the pooled target is empty for every factor.
-        jittered: int64 scalar, matrices that needed more than the ridge.
-    """
+    def __call__(
+        self, preds: Tensor, target: Tensor, *, with_logits: bool, with_bce: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Binary cross entropy and I_l of the same logits or probabilities.
 
-    bce: Tensor
-    bound: Tensor
-    absent: Tensor
-    jittered: Tensor
+        Args:
+            preds: (N, C, H, W).
+            target: as of `read_target`.
+            with_logits: whether preds are logits.
+            with_bce: whether the binary cross entropy is wanted.
 
+        Returns:
+            The summed binary cross entropy, float64 scalar (0 if not wanted); I_l averaged over the factors, (N, C)
+            float64; where the pooled target is empty for every factor, (N, C) bool; and how many matrices needed more
+            than the ridge, int64 scalar.
+        """
+        if len(self.factors) > 1:
+            # the gradients of the factors are added up before they are rounded
+            preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
+        results = [
+            self._at_factor(preds, target, factor, with_logits=with_logits, with_bce=with_bce and number == 0)
+            for number, factor in enumerate(self.factors)
+        ]
+        bce, bounds, absent, jittered = zip(*results, strict=True)
+        return bce[0], torch.stack(bounds).mean(0), torch.stack(absent).all(0), torch.stack(jittered).sum()
 
-def as_factors(downsampling_factor: int | Sequence[int]) -> tuple[int, ...]:
-    """One factor or several as a tuple."""
-    return tuple(downsampling_factor) if isinstance(downsampling_factor, Sequence) else (downsampling_factor,)
-
-
-def check_options(options: RegionOptions) -> None:
-    """Raise a ValueError that names the option which is out of range or unknown."""
-    check_positive_int("region_size", options.region_size)
-    if not options.factors:
-        raise ValueError("downsampling_factor: expected at least one factor, got an empty sequence")
-    for factor in options.factors:
-        check_positive_int("downsampling_factor", factor)
-    check_choice("pooling", options.pooling, POOLINGS)
-    check_choice("covariance", options.covariance, COVARIANCES)
-    if options.backend in _REPLACED_BACKENDS:
-        raise ValueError(
-            f"backend: {options.backend!r} is now called {_REPLACED_BACKENDS[options.backend]!r}; "
-            f"use 'auto', which takes the fastest there is, or one of {', '.join(map(repr, BACKENDS))}"
+    def _at_factor(
+        self, preds: Tensor, target: Tensor, factor: int, *, with_logits: bool, with_bce: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pooled_here = self.pooling in ("avg", "max") and factor > 1
+        bce, probs, labels = bce_pool(
+            preds,
+            target,
+            pooling=self.pooling if pooled_here else "identity",
+            kernel_size=factor if pooled_here else 1,
+            with_logits=with_logits,
+            with_bce=with_bce,
+            backend=self.backend,
         )
-    check_choice("backend", options.backend, BACKENDS)
-    if not 0 < options.ridge < float("inf"):
-        raise ValueError(f"ridge: expected a positive number, got {options.ridge!r}")
+        if self.pooling == "interp" and factor > 1:
+            size = (preds.shape[2] // factor, preds.shape[3] // factor)
+            self._check_size(size, preds, factor)
+            probs = F.interpolate(probs, size, mode="bilinear", align_corners=True)
+            target = resize_target(target, size)
+        if not pooled_here:
+            labels = multi_hot(target, preds.shape[1], probs.dtype)
+        height, width = probs.shape[2:]
+        self._check_size((height, width), preds, factor)
+        step = factor if self.pooling == "stride" else 1
+        moments = region_moments(labels, probs, region_size=self.region_size, step=step, backend=self.backend)
+        if self.covariance == "mean":
+            rows, columns = ((side - self.region_size) // step + 1 for side in (height, width))
+            moments = moments / (rows * columns)
+        value, jittered = half_log_det(moments, self.ridge, residual_ridge=self.ridge)
+        return bce, -value / self.region_size**2, labels.flatten(2).amax(2) == 0, jittered
 
-
-def region_terms(
-    preds: Tensor, target: Tensor, options: RegionOptions, *, with_logits: bool, with_bce: bool
-) -> RegionTerms:
-    """Binary cross entropy and I_l of the same logits or probabilities, target as of `read_target`."""
-    if len(options.factors) > 1:
-        # the gradients of the factors are added up before they are rounded
-        preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
-    terms = [
-        _terms_of_factor(preds, target, factor, options, with_logits=with_logits, with_bce=with_bce and number == 0)
-        for number, factor in enumerate(options.factors)
-    ]
-    bce, bounds, absent, jittered = zip(*terms, strict=True)
-    return RegionTerms(bce[0], torch.stack(bounds).mean(0), torch.stack(absent).all(0), torch.stack(jittered).sum())
-
-
-def _terms_of_factor(
-    preds: Tensor, target: Tensor, factor: int, options: RegionOptions, *, with_logits: bool, with_bce: bool
-) -> RegionTerms:
-    pooled_here = options.pooling in ("avg", "max") and factor > 1
-    bce, probs, labels = bce_pool(
-        preds,
-        target,
-        pooling=options.pooling if pooled_here else "identity",
-        kernel_size=factor if pooled_here else 1,
-        with_logits=with_logits,
-        with_bce=with_bce,
-        backend=options.backend,
-    )
-    if options.pooling == "interp" and factor > 1:
-        size = (preds.shape[2] // factor, preds.shape[3] // factor)
-        _check_size(size, preds, factor, options)
-        probs = F.interpolate(probs, size, mode="bilinear", align_corners=True)
-        target = resize_target(target, size)
-    if not pooled_here:
-        labels = multi_hot(target, preds.shape[1], probs.dtype)
-    step = factor if options.pooling == "stride" else 1
-    rows, columns = _check_size((probs.shape[2], probs.shape[3]), preds, factor, options)
-    moments = region_moments(labels, probs, region_size=options.region_size, step=step, backend=options.backend)
-    if options.covariance == "mean":
-        moments = moments / (rows * columns)
-    bound, jittered = bound_from_moments(moments, options.ridge)
-    return RegionTerms(bce, bound, labels.flatten(2).amax(2) == 0, jittered)
-
-
-def _check_size(size: tuple[int, int], preds: Tensor, factor: int, options: RegionOptions) -> tuple[int, int]:
-    """Number of regions below and beside each other, at least one each."""
-    step = factor if options.pooling == "stride" else 1
-    region_size = options.region_size
-    if min(size) < region_size:
-        raise ValueError(
-            f"region_size: a region of {region_size} × {region_size} does not fit the pooled size "
-            f"{size[0]} × {size[1]} (preds of {preds.shape[2]} × {preds.shape[3]}, downsampling_factor {factor}, "
-            f"pooling {options.pooling!r}); use larger crops, or a smaller region_size or downsampling_factor"
-        )
-    return (size[0] - region_size) // step + 1, (size[1] - region_size) // step + 1
-
-
-def bound_from_moments(moments: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """I_l from second moments.
-
-    With S_Y, C and S_P their blocks, d × d each, A = S_P + ξ I = F Fᵀ and B = F⁻¹ Cᵀ,
-
-        M = S_Y - Bᵀ B + ξ I = L Lᵀ,    I_l = -Σ log L_ii / d,
-
-    which needs no inverse and keeps M symmetric. Differentiating log det M with W = C A⁻¹ gives for the moments
-
-        ∂I_l/∂[S_Y C; Cᵀ S_P] = -Vᵀ V / 2d,    V = L⁻¹ [I, -W].
-
-    Args:
-        moments: (..., 2d, 2d) float64 symmetric.
-        ridge: ξ.
-
-    Returns:
-        I_l (...), and how many matrices needed more than the ridge, an int64 scalar.
-    """
-    side = moments.shape[-1] // 2
-    with torch.no_grad():
-        upper, cov_probs = moments[..., :side, :], moments[..., side:, side:]
-        cov_labels, cross = upper[..., :side], upper[..., side:]
-        factor, jittered = stable_cholesky(cov_probs, ridge)
-        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
-        residual_factor, residual_jittered = stable_cholesky(cov_labels - half.mT @ half, ridge)
-        bound = -residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) / side
-        if moments.requires_grad:
-            weights = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT  # W
-            eye = torch.eye(side, dtype=moments.dtype, device=moments.device).expand_as(weights)
-            root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], -1), upper=False)
-            gradient = root.mT @ root / (-2 * side)
-    if moments.requires_grad:
-        # adds nothing but the gradient: autograd's own goes through two Cholesky factors and loses digits
-        bound = bound + (gradient * (moments - moments.detach())).sum((-2, -1))
-    return bound, jittered + residual_jittered
-
-
-def stable_cholesky(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Cholesky factor that never aborts a run and branches on no value: it works inside graphs and on streams.
-
-    A matrix that is not positive definite with the ridge gets 2⁻²⁴ of its largest diagonal entry more (at least the
-    ridge again), which is past the rounding of its float64 entries; if even that fails, it is replaced by its largest
-    diagonal entry times the identity.
-
-    Args:
-        matrix: (..., d, d) symmetric float64.
-        ridge: at least 0, added to the diagonal in any case.
-
-    Returns:
-        The lower factors (..., d, d), NaN where the matrix is not finite, and the number of finite matrices for which
-        the ridge was not enough, an int64 scalar.
-    """
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    largest = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
-    jitter = (largest * 2**-24).clamp_min(max(ridge, torch.finfo(matrix.dtype).tiny))
-    shifted = matrix + ridge * eye
-    # the variant that raises would end the run
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    second, second_info = torch.linalg.cholesky_ex(shifted + jitter * eye)
-    last = (largest + jitter).sqrt() * eye
-    failed = (info > 0)[..., None, None]
-    factor = torch.where(failed, torch.where((second_info > 0)[..., None, None], last, second), factor)
-    finite = shifted.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    return torch.where(finite, factor, torch.nan), (failed & finite).sum()
+    def _check_size(self, size: tuple[int, int], preds: Tensor, factor: int) -> None:
+        if min(size) < self.region_size:
+            raise ValueError(
+                f"region_size: a region of {self.region_size} × {self.region_size} does not fit the pooled size "
+                f"{size[0]} × {size[1]} (preds of {preds.shape[2]} × {preds.shape[3]}, downsampling_factor {factor}, "
+                f"pooling {self.pooling!r}); use larger crops, or a smaller region_size or downsampling_factor"
+            )

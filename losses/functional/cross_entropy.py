@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional.target import check_choice, num_valid, read_target
+from beyondpixel.losses.functional.arguments import check_choice
+from beyondpixel.losses.functional.target import num_valid, read_target
 from beyondpixel.losses.ops.operators import bce_pool
 
 REDUCTIONS = ("class_sum", "mean")
@@ -75,13 +76,9 @@ def binary_cross_entropy(
     with torch.autocast(preds.device.type, enabled=False):
         target = read_target(preds, target, ignore_index=ignore_index, with_logits=with_logits)
         total, _, _ = bce_pool(preds, target, with_logits=with_logits)
-        loss = total / pixel_divisor(num_valid(target), reduction, preds.shape[1])
+        count = num_valid(target)
+        loss = total / (count + 1 if reduction == "class_sum" else (count * preds.shape[1]).clamp_min(1))
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
-
-
-def pixel_divisor(count: Tensor, reduction: str, num_classes: int) -> Tensor:
-    """What a sum over valid pixels is divided by."""
-    return count + 1 if reduction == "class_sum" else (count * num_classes).clamp_min(1)
 
 
 def cross_entropy_sum(preds: Tensor, target: Tensor, *, with_logits: bool = True) -> Tensor:

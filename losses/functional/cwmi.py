@@ -12,18 +12,16 @@ The subbands are never made: by Parseval's theorem, products summed over positio
 frequencies, weighted by the filters. That takes one Fourier transform a map instead of one a subband.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
+from beyondpixel.losses.functional.arguments import check_ridge
+from beyondpixel.losses.functional.log_det import half_log_det
 from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
 from beyondpixel.losses.functional.target import multi_hot, read_target, valid_mask
 
 # of all that a label map holds, below which a pivot of M is rounding: float64 has 2⁻⁵³
 _ROUNDING = 2.0**-44
-_ATTEMPTS = 5
-_ESCALATION = 2.0**13
 
 
 def cwmi_log_det(
@@ -39,7 +37,8 @@ def cwmi_log_det(
     r"""log det M of each level, image and class: what of the labels' subbands the probabilities leave unexplained.
 
     Void pixels are 0 in both maps and get no gradient. On a map without a pixel of a class, M is 0; there, and where
-    M is otherwise not positive definite to the last digits, ξ is added to it, so that the value is finite.
+    M is otherwise not positive definite to the last digits, ξ is added to it (2⁻²⁴ of its largest diagonal entry if
+    that is more), so that the value is finite.
 
     Args:
         probs: (N, C, H, W) floating point in [0, 1], H and W above 2^levels.
@@ -71,12 +70,6 @@ def cwmi_log_det(
         return log_det(probs, labels, pyramid, ridge)[0]
 
 
-def check_ridge(ridge: float) -> None:
-    """Raise a ValueError unless the ridge is a positive number."""
-    if not 0 < ridge < math.inf:
-        raise ValueError(f"ridge: expected a positive number, got {ridge!r}; the published one is 5e-4")
-
-
 def log_det(probs: Tensor, target: Tensor, pyramid: SteerablePyramid, ridge: float) -> tuple[Tensor, Tensor]:
     """`cwmi_log_det` of what `read_target` returned, and how many matrices needed a ridge that is not published."""
     if len(probs) == 0:  # FFT libraries refuse an empty batch
@@ -88,18 +81,14 @@ def log_det(probs: Tensor, target: Tensor, pyramid: SteerablePyramid, ridge: flo
     moments = []
     for y, p, filters in zip(of_labels, of_probs, pyramid.filters(of_labels[0]), strict=True):
         weights = _MomentWeights(filters, pyramid.complex)
-        moments.append((weights.moments(y, y), weights.moments(p, y), weights.moments(p, p)))
-    cov_labels, cross, cov_probs = (torch.stack(of_levels) for of_levels in zip(*moments, strict=True))
-    cov_probs = cov_probs + ridge * torch.eye(cov_probs.shape[-1], dtype=torch.float64, device=probs.device)
-    # S_P with its ridge is F Fᵀ, so C S_P⁻¹ Cᵀ is B Bᵀ with B = C F⁻ᵀ: symmetric, and no inverse
-    factor, failed = _cholesky(cov_probs, ridge, torch.zeros_like(cov_probs[..., 0, 0]))
-    half = torch.linalg.solve_triangular(factor, cross, upper=False)  # Bᵀ
+        cross = weights.moments(p, y)
+        above, below = torch.cat([weights.moments(y, y), cross.mT], -1), torch.cat([cross, weights.moments(p, p)], -1)
+        moments.append(torch.cat([above, below], -2))
     # the pixels of a map are its energy, which a coarser level holds in a quarter of the positions
     growth = 4.0 ** torch.arange(pyramid.levels, dtype=torch.float64, device=probs.device)
     rounding = _ROUNDING * growth[:, None, None] * labels.sum((2, 3))
-    residual_factor, residual_failed = _cholesky(cov_labels - half.mT @ half, ridge, rounding)
-    logs = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return logs if pyramid.complex else 2 * logs, failed + residual_failed
+    value, jittered = half_log_det(torch.stack(moments), ridge, residual_ridge=0.0, rounding=rounding)
+    return value if pyramid.complex else 2 * value, jittered
 
 
 class _MomentWeights:
@@ -154,27 +143,3 @@ class _MomentWeights:
 def _opposite(spectrum: Tensor) -> Tensor:
     """A shifted spectrum at the frequencies of the other sign."""
     return spectrum.flip((-2, -1)).roll((1, 1), (-2, -1))
-
-
-def _cholesky(matrix: Tensor, ridge: float, smallest: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower factors of matrices, to whose diagonal a growing ridge is added only where they fail.
-
-    Args:
-        matrix: (..., D, D) symmetric float64.
-        ridge: what is added first.
-        smallest: (...), not above which a pivot is taken for rounding.
-
-    Returns:
-        The factors, not finite where the matrix is not, and the number of finite matrices that failed.
-    """
-    with torch.no_grad():
-        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        jitter = torch.zeros_like(smallest)
-        for attempt in range(_ATTEMPTS):
-            # the variant that raises would end the run, and the compiled one may return nonsense without `info`
-            factor, info = torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity)
-            pivots = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
-            failed = (info > 0) | ~(pivots > smallest)
-            jitter = torch.where(failed, ridge * _ESCALATION**attempt, jitter)
-        jittered = ((jitter > 0) & matrix.isfinite().all(-1).all(-1)).sum()
-    return torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity).L, jittered

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional.target import check_positive_int
+from beyondpixel.losses.functional.arguments import check_positive_int
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The target in the form that every loss reads, and the checks that every loss shares.
+"""The target in the form that every loss reads, and the operator that checks the values of a batch.
 
-`read_target` checks a batch and returns its target as int16: (N, H, W) classes with -1 where the pixel is void, or
-(N, C, H, W) multi-hot 0 and 1, in which no pixel is void. The other functions read that form:
+`read_target` returns the target as int16: (N, H, W) classes with -1 where the pixel is void, or (N, C, H, W) multi-hot
+0 and 1, in which no pixel is void. The other functions read that form:
 
 >>> import torch
 >>> target = read_target(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]), ignore_index=255)
@@ -13,16 +13,24 @@ tensor([[[ True,  True, False]]])
 tensor([[[[1., 0., 0.]],
 <BLANKLINE>
          [[0., 1., 0.]]]])
+
+Values are checked by an operator, so that the check also runs, with the same error, inside a graph of `torch.compile`.
+On a CPU it raises at once. On an accelerator that would wait for the device, so the extremes are copied to the host in
+the background and looked at by the next call, or by `raise_pending`.
 """
 
-import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.ops.target import check_target
+torch.library.define(
+    "beyondpixel::check_target", "(Tensor target, Tensor? probs, int num_classes, int ignore_index) -> Tensor"
+)
+
+# copies on their way to the host: (values, event that says when they are there, how to read them)
+_pending: list[tuple[Tensor, Any, tuple[bool, int, int]]] = []
 
 
 def read_target(
@@ -43,7 +51,7 @@ def read_target(
     Raises:
         TypeError: if preds are not floating point, or labels not integer.
         ValueError: if shapes or devices do not fit, or a value is out of range. On an accelerator the error about a
-            value is raised by the next step, or by `compute()`.
+            value is raised by the next step, or by `compute()`; until then labels out of range are void.
     """
     if not preds.is_floating_point():
         raise TypeError(f"preds: expected floating-point logits or probabilities, got {preds.dtype}; use preds.float()")
@@ -62,7 +70,9 @@ def read_target(
             f"target: expected integer labels (N, H, W) or a multi-hot target (N, C, H, W) that fit preds "
             f"{tuple(preds.shape)}, got {tuple(target.shape)}; resize preds to the size of the labels first"
         )
-    return check_target(target, None if with_logits else preds.detach(), preds.shape[1], ignore_index)
+    probs = None if with_logits else preds.detach()
+    compact: Tensor = torch.ops.beyondpixel.check_target(target, probs, preds.shape[1], ignore_index)
+    return compact
 
 
 def valid_mask(target: Tensor) -> Tensor:
@@ -97,20 +107,81 @@ def without_void_gradient(preds: Tensor, target: Tensor) -> Tensor:
     return torch.where(valid_mask(target)[:, None], preds, preds.detach())
 
 
-def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise a ValueError that lists the valid names."""
-    valid = list(choices)
-    if value not in valid:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")
+@torch.library.impl("beyondpixel::check_target", "CompositeExplicitAutograd")
+def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    raise_pending(wait=False)
+    if target.dtype == torch.bool:
+        target = target.to(torch.uint8)
+    if target.ndim == 4:
+        # 0 stands for what is right, so that the extremes show what is not
+        wrong = target.masked_fill((target == 0) | (target == 1), 0)
+        compact = (target == 1).to(torch.int16)
+    else:
+        void = target == ignore_index
+        wrong = target.masked_fill(void, 0)
+        compact = target.to(torch.int16).masked_fill_(void, -1)
+        if target.device.type != "cpu":
+            compact.masked_fill_((target < 0) | (target >= num_classes), -1)
+    extremes = [_extremes(wrong)]
+    if probs is not None:
+        extremes.append(_extremes(probs))
+    values = torch.cat(extremes)
+    options = (target.ndim == 4, num_classes, ignore_index)
+    if target.device.type == "cpu":
+        _raise_if_wrong(values, options)
+    elif not (target.is_cuda and torch.cuda.is_current_stream_capturing()):
+        event = torch.Event(target.device)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        event.record()
+        _pending.append((host, event, options))
+    return compact.contiguous()
 
 
-def check_positive_int(name: str, value: object) -> None:
-    """Raise a ValueError unless value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+def _fake_check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    return target.new_empty(target.shape, dtype=torch.int16)
 
 
-def check_range(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise a ValueError unless low <= value <= high; NaN is out of every range."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+torch.library.register_fake("beyondpixel::check_target", _fake_check_target)
+
+
+def raise_pending(*, wait: bool = True) -> None:
+    """Raise the error of an earlier batch on an accelerator, if it had one.
+
+    Args:
+        wait: whether to wait for batches that the device has not reached yet.
+
+    Raises:
+        ValueError: as `read_target`.
+    """
+    while _pending and (wait or _pending[0][1].query()):
+        values, event, options = _pending.pop(0)
+        event.synchronize()
+        _raise_if_wrong(values, options)
+
+
+def _extremes(values: Tensor) -> Tensor:
+    if values.numel() == 0:
+        return torch.zeros(2, dtype=torch.float64, device=values.device)
+    return torch.stack(torch.aminmax(values)).double()
+
+
+def _raise_if_wrong(values: Tensor, options: tuple[bool, int, int]) -> None:
+    multi_hot, num_classes, ignore_index = options
+    for value in values[:2].tolist():
+        if multi_hot and value != 0:
+            raise ValueError(
+                f"target: expected a multi-hot target of 0 and 1, as target has the shape of preds, "
+                f"got the value {value:g}; integer labels have the shape (N, H, W)"
+            )
+        if not multi_hot and not 0 <= value < num_classes:
+            binary = "; a binary mask is a multi-hot target (N, 1, H, W)" if num_classes == 1 else ""
+            raise ValueError(
+                f"target: expected labels in 0 … {num_classes - 1} or ignore_index {ignore_index}, "
+                f"got the label {value:.0f}{binary}; map it to a class, or set num_classes or ignore_index"
+            )
+    probs = values[2:].tolist()
+    if any(value < 0 or value > 1 for value in probs):
+        raise ValueError(
+            f"preds: expected probabilities in [0, 1] as with_logits is False, got values from {probs[0]:g} to "
+            f"{probs[1]:g}; apply a sigmoid or softmax first, or leave with_logits=True"
+        )

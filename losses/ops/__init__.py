@@ -1,4 +1,4 @@
 """The full-size work of the losses as PyTorch operators.
 
-`operators` and `target` define them; `plain`, `c` and `triton` are implementations of one contract.
+`operators` defines them; `plain`, `c` and `triton` are implementations of one contract.
 """

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from beyondpixel.losses import RMILoss
 from beyondpixel.losses.functional import rmi_lower_bound
-from beyondpixel.losses.functional.bound import stable_cholesky
+from beyondpixel.losses.functional.log_det import stable_cholesky
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -51,7 +51,9 @@ def test_bound_is_eq_15(
 def test_gradient_is_that_of_the_value(batch: Batch, pooling: str, factor: int, region_size: int) -> None:
     logits, labels = batch(1, 2, 9, 10, dtype=torch.float64)
     loss = RMILoss(2, region_size=region_size, downsampling_factor=factor, pooling=pooling)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),))
+    # every entry of the gradient for one size of each pooling, a random combination of the entries for the others
+    some = (region_size, factor) != (3, 2)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),), fast_mode=some)
 
 
 def test_gradient_is_autograds_of_the_plain_way(batch: Batch, plain_rmi: ModuleType) -> None:
@@ -184,7 +186,7 @@ def test_matrix_that_is_not_positive_definite_gets_more_and_is_counted() -> None
     good = torch.eye(3, dtype=torch.float64)
     bad = torch.diag(torch.tensor([1.0, 1.0, -1e-3], dtype=torch.float64))
     lost = torch.full((3, 3), torch.nan, dtype=torch.float64)
-    factors, jittered = stable_cholesky(torch.stack([good, bad, lost]), 1e-6)
+    factors, jittered = stable_cholesky(torch.stack([good, bad, lost]), 1e-6, jitter=1e-6)
     assert jittered == 1
     torch.testing.assert_close(factors[0] @ factors[0].T, good + 1e-6 * torch.eye(3, dtype=torch.float64))
     assert factors[1].isfinite().all()

@@ -8,16 +8,18 @@ A script of its own: Triton reads the variable when it is imported.
 import json
 from typing import Any
 
+_SHAPES = (
+    (13, 11, {}),
+    (8, 9, {"void": 0.5}),
+    (7, 7, {"dtype": "float16", "multi_hot": True}),
+    (9, 6, {"dtype": "bfloat16", "with_bce": False}),
+)
+# larger windows with every other shape, as neither depends on the other
 POOLINGS = [
     {"pooling": pooling, "kernel_size": kernel_size, "height": height, "width": width, **more}
     for pooling, sizes in (("none", (1,)), ("identity", (1,)), ("avg", range(2, 7)), ("max", range(2, 7)))
     for kernel_size in sizes
-    for height, width, more in (
-        (13, 11, {}),
-        (8, 9, {"void": 0.5}),
-        (7, 7, {"dtype": "float16", "multi_hot": True}),
-        (9, 6, {"dtype": "bfloat16", "with_bce": False}),
-    )
+    for height, width, more in (_SHAPES if kernel_size == 1 else _SHAPES[kernel_size % 2 :: 2])
 ]
 REGIONS = [
     {"region_size": region_size, "step": step, "height": height, "width": width}

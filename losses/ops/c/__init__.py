@@ -19,13 +19,9 @@ def bce_pool(
     pooled, pooled_target, indices = plain.empty_outputs(preds, pooling, kernel_size)
     _call(
         "pool_forward",
-        *(logits, target, pooled, indices, bce if with_bce else None),
+        *(logits, target, pooled, pooled_target, indices, bce if with_bce else None),
         *(int(target.ndim == 4), *_sizes(preds, pooled), kernel_size),
     )
-    if pooled_target.numel() > 0 and target.ndim == 4:
-        pooled_target = plain.pool(target.float(), pooling, kernel_size)[0]
-    elif pooled_target.numel() > 0:
-        _call("pool_labels", target, pooled_target, int(pooling == "max"), *_sizes(preds, pooled), kernel_size)
     return bce.sum(), pooled, pooled_target, indices
 
 

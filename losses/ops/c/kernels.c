@@ -12,6 +12,8 @@
 #endif
 
 #define RESTRICT restrict
+/* so that what is constant in a call is decided when it is compiled */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* ---- threads: items are handed out one by one ---- */
 
@@ -63,6 +65,7 @@ typedef struct {
     const float *logits;       /* (N, C, H, W) */
     const int16_t *target;     /* (N, H, W) classes, -1 where void; or multi-hot (N, C, H, W) */
     float *pooled;             /* (N, C, h, w), or NULL */
+    float *pooled_target;      /* (N, C, h, w), or NULL where windows are single pixels */
     int32_t *indices;          /* (N, C, h, w): pixel of the largest in its window, or NULL for the mean */
     double *totals;            /* (N, C): summed binary cross entropy, or NULL */
     const float *grad_pooled;  /* backward */
@@ -77,56 +80,47 @@ static const int16_t *labels_of_plane(const pool_t *m, int64_t item, int16_t *cl
     return m->target + (m->multi_hot ? item : item / m->classes) * m->height * m->width;
 }
 
-static float row_cross_entropy(const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, int64_t width) {
+/* probabilities of a row of pixels, 0 where void, and the returned sum of their cross entropies, both if wanted */
+ALWAYS_INLINE float sweep_row(
+    const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float *RESTRICT probs, int64_t width,
+    const int with_probs, const int with_loss) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; i++) {
-        float v = labels[i] == class ? -x[i] : x[i];
-        float loss = (v < 0.0f ? 0.0f : v) + log_one_plus(exp_minus_abs(v));
-        sum += labels[i] >= 0 ? loss : 0.0f;
+        float e = exp_minus_abs(x[i]);
+        if (with_probs) {
+            float inverse = 1.0f / (1.0f + e), p = x[i] < 0.0f ? e * inverse : inverse;
+            probs[i] = labels[i] >= 0 ? p : 0.0f;
+        }
+        if (with_loss) {
+            float v = labels[i] == class ? -x[i] : x[i];
+            float loss = (v < 0.0f ? 0.0f : v) + log_one_plus(e);
+            sum += labels[i] >= 0 ? loss : 0.0f;
+        }
     }
     return sum;
 }
 
-static void row_probs(const float *RESTRICT x, const int16_t *RESTRICT labels, float *RESTRICT probs, int64_t width) {
-    for (int64_t i = 0; i < width; i++) {
-        float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e);
-        float p = x[i] < 0.0f ? e * inverse : inverse;
-        probs[i] = labels[i] >= 0 ? p : 0.0f;
-    }
-}
-
-/* both at once, which shares the exponential */
-static float row_both(
-    const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float *RESTRICT probs, int64_t width) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) {
-        float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e);
-        float p = x[i] < 0.0f ? e * inverse : inverse;
-        float v = labels[i] == class ? -x[i] : x[i];
-        float loss = (v < 0.0f ? 0.0f : v) + log_one_plus(e);
-        probs[i] = labels[i] >= 0 ? p : 0.0f;
-        sum += labels[i] >= 0 ? loss : 0.0f;
-    }
-    return sum;
-}
-
-/* from the sums or largest values of the columns of a row of windows, to the windows */
-static void finish_windows(const pool_t *m, const float *column, const int32_t *index, int64_t item, int64_t window_row) {
+/* from the sums or largest values of the columns of a row of windows, and their pixels of the class, to the windows */
+static void finish_windows(
+    const pool_t *m, const float *column, const int32_t *index, const int16_t *hits, int64_t item, int64_t window_row) {
     int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
     for (int64_t j = 0; j < m->pooled_width; j++) {
         int64_t from = j * k - padding, to = from + k;
         if (to > m->width) to = m->width;
         if (from < 0) from = 0;
+        int32_t hit = 0;
         if (m->indices == NULL) {
             float sum = 0.0f;
-            for (int64_t i = from; i < to; i++) sum += column[i];
+            for (int64_t i = from; i < to; i++) sum += column[i], hit += hits[i];
             m->pooled[offset + j] = sum / (float)(k * k);
+            m->pooled_target[offset + j] = (float)hit / (float)(k * k);
         } else {
             float largest = column[from];
             int32_t chosen = index[from];
+            hit = hits[from];
             for (int64_t i = from + 1; i < to; i++) { /* the first of equals; NaN wins, and stays */
+                hit += hits[i];
                 int better = (column[i] > largest) | ((column[i] == largest) & (index[i] < chosen)) |
                              (column[i] != column[i]);
                 largest = better ? column[i] : largest;
@@ -134,6 +128,7 @@ static void finish_windows(const pool_t *m, const float *column, const int32_t *
             }
             m->pooled[offset + j] = largest;
             m->indices[offset + j] = chosen;
+            m->pooled_target[offset + j] = hit > 0 ? 1.0f : 0.0f;
         }
     }
 }
@@ -144,23 +139,25 @@ static void forward_plane(int64_t item, void *context) {
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
-    float *probs = malloc((size_t)width * (sizeof(float) * 2 + sizeof(int32_t)));
+    float *probs = malloc((size_t)width * (sizeof(float) * 2 + sizeof(int32_t) + sizeof(int16_t)));
     float *window = probs + width;
     int32_t *index = (int32_t *)(window + width);
+    int16_t *hits = (int16_t *)(index + width);
     double total = 0.0;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width) {
         int64_t window_row = (y + padding) / k, within = (y + padding) % k;
         if (m->pooled == NULL || window_row >= m->pooled_height) {
-            if (m->totals != NULL) total += (double)row_cross_entropy(x, labels, class, width);
+            if (m->totals != NULL) total += (double)sweep_row(x, labels, class, NULL, width, 0, 1);
             continue;
         }
         int first = within == 0 || y == 0;
         float *into = k == 1 ? m->pooled + (item * m->pooled_height + window_row) * width : first ? window : probs;
         if (m->totals != NULL)
-            total += (double)row_both(x, labels, class, into, width);
+            total += (double)sweep_row(x, labels, class, into, width, 1, 1);
         else
-            row_probs(x, labels, into, width);
+            sweep_row(x, labels, class, into, width, 1, 0);
         if (k == 1) continue;
+        for (int64_t i = 0; i < width; i++) hits[i] = (int16_t)((first ? 0 : hits[i]) + (labels[i] == class));
         int32_t start = (int32_t)(y * width);
         if (first) {
             for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
@@ -173,7 +170,7 @@ static void forward_plane(int64_t item, void *context) {
                 index[i] = better ? start + (int32_t)i : index[i];
             }
         }
-        if (within == k - 1 || y == m->height - 1) finish_windows(m, window, index, item, window_row);
+        if (within == k - 1 || y == m->height - 1) finish_windows(m, window, index, hits, item, window_row);
     }
     free(probs);
     if (m->totals != NULL) m->totals[item] = total;
@@ -226,10 +223,10 @@ static void backward_plane(int64_t item, void *context) {
 }
 
 void pool_forward(
-    const float *logits, const int16_t *target, float *pooled, int32_t *indices, double *totals, int64_t multi_hot,
-    int64_t images, int64_t classes, int64_t height, int64_t width, int64_t pooled_height, int64_t pooled_width,
-    int64_t factor, int64_t threads) {
-    pool_t pool = {logits, target, pooled, indices, totals, NULL, NULL, 0.0f,
+    const float *logits, const int16_t *target, float *pooled, float *pooled_target, int32_t *indices, double *totals,
+    int64_t multi_hot, int64_t images, int64_t classes, int64_t height, int64_t width, int64_t pooled_height,
+    int64_t pooled_width, int64_t factor, int64_t threads) {
+    pool_t pool = {logits, target, pooled, pooled_target, indices, totals, NULL, NULL, 0.0f,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
     parallel(forward_plane, &pool, images * classes, threads);
 }
@@ -248,47 +245,10 @@ void pool_backward(
     const float *logits, const int16_t *target, int32_t *indices, const float *grad_pooled, float *grad,
     float grad_total, int64_t multi_hot, int64_t images, int64_t classes, int64_t height, int64_t width,
     int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
-    pool_t pool = {logits, target, NULL, indices, NULL, grad_pooled, grad, grad_total,
+    pool_t pool = {logits, target, NULL, NULL, indices, NULL, grad_pooled, grad, grad_total,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
     ask_for_large_pages(grad, images * classes * height * width);
     parallel(backward_plane, &pool, images * classes, threads);
-}
-
-/* ---- pooled labels ---- */
-
-typedef struct {
-    const int16_t *labels; /* (N, H, W) */
-    float *pooled;         /* (N, C, h, w) */
-    int64_t largest;       /* whether the largest and not the mean is wanted */
-    int64_t classes, height, width, pooled_height, pooled_width, factor;
-} labels_t;
-
-static void pool_labels_of_image(int64_t item, void *context) {
-    const labels_t *l = context;
-    int64_t k = l->factor, padding = k / 2, size = l->pooled_height * l->pooled_width;
-    float *out = l->pooled + item * l->classes * size, share = 1.0f / (float)(k * k);
-    const int16_t *labels = l->labels + item * l->height * l->width;
-    memset(out, 0, sizeof(float) * (size_t)(l->classes * size));
-    for (int64_t y = 0; y < l->height; y++) {
-        int64_t row = (y + padding) / k;
-        if (row >= l->pooled_height) break;
-        for (int64_t column = 0; column < l->pooled_width; column++) {
-            int64_t from = column * k - padding, to = from + k;
-            if (to > l->width) to = l->width;
-            for (int64_t x = from < 0 ? 0 : from; x < to; x++) {
-                int16_t class = labels[y * l->width + x];
-                if (class >= 0) out[class * size + row * l->pooled_width + column] += 1.0f;
-            }
-        }
-    }
-    for (int64_t i = 0; i < l->classes * size; i++) out[i] = l->largest ? (out[i] > 0.0f ? 1.0f : 0.0f) : out[i] * share;
-}
-
-void pool_labels(
-    const int16_t *labels, float *pooled, int64_t largest, int64_t images, int64_t classes, int64_t height,
-    int64_t width, int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
-    labels_t pooling = {labels, pooled, largest, classes, height, width, pooled_height, pooled_width, factor};
-    parallel(pool_labels_of_image, &pooling, images, threads);
 }
 
 /* ---- moments of regions: sums of lagged products ---- */

@@ -1,0 +1,87 @@
+r"""The log determinant of what a linear estimate leaves unexplained, which RMI and CWMI share.
+
+With S_Y, C and S_P the blocks of the second moments of labels Y and probabilities P, d × d each, and a ridge ξ,
+
+.. math:: M = S_Y - C (S_P + \xi I)^{-1} C^T
+
+is the moment matrix of the residual when Y is estimated linearly from P.
+"""
+
+import torch
+from torch import Tensor
+
+
+def half_log_det(
+    moments: Tensor, ridge: float, *, residual_ridge: float, rounding: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """½ log det (M + ρ I), and its gradient in closed form.
+
+    With A = S_P + ξ I = F Fᵀ and B = F⁻¹ Cᵀ,
+
+        M + ρ I = S_Y - Bᵀ B + ρ I = L Lᵀ,    ½ log det (M + ρ I) = Σ log L_ii,
+
+    which needs no inverse and keeps M symmetric. Differentiating with W = C A⁻¹ gives for the moments
+
+        ∂/∂[S_Y C; Cᵀ S_P] = Vᵀ V / 2,    V = L⁻¹ [I, -W].
+
+    Args:
+        moments: (..., 2d, 2d) float64 symmetric.
+        ridge: ξ > 0.
+        residual_ridge: ρ ≥ 0.
+        rounding: (...), a pivot of M + ρ I that is not above it is taken for rounding.
+
+    Returns:
+        The values (...), and how many matrices needed more than their ridge, an int64 scalar.
+    """
+    side = moments.shape[-1] // 2
+    with torch.no_grad():
+        upper, of_probs = moments[..., :side, :], moments[..., side:, side:]
+        of_labels, cross = upper[..., :side], upper[..., side:]
+        factor, jittered = stable_cholesky(of_probs, ridge, jitter=ridge)
+        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
+        residual = of_labels - half.mT @ half
+        residual_factor, residual_jittered = stable_cholesky(residual, residual_ridge, jitter=ridge, rounding=rounding)
+        value = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        if moments.requires_grad:
+            weights = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT  # W
+            eye = torch.eye(side, dtype=moments.dtype, device=moments.device).expand_as(weights)
+            root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], -1), upper=False)
+            gradient = root.mT @ root / 2
+    if moments.requires_grad:
+        # adds nothing but the gradient: autograd's own goes through two Cholesky factors and loses digits
+        value = value + (gradient * (moments - moments.detach())).sum((-2, -1))
+    return value, jittered + residual_jittered
+
+
+def stable_cholesky(
+    matrix: Tensor, ridge: float, *, jitter: float, rounding: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cholesky factor that never aborts a run and branches on no value: it works inside graphs and on streams.
+
+    A matrix that is not positive definite with the ridge gets 2⁻²⁴ of its largest diagonal entry more (at least
+    `jitter`), which is past the rounding of its float64 entries; if even that fails, it is replaced by its largest
+    diagonal entry times the identity.
+
+    Args:
+        matrix: (..., d, d) symmetric float64.
+        ridge: at least 0, added to the diagonal in any case.
+        jitter: above 0, the least that is added where the ridge is not enough.
+        rounding: (...), a pivot that is not above it counts as one that failed.
+
+    Returns:
+        The lower factors (..., d, d), NaN where the matrix is not finite, and the number of finite matrices for which
+        the ridge was not enough, an int64 scalar.
+    """
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    largest = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
+    more = (largest * 2**-24).clamp_min(jitter)
+    shifted = matrix + ridge * eye
+    # the variant that raises would end the run, and the compiled one may return nonsense without `info`
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    second, second_info = torch.linalg.cholesky_ex(shifted + more * eye)
+    last = (largest + more).sqrt() * eye
+    pivots = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+    failed = ((info > 0) | ~(pivots > rounding))[..., None, None]
+    factor = torch.where(failed, torch.where((second_info > 0)[..., None, None], last, second), factor)
+    finite = shifted.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    return torch.where(finite, factor, torch.nan), (failed & finite).sum()
