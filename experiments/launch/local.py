@@ -86,16 +86,9 @@ def run_locally(
     with _stopping_signals():
         try:
             while waiting or running:
-                while waiting and free:
-                    started = _start(*waiting.pop(), free[-1], progress, keep)
-                    if started is not None:
-                        running.append(started)
-                        free.pop()
+                _start_some(waiting, free, running, progress, keep=keep)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    free.append(one.slot)
-                    progress.ended(one.run, *_outcome(one))
+                _collect_ended(free, running, progress)
                 progress.refresh()
         except KeyboardInterrupt:
             _stop(running, progress)
@@ -121,6 +114,24 @@ def _stopping_signals() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _start_some(
+    waiting: list[tuple[Run, Action]], free: list[Slot], running: list[_Process], progress: Progress, *, keep: str
+) -> None:
+    """Start runs while there are slots for them."""
+    while waiting and free:
+        started = _start(*waiting.pop(), free[-1], progress, keep)
+        if started is not None:
+            running.append(started)
+            free.pop()
+
+
+def _collect_ended(free: list[Slot], running: list[_Process], progress: Progress) -> None:
+    for one in [one for one in running if one.process.poll() is not None]:
+        running.remove(one)
+        free.append(one.slot)
+        progress.ended(one.run, *_outcome(one))
 
 
 def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> _Process | None:
