@@ -100,6 +100,7 @@ class AxesLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run, begun at the first use: offline if the server will not have it."""
+        import wandb
         from wandb.errors import Error
 
         try:
@@ -110,6 +111,7 @@ class AxesLogger(WandbLogger):
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             rank_zero_warn(f"W&B: {said}; logging offline, upload later with: beyondpixel sync {self.save_dir}")
             self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # its process has the run's id in use
             return super().experiment
 
     @rank_zero_only

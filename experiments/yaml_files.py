@@ -39,7 +39,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
@@ -63,7 +63,7 @@ def read_value(text: str) -> Any:
         (0.0001, [1, 2], 'rmi')
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except yaml.YAMLError as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from beyondpixel.experiments.disk_space import describe_full_disk, full_disk_error
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import HELD, STOPPED
 from beyondpixel.experiments.launch.actions import Action, take
@@ -190,11 +189,9 @@ def _record(run: Run, status: Status, error: str) -> str:
 
 def _explain(error: OSError, run: Run) -> str:
     file = Path(error.filename or run.folder.path)
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if full_disk_error(error) is None:
         return f"{file} could not be written: {error.strerror}"
-    there = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    return f"disk full: {file} could not be written, {free} bytes are free; make room and give the command again"
+    return describe_full_disk(error, run.folder.path)
 
 
 def _stop(running: Sequence[_Process], progress: Progress) -> None:

@@ -31,9 +31,12 @@ from typing import Any
 
 import yaml
 
+from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it was built
 
 
 class DamagedRunError(UserError):
@@ -50,7 +53,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -125,7 +128,7 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = yaml.load(self.config_file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            content = yaml.load(self.config_file.read_text(), Loader=LOADER)  # noqa: S506 (a safe loader)
         except (yaml.YAMLError, ValueError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
@@ -186,7 +189,7 @@ class RunFolder:
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Add one line of figures."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, float]]:

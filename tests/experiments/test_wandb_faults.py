@@ -1,52 +1,59 @@
 """W&B under real faults: runs that are killed with all their processes, and servers that fail, on this machine."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import wandb
 
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments import sync as sync_module
+from beyondpixel.experiments import tracking
+from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+from beyondpixel.experiments.sync import sync
 from beyondpixel.experiments.tracking import server_fault
 
 KILLS = int(os.environ.get("BEYONDPIXEL_FAULTS_KILLS", "3"))
 LAST_STEP = 200
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux tells them")
 
-# logs as a training does, with a checkpoint of its own kind each ten steps
-LOGGING = f"""
-import json, sys, time, zlib
-from beyondpixel.experiments import tracking
-from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+# a fork has everything imported, W&B included
+assert wandb.__version__
+FORK = multiprocessing.get_context("fork")
 
-folder = RunFolder(sys.argv[1])
-pause, tracking.SECONDS_TO_BEGIN, tracking.SECONDS_TO_END = map(float, sys.argv[2:])
-checkpoint = folder.path / "checkpoint.json"
-size, done = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0)
-folder.cut_metrics(size)
-folder.update_state(status="running")
-loggers = [tracking.RunFolderLogger(folder), tracking.wandb_logger(folder, folder.config, folder.record)]
-for step in range(done + 1, {LAST_STEP} + 1):
-    figures = {{"train/loss": zlib.crc32(str(step).encode()) / 2**32, "train/images_per_s": time.time()}}
-    for logger in loggers:
-        logger.log_metrics(figures, step)
-    if step % 10 == 0:
+
+def log_run(folder: RunFolder, pause: float, limit: float) -> None:
+    """Log as a training does, with a checkpoint of its own kind each ten steps; `limit` is W&B's patience."""
+    sys.stdout = sys.stderr = (folder.path / "said").open("a", buffering=1)
+    tracking.rank_zero_info = tracking.rank_zero_warn = print  # pytest records warnings
+    tracking.SECONDS_TO_BEGIN = tracking.SECONDS_TO_END = limit
+    checkpoint = folder.path / "checkpoint.json"
+    size, done = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0)
+    folder.cut_metrics(size)
+    folder.update_state(status="running")
+    loggers = [tracking.RunFolderLogger(folder), tracking.wandb_logger(folder, folder.config, folder.record)]
+    for step in range(done + 1, LAST_STEP + 1):
+        figures = {"train/loss": zlib.crc32(str(step).encode()) / 2**32, "train/images_per_s": time.time()}
         for logger in loggers:
-            logger.log_metrics({{"val/mIoU": step / 1000}}, step)
-        write_atomically(checkpoint, json.dumps([folder.metrics_size, step]))
-    time.sleep(pause)
-loggers[0].finalize("success")
-tracking.finish_wandb()
-folder.update_state(status="done")
-"""
+            logger.log_metrics(figures, step)
+        if step % 10 == 0:
+            for logger in loggers:
+                logger.log_metrics({"val/mIoU": step / 1000}, step)
+            write_atomically(checkpoint, json.dumps([folder.metrics_size, step]))
+        time.sleep(pause)
+    loggers[0].finalize("success")
+    tracking.finish_wandb()
+    folder.update_state(status="done")
 
 
 @pytest.fixture
@@ -67,25 +74,36 @@ def folder(tmp_path: Path) -> RunFolder:
     return run
 
 
-def environment(tmp_path: Path, **changes: str) -> dict[str, str]:
-    # with W&B's variables a process would share W&B's service with this one
-    outer = {name: value for name, value in os.environ.items() if "WANDB" not in name}
-    return {**outer, "HOME": str(tmp_path), **changes}
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Sets W&B's variables in place of those that are there, which would share W&B's process with this one."""
+    for name in [name for name in os.environ if "WANDB" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sync_module, "offline_reason", lambda: None)
+
+    def change(**variables: str) -> None:
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return change
 
 
-def start(folder: RunFolder, given: dict[str, str], *, pause: float = 0.0, limit: int = 30) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LOGGING, str(folder.path), str(pause), str(limit), str(limit)]
-    return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: RunFolder, *, pause: float = 0.0, limit: float = 30) -> BaseProcess:
+    process = FORK.Process(target=log_run, args=(folder, pause, limit))
+    process.start()
+    return process
 
 
-def sync(folder: RunFolder, given: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "beyondpixel.experiments", "sync", str(folder.path)]
-    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def output_of(process: BaseProcess, folder: RunFolder) -> str:
+    process.join()
+    said = (folder.path / "said").read_text()
+    assert process.exitcode == 0, said
+    return said
 
 
-def kill_with_children(process: subprocess.Popen[str]) -> None:
+def kill_with_children(process: BaseProcess) -> None:
     """As a cluster does: all processes of a job at once."""
 
     def children(number: int) -> list[int]:
@@ -95,7 +113,7 @@ def kill_with_children(process: subprocess.Popen[str]) -> None:
 
     for number in [process.pid, *children(process.pid)]:
         os.kill(number, signal.SIGKILL)
-    process.communicate()
+    process.join()
 
 
 def assert_whole(server: Any, folder: RunFolder) -> None:
@@ -110,36 +128,32 @@ def assert_whole(server: Any, folder: RunFolder) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_after_kills_the_uploaded_history_is_that_of_the_folder(
-    server: Any, folder: RunFolder, tmp_path: Path, record_property: Callable[[str, object], None]
+    server: Any, folder: RunFolder, account: Callable[..., None], record_property: Callable[[str, object], None]
 ) -> None:
-    offline = environment(tmp_path, WANDB_MODE="offline")
+    account(WANDB_MODE="offline")
     rng = random.Random(0)
-    early = 0
+    killed = 0
     for number in range(KILLS):
-        before, parts = folder.metrics_size, set(folder.path.glob("wandb/offline-run-*/*.wandb"))
-        process = start(folder, offline, pause=0.03)
+        before, logs = folder.metrics_size, set(folder.path.glob("wandb/*/*.wandb"))
+        process = start(folder, pause=0.03)
         # the first kill comes while W&B makes its files, the others after some steps
         further = 60 * rng.randint(0, 40)
-        while process.poll() is None and (
-            set(folder.path.glob("wandb/offline-run-*/*.wandb")) == parts
-            if number == 0
-            else folder.metrics_size <= before + further
+        while process.is_alive() and (
+            set(folder.path.glob("wandb/*/*.wandb")) == logs if number == 0 else folder.metrics_size <= before + further
         ):
             time.sleep(0.005)
-        early += process.poll() is None
-        kill_with_children(process) if process.poll() is None else process.communicate()
-    process = start(folder, offline)
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
-    online = environment(tmp_path, **server.environment)
-    assert "uploaded" in sync(folder, online)
+        killed += process.is_alive()
+        kill_with_children(process)
+    output_of(start(folder), folder)
+    account(**server.environment)
+    assert sync([folder.path])
     assert_whole(server, folder)
     made = server.runs["abcd1234"]
     assert (made["groupName"], made["displayName"]) == ("t/r", "t/r/seed1")
     assert json.loads(made["config"])["loss"] == {"value": "ce"}
-    assert "Nothing to upload" in sync(folder, online)
-    assert early > 0
-    record_property("tried", early)
+    assert sync([folder.path]) == []
+    assert killed > 0
+    record_property("tried", killed)
 
 
 @pytest.mark.faults
@@ -164,21 +178,22 @@ def test_an_unusable_server_is_found_out_before_the_training(
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("moment", ["at its begin", "on its way"])
-def test_a_run_goes_on_without_a_server_that_fails(server: Any, folder: RunFolder, tmp_path: Path, moment: str) -> None:
+def test_a_run_goes_on_without_a_server_that_fails(
+    server: Any, folder: RunFolder, account: Callable[..., None], moment: str
+) -> None:
     """The server knows the key, but fails when a run is made, or when it has some steps."""
-    online = environment(tmp_path, **server.environment)
+    account(**server.environment)
     if moment == "at its begin":
         server.fault, server.fault_of = "500", "upsertBucket"
-    process = start(folder, online, pause=0.02, limit=4)
+    process = start(folder, pause=0.02, limit=4)
     if moment == "on its way":
-        while process.poll() is None and not (server.runs and folder.metrics_size > 600):
+        while process.is_alive() and not (server.runs and folder.metrics_size > 600):
             time.sleep(0.01)
         server.fault = "500"
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
+    said = output_of(process, folder)
     assert said.count("upload later with: beyondpixel sync") == 1
     assert "Traceback" not in said
     assert folder.status == "done"
     server.fault = None
-    assert "uploaded" in sync(folder, online)
+    assert sync([folder.path])
     assert_whole(server, folder)
