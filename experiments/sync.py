@@ -130,7 +130,7 @@ def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
         if is_going_on(run, parts[-1]):
             console.print(f"{run.path}: still running, left for later")
         else:
-            whole = len(parts) == 1 and ended_well(parts[0])
+            whole = len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0])
             # as W&B itself names the folders that it uploads
             merged = run.path / "wandb" / MERGED / f"offline-{parts[-1].name.removeprefix('offline-')}"
             waiting.append(Upload(run, parts, None if whole else merged))

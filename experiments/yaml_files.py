@@ -43,7 +43,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+    # UnicodeDecodeError is a ValueError, and so is what PyYAML raises for dates that are none
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{shown(file)}: cannot be read: {error}") from error
     if content is None:
         return {}
@@ -64,8 +65,24 @@ def read_value(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
+
+
+def is_usable(path: Path) -> bool:
+    """Whether the system takes a path at all: none that is too long for it, or holds a null character.
+
+    Example:
+        >>> is_usable(Path("a.yaml")), is_usable(Path("a" * 5000)), is_usable(Path("a\\0"))
+        (True, False, False)
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def shown(file: Path) -> str:
