@@ -11,6 +11,7 @@ import yaml
 from beyondpixel.experiments.errors import UserError
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one is ten times faster, where it was built
+SURELY_SHALLOW, DEEPEST = 1000, 100
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -39,7 +40,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
+        text = file.read_text(encoding="utf-8")
+        check_depth(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
@@ -64,9 +67,31 @@ def read_value(text: str) -> Any:
         (0.0001, [1, 2], 'rmi')
     """
     try:
+        check_depth(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
+
+
+def check_depth(text: str) -> None:
+    """Refuse YAML that is nested so deep that the compiled parser, which recurses, would overflow the stack.
+
+    Raises:
+        ValueError: if it is.
+
+    Example:
+        >>> check_depth("[" * 5000)
+        Traceback (most recent call last):
+        ValueError: it is nested more than 100 levels deep
+    """
+    most_dashes = max((len(line) - len(line.lstrip(" -?:\t")) for line in text.splitlines()), default=0)
+    if text.count("[") + text.count("{") + most_dashes < SURELY_SHALLOW:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_Base):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
 def is_usable(path: Path) -> bool:

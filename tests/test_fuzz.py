@@ -28,7 +28,7 @@ from beyondpixel.experiments.resolve import resolve
 from beyondpixel.experiments.spec import load_specs
 from beyondpixel.losses import LOSSES, build_loss
 
-EXAMPLES = int(os.environ.get("BEYONDPIXEL_FAULTS_EXAMPLES", "40"))
+EXAMPLES = 5000 if os.environ.get("BEYONDPIXEL_FAULTS") == "full" else 40
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 bounded = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -55,8 +55,8 @@ SPEC = {
     },
     "reference": {"metric": "test/mIoU", "value": 50.0, "source": "nowhere", "per_class": {"a": 1.0}},
     "evaluations": ["tta:flip"],
-    "grid": {"loss": {"a": {"config": {"model.loss": "ce"}}}},
-    "row": "{loss}",
+    "grid": {"loss": {"model.loss": {"a": "ce", "b": "rmi"}}, "steps": {"trainer.max_steps": [10, 20]}},
+    "row": "{loss}_{steps}",
 }
 
 

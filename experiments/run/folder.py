@@ -35,6 +35,7 @@ from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.yaml_files import check_depth
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it was built
 
@@ -128,8 +129,10 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = yaml.load(self.config_file.read_text(), Loader=LOADER)  # noqa: S506 (a safe loader)
-        except (yaml.YAMLError, ValueError) as error:
+            text = self.config_file.read_text()
+            check_depth(text)
+            content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
 
@@ -200,7 +203,7 @@ class RunFolder:
             for line in file:
                 try:
                     figures = json.loads(line)
-                except json.JSONDecodeError:
+                except (json.JSONDecodeError, RecursionError):
                     return
                 if not isinstance(figures, dict):
                     return
@@ -249,7 +252,7 @@ class RunFolder:
             return {}
         try:
             content = json.loads(file.read_text())
-        except ValueError as error:  # no JSON, or no text
+        except (ValueError, RecursionError) as error:  # no JSON, or no text
             raise DamagedRunError(file, "not valid JSON") from error
         return _mapping(file, content)
 

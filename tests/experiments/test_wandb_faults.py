@@ -23,7 +23,7 @@ from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.experiments.sync import sync
 from beyondpixel.experiments.tracking import server_fault
 
-KILLS = int(os.environ.get("BEYONDPIXEL_FAULTS_KILLS", "3"))
+KILLS = 20 if os.environ.get("BEYONDPIXEL_FAULTS") == "full" else 3
 LAST_STEP = 200
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux tells them")
 
