@@ -1,11 +1,13 @@
 """Drawn inputs: each gives a result, or one error that names what is wrong with it, and never any other exception."""
 
 import contextlib
+import functools
 import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,31 @@ from beyondpixel.losses import LOSSES, build_loss
 
 EXAMPLES = 5000 if os.environ.get("BEYONDPIXEL_FAULTS") == "full" else 40
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
+TRIED: Counter[str] = Counter()
 bounded = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def fuzz(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`given`, with a count of what was tried."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @bounded
+        @given(*strategies)
+        @functools.wraps(test)
+        def counted(*values: Any, **named: Any) -> None:
+            TRIED[test.__name__] += 1
+            test(*values, **named)
+
+        return counted
+
+    return decorate
+
+
+@pytest.fixture(autouse=True)
+def report(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    yield
+    record_property("tried", TRIED[request.node.name])
+
 
 WORDS = st.one_of(
     st.text(max_size=12),
@@ -98,8 +124,7 @@ def expect(*kinds: type[Exception]) -> Iterator[None]:
     assert said is None or (said.strip() and "Traceback" not in said), said
 
 
-@bounded
-@given(spec_files())
+@fuzz(spec_files())
 def test_spec_files(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "table" / "row.yaml"
@@ -110,8 +135,7 @@ def test_spec_files(content: bytes) -> None:
                 resolve(spec)
 
 
-@bounded
-@given(st.one_of(WORDS, st.text(alphabet="camvid_small/rmi.\0~", max_size=20)))
+@fuzz(st.one_of(WORDS, st.text(alphabet="camvid_small/rmi.\0~", max_size=20)))
 def test_names_of_specs(place: str) -> None:
     with expect(UserError):
         load_specs([place])
@@ -154,8 +178,7 @@ def data_folders(draw: st.DrawFn) -> dict[str, bytes]:
     return files
 
 
-@bounded
-@given(data_folders(), st.booleans())
+@fuzz(data_folders(), st.booleans())
 def test_data_folders(files: dict[str, bytes], convert: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
@@ -203,8 +226,7 @@ def loss_inputs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@bounded
-@given(loss_inputs())
+@fuzz(loss_inputs())
 def test_loss_inputs(case: dict[str, Any]) -> None:
     preds = torch.full(tuple(case["preds"]), case["fill"]).nan_to_num(0.0) if case["noise"] else None
     preds = torch.full(tuple(case["preds"]), case["fill"]) if preds is None else torch.randn(preds.shape)
@@ -223,8 +245,7 @@ def test_loss_inputs(case: dict[str, Any]) -> None:
         value.backward()
 
 
-@bounded
-@given(
+@fuzz(
     st.one_of(
         WORDS,
         st.text(alphabet="ctra:flip scales=window overlap0123456789.,+-e", max_size=40),
@@ -249,8 +270,7 @@ def image_files(draw: st.DrawFn) -> bytes:
     )
 
 
-@bounded
-@given(image_files(), BYTES)
+@fuzz(image_files(), BYTES)
 def test_images_to_predict(content: bytes, names: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, listed = Path(folder) / "a.png", Path(folder) / "names.txt"
@@ -267,8 +287,7 @@ def test_images_to_predict(content: bytes, names: bytes) -> None:
 CHECKPOINT = {"state_dict": {"w": torch.zeros(3)}, "hyper_parameters": {"lr": 0.1}, "epoch": 1}
 
 
-@bounded
-@given(st.data())
+@fuzz(st.data())
 def test_checkpoints(data: st.DataObject) -> None:
     stream = io.BytesIO()
     torch.save(CHECKPOINT, stream)
