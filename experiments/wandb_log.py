@@ -15,6 +15,14 @@ PIECE = struct.Struct("<IHB")  # checksum, length, kind
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
+def new_record() -> Any:
+    """An empty message of W&B's type `Record`."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2  # its classes are made when it is imported
+    return messages.Record()
+
+
 def read_records(file: Path) -> list[Any]:
     """The records of a log up to the first that is damaged; none where it is no log of W&B.
 
@@ -34,11 +42,10 @@ def read_records(file: Path) -> list[Any]:
         []
     """
     from google.protobuf.message import DecodeError
-    from wandb.proto import wandb_internal_pb2
 
     records = []
     for data in _read(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = new_record()
         try:
             record.ParseFromString(data)
         except DecodeError:

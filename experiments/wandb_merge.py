@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.tracking import run_arguments
-from beyondpixel.experiments.wandb_log import read_records, write_records
+from beyondpixel.experiments.wandb_log import new_record, read_records, write_records
 
 STEP = "trainer/global_step"
 # written anew, or of no use to the reader of a log
@@ -40,15 +40,13 @@ def merge_parts(run: RunFolder, parts: Sequence[Path], target: Path) -> None:
         parts: its folders below `wandb`, oldest first.
         target: the folder to make.
     """
-    from wandb.proto import wandb_internal_pb2
-
     logs = [records for part in parts if (log := log_of(part)) and _start_of(records := read_records(log))]
     records = [record for log in logs for record in log]
     start = _start_of(reversed(records)) or _new_start(run)
     start.run.resume = start.run.resumed = False  # W&B would append to what the server has, instead of replacing it
-    header = wandb_internal_pb2.Record()
+    header = new_record()
     header.header.version_info.producer = "beyondpixel"
-    summary, end = wandb_internal_pb2.Record(), wandb_internal_pb2.Record()
+    summary, end = new_record(), new_record()
     for name, value in run.summary.items():
         summary.summary.update.add(key=name, value_json=json.dumps(value))
     end.exit.exit_code = 0 if run.status.is_finished else 1
@@ -79,9 +77,7 @@ def _start_of(records: Iterable[Any]) -> Any:
 
 def _new_start(run: RunFolder) -> Any:
     """The record of a run of which W&B has written none."""
-    from wandb.proto import wandb_internal_pb2
-
-    record = wandb_internal_pb2.Record()
+    record = new_record()
     given = run_arguments(run.config, run.record)
     record.run.run_id, record.run.project, record.run.run_group = given["id"], given["project"], given["group"]
     record.run.display_name, record.run.job_type = given["name"], given["job_type"]
@@ -116,15 +112,14 @@ def _row(history: Any) -> _Row | None:
     return None if step is None else _Row(int(float(step)), values, times)
 
 
-def _of_line(line: Mapping[str, float]) -> tuple[int, dict[tuple[str, ...], str]]:
+def _of_line(line: Mapping[str, float]) -> tuple[int, Mapping[tuple[str, ...], str]]:
     # json writes NaN as W&B does
-    return int(line["step"]), {(name,): json.dumps(value) for name, value in line.items() if name != "step"}
+    values: dict[tuple[str, ...], str] = {(name,): json.dumps(line[name]) for name in line if name != "step"}
+    return int(line["step"]), values
 
 
 def _history_record(number: int, values: Mapping[tuple[str, ...], str]) -> Any:
-    from wandb.proto import wandb_internal_pb2
-
-    record = wandb_internal_pb2.Record()
+    record = new_record()
     record.history.step.num = number
     for path, value in {**values, ("_step",): str(number)}.items():
         record.history.item.add(nested_key=path, value_json=value)

@@ -51,6 +51,16 @@ def start(folder: RunFolder, job: Callable[[Path], object] = run_job) -> BasePro
     return process
 
 
+def kill(process: BaseProcess) -> None:
+    """Kill a process with all that it has started."""
+    if process.is_alive() and process.pid is not None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not begun a session yet
+            os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
 def outcome(folder: RunFolder) -> dict[str, Any]:
     """Everything that must not depend on interruptions."""
     checkpoint = torch.load(folder.last_checkpoint, weights_only=True)
@@ -87,9 +97,7 @@ def test_killed_runs_end_bit_identically(
             while process.is_alive() and killed.metrics_size < moment:
                 time.sleep(rng.uniform(0, 0.01))
             done += process.is_alive()
-            if process.is_alive():
-                os.killpg(process.pid, signal.SIGKILL)
-            process.join()
+            kill(process)
         finish(killed)
         assert outcome(killed) == outcome(whole)
         assert not list(killed.path.rglob("*.part"))
