@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-oldest check format docs bench clean
+.PHONY: help install demo test test-oldest faults check format docs bench clean
 
 help: ## show what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-oldest
 	@$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	@.venv-oldest/bin/python -m pytest -m "not slow"
+
+faults: $(READY) ## inject real faults and write what held to docs/faults.md (half an hour on 2 cores)
+	@$(BIN)/python tests/faults.py
 
 # mypy sees the package as a user's project would: installed, not as a folder of this checkout
 check: $(READY) docs ## format, lint, types and documentation

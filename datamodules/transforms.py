@@ -164,7 +164,7 @@ class TrainingTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `sample`, which stays as it is."""
         # set_random_seed would give every transform a generator of its own with the same seed, and so the same draws
-        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         arrays: Mapping[str, Pixels]
         if sample.mask is None:
             arrays = self._compose(image=sample.image)

@@ -13,6 +13,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import LINKED
 
@@ -52,6 +53,7 @@ def build(config: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModu
 
 def build_all(config: Mapping[str, Any]) -> Built:
     """As `build`, with the arguments of the Trainer."""
+    check_imports(config)
     parser = _parser()
     given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
     with _constructor_errors():
@@ -61,6 +63,7 @@ def build_all(config: Mapping[str, Any]) -> Built:
 
 def build_data(config: Mapping[str, Any]) -> LightningDataModule:
     """The data module of a resolved config alone; arguments and errors as for `build`."""
+    check_imports(config)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     data = config["data"]

@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Sequence
 
+from beyondpixel.experiments.allowed_imports import take_allowed
 from beyondpixel.experiments.errors import Stopped, UserError
 
 # importing torch takes seconds, so help and a mistyped word import none of these modules
@@ -43,6 +44,7 @@ where to start:
   beyondpixel compare outputs/camvid_small          mean and interval of each row
   beyondpixel fit --model.loss=rmi                  one training; fit --help lists the keys
   beyondpixel COMMAND --help                        the options of a command
+  beyondpixel COMMAND --allow-import MODULE         let configs name classes of a module of yours
 """
 
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `beyondpixel` with the given words, or with those of the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(words)
+        _dispatch(take_allowed(words))
         sys.stdout.flush()
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")

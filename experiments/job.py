@@ -6,9 +6,10 @@ Any scheduler can start it: `beyondpixel run-job RUN_FOLDER`, or `python -m beyo
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.run.folder import RunFolder
@@ -43,7 +44,8 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
             return
         folder.remove_temporary_files()
         try:
-            _train_and_evaluate(folder)
+            with full_disk_as_user_error(folder.path):
+                _train_and_evaluate(folder)
         except (Stopped, KeyboardInterrupt, SystemExit) as error:
             if first and not folder.status.is_finished:
                 folder.update_state(status=Status.STOPPED, error=None)
@@ -54,7 +56,9 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
         except Exception as error:
             if first:
                 text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                folder.update_state(status=Status.FAILED, error=text)
+                with suppress(OSError):  # of a disk that is still full; the launcher says so, too
+                    folder.remove_temporary_files()
+                    folder.update_state(status=Status.FAILED, error=text)
             raise
         if first:
             _prune_checkpoints(folder)
@@ -77,9 +81,11 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
 def _prune_checkpoints(folder: RunFolder) -> None:
     """Leave of the checkpoints of a finished run what its launch asked for."""
-    from beyondpixel.experiments.checkpoint_files import keep_weights
+    from beyondpixel.experiments.checkpoint_files import checksum, keep_weights
 
     keep = folder.record.get("keep", "resume")
+    if keep != "resume":  # evaluations are known by the checkpoint that they were made from
+        folder.record = {**folder.record, "checkpoint": checksum(folder.last_checkpoint)}
     for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
         if keep == "weights":
             keep_weights(file)

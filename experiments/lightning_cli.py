@@ -12,6 +12,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import link_arguments
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete
@@ -52,6 +53,8 @@ class SegmentationCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         quiet_lightning()
+        for _, file in _config_files(_joined_config_options(words)):
+            check_imports(read_yaml(file), f"{file}: ")
         super().__init__(
             LightningModule,
             LightningDataModule,

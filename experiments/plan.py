@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.resolve import ResolvedConfig, resolve
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
@@ -46,6 +47,7 @@ class Run:
             "table": self.spec.table,
             "row": self.spec.row,
             "seed": self.seed,
+            "axes": axes_of(self.config),
             "reference": self.spec.reference,
             "evaluations": list(self.spec.evaluations),
             **more,

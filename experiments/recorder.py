@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -107,7 +108,9 @@ class RunRecorder(Callback):
             stopped = isinstance(exception, KeyboardInterrupt | Stopped | SystemExit)
             error = None if stopped else f"{type(exception).__name__}: {exception}"
             status = Status.STOPPED if stopped else Status.FAILED
-            self.folder.update_state(status=status, step=trainer.global_step, error=error)
+            # the disk may be full, which is then the exception that is to be seen
+            with nullcontext() if stopped else suppress(OSError):
+                self.folder.update_state(status=status, step=trainer.global_step, error=error)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Trained, not yet tested."""

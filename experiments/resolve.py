@@ -21,6 +21,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules
+from beyondpixel.experiments.allowed_imports import forbidden_imports
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, MergedConfig, suggestion
 from beyondpixel.experiments.spec import RunSpec, SpecError
@@ -95,6 +96,9 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
         for key in config
         if key not in ("model", "data", "trainer", "seed_everything")
     ]
+    forbidden = forbidden_imports(config)
+    if forbidden:
+        return dict(config), [*errors, *((tuple(map(str, keys)), text) for keys, text in forbidden)]
     values: dict[str, Any] = {}
     for part, kind in KINDS.items():
         values[part], found = _complete_class(part, config.get(part) or {}, kind)

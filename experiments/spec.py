@@ -18,10 +18,11 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.grid import GridRow, expand_grid
 from beyondpixel.experiments.merge import MergedConfig, keys_of, nested, suggestion
 from beyondpixel.experiments.natural_order import natural_order
-from beyondpixel.experiments.yaml_files import read_value, read_yaml, shown
+from beyondpixel.experiments.yaml_files import is_usable, read_value, read_yaml, shown
 
 BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
+SHOWN_LENGTH = 100  # of a name that is none
 SPEC_KEYS = ("base", "config", "reference", "evaluations", "grid", "row")
 PARTS = ("model", "data", "trainer")
 REFERENCE_KEYS = {
@@ -152,6 +153,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 def _locate(place: str | Path) -> tuple[list[Path], str | None]:
     """The files that a place stands for, and the row that is meant, if it is one of several."""
     for path in (Path(place), RUNS / place):
+        if not is_usable(path):
+            continue
         if path.is_file():
             return [path.absolute()], None
         if path.is_dir():
@@ -164,14 +167,14 @@ def _locate(place: str | Path) -> tuple[list[Path], str | None]:
             own = path.parent.absolute() / f"{path.name}.yaml"
             return ([own], None) if own in siblings else (siblings, path.name)
     tables = sorted({file.parent.name for file in RUNS.rglob("*.yaml")})
-    raise UserError(f"no run spec or folder named {place}; {suggestion(place, tables)}")
+    raise UserError(f"no run spec or folder named {str(place)[:SHOWN_LENGTH]}; {suggestion(place, tables)}")
 
 
 def _read_fragment(name: str) -> dict[str, Any]:
     file = BASE / f"{name}.yaml"
-    if not file.is_file():
+    if not (is_usable(file) and file.is_file()):
         known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
-        raise UserError(f"no fragment {name!r}; {suggestion(name, known)}")
+        raise UserError(f"no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
     return read_yaml(file)
 
 

@@ -2,11 +2,15 @@
 
 W&B's own `wandb sync` does the work, one process a run, and leaves a file `*.wandb.synced` beside what is up: that file
 says what is done, whoever did it. An upload that was cut off has none, so a second call takes it up again.
+
+A run that was killed or resumed has a part for each time it went on; the parts neither hold everything nor each step
+once. They are merged before the upload, with the run's metrics.jsonl (`wandb_merge.py`).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +25,14 @@ from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, find_runs
-from beyondpixel.experiments.tracking import offline_reason
+from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
+from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
 COMMAND = (sys.executable, "-m", "wandb", "sync")
 # a run that says it is running, but has written nothing for so long, was killed
 SECONDS_UNTIL_DEAD = 600.0
 LINES_OF_AN_ERROR = 3
+MERGED = "merged"
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,13 @@ class Upload:
 
     Attributes:
         run: the run's folder.
-        parts: its offline folders that are not up, oldest first; a resumed run has several.
+        parts: its folders below `wandb`, oldest first; a resumed run has several.
+        merged: where they are merged to; None where the only one can be uploaded as it is.
     """
 
     run: RunFolder
     parts: tuple[Path, ...]
+    merged: Path | None
 
 
 def sync(
@@ -70,7 +78,8 @@ def sync(
     waiting = _waiting(folders, console)
     if dry_run or not waiting:
         for upload in waiting:
-            console.print(f"{upload.run.path}: would be uploaded ({len(upload.parts)} part(s))")
+            new = sum(not is_uploaded(part) for part in upload.parts)
+            console.print(f"{upload.run.path}: would be uploaded ({new} part(s))")
         if not waiting:
             console.print("Nothing to upload")
         return [upload.run for upload in waiting]
@@ -89,21 +98,21 @@ def sync(
     return [upload.run for upload in waiting]
 
 
-def offline_parts(run: RunFolder) -> list[Path]:
-    """W&B's offline folders of a run, oldest first: their names begin with the time."""
-    return sorted(part for part in run.path.glob("wandb/offline-run-*") if _log(part) is not None)
+def parts_of(run: RunFolder) -> list[Path]:
+    """W&B's folders of a run that it may not have uploaded itself, oldest first."""
+    online = (part for part in run.path.glob("wandb/run-*-*") if (part / UNDELIVERED).exists() or not ended_well(part))
+    return sorted([*run.path.glob("wandb/offline-run-*-*"), *online], key=lambda part: part.name.split("run-")[1])
 
 
 def is_uploaded(part: Path) -> bool:
-    """Whether W&B has marked an offline folder as uploaded, after all that was written to it."""
-    log = _log(part)
-    mark = log.with_name(f"{log.name}.synced") if log else None
-    return log is not None and mark is not None and mark.exists() and mark.stat().st_mtime >= log.stat().st_mtime
+    """Whether a folder is marked as uploaded, after all that was written to it."""
+    log, mark = log_of(part), _mark_of(part)
+    return mark.exists() and (log is None or mark.stat().st_mtime >= log.stat().st_mtime)
 
 
 def is_going_on(run: RunFolder, part: Path) -> bool:
     """Whether a run is still writing to an offline folder."""
-    log = _log(part)
+    log = log_of(part)
     silent = time.time() - log.stat().st_mtime if log else SECONDS_UNTIL_DEAD
     return run.state["status"] == "running" and silent < SECONDS_UNTIL_DEAD
 
@@ -115,11 +124,16 @@ def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
     runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
     waiting = []
     for run in runs.values():
-        parts = tuple(part for part in offline_parts(run) if not is_uploaded(part))
-        if parts and is_going_on(run, parts[-1]):
+        parts = tuple(parts_of(run))
+        if all(map(is_uploaded, parts)):
+            continue
+        if is_going_on(run, parts[-1]):
             console.print(f"{run.path}: still running, left for later")
-        elif parts:
-            waiting.append(Upload(run, parts))
+        else:
+            whole = len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0])
+            # as W&B itself names the folders that it uploads
+            merged = run.path / "wandb" / MERGED / f"offline-{parts[-1].name.removeprefix('offline-')}"
+            waiting.append(Upload(run, parts, None if whole else merged))
     return waiting
 
 
@@ -143,15 +157,33 @@ def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: C
     return failed
 
 
-def _log(part: Path) -> Path | None:
-    return next(part.glob("run-*.wandb"), None)
+def _mark_of(part: Path) -> Path:
+    log = log_of(part)
+    return part / f"{log.name if log else 'run-' + part.name.rpartition('-')[2] + '.wandb'}.synced"
 
 
 def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
-    """Upload the parts of one run in their order; what went wrong, or None."""
+    """Upload one run; what went wrong, or None."""
+    if upload.merged is None:
+        return _upload_folder(upload.run, upload.parts[0], timeout, processes)
+    shutil.rmtree(upload.merged.parent, ignore_errors=True)  # of an upload that was killed
+    try:
+        merge_parts(upload.run, upload.parts, upload.merged)
+        error = _upload_folder(upload.run, upload.merged, timeout, processes)
+    except (OSError, UserError, KeyError, ValueError) as damage:
+        return f"its W&B folders could not be merged: {type(damage).__name__}: {damage}"
+    finally:
+        shutil.rmtree(upload.merged.parent, ignore_errors=True)
+    if error is None:
+        for part in upload.parts:
+            _mark_of(part).touch()
+    return error
+
+
+def _upload_folder(run: RunFolder, part: Path, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
     process = subprocess.Popen(
-        [*COMMAND, *(str(part.resolve()) for part in upload.parts)],
-        cwd=upload.run.path,  # W&B leaves a log in a folder `wandb` of where it is called
+        [*COMMAND, str(part.resolve())],
+        cwd=run.path,  # W&B leaves a log in a folder `wandb` of where it is called
         stdin=subprocess.DEVNULL,  # nobody is there to answer a question
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -165,7 +197,7 @@ def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str
     except subprocess.TimeoutExpired:
         _end(process)
         return f"no end after {timeout:g} s; raise --timeout if the run is large"
-    if process.returncode == 0 and all(map(is_uploaded, upload.parts)):
+    if process.returncode == 0 and is_uploaded(part):
         return None
     said = " / ".join(output.strip().splitlines()[-LINES_OF_AN_ERROR:])
     return said or f"`{' '.join(COMMAND)}` ended with {process.returncode} and said nothing"

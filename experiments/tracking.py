@@ -5,14 +5,13 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
-import socket
 from argparse import Namespace
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -21,6 +20,11 @@ from beyondpixel.experiments.run.folder import RunFolder
 PROJECT = "beyondpixel"
 # axes whose values are tags as well, to filter runs with one click
 TAGGED_AXES = ("loss", "model", "memory", "dataset")
+SECONDS_FOR_AN_ANSWER = 5.0
+# W&B's own patience with its server is minutes at the begin, and has no end at the end
+SECONDS_TO_BEGIN, SECONDS_TO_END = 30.0, 60.0
+# marks a folder of W&B whose run has ended, but could not be uploaded whole
+UNDELIVERED = "undelivered"
 
 
 class RunFolderLogger(Logger):
@@ -86,11 +90,29 @@ class RunFolderLogger(Logger):
 class AxesLogger(WandbLogger):
     """W&B's logger with a config that stays as it was made: flat axes, and the resolved config below `config`.
 
-    W&B logs through a process of its own, which a cluster that ends a job ends as well. The training is not to fail
-    of that: it goes on without W&B, to its checkpoint.
+    W&B logs through a process of its own, which a cluster that ends a job ends as well, and to a server that may fail
+    at any time. The training is not to fail of either: it goes on, to its checkpoint.
     """
 
     _lost = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run, begun at the first use: offline if the server will not have it."""
+        import wandb
+        from wandb.errors import Error
+
+        try:
+            return super().experiment
+        except (Error, OSError) as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            rank_zero_warn(f"W&B: {said}; logging offline, upload later with: beyondpixel sync {self.save_dir}")
+            self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # its process has the run's id in use
+            return super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -109,7 +131,7 @@ class AxesLogger(WandbLogger):
 
 
 def offline_reason() -> str | None:
-    """Why W&B has to work offline: a short reason, or None when it can be reached with a key.
+    """Why W&B has to work offline: a short reason, or None when its server knows the key.
 
     `WANDB_MODE`, where the user has set it, is obeyed.
     """
@@ -118,25 +140,49 @@ def offline_reason() -> str | None:
         return f"WANDB_MODE={mode}"
     import wandb
 
-    address = urlparse(wandb.setup().settings.base_url)
-    if not _has_credentials(address.hostname or ""):
-        return "no API key found"
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        with socket.create_connection((address.hostname or "", port), timeout=3):
-            return None
-    except OSError:
-        return f"{address.hostname} cannot be reached"
+    server = wandb.setup().settings.base_url
+    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):  # W&B exchanges it for a key
+        return None
+    key = _api_key(urlparse(server).hostname or "")
+    return "no API key found" if key is None else server_fault(server, key)
 
 
-def _has_credentials(host: str) -> bool:
-    """Whether `wandb.init` will find credentials; unlike `wandb.login` this asks neither the user nor the server."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+def _api_key(host: str) -> str | None:
+    """The key that `wandb.init` will find; unlike `wandb.login` this asks neither the user nor the server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return os.environ["WANDB_API_KEY"]
     try:
-        return netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
+        found = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host)
     except (OSError, netrc.NetrcParseError):
-        return False
+        return None
+    return None if found is None else found[2]
+
+
+def server_fault(server: str, key: str) -> str | None:
+    """Why a server cannot be used, asked for the key's owner as W&B asks, but without its minutes of patience."""
+    import requests
+
+    host = urlparse(server).hostname
+    try:
+        answer = requests.post(
+            f"{server}/graphql",
+            json={"query": "query Viewer { viewer { id } }"},
+            auth=("api", key),
+            timeout=SECONDS_FOR_AN_ANSWER,
+        )
+    except requests.Timeout:
+        return f"{host} does not answer"
+    except requests.RequestException:
+        return f"{host} cannot be reached"
+    if answer.status_code in (401, 403):
+        return f"{host} does not accept the API key"
+    if not answer.ok:
+        return f"{host} answers with error {answer.status_code}"
+    try:
+        viewer = answer.json()["data"]["viewer"]
+    except (ValueError, KeyError, TypeError):
+        return f"{host} does not answer as a W&B server does"
+    return None if viewer else f"{host} does not accept the API key"
 
 
 def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> Logger | None:
@@ -160,20 +206,26 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     if reason:
         upload = f"beyondpixel sync {folder.path}"
         rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
-    seed = record["seed"]
-    axes = {name: value for name, value in record["axes"].items() if value is not None}
     folder.path.mkdir(parents=True, exist_ok=True)
     return AxesLogger(
-        project=project_name(),
-        name=f"{record['name']}/seed{seed}",
-        group=record["name"],
-        job_type="train",
-        tags=[record["table"], *(str(axes[name]) for name in TAGGED_AXES if name in axes)],
-        id=record["wandb_id"],
+        **run_arguments(config, record),
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
-        settings=wandb.Settings(console="off"),
-        config={
+        settings=wandb.Settings(console="off", init_timeout=SECONDS_TO_BEGIN, **_limits_of_end()),
+    )
+
+
+def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """What W&B is told of a run: project, name, group, job type, tags, id and config; arguments as above."""
+    axes = {name: value for name, value in record["axes"].items() if value is not None}
+    return {
+        "project": project_name(),
+        "name": f"{record['name']}/seed{record['seed']}",
+        "group": record["name"],
+        "job_type": "train",
+        "tags": [record["table"], *(str(axes[name]) for name in TAGGED_AXES if name in axes)],
+        "id": record["wandb_id"],
+        "config": {
             **record["axes"],
             "table": record["table"],
             "row": record["row"],
@@ -182,15 +234,31 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
             "environment": record["environment"],
             "config": config,
         },
-    )
+    }
+
+
+def _limits_of_end() -> dict[str, Any]:
+    """How long W&B may upload at the end of a run; its older versions have no limit."""
+    import wandb
+
+    limits = {"finish_timeout": SECONDS_TO_END, "finish_timeout_raises": True}
+    return {name: value for name, value in limits.items() if name in wandb.Settings.model_fields}
 
 
 def finish_wandb(exit_code: int = 0) -> None:
     """Close W&B's run, if there is one and its process is still there."""
     import wandb
 
-    with suppress(ConnectionError):
+    run = wandb.run
+    try:
         wandb.finish(exit_code=exit_code)
+    except TimeoutError:
+        if run is not None:
+            folder = Path(run.dir).parent
+            (folder / UNDELIVERED).touch()
+            rank_zero_warn(f"W&B's server was lost; upload later with: beyondpixel sync {folder.parent.parent}")
+    except ConnectionError:
+        return
 
 
 def project_name() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import find_checkpoint, verify
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
@@ -29,7 +30,8 @@ def fit(words: Sequence[str]) -> None:
             resume = None if overwrite else checkpoint_to_resume(folder, cli.resolved)
             if cli.options["ckpt_path"] is not None:
                 resume = verify(cli.options["ckpt_path"])
-            train(folder, cli.resolved, resume=resume, overwrite=overwrite, test=False)
+            with full_disk_as_user_error(folder.path):
+                train(folder, cli.resolved, resume=resume, overwrite=overwrite, test=False)
     except HeldError as error:
         raise UserError(f"{error}; wait for it, or choose another --trainer.default_root_dir") from error
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")

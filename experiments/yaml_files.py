@@ -11,6 +11,7 @@ import yaml
 from beyondpixel.experiments.errors import UserError
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one is ten times faster, where it was built
+SURELY_SHALLOW, DEEPEST = 1000, 100
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -39,11 +40,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        text = file.read_text(encoding="utf-8")
+        check_depth(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+    # UnicodeDecodeError is a ValueError, and so is what PyYAML raises for dates that are none
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{shown(file)}: cannot be read: {error}") from error
     if content is None:
         return {}
@@ -63,9 +67,47 @@ def read_value(text: str) -> Any:
         (0.0001, [1, 2], 'rmi')
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        check_depth(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
+
+
+def check_depth(text: str) -> None:
+    """Refuse YAML that is nested so deep that the compiled parser, which recurses, would overflow the stack.
+
+    Raises:
+        ValueError: if it is.
+
+    Example:
+        >>> check_depth("[" * 5000)
+        Traceback (most recent call last):
+        ValueError: it is nested more than 100 levels deep
+    """
+    most_dashes = max((len(line) - len(line.lstrip(" -?:\t")) for line in text.splitlines()), default=0)
+    if text.count("[") + text.count("{") + most_dashes < SURELY_SHALLOW:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_Base):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def is_usable(path: Path) -> bool:
+    """Whether the system takes a path at all: none that is too long for it, or holds a null character.
+
+    Example:
+        >>> is_usable(Path("a.yaml")), is_usable(Path("a" * 5000)), is_usable(Path("a\\0"))
+        (True, False, False)
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def shown(file: Path) -> str:

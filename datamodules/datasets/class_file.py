@@ -51,7 +51,8 @@ def read_class_file(path: Path) -> ClassFile:
         return _parse(content)
     except FileNotFoundError:
         raise _bad(path, "is missing") from None
-    except (yaml.YAMLError, _NotUnderstoodError, UnicodeDecodeError) as error:
+    # PyYAML raises ValueError for dates that are none, and recurses
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _bad(path, str(error)) from error
 
 
@@ -86,11 +87,13 @@ def _parse(content: Any) -> ClassFile:
         _known(f"key in class {entry['name']}", entry, _CLASS_KEYS)
         names.append(entry["name"])
         palette.append(_color(entry["name"], entry.get("color")))
-        values.append(entry.get("value", index))
+        values.append(_value(entry.get("value", index)))
     for what, given in (("names", names), ("colors", palette), ("values", values)):
         if len(set(given)) < len(given):
             raise _NotUnderstoodError(f"two classes have the same {what[:-1]}: {given}")
     void = content.get("void", [255] if kind == "index" else [])
+    if not isinstance(void, list):
+        raise _NotUnderstoodError(f"void must be a list, got {void!r}")
     return ClassFile(
         names,
         palette,
@@ -101,15 +104,19 @@ def _parse(content: Any) -> ClassFile:
 
 
 def _labels(values: list[int], void: list[Any]) -> LabelTable:
-    for value in [*values, *void]:
-        if not isinstance(value, int) or not 0 <= value <= 255:
-            raise _NotUnderstoodError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
+    void = [_value(value) for value in void]
     if both := set(values) & set(void):
         raise _NotUnderstoodError(f"values {sorted(both)} are those of a class and void at once")
     try:
         return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
     except ValueError as error:
         raise _NotUnderstoodError(str(error)) from error
+
+
+def _value(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= 255:
+        raise _NotUnderstoodError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
+    return value
 
 
 def _colors(palette: list[Color], void: list[Any]) -> LabelTable:

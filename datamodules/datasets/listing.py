@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from beyondpixel.datamodules.datasets.errors import data_error
 
-LONGEST_NAME = 255
+LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; a system's limit of 4096 counts the folders above as well
 
 
 def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str]:
@@ -42,4 +42,5 @@ def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str
 def _stays_inside(name: str, absolute: bool) -> bool:
     path = PurePosixPath(name)
     leads_out = ".." in path.parts or (not absolute and (path.is_absolute() or bool(PureWindowsPath(name).anchor)))
-    return not leads_out and "\0" not in name and all(len(part.encode()) <= LONGEST_NAME for part in path.parts)
+    too_long = len(name.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in path.parts)
+    return not leads_out and not too_long and "\0" not in name

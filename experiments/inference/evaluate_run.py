@@ -108,7 +108,7 @@ def missing_evaluations(run: RunFolder, words: Iterable[str]) -> list[str]:
     Raises:
         UserError: for words that mean nothing.
     """
-    current = checksum(run.last_checkpoint)
+    current = run.record.get("checkpoint") or checksum(run.last_checkpoint)  # the former where it was thinned out
     return [one for one in dict.fromkeys(words) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
 
 

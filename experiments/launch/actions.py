@@ -127,9 +127,7 @@ def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
     failed = [(run, action) for run, action in plan if action.kind == "failed"]
     for run, action in failed:
         if not action.damaged and action.seen and action.seen["status"] != Status.FAILED:
-            with suppress(HeldError), RunLock(run.folder.lock_file, patience=0):
-                if _state(run.folder) == action.seen:
-                    run.folder.update_state(status=Status.FAILED, error=action.reason)
+            _record_failure(run, action)
     kinds = (
         ("failed in an earlier launch", "--retry-failed does them again"),
         ("are damaged", "--overwrite replaces them"),
@@ -140,6 +138,12 @@ def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
         if names:
             sentences.append(f"{len(names)} runs {what} and were left alone: {', '.join(names)}; {remedy}")
     return sentences
+
+
+def _record_failure(run: Run, action: Action) -> None:
+    with suppress(HeldError), RunLock(run.folder.lock_file, patience=0):
+        if _state(run.folder) == action.seen:
+            run.folder.update_state(status=Status.FAILED, error=action.reason)
 
 
 def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> None:

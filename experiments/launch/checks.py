@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 
+from beyondpixel.datamodules.options import batch_size_of_process
 from beyondpixel.experiments.build import build, build_data
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.inferers import parse_inferer
@@ -141,12 +142,8 @@ def _processes(run: Run) -> int:
 def _check_data(run: Run) -> None:
     data: Any = build_data(run.config)
     processes, batch_size = _processes(run), getattr(data, "batch_size", None)
-    if batch_size and batch_size % processes:
-        fitting = max(number for number in range(1, processes) if batch_size % number == 0)
-        raise UserError(
-            f"data.batch_size {batch_size} is the whole batch and cannot be divided among {processes} processes; use "
-            f"{fitting} GPUs, or another batch such as --data.batch_size {-(-batch_size // processes) * processes}"
-        )
+    if batch_size:
+        batch_size_of_process(batch_size, processes)
     for stage in ("fit", "test"):
         data.setup(stage)
 

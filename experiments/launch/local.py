@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from beyondpixel.experiments.disk_space import describe_full_disk, full_disk_error
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import HELD, STOPPED
 from beyondpixel.experiments.launch.actions import Action, take
@@ -86,16 +85,9 @@ def run_locally(
     with _stopping_signals():
         try:
             while waiting or running:
-                while waiting and free:
-                    started = _start(*waiting.pop(), free[-1], progress, keep)
-                    if started is not None:
-                        running.append(started)
-                        free.pop()
+                _start_some(waiting, free, running, progress, keep=keep)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    free.append(one.slot)
-                    progress.ended(one.run, *_outcome(one))
+                _collect_ended(free, running, progress)
                 progress.refresh()
         except KeyboardInterrupt:
             _stop(running, progress)
@@ -121,6 +113,24 @@ def _stopping_signals() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _start_some(
+    waiting: list[tuple[Run, Action]], free: list[Slot], running: list[_Process], progress: Progress, *, keep: str
+) -> None:
+    """Start runs while there are slots for them."""
+    while waiting and free:
+        started = _start(*waiting.pop(), free[-1], progress, keep)
+        if started is not None:
+            running.append(started)
+            free.pop()
+
+
+def _collect_ended(free: list[Slot], running: list[_Process], progress: Progress) -> None:
+    for one in [one for one in running if one.process.poll() is not None]:
+        running.remove(one)
+        free.append(one.slot)
+        progress.ended(one.run, *_outcome(one))
 
 
 def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> _Process | None:
@@ -179,11 +189,9 @@ def _record(run: Run, status: Status, error: str) -> str:
 
 def _explain(error: OSError, run: Run) -> str:
     file = Path(error.filename or run.folder.path)
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if full_disk_error(error) is None:
         return f"{file} could not be written: {error.strerror}"
-    there = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    return f"disk full: {file} could not be written, {free} bytes are free; make room and give the command again"
+    return describe_full_disk(error, run.folder.path)
 
 
 def _stop(running: Sequence[_Process], progress: Progress) -> None:

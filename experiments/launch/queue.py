@@ -53,7 +53,7 @@ class Queue:
 
     def living(self, number: str | None) -> Job | None:
         """A job that waits or runs."""
-        job = self._jobs.get(number or "")
+        job = self._jobs.get(number) if number else None
         return None if job is None or job.state in ENDED else job
 
     def end_of(self, number: str) -> str:

@@ -132,12 +132,8 @@ def submit(
         # no job finds a run unprepared, and one that SLURM refuses leaves all runs as they were
         with _cancelled_on_error(arrays[-1]):
             for (run, action), number in zip(part, numbers, strict=True):
-                try:
-                    take(run, action, keep=keep, job=number, job_log=str(folder / f"{number}_0_log.err"))
-                    say(f"{run.name} is SLURM job {number}, log: {run.folder.log_file}")
-                except HeldError as error:
-                    say(f"{run.name} is left alone: {error}")
-                    ask("scancel", number)
+                state = {"job": number, "job_log": str(folder / f"{number}_0_log.err")}
+                say(_hand_over(run, action, keep=keep, **state))
         begin = parameters["additional_parameters"].get("begin", "now")
         ask("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
     say(f"Watch them with: squeue --job {','.join(arrays)}; the same command with --dry-run shows each run")
@@ -158,6 +154,16 @@ def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[st
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         raise UserError(f"SLURM refused a job of {len(jobs)} runs: {str(error).strip()}") from error
     return [job.job_id for job in submitted]
+
+
+def _hand_over(run: Run, action: Action, *, job: str, **state: str) -> str:
+    """Prepare a run for its job, or cancel the job of one that somebody else has; what was done."""
+    try:
+        take(run, action, job=job, **state)
+    except HeldError as error:
+        ask("scancel", job)
+        return f"{run.name} is left alone: {error}"
+    return f"{run.name} is SLURM job {job}, log: {run.folder.log_file}"
 
 
 @contextmanager

@@ -31,9 +31,13 @@ from typing import Any
 
 import yaml
 
+from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.yaml_files import check_depth
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it was built
 
 
 class DamagedRunError(UserError):
@@ -50,7 +54,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -125,8 +129,10 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = yaml.load(self.config_file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (yaml.YAMLError, ValueError) as error:
+            text = self.config_file.read_text()
+            check_depth(text)
+            content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
 
@@ -186,7 +192,7 @@ class RunFolder:
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Add one line of figures."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, float]]:
@@ -197,7 +203,7 @@ class RunFolder:
             for line in file:
                 try:
                     figures = json.loads(line)
-                except json.JSONDecodeError:
+                except (json.JSONDecodeError, RecursionError):
                     return
                 if not isinstance(figures, dict):
                     return
@@ -246,7 +252,7 @@ class RunFolder:
             return {}
         try:
             content = json.loads(file.read_text())
-        except ValueError as error:  # no JSON, or no text
+        except (ValueError, RecursionError) as error:  # no JSON, or no text
             raise DamagedRunError(file, "not valid JSON") from error
         return _mapping(file, content)
 

@@ -26,6 +26,9 @@ DILATABLE = (
     "tu-convnext_tiny",
 )
 
+# of encoders that were built before, by name and output stride
+_grids: dict[tuple[str, int], FeatureGrid] = {}
+
 
 def encoder_names() -> list[str]:
     """Every name that SMP and timm know; not all of them can be dilated.
@@ -97,7 +100,8 @@ def build_encoder(
     pretrained = read_pretrained(resolved, weights) if weights is not None else None
     try:
         encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
-        grid = probe_grid(encoder, output_stride)
+        if (resolved, output_stride) not in _grids:
+            _grids[resolved, output_stride] = probe_grid(encoder, output_stride)
     except Exception as error:  # each architecture refuses in its own way, and always for this reason
         raise ValueError(
             f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
@@ -107,7 +111,7 @@ def build_encoder(
         _remove_dilation(encoder)
     if weights is not None and pretrained is not None:
         fill_encoder(encoder, pretrained, name=name, weights=weights)
-    return encoder, grid
+    return encoder, _grids[resolved, output_stride]
 
 
 def _remove_dilation(encoder: nn.Module) -> None:

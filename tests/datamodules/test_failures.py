@@ -106,6 +106,7 @@ def test_a_programming_error_keeps_its_traceback_and_names_the_sample(monkeypatc
         (b"C:/windows/a.jpg\n", "names that cannot be used"),
         (b"a\x00b.jpg\n", "names that cannot be used"),
         (b"x" * 300 + b".jpg\n", "names that cannot be used"),
+        (b"x/" * 1500 + b"a.jpg\n", "names that cannot be used"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path: Path, content: bytes, fault: str) -> None:

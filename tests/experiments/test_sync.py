@@ -1,4 +1,4 @@
-"""Offline runs go up, each once: a real process in place of `wandb sync`, and W&B's own against a silent server."""
+"""Runs go up, each once: a real process in place of `wandb sync`, and W&B's own with a server of this machine."""
 
 import json
 import os
@@ -7,27 +7,31 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from wandb.proto import wandb_internal_pb2
 
 from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.sync import sync
+from beyondpixel.experiments.wandb_log import write_records
 
 # logs what it is asked to upload and marks it as W&B does; a run named bad fails, one named slow hangs with a child
 STAND_IN = """
 import json, pathlib, subprocess, sys, time
 log = pathlib.Path(sys.argv[1])
 for part in map(pathlib.Path, sys.argv[2:]):
+    row = part.parts[len(part.parts) - 3 - part.parts[::-1].index("wandb")]
     with log.open("a") as file:
-        file.write(json.dumps([part.parts[-4], part.name, time.time()]) + "\\n")
-    if "bad" in part.parts and not (log.parent / "mended").exists():
+        file.write(json.dumps([row, part.parent.name, time.time()]) + "\\n")
+    if row == "bad" and not (log.parent / "mended").exists():
         print("starting\\nthe server says no")
         sys.exit(1)
-    if "liar" in part.parts:
+    if row == "liar":
         sys.exit(0)
-    if "slow" in part.parts:
+    if row == "slow":
         child = subprocess.Popen(["sleep", "60"])
         (log.parent / "child").write_text(str(child.pid))
         time.sleep(60)
@@ -35,8 +39,10 @@ for part in map(pathlib.Path, sys.argv[2:]):
     (run,) = part.glob("run-*.wandb")
     run.with_name(run.name + ".synced").touch()
     with log.open("a") as file:
-        file.write(json.dumps([part.parts[-4], "end", time.time()]) + "\\n")
+        file.write(json.dumps([row, "end", time.time()]) + "\\n")
 """
+
+CODE: dict[str, Any] = {"git_commit": None, "environment": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +60,16 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_run(folder: Path, row: str, *, parts: int = 1, status: str = "done", age: float = 0.0) -> RunFolder:
     run = RunFolder(folder / "outputs" / row / "seed1")
-    run.record = {"name": row}
+    run.config = {}
+    run.record = {"name": row, "table": "t", "row": row, "seed": 1, "axes": {}, "wandb_id": "abc"} | CODE
     run.update_state(status=status)
     for part in range(parts):
         place = run.path / "wandb" / f"offline-run-20260101_00000{part}-abc"
         place.mkdir(parents=True)
         log = place / "run-abc.wandb"
-        log.write_bytes(b"x")
+        begin, end = wandb_internal_pb2.Record(), wandb_internal_pb2.Record()
+        begin.run.run_id, end.exit.exit_code = "abc", 0
+        write_records(log, [begin, end])
         os.utime(log, (time.time() - age,) * 2)
     return run
 
@@ -90,14 +99,31 @@ def test_each_run_goes_up_once_and_a_failure_stops_no_other(
     assert len(asked(tmp_path)) == 4
 
 
-def test_parts_of_a_resumed_run_go_in_order_and_only_what_is_new(tmp_path: Path, stand_in: None) -> None:
+def test_parts_of_a_resumed_run_go_up_merged_once(
+    tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path, "a", parts=3)
-    (run.path / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb.synced").touch()
+    first, second, _ = parts = sorted((run.path / "wandb").iterdir())
+    (first / "run-abc.wandb.synced").touch()
+    (second / "run-abc.wandb").unlink()  # W&B was killed before it began to write
+    sync([tmp_path], dry_run=True)
+    assert "a/seed1: would be uploaded (2 part(s))" in capsys.readouterr().out
     sync([tmp_path])
-    assert [line[1] for line in asked(tmp_path)] == [
-        "offline-run-20260101_000001-abc",
-        "offline-run-20260101_000002-abc",
-    ]
+    assert [line[1] for line in asked(tmp_path)] == ["merged"]
+    assert all((part / "run-abc.wandb.synced").exists() for part in parts)
+    assert sorted((run.path / "wandb").iterdir()) == parts
+    assert sync([tmp_path]) == []
+
+
+def test_of_online_runs_only_those_that_were_cut_off(tmp_path: Path, stand_in: None) -> None:
+    names = {"whole": None, "lost": "undelivered", "killed": "run-abc.wandb"}
+    for row, changed in names.items():
+        run = make_run(tmp_path, row)
+        (part,) = (run.path / "wandb").iterdir()
+        online = part.rename(part.with_name(part.name.removeprefix("offline-")))
+        if changed:
+            (online / changed).write_bytes(b"")
+    assert sorted(run.path.parent.name for run in sync([tmp_path])) == ["killed", "lost"]
 
 
 def test_what_was_written_after_its_upload_goes_up_again(tmp_path: Path, stand_in: None) -> None:

@@ -228,7 +228,10 @@ def test_other_code_is_named(run: RunFolder) -> None:
 
 def test_a_class_that_is_gone(run: RunFolder) -> None:
     config = {**run.config, "model": {"class_path": "mine.Net"}}
-    with pytest.raises(UserError, match="is of mine.Net and .*ShapesDataModule, which cannot be built: No module"):
+    with pytest.raises(
+        UserError,
+        match="is of mine.Net and .*ShapesDataModule, which cannot be built: .*'mine' is not imp",
+    ):
         load_trained(run.last_checkpoint, config)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.actions import Action, choose_actions, record_failures, take
 from beyondpixel.experiments.launch.command import launch
@@ -181,3 +182,13 @@ def test_jobs_that_died_are_called_failed_and_held_ones_are_named(
     assert record_failures(list(zip(runs, actions, strict=True)))[0].startswith("3 runs failed in an earlier launch")
     assert runs[2].folder.state["status"] == "failed"
     assert runs[2].folder.state["error"] == actions[2].reason
+
+
+def test_a_queued_run_is_compared_as_one_without_scores(runs_of: Callable[..., list[Run]]) -> None:
+    (run,) = runs_of(1)
+    (action,) = choose_actions([run])
+    take(run, action)
+    compared = read_runs([run.folder.path])
+    assert compared.damaged == []
+    assert compared.frame["status"].tolist() == ["queued"]
+    assert compared.frame["loss"].tolist() == ["ce"]

@@ -241,7 +241,7 @@ def test_a_full_disk_fails_one_run_and_the_same_command_finishes_it(
     lines = done.stdout.splitlines()
     (first, second) = [line for line in lines if line.startswith("STATES")]
     assert re.search(
-        rf"^tiny/ce seed1: failed; disk full: {disk}\S* could not be written, \d+ bytes are free; make",
+        rf"^tiny/ce seed1: failed; disk full: {disk}\S* could not be written, [\d,]+ bytes are free; make",
         done.stdout,
         re.MULTILINE,
     ), done.stdout + done.stderr

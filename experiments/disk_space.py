@@ -1,0 +1,65 @@
+"""Full disks: which file could not be written, and what is left, in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from beyondpixel.experiments.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Name a file in the errors of writing it; the system names those that cannot be opened only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+@contextmanager
+def full_disk_as_user_error(place: Path) -> Iterator[None]:
+    """Turn errors of a full disk, wherever they were met, into one sentence.
+
+    Args:
+        place: a folder on the disk, for errors that name no file.
+
+    Example:
+        >>> import os
+        >>> with full_disk_as_user_error(Path("/")):
+        ...     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/last.ckpt")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        beyondpixel.experiments.errors.UserError: disk full: /last.ckpt could not be written, ... bytes are free; ...
+    """
+    try:
+        yield
+    except Exception as error:
+        full = full_disk_error(error)
+        if full is None:
+            raise
+        raise UserError(describe_full_disk(full, place)) from error
+
+
+def full_disk_error(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that an error is, or came of: torch hides it behind one of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def describe_full_disk(error: OSError, place: Path) -> str:
+    """What could not be written, how much is free, and what to do."""
+    file = Path(error.filename or place)
+    there = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    return f"disk full: {file} could not be written, {free:,} bytes are free; make room and give the command again"

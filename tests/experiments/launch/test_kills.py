@@ -1,0 +1,150 @@
+"""Trainings that are killed many times, and long ones: forks of this process, which has everything imported."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from beyondpixel.experiments.job import STOPPED, main, run_job
+from beyondpixel.experiments.resolve import complete
+from beyondpixel.experiments.run.folder import RunFolder
+
+FULL = os.environ.get("BEYONDPIXEL_FAULTS") == "full"
+RUNS, KILLS = (16, 50) if FULL else (1, 2)
+FORK = multiprocessing.get_context("fork")
+TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+def prepare(path: Path, config: dict[str, Any], seed: int) -> RunFolder:
+    folder = RunFolder(path)
+    resolved, errors = complete(config)
+    assert not errors
+    folder.config = {
+        **resolved,
+        "seed_everything": seed,
+        "trainer": {**resolved["trainer"], "default_root_dir": str(path)},
+    }
+    return folder
+
+
+def start(folder: RunFolder, job: Callable[[Path], object] = run_job) -> BaseProcess:
+    def work() -> None:
+        torch.set_num_threads(1)
+        os.setsid()  # so that W&B and data workers can be killed with it
+        sys.stdout = sys.stderr = (folder.path / "said").open("a", buffering=1)
+        job(folder.path)
+
+    process = FORK.Process(target=work)
+    process.start()
+    return process
+
+
+def kill(process: BaseProcess) -> None:
+    """Kill a process with all that it has started."""
+    if process.is_alive() and process.pid is not None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not begun a session yet
+            os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def outcome(folder: RunFolder) -> dict[str, Any]:
+    """Everything that must not depend on interruptions."""
+    checkpoint = torch.load(folder.last_checkpoint, weights_only=True)
+    content = b"".join(key.encode() + value.numpy().tobytes() for key, value in checkpoint["state_dict"].items())
+    return {
+        "weights": hashlib.sha256(content).hexdigest(),
+        "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in folder.metrics()],
+        "summary": {k: v for k, v in folder.summary.items() if k not in TIMES},
+        "state": folder.state,
+    }
+
+
+def finish(folder: RunFolder) -> None:
+    process = start(folder)
+    process.join()
+    assert process.exitcode == 0, (folder.path / "said").read_text()[-2000:]
+
+
+def test_killed_runs_end_bit_identically(
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], record_property: Callable[..., None]
+) -> None:
+    """At random moments, from the first write to the last; W&B logs to its files meanwhile."""
+    quiet(WANDB_MODE="offline")
+    tiny["trainer"]["max_steps"] = 20  # six a pass
+    rng = random.Random(0)
+    done = 0
+    for seed in range(1, RUNS + 1):
+        whole, killed = (prepare(tmp_path / name / f"seed{seed}", tiny, seed) for name in ("whole", "killed"))
+        finish(whole)
+        size = whole.metrics_size
+        for _ in range(KILLS * seed // RUNS - KILLS * (seed - 1) // RUNS):
+            moment = rng.uniform(0, size)
+            process = start(killed)
+            while process.is_alive() and killed.metrics_size < moment:
+                time.sleep(rng.uniform(0, 0.01))
+            done += process.is_alive()
+            kill(process)
+        finish(killed)
+        assert outcome(killed) == outcome(whole)
+        assert not list(killed.path.rglob("*.part"))
+    record_property("tried", f"{done} kills, {RUNS} runs")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_stops_a_training_with_a_checkpoint(
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], number: signal.Signals
+) -> None:
+    quiet(WANDB_MODE="disabled")
+    tiny["trainer"]["max_steps"] = 400
+    folder = prepare(tmp_path / "run", tiny, 1)
+
+    def job(path: Path) -> None:
+        sys.argv = ["job", str(path)]
+        main()
+
+    process = start(folder, job)
+    while process.is_alive() and folder.metrics_size < 400:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    assert (process.exitcode, folder.state["status"]) == (STOPPED, "stopped"), (folder.path / "said").read_text()
+    assert torch.load(folder.last_checkpoint, weights_only=True)["global_step"] == folder.state["step"] > 0
+
+
+@pytest.mark.skipif(not FULL, reason="2,000 steps take minutes; make faults takes them")
+def test_memory_stays_flat_over_2000_steps(
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], record_property: Callable[..., None]
+) -> None:
+    quiet(WANDB_MODE="disabled")
+    tiny["trainer"] |= {"max_steps": 2000, "log_every_n_steps": 50, "check_val_every_n_epoch": 50}
+    folder = prepare(tmp_path / "run", tiny, 1)
+    process = start(folder)
+    page = os.sysconf("SC_PAGE_SIZE")
+    measured: dict[int, float] = {}
+    while process.is_alive():
+        lines = [line["step"] for line in folder.metrics()]
+        resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1] or 0) * page / 2**20
+        if lines and resident:
+            measured.setdefault(int(lines[-1]), resident)
+        time.sleep(0.1)
+    assert process.exitcode == 0, (folder.path / "said").read_text()[-2000:]
+    early, late = (
+        value for value in (measured[min(step for step in measured if step >= 500)], measured[max(measured)])
+    )
+    record_property("tried", f"{max(measured)} steps: {early:.0f} to {late:.0f} MB")
+    assert late < 1.05 * early, json.dumps(measured)
