@@ -57,16 +57,13 @@ def resolved_text(spec: RunSpec) -> str:
     """
     from beyondpixel.experiments.resolve import resolve
 
-    config = resolve(spec)
-    lines = []
-    for keys, value in _leaves(config.values):
-        indent = "  " * (len(keys) - 1)
-        if value is None and keys in _opened(config.values):
-            lines.append(f"{indent}{keys[-1]}:")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-            lines.append(f"{indent}{keys[-1]}: {text}  # {config.source_of(keys)}")
-    return "\n".join(lines) + "\n"
+    lines: dict[Keys, str] = {}  # of values, and of the mappings around them
+    for keys, value in _leaves(resolve(spec)):
+        for depth, key in enumerate(keys):
+            lines.setdefault(keys[: depth + 1], f"{'  ' * depth}{key}:")
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        lines[keys] += f" {text}  # {spec.merged.source_of(keys, default='default')}"
+    return "\n".join(lines.values()) + "\n"
 
 
 def header_of(file: Path) -> dict[str, str]:
@@ -80,7 +77,7 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for keys in dict.fromkeys(keys for config in given for keys in config):
         values = [config.get(keys) for config in given]
-        if keys[-1] not in ("init_args", "class_path"):
+        if keys[-1] != "class_path":
             name = "loss" if keys[-2:] == ("loss", "name") else keys[-1]
             old = columns.get(name, [None] * len(rows))
             columns[name] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
@@ -89,23 +86,13 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
 
 
 def _leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Paths and values, depth first; a mapping comes before its keys, with None."""
+    """Paths and values, depth first."""
     for key, value in config.items():
         keys = (*above, str(key))
         if isinstance(value, Mapping) and value:
-            yield keys, None
             yield from _leaves(value, keys)
         else:
             yield keys, value
-
-
-def _opened(config: Mapping[str, Any], above: Keys = ()) -> set[Keys]:
-    """Paths of the mappings in a config."""
-    found: set[Keys] = set()
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= {(*above, str(key))} | _opened(value, (*above, str(key)))
-    return found
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:

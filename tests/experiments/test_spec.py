@@ -186,12 +186,19 @@ def test_a_grid_is_a_product(tmp_path: Path) -> None:
         "df": {"model.loss.downsampling_factor": [2, 4]},
     }
     rows = expand_grid(grid, "{pooling}_df{df}")
-    assert [row.name for row in rows] == ["avg_df2", "avg_df4", "int_df2", "int_df4"]
-    assert rows[2].changes == (
-        (("model", "init_args", "loss", "pooling"), "interp"),
-        (("model", "init_args", "loss", "downsampling_factor"), 2),
-    )
-    assert expand_grid({"b": {"base": {"x": ["p", "q"]}}}, "{b}")[0].base == ("p", "q")
+    assert list(rows) == ["avg_df2", "avg_df4", "int_df2", "int_df4"]
+    assert rows["int_df2"] == [("model.loss.pooling", "interp"), ("model.loss.downsampling_factor", 2)]
+
+
+def test_a_grid_adds_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "BASE", tmp_path / "base")
+    for name in ("p", "q"):
+        write(tmp_path / "base" / f"{name}.yaml", {"trainer": {f"{name}_steps": 1}})
+    grid = {"b": {"base": {"both": ["p", "q"], "one": "q"}}, "lr": {"model.lr": [0.5]}}
+    content = {"config": {"model": MODEL, "data": DATA}, "row": "{b}_{lr}", "grid": grid}
+    both, one = load_specs([write(tmp_path / "t" / "g.yaml", content)])
+    assert (both.row, both.config["trainer"]) == ("both_0.5", {"p_steps": 1, "q_steps": 1})
+    assert (one.row, one.config["trainer"], one.config["model"]["init_args"]["lr"]) == ("one_0.5", {"q_steps": 1}, 0.5)
 
 
 @pytest.mark.parametrize(
