@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,21 @@ class MergedConfig:
     def _forget(self, keys: Keys) -> None:
         for path in [path for path in self.sources if path[: len(keys)] == keys]:
             del self.sources[path]
+
+
+def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Paths and values of a config, depth first.
+
+    Example:
+        >>> list(leaves({"model": {"lr": 0.1, "loss": {}}}))
+        [(('model', 'lr'), 0.1), (('model', 'loss'), {})]
+    """
+    for key, value in config.items():
+        keys = (*above, str(key))
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, keys)
+        else:
+            yield keys, value
 
 
 def keys_of(dotted: str) -> Keys:

@@ -9,9 +9,8 @@ file with a `grid` holds several rows (see `grid.py`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +110,20 @@ def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None
     """
     errors: list[str] = []
     found: dict[tuple[Path, str], RunSpec] = {}
-
-    @cache
-    def rows_of(file: Path) -> tuple[RunSpec, ...]:
-        try:
-            return tuple(_read_spec_file(file, overrides or {}, fragment))
-        except SpecError as error:
-            errors.extend(error.errors)
-            return ()
-
-    fragment = cache(_read_fragment)
     for place in places:
         files, row = _locate(place)
-        specs = [spec for file in files for spec in rows_of(file) if row in (None, spec.row)]
-        if row is not None and not specs and not errors:
-            names = [spec.row for file in files for spec in rows_of(file)]
+        specs: list[RunSpec] = []
+        for file in files:
+            try:
+                specs += _read_spec_file(file, overrides or {})
+            except SpecError as error:
+                errors += error.errors
+        names = [spec.row for spec in specs]
+        if row is not None and row not in names and not errors:
             raise UserError(f"no row {row} in {shown(files[0].parent)}; {suggestion(row, names)}")
         for spec in specs:
+            if row not in (None, spec.row):
+                continue
             other = found.setdefault((spec.file.parent, spec.row), spec)
             if other.file != spec.file:
                 raise UserError(
@@ -138,29 +134,33 @@ def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None
     return list(found.values())
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`--data.root DIR --trainer.max_steps=100` as a mapping, values read as YAML.
+def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """`--data.root DIR --trainer.max_steps=100` as a mapping, values read as YAML; and all other words.
 
     Raises:
-        UserError: for a word that is not `--part.key value`.
+        UserError: for a dotted option that is no config key, or has no value.
 
     Example:
-        >>> parse_overrides(["--data.root", "/tmp/CamVid", "--trainer.max_steps=100"])
-        {'data.root': '/tmp/CamVid', 'trainer.max_steps': 100}
+        >>> parse_overrides(["camvid", "--data.root", "/tmp/CamVid", "--seeds", "2", "--trainer.max_steps=100"])
+        ({'data.root': '/tmp/CamVid', 'trainer.max_steps': 100}, ['camvid', '--seeds', '2'])
     """
     overrides: dict[str, Any] = {}
+    others: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or key.split(".")[0] not in PARTS or "." not in key:
+        if not word.startswith("--") or "." not in key:
+            others.append(word)
+            continue
+        if key.split(".")[0] not in PARTS:
             raise UserError(f"unknown argument {word}: config keys are given as --data.KEY, --model.KEY, --trainer.KEY")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{word} has no value: expected {word} VALUE")
             value = rest.pop(0)
         overrides[key] = read_value(value)
-    return overrides
+    return overrides, others
 
 
 def _locate(place: str | Path) -> tuple[list[Path], str | None]:
@@ -189,9 +189,7 @@ def _read_fragment(name: str) -> dict[str, Any]:
     return read_yaml(file)
 
 
-def _read_spec_file(
-    file: Path, overrides: Mapping[str, Any], fragment: Callable[[str], dict[str, Any]]
-) -> list[RunSpec]:
+def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     try:
         content = read_yaml(file)
     except UserError as error:
@@ -211,7 +209,7 @@ def _read_spec_file(
     specs = []
     for row, changes in rows.items():
         try:
-            specs.append(_spec_of(file, content, row, changes, overrides, fragment))
+            specs.append(_spec_of(file, content, row, changes, overrides))
         except SpecError as error:
             errors += error.errors
     if errors:
@@ -225,13 +223,12 @@ def _spec_of(
     row: str,
     changes: Changes,
     overrides: Mapping[str, Any],
-    fragment: Callable[[str], dict[str, Any]],
 ) -> RunSpec:
     merged, errors = MergedConfig(), []
     more = [value if isinstance(value, list) else [value] for key, value in changes if key == "base"]
     for name in itertools.chain(content.get("base", ()), *more):
         try:
-            merged.add(fragment(name), source=f"base/{name}")
+            merged.add(_read_fragment(name), source=f"base/{name}")
         except UserError as error:
             errors.append(f"base: {error}")
     merged.add(content.get("config", {}), source="row")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +51,6 @@ class PredictionFolder:
                 holds predictions that were made with other settings.
         """
         self._refuse_collisions(images)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"--output: {self.path} cannot be written to ({error.strerror or error}): choose a folder of your own"
-            ) from error
         file = self.path / SETTINGS
         settings = {**settings, "colors": self.colors}
         changed = differences(self._settings(file), settings) if file.exists() and not overwrite else []
@@ -139,8 +130,8 @@ class PredictionFolder:
             write_atomically(file, content)
         except OSError as error:
             raise UserError(
-                f"--output: {file} cannot be written ({error.strerror or error}); what is done is kept: make room or "
-                "change the permissions, and run the command again to continue"
+                f"--output: {file} cannot be written ({error.strerror or error}); what is done is kept: make room, "
+                "change the permissions or choose a folder of your own, and run the command again to continue"
             ) from error
 
 
