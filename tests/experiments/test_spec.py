@@ -225,11 +225,14 @@ def test_published_values_of_a_grid_go_to_their_rows(tmp_path: Path) -> None:
         "config": {"model": MODEL, "data": DATA},
         "row": "r{r}",
         "grid": {"r": {"model.lr": [1, 2]}},
-        "reference": {"metric": "test/mIoU", "value": {"r1": 50.5}},
+        "reference": {"metric": "test/mIoU", "value": {"r1": 50.5}, "deviations": "half the size"},
     }
     file = write(tmp_path / "t" / "g.yaml", content)
     first, second = load_specs([file])
-    assert (first.reference["value"], second.reference) == (50.5, {})
+    assert (first.reference["value"], first.reference["deviations"], second.reference) == (50.5, "half the size", {})
+    write(file, {**content, "reference": {"value": {"r1": "high"}}})
+    with pytest.raises(SpecError, match="reference.value: expected a number, in percent, got 'high'"):
+        load_specs([file])
     write(file, {**content, "reference": {"value": {"r7": 1}}})
     with pytest.raises(SpecError, match="reference.value.r7: no such row; expected one of "):
         load_specs([file])
