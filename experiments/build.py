@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
@@ -32,8 +31,8 @@ class Built(NamedTuple):
     trainer: dict[str, Any]
 
 
-def build(config: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule]:
-    """Module and data module of a resolved config.
+def build_all(config: Mapping[str, Any]) -> Built:
+    """Module, data module and Trainer arguments of a resolved config.
 
     Args:
         config: `model`, `data`, `trainer` and `seed_everything`, from `resolve` or a run's config.yaml.
@@ -44,15 +43,10 @@ def build(config: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModu
     Example:
         >>> from beyondpixel.experiments.resolve import complete
         >>> values, _ = complete({"model": {"init_args": {"encoder": "resnet18", "encoder_weights": None}}})
-        >>> module, datamodule = build(values)
-        >>> module.num_classes == datamodule.num_classes
+        >>> built = build_all(values)
+        >>> built.module.num_classes == built.datamodule.num_classes
         True
     """
-    return build_all(config)[:2]
-
-
-def build_all(config: Mapping[str, Any]) -> Built:
-    """As `build`, with the arguments of the Trainer."""
     check_imports(config)
     parser = _parser()
     given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
@@ -62,7 +56,7 @@ def build_all(config: Mapping[str, Any]) -> Built:
 
 
 def build_data(config: Mapping[str, Any]) -> LightningDataModule:
-    """The data module of a resolved config alone; arguments and errors as for `build`."""
+    """The data module of a resolved config alone; arguments and errors as for `build_all`."""
     check_imports(config)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
@@ -82,14 +76,6 @@ def _constructor_errors() -> Iterator[None]:
     # FileNotFoundError and ConnectionError are OSErrors
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(str(_first_cause(error))) from error
-
-
-def parse_built(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as the parser reads it before it builds: for a resolved config, the same."""
-    parser = _parser()
-    parsed = parser.parse_object({key: config[key] for key in ("model", "data", "trainer", "seed_everything")})
-    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))
-    return dumped
 
 
 @cache

@@ -42,33 +42,17 @@ def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog:
         ADA BOB
     """
     parameters = inspect.signature(function).parameters
-    words, overrides = _split(words) if REST in parameters else (words, [])
-    values = vars(make_parser(function, prog).parse_intermixed_args(list(words)))
+    overrides = {}
     if REST in parameters:
         from beyondpixel.experiments.spec import parse_overrides
 
-        values[REST] = parse_overrides(overrides)
+        overrides[REST], words = parse_overrides(words)
+    values = vars(_make_parser(function, prog).parse_intermixed_args(list(words))) | overrides
     positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     function(*positional, **values)
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words for the parser, and `--part.key value` words for a config."""
-    own: list[str] = []
-    overrides: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word.startswith("--") and "." in word.partition("=")[0]:
-            overrides.append(word)
-            if "=" not in word and rest and not rest[0].startswith("--"):
-                overrides.append(rest.pop(0))
-        else:
-            own.append(word)
-    return own, overrides
-
-
-def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
+def _make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
     """The parser of a function's arguments."""
     doc = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}

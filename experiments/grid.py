@@ -15,32 +15,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
-
-from beyondpixel.experiments.merge import Keys, keys_of
 
 LONGEST_NAME = 200
 PARTS = ("base", "data", "model", "trainer")
+Changes = list[tuple[str, Any]]  # `base` or a dotted config key, with its value
 
 
-@dataclass(frozen=True)
-class GridRow:
-    """One point of the product.
-
-    Attributes:
-        name: the row's.
-        base: names of the fragments that the axes add.
-        changes: config paths with their values.
-    """
-
-    name: str
-    base: tuple[str, ...]
-    changes: tuple[tuple[Keys, Any], ...]
-
-
-def expand_grid(grid: Any, template: Any) -> list[GridRow]:
-    """The rows of a grid, the last axis varying fastest.
+def expand_grid(grid: Any, template: Any) -> dict[str, Changes]:
+    """The rows of a grid by name, each with what it changes, the last axis varying fastest.
 
     Args:
         grid: axes, each `{key: values}`.
@@ -51,14 +34,13 @@ def expand_grid(grid: Any, template: Any) -> list[GridRow]:
             different or cannot name a folder.
 
     Example:
-        >>> rows = expand_grid({"df": {"model.loss.downsampling_factor": [2, 4]}}, "df{df}")
-        >>> [(row.name, row.changes[0][1]) for row in rows]
-        [('df2', 2), ('df4', 4)]
+        >>> expand_grid({"df": {"model.loss.downsampling_factor": [2, 4]}}, "df{df}")
+        {'df2': [('model.loss.downsampling_factor', 2)], 'df4': [('model.loss.downsampling_factor', 4)]}
     """
     errors = [*_wrong_axes(grid), *_wrong_template(grid, template)]
     if errors:
         raise ValueError("\n".join(errors))
-    rows: dict[str, GridRow] = {}
+    rows: dict[str, Changes] = {}
     for point in itertools.product(*(list(_labelled(axis, change)) for axis, change in grid.items())):
         name = str(template).format(**{axis: label for axis, _, label, _ in point})
         if not re.fullmatch(r"[\w.-]+", name) or len(name.encode()) > LONGEST_NAME:
@@ -69,12 +51,10 @@ def expand_grid(grid: Any, template: Any) -> list[GridRow]:
         if name in rows:
             axes = " and ".join("{" + axis + "}" for axis in grid)
             errors.append(f"row: {template!r} names two rows {name}; it needs {axes}")
-        base = [fragment for _, key, _, value in point if key == "base" for fragment in _names(value)]
-        changes = [(keys_of(key), value) for _, key, _, value in point if key != "base"]
-        rows[name] = GridRow(name, tuple(base), tuple(changes))
+        rows[name] = [(key, value) for _, key, _, value in point]
     if errors:
         raise ValueError("\n".join(dict.fromkeys(errors)))
-    return list(rows.values())
+    return rows
 
 
 def _labelled(axis: str, change: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
@@ -119,7 +99,3 @@ def _label(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _names(value: Any) -> list[str]:
-    return [str(name) for name in value] if isinstance(value, list) else [str(value)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,12 @@ class MergedConfig:
         """Put a source on top."""
         self._add(self.values, change, (), source)
 
+    def set(self, dotted: str, value: Any, *, source: str) -> None:
+        """Put one value on top, as :meth:`add`; its key is one of :func:`keys_of`."""
+        for key in reversed(keys_of(dotted)):
+            value = {key: value}
+        self.add(value, source=source)
+
     def source_of(self, keys: Keys, *, default: str) -> str:
         """Where a value was given: its own source, that of the closest mapping around it, or a default."""
         for length in range(len(keys), 0, -1):
@@ -69,6 +75,21 @@ class MergedConfig:
             del self.sources[path]
 
 
+def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Paths and values of a config, depth first.
+
+    Example:
+        >>> list(leaves({"model": {"lr": 0.1, "loss": {}}}))
+        [(('model', 'lr'), 0.1), (('model', 'loss'), {})]
+    """
+    for key, value in config.items():
+        keys = (*above, str(key))
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, keys)
+        else:
+            yield keys, value
+
+
 def keys_of(dotted: str) -> Keys:
     """The path of a dotted key; `init_args` of model and data may be left out, as on a command line.
 
@@ -80,18 +101,6 @@ def keys_of(dotted: str) -> Keys:
     if first in ("data", "model") and rest[:1] not in (["class_path"], ["init_args"]):
         rest.insert(0, "init_args")
     return (first, *rest)
-
-
-def nested(keys: Keys, value: Any) -> dict[str, Any]:
-    """A value at the end of a path.
-
-    Example:
-        >>> nested(("trainer", "max_steps"), 5)
-        {'trainer': {'max_steps': 5}}
-    """
-    for key in reversed(keys):
-        value = {key: value}
-    return value  # type: ignore[no-any-return]
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.resolve import ResolvedConfig, resolve
+from beyondpixel.experiments.resolve import resolve
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
 
@@ -84,6 +84,6 @@ def plan_runs(
     return runs
 
 
-def _of_run(resolved: ResolvedConfig, seed: int, folder: RunFolder) -> dict[str, Any]:
-    trainer = {**resolved.values["trainer"], "default_root_dir": str(folder.path)}
-    return {**resolved.values, "seed_everything": seed, "trainer": trainer}
+def _of_run(resolved: Mapping[str, Any], seed: int, folder: RunFolder) -> dict[str, Any]:
+    trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
+    return {**resolved, "seed_everything": seed, "trainer": trainer}

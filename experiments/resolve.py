@@ -11,7 +11,6 @@ import json
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,7 +22,7 @@ import beyondpixel.datamodules
 import beyondpixel.lightning_modules
 from beyondpixel.experiments.allowed_imports import forbidden_imports
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.merge import Keys, MergedConfig, suggestion
+from beyondpixel.experiments.merge import Keys, suggestion
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.losses import LOSSES, loss_class
@@ -38,28 +37,13 @@ PACKAGES = {"model": beyondpixel.lightning_modules, "data": beyondpixel.datamodu
 # arguments that another key gives: the data set's facts, and the seed
 LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
 LOSS_LINKED = ("num_classes", "ignore_index")
-DEFAULT = "default"
 
 
-@dataclass(frozen=True)
-class ResolvedConfig:
-    """A config that can be built as it is.
-
-    Attributes:
-        values: `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`, as plain types.
-        given: the keys that somebody gave, with their sources.
-    """
-
-    values: dict[str, Any]
-    given: MergedConfig
-
-    def source_of(self, keys: Keys) -> str:
-        """`base/<fragment>`, `row`, `command line`, or `default` for that of the class."""
-        return self.given.source_of(keys, default=DEFAULT) if _has(self.given.values, keys) else DEFAULT
-
-
-def resolve(spec: RunSpec) -> ResolvedConfig:
+def resolve(spec: RunSpec) -> dict[str, Any]:
     """Fill in the defaults of a spec's classes and check every value, without building anything.
+
+    Returns:
+        `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`, as plain types.
 
     Raises:
         SpecError: naming every unknown key, class or loss and every value of the wrong type, and where it was given.
@@ -67,13 +51,13 @@ def resolve(spec: RunSpec) -> ResolvedConfig:
     Example:
         >>> from beyondpixel.experiments.spec import load_specs
         >>> config = resolve(load_specs(["demo/rmi"])[0])
-        >>> config.values["data"]["init_args"]["batch_size"], config.source_of(("trainer", "max_steps"))
-        (8, 'base/recipe/demo')
+        >>> config["data"]["init_args"]["batch_size"], config["trainer"]["max_steps"]
+        (8, 300)
     """
     values, errors = complete(spec.config)
     if errors:
         raise SpecError([f"{_location(spec, keys)}: {'.'.join(keys)}: {text}" for keys, text in errors])
-    return ResolvedConfig(values, spec.merged)
+    return values
 
 
 def _location(spec: RunSpec, keys: Keys) -> str:
@@ -152,9 +136,7 @@ def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[di
             below = key in _defaults(found, LINKED[part])
             hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
             errors.append(((part, str(key)), f"unknown key; {hint}"))
-    full_path = f"{found.__module__}.{found.__qualname__}" if "." not in str(class_path) else str(class_path)
-    if "." not in str(class_path):
-        full_path = f"{PACKAGES[part].__name__}.{class_path}"
+    full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
     above = (part, "init_args")
     linked = [key for key in LINKED[part] if key in arguments]
     errors += [((*above, key), "given by the data module, or by the seed; take it out") for key in linked]
@@ -254,15 +236,3 @@ def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
     text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
     text = re.sub(r"\b(?:typing|collections\.abc|pathlib)\.", "", text).replace("NoneType", "None")
     return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
-
-
-def _has(config: Mapping[str, Any], keys: Keys) -> bool:
-    """Whether a config gives a value, or a mapping or list around it."""
-    here: Any = config
-    for key in keys:
-        if not isinstance(here, Mapping):
-            return True
-        if key not in here:
-            return False
-        here = here[key]
-    return True

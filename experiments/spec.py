@@ -8,31 +8,44 @@ file with a `grid` holds several rows (see `grid.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.grid import GridRow, expand_grid
-from beyondpixel.experiments.merge import MergedConfig, keys_of, nested, suggestion
+from beyondpixel.experiments.grid import Changes, expand_grid
+from beyondpixel.experiments.merge import MergedConfig, suggestion
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.yaml_files import is_usable, read_value, read_yaml, shown
 
 BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
 SHOWN_LENGTH = 100  # of a name that is none
-SPEC_KEYS = ("base", "config", "reference", "evaluations", "grid", "row")
 PARTS = ("model", "data", "trainer")
-REFERENCE_KEYS = {
-    "metric": "the name of a score, such as test/mIoU",
-    "value": "a number, in percent",
-    "source": "where it is printed",
-    "deviations": "what is known to differ from the published setting",
-    "per_class": "class names with a number each, in percent",
-    "inference_seconds": "seconds an image",
-    "evaluations": "evaluations, such as crf:5, with a reference each",
+
+
+NUMBER = int | float
+# for each key of a mapping: its type, the type of its entries, and what it is
+Keys = Mapping[str, tuple[Any, Any, str]]
+MAPPING = (dict, None, "keys and values")
+SPEC_KEYS: Keys = {
+    "base": (list, str, "a list of fragments"),
+    "config": MAPPING,
+    "reference": MAPPING,
+    "evaluations": (list, str, "a list of words such as crf:5"),
+    "grid": (object, None, "axes"),  # grid.py says more
+    "row": (object, None, "a name"),
+}
+REFERENCE_KEYS: Keys = {
+    "metric": (str, None, "the name of a score, such as test/mIoU"),
+    "value": (NUMBER, None, "a number, in percent"),
+    "source": (str, None, "where it is printed"),
+    "deviations": (str, None, "what is known to differ from the published setting"),
+    "per_class": (dict, NUMBER, "class names with a number each, in percent"),
+    "inference_seconds": (NUMBER, None, "seconds an image"),
+    "evaluations": (dict, dict, "evaluations, such as crf:5, with a reference each"),
 }
 
 
@@ -98,23 +111,20 @@ def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None
     """
     errors: list[str] = []
     found: dict[tuple[Path, str], RunSpec] = {}
-
-    @cache
-    def rows_of(file: Path) -> tuple[RunSpec, ...]:
-        try:
-            return tuple(_read_spec_file(file, overrides or {}, fragment))
-        except SpecError as error:
-            errors.extend(error.errors)
-            return ()
-
-    fragment = cache(_read_fragment)
     for place in places:
         files, row = _locate(place)
-        specs = [spec for file in files for spec in rows_of(file) if row in (None, spec.row)]
-        if row is not None and not specs and not errors:
-            names = [spec.row for file in files for spec in rows_of(file)]
+        specs: list[RunSpec] = []
+        for file in files:
+            try:
+                specs += _read_spec_file(file, overrides or {})
+            except SpecError as error:
+                errors += error.errors
+        names = [spec.row for spec in specs]
+        if row is not None and row not in names and not errors:
             raise UserError(f"no row {row} in {shown(files[0].parent)}; {suggestion(row, names)}")
         for spec in specs:
+            if row not in (None, spec.row):
+                continue
             other = found.setdefault((spec.file.parent, spec.row), spec)
             if other.file != spec.file:
                 raise UserError(
@@ -125,29 +135,33 @@ def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None
     return list(found.values())
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`--data.root DIR --trainer.max_steps=100` as a mapping, values read as YAML.
+def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """`--data.root DIR --trainer.max_steps=100` as a mapping, values read as YAML; and all other words.
 
     Raises:
-        UserError: for a word that is not `--part.key value`.
+        UserError: for a dotted option that is no config key, or has no value.
 
     Example:
-        >>> parse_overrides(["--data.root", "/tmp/CamVid", "--trainer.max_steps=100"])
-        {'data.root': '/tmp/CamVid', 'trainer.max_steps': 100}
+        >>> parse_overrides(["camvid", "--data.root", "/tmp/CamVid", "--seeds", "2", "--trainer.max_steps=100"])
+        ({'data.root': '/tmp/CamVid', 'trainer.max_steps': 100}, ['camvid', '--seeds', '2'])
     """
     overrides: dict[str, Any] = {}
+    others: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or key.split(".")[0] not in PARTS or "." not in key:
+        if not word.startswith("--") or "." not in key:
+            others.append(word)
+            continue
+        if key.split(".")[0] not in PARTS:
             raise UserError(f"unknown argument {word}: config keys are given as --data.KEY, --model.KEY, --trainer.KEY")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{word} has no value: expected {word} VALUE")
             value = rest.pop(0)
         overrides[key] = read_value(value)
-    return overrides
+    return overrides, others
 
 
 def _locate(place: str | Path) -> tuple[list[Path], str | None]:
@@ -178,117 +192,105 @@ def _read_fragment(name: str) -> dict[str, Any]:
     return read_yaml(file)
 
 
-def _read_spec_file(
-    file: Path, overrides: Mapping[str, Any], fragment: Callable[[str], dict[str, Any]]
-) -> list[RunSpec]:
+def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     try:
         content = read_yaml(file)
     except UserError as error:
         raise SpecError([str(error)]) from error
-    errors = [*_unknown(content, SPEC_KEYS), *_wrong_values(content)]
-    rows: list[GridRow] = []
-    if not errors and "grid" in content:
+    errors = _wrong(content, SPEC_KEYS) or _wrong(content.get("config", {}), dict.fromkeys(PARTS, MAPPING), "config.")
+    rows: dict[str, Changes] = {}
+    if not errors:
         try:
-            rows = expand_grid(content["grid"], content.get("row"))
+            rows = expand_grid(content["grid"], content.get("row")) if "grid" in content else {file.stem: []}
         except ValueError as error:
             errors += str(error).splitlines()
-    elif not errors:
-        rows = [GridRow(file.stem, (), ())]
-        if "row" in content:
+        if "row" in content and "grid" not in content:
             errors.append("row: names the rows of a grid; without one, the file's name is the row's")
-    errors += _wrong_reference(content, [row.name for row in rows])
+        errors += _wrong_references(content.get("reference", {}), rows)
     if errors:
         raise SpecError([f"{shown(file)}: {text}" for text in errors])
-    base = [*(content.get("base") or ()), *(name for row in rows for name in row.base)]
-    fragments: dict[str, dict[str, Any]] = {}
-    for name in base:
+    specs = []
+    for row, changes in rows.items():
         try:
-            fragments[name] = fragment(name)
-        except UserError as error:
-            errors.append(f"{shown(file)}: base: {error}")
+            specs.append(_spec_of(file, content, row, changes, overrides))
+        except SpecError as error:
+            errors += error.errors
     if errors:
         raise SpecError(errors)
-    return [_spec_of(file, content, row, fragments, overrides) for row in rows]
+    return specs
 
 
 def _spec_of(
     file: Path,
     content: Mapping[str, Any],
-    row: GridRow,
-    fragments: Mapping[str, dict[str, Any]],
+    row: str,
+    changes: Changes,
     overrides: Mapping[str, Any],
 ) -> RunSpec:
-    merged = MergedConfig()
-    for name in (*(content.get("base") or ()), *row.base):
-        merged.add(fragments[name], source=f"base/{name}")
-    merged.add(content.get("config") or {}, source="row")
-    for keys, value in row.changes:
-        merged.add(nested(keys, value), source="row")
+    merged, errors = MergedConfig(), []
+    more = [value if isinstance(value, list) else [value] for key, value in changes if key == "base"]
+    for name in itertools.chain(content.get("base", ()), *more):
+        try:
+            merged.add(_read_fragment(name), source=f"base/{name}")
+        except UserError as error:
+            errors.append(f"base: {error}")
+    merged.add(content.get("config", {}), source="row")
+    for key, value in changes:
+        if key != "base":
+            merged.set(key, value, source="row")
     for key, value in overrides.items():
-        merged.add(nested(keys_of(key), value), source="command line")
-    missing = [
-        f"{shown(file)}: {part}.class_path: not given; add it or a base fragment that has it"
+        merged.set(key, value, source="command line")
+    errors = errors or [
+        f"{part}.class_path: not given; add it or a base fragment that has it"
         for part in ("model", "data")
-        if not isinstance(merged.values.get(part), dict) or "class_path" not in merged.values[part]
+        if "class_path" not in (merged.values.get(part) or {})
     ]
-    if missing:
-        raise SpecError(missing)
-    evaluations = tuple(map(str, content.get("evaluations") or ()))
-    reference = _reference_of(content.get("reference") or {}, row.name)
-    return RunSpec(file.parent.name, row.name, file, merged, reference, evaluations)
+    if errors:
+        raise SpecError([f"{shown(file)}: {error}" for error in errors])
+    return RunSpec(
+        file.parent.name,
+        row,
+        file,
+        merged,
+        _reference_of(content.get("reference", {}), row),
+        tuple(content.get("evaluations", ())),
+    )
 
 
-def _unknown(content: Mapping[str, Any], known: Sequence[str], above: str = "") -> list[str]:
-    return [f"{above}{key}: unknown key; {suggestion(key, known)}" for key in content if key not in known]
-
-
-def _wrong_values(content: Mapping[str, Any]) -> list[str]:
-    errors = [
-        f"{key}: expected a list of {what}, got {content[key]!r}"
-        for key, what in (("base", "fragments"), ("evaluations", "words such as crf:5"))
-        if key in content
-        and not (isinstance(content[key], list) and all(isinstance(entry, str) for entry in content[key]))
-    ]
-    config = content.get("config", {})
-    if not isinstance(config, dict):
-        return [*errors, f"config: expected keys and values, got {config!r}"]
-    errors += _unknown(config, PARTS, "config.")
-    return errors + [
-        f"config.{part}: expected keys and values, got {value!r}"
-        for part, value in config.items()
-        if part in PARTS and not isinstance(value, dict)
-    ]
-
-
-def _wrong_reference(content: Mapping[str, Any], rows: Sequence[str], above: str = "reference.") -> list[str]:
-    reference = content.get("reference", {})
-    if not isinstance(reference, dict):
-        return [f"{above[:-1]}: expected keys and values, got {reference!r}"]
-    errors = _unknown(reference, list(REFERENCE_KEYS), above)
-    for key, value in reference.items():
-        if key == "evaluations" and isinstance(value, dict):
-            for words, of_one in value.items():
-                errors += _wrong_reference({"reference": of_one}, (), f"{above}evaluations.{words}.")
-        elif key == "value" and isinstance(value, dict) and "grid" in content:
-            errors += [f"{above}value.{row}: no such row; {suggestion(row, rows)}" for row in value if row not in rows]
-            errors += [
-                f"{above}value.{row}: expected {REFERENCE_KEYS['value']}, got {number!r}"
-                for row, number in value.items()
-                if not _is_number(number)
-            ]
-        elif key in REFERENCE_KEYS and not _fits(key, value):
-            errors.append(f"{above}{key}: expected {REFERENCE_KEYS[key]}, got {value!r}")
-    if reference and not {"value", "evaluations"} & set(reference):
-        errors.append(f"{above}value: not given; expected {REFERENCE_KEYS['value']}")
+def _wrong(content: Mapping[str, Any], keys: Keys, above: str = "") -> list[str]:
+    """What is wrong with the keys and values of a mapping, one text each."""
+    errors = [f"{above}{key}: unknown key; {suggestion(key, keys)}" for key in content if key not in keys]
+    for key, (kind, entries, what) in keys.items():
+        if key in content and not _fits(content[key], kind, entries):
+            errors.append(f"{above}{key}: expected {what}, got {content[key]!r}")
     return errors
 
 
-def _fits(key: str, value: Any) -> bool:
-    if key in ("metric", "source", "deviations"):
-        return isinstance(value, str)
-    if key == "per_class":
-        return isinstance(value, dict) and all(map(_is_number, value.values()))
-    return _is_number(value)
+def _fits(value: Any, kind: Any, entries: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not isinstance(value, kind) or (kind is NUMBER and isinstance(value, bool)):
+        return False
+    return entries is None or all(_fits(part, entries, None) for part in parts)
+
+
+def _wrong_references(reference: dict[str, Any], rows: Mapping[str, Changes]) -> list[str]:
+    values = reference.get("value")
+    if not isinstance(values, dict):
+        return _wrong_reference(reference, "reference.")
+    errors = [f"reference.value.{row}: no such row; {suggestion(row, rows)}" for row in values if row not in rows]
+    return errors or [
+        error for row in values for error in _wrong_reference(_reference_of(reference, row), "reference.")
+    ]
+
+
+def _wrong_reference(reference: Mapping[str, Any], above: str) -> list[str]:
+    errors = _wrong(reference, REFERENCE_KEYS, above)
+    if reference and not {"value", "evaluations"} & set(reference):
+        errors.append(f"{above}value: not given; expected {REFERENCE_KEYS['value'][-1]}")
+    if not errors:
+        for words, of_one in reference.get("evaluations", {}).items():
+            errors += _wrong_reference(of_one, f"{above}evaluations.{words}.")
+    return errors
 
 
 def _reference_of(reference: dict[str, Any], row: str) -> dict[str, Any]:
@@ -296,7 +298,3 @@ def _reference_of(reference: dict[str, Any], row: str) -> dict[str, Any]:
     if isinstance(reference.get("value"), dict):
         return {**reference, "value": reference["value"][row]} if row in reference["value"] else {}
     return dict(reference)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from beyondpixel.experiments.axes import loss_label
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.merge import Keys
+from beyondpixel.experiments.merge import Keys, leaves
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
 
 
@@ -57,16 +57,13 @@ def resolved_text(spec: RunSpec) -> str:
     """
     from beyondpixel.experiments.resolve import resolve
 
-    config = resolve(spec)
-    lines = []
-    for keys, value in _leaves(config.values):
-        indent = "  " * (len(keys) - 1)
-        if value is None and keys in _opened(config.values):
-            lines.append(f"{indent}{keys[-1]}:")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-            lines.append(f"{indent}{keys[-1]}: {text}  # {config.source_of(keys)}")
-    return "\n".join(lines) + "\n"
+    lines: dict[Keys, str] = {}  # of values, and of the mappings around them
+    for keys, value in leaves(resolve(spec)):
+        for depth, key in enumerate(keys):
+            lines.setdefault(keys[: depth + 1], f"{'  ' * depth}{key}:")
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        lines[keys] += f" {text}  # {spec.merged.source_of(keys, default='default')}"
+    return "\n".join(lines.values()) + "\n"
 
 
 def header_of(file: Path) -> dict[str, str]:
@@ -76,36 +73,16 @@ def header_of(file: Path) -> dict[str, str]:
 
 def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
     """The config keys in which rows differ, by their last word, each with the rows' values; None where not given."""
-    given = [dict(_leaves(spec.config)) for spec in rows]
+    given = [dict(leaves(spec.config)) for spec in rows]
     columns: dict[str, list[Any]] = {}
     for keys in dict.fromkeys(keys for config in given for keys in config):
         values = [config.get(keys) for config in given]
-        if keys[-1] not in ("init_args", "class_path"):
+        if keys[-1] != "class_path":
             name = "loss" if keys[-2:] == ("loss", "name") else keys[-1]
             old = columns.get(name, [None] * len(rows))
             columns[name] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
     # that a key does not apply to a row is no difference
     return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
-
-
-def _leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Paths and values, depth first; a mapping comes before its keys, with None."""
-    for key, value in config.items():
-        keys = (*above, str(key))
-        if isinstance(value, Mapping) and value:
-            yield keys, None
-            yield from _leaves(value, keys)
-        else:
-            yield keys, value
-
-
-def _opened(config: Mapping[str, Any], above: Keys = ()) -> set[Keys]:
-    """Paths of the mappings in a config."""
-    found: set[Keys] = set()
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= {(*above, str(key))} | _opened(value, (*above, str(key)))
-    return found
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:

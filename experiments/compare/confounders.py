@@ -7,12 +7,13 @@ trained, and every key of the config that no axis stands for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from beyondpixel.experiments.axes import DATA_AXES, RMI_AXES, TRAINER_AXES
+from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
 # What an ablation of a method holds fixed. Where a row differs from its baseline in one of these alone, that is its
@@ -68,7 +69,11 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
         "Python": environment.get("python", UNKNOWN),
         **{name: version for name, version in packages.items() if name not in INDIFFERENT_PACKAGES},
         "hardware": ", ".join(f"{number} × {name}" for name, number in sorted(accelerators.items())) or "CPU",
-        **{key: value for key, value in _leaves(config) if key.startswith(PARTS)},
+        **{
+            ".".join(key for key in keys if key != "init_args"): value
+            for keys, value in leaves(config)
+            if keys[0] in ("data", "model", "trainer")
+        },
     }
 
 
@@ -144,15 +149,6 @@ def _is_told(
     # class and variant are in the axes model and dataset; keys of two losses, though of one name, are unrelated
     named = last in axes or last in RMI_AXES.values() or last in ("class_path", "variant")
     return named or pair in changed.values() or ("loss" in changed and name.startswith("model.loss."))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        here = prefix if key == "init_args" else f"{prefix}{key}."
-        if isinstance(value, Mapping):
-            yield from _leaves(value, here)
-        else:
-            yield here.removesuffix("."), value
 
 
 def _short(commit: str | None) -> str:

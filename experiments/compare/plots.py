@@ -134,7 +134,9 @@ def draw_plots(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained")
     for place, panel in enumerate(found, start=1):
         draw_panel(figure.add_subplot(lines, columns, place), panel, comparison)
-    figure.suptitle(f"{comparison.tables[0]} (bars: {_bars(comparison)})", fontsize="medium")
+    intervals = comparison.rows["low"].notna().any()
+    bars = "95 % intervals over seeds and test images" if intervals else "± standard deviation over seeds"
+    figure.suptitle(f"{comparison.tables[0]} (bars: {bars})", fontsize="medium")
     return figure
 
 
@@ -222,12 +224,6 @@ def _errorbars(axes: Axes, rows: pd.DataFrame, scale: float, **style: Any) -> No
     above = (rows["high"] - rows["mean"]).fillna(spread).clip(lower=0)
     bars = scale * np.stack([below, above])
     axes.errorbar(rows["position"], scale * rows["mean"], yerr=bars if bars.any() else None, capsize=3, **style)
-
-
-def _bars(comparison: Comparison) -> str:
-    if comparison.rows["low"].notna().any():
-        return "95 % intervals over seeds and test images"
-    return "± standard deviation over seeds"
 
 
 def _style(index: int) -> tuple[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from beyondpixel.experiments.compare.rows import Comparison
@@ -18,7 +17,6 @@ from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules.visualization import busiest_crop, comparison_grid
 
 EACH_WAY = 2
-T = TypeVar("T")
 
 
 def draw_rows(comparison: Comparison, output: Path) -> None:
@@ -52,11 +50,12 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     behind, in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
     """
     scores, rule = image_scores(first, second)
-    chosen = both_ends(scores)
+    ids = scores.index.tolist()
+    chosen = scores.loc[ids[:EACH_WAY] + ids[EACH_WAY:][-EACH_WAY:]]  # all where there are no more than four
     models, (_, data) = zip(*(load_trained(run.last_checkpoint, run.config) for run in (first, second)), strict=True)
     data.setup("test")
     samples = data.dataset(data.test_split)
-    shown = [samples[samples.ids.index(name)] for name in chosen]
+    shown = [samples[samples.ids.index(name)] for name in chosen.index]
     targets = [sample.mask for sample in shown if sample.mask is not None]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
     images = [data.normalize({"image": tensor})["image"] for tensor in tensors]
@@ -66,8 +65,8 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
         for ours, theirs, target in zip(*preds, targets, strict=True)
     ]
     names = [title.splitlines()[0] for title in titles]
-    points = ", ".join(f"{100 * (theirs - ours):+.1f}" for ours, theirs in chosen.values())
-    captions = [[f"{rule} {100 * pair[side]:.1f}" for pair in chosen.values()] for side in (0, 1)]
+    points = ", ".join(f"{100 * gain:+.1f}" for gain in chosen[1] - chosen[0])
+    captions = [[f"{rule} {100 * score:.1f}" for score in chosen[side]] for side in (0, 1)]
     figure = comparison_grid(
         [sample.image for sample in shown],
         targets,
@@ -85,8 +84,8 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     figure.savefig(output)
 
 
-def image_scores(first: RunFolder, second: RunFolder) -> tuple[dict[str, tuple[float, float]], str]:
-    """Both runs' score on each test image, the second's largest lead first, and the name of the score.
+def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str]:
+    """Scores of both runs (columns 0 and 1) on each test image, the second's largest lead first, and their name.
 
     Raises:
         UserError: if the counts of a run cannot be read, or are of other images.
@@ -95,25 +94,10 @@ def image_scores(first: RunFolder, second: RunFolder) -> tuple[dict[str, tuple[f
     by_boundary = all(one.boundary_union is not None for one in counts)
     scores = []
     for one in counts:
-        if one.boundary_intersection is not None and one.boundary_union is not None and by_boundary:
-            ious = mean_iou(one.boundary_intersection, one.boundary_union)
-        else:
-            ious = mean_iou(one.intersection, one.union)
-        scores.append(dict(zip(one.id.tolist(), ious.tolist(), strict=True)))
-    if set(scores[0]) != set(scores[1]):
+        sums = (one.boundary_intersection, one.boundary_union) if by_boundary else (one.intersection, one.union)
+        scores.append(pd.Series(mean_iou(*map(np.asarray, sums)), index=one.id))
+    if set(scores[0].index) != set(scores[1].index):
         raise UserError(f"--picture: {first.path} and {second.path} were tested on different images")
-    pairs = {name: (scores[0][name], scores[1][name]) for name in scores[0]}
-    known = {name: pair for name, pair in pairs.items() if not np.isnan(pair).any()}
-    ordered = dict(sorted(known.items(), key=lambda item: item[1][0] - item[1][1]))
-    return ordered, "boundary IoU" if by_boundary else "IoU"
-
-
-def both_ends(scores: Mapping[str, T]) -> dict[str, T]:
-    """The first two images and the last two; all where there are no more than four.
-
-    Example:
-        >>> both_ends({"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0, "e": -0.1})
-        {'a': 0.3, 'b': 0.2, 'd': 0.0, 'e': -0.1}
-    """
-    ordered = list(scores.items())
-    return dict(ordered[:EACH_WAY] + ordered[max(EACH_WAY, len(ordered) - EACH_WAY) :])
+    known = pd.concat(scores, axis=1).dropna()  # side by side by id, whatever order each run saw them in
+    order = (known[0] - known[1]).sort_values(kind="stable").index
+    return known.loc[order], "boundary IoU" if by_boundary else "IoU"

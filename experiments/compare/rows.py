@@ -93,16 +93,11 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
         base = None if base_key is None or is_baseline else groups[base_key]
         axes = {axis: group.iloc[0][axis] for axis in runs.axes}
         rows.append({"table": table, "row": row, "is_baseline": is_baseline, **_row(group, base, metric), **axes})
-    compared = pd.DataFrame(rows).astype(dict.fromkeys(runs.axes, object))
+    tables = list(dict.fromkeys(table for table, _ in groups))
+    rows.sort(key=lambda row: (tables.index(row["table"]), not row["is_baseline"]))
+    compared = pd.DataFrame(rows)
     for axis in runs.axes:  # as they are: pandas makes 4.0 of a 4 beside None
         compared[axis] = pd.Series([row[axis] for row in rows], dtype=object)
-    order = {table: index for index, table in enumerate(dict.fromkeys(compared["table"]))}
-    compared = compared.sort_values(
-        ["table", "is_baseline"],
-        key=lambda column: column.map(order) if column.name == "table" else ~column,
-        kind="stable",
-        ignore_index=True,
-    )
     return Comparison(metric, tuple(also), frame, compared, runs.axes, [*runs.damaged, *unreadable])
 
 

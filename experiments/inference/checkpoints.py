@@ -15,9 +15,9 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 
 from beyondpixel.datamodules import SegmentationDataModule
-from beyondpixel.experiments.build import build
+from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.merge import MergedConfig, keys_of, nested
+from beyondpixel.experiments.merge import MergedConfig
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, git_commit
@@ -156,10 +156,11 @@ def load_trained(
     saved = {key: value for key, value in content["hyper_parameters"].items() if key in arguments and key != "loss"}
     try:
         with without_pretrained_weights():
-            module, data = build({**config, "model": {**config["model"], "init_args": {**arguments, **saved}}})
+            built = build_all({**config, "model": {**config["model"], "init_args": {**arguments, **saved}}})
     except UserError as error:
         names = " and ".join(config[part]["class_path"] for part in ("model", "data"))
         raise UserError(f"{path} is of {names}, which cannot be built: {error}") from error
+    module, data = built.module, built.datamodule
     assert isinstance(module, SegmentationModule)
     assert isinstance(data, SegmentationDataModule)
     check_fits(path, module)
@@ -246,7 +247,7 @@ def config_of(
     merged = MergedConfig()
     merged.add(config, source=str(file))
     for key, value in (overrides or {}).items():
-        merged.add(nested(keys_of(key), value), source="command line")
+        merged.set(key, value, source="command line")
     return merged.values
 
 

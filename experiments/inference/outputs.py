@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +51,6 @@ class PredictionFolder:
                 holds predictions that were made with other settings.
         """
         self._refuse_collisions(images)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"--output: {self.path} cannot be written to ({error.strerror or error}): choose a folder of your own"
-            ) from error
         file = self.path / SETTINGS
         settings = {**settings, "colors": self.colors}
         changed = differences(self._settings(file), settings) if file.exists() and not overwrite else []
@@ -70,22 +61,19 @@ class PredictionFolder:
             )
         self._write(file, (json.dumps(settings, indent=2) + "\n").encode())
 
-    def mask_file(self, name: str) -> Path:
-        """The prediction."""
-        return self.path / f"{name}.png"
-
-    def files(self, name: str) -> list[Path]:
-        """Everything that is written for an image."""
-        files = [self.mask_file(name)]
-        if self.overlays:
-            files.append(self.path / "overlays" / f"{name}.png")
-        if self.probabilities:
-            files.append(self.path / "probabilities" / f"{name}.npz")
-        return files
+    def files(self, name: str) -> dict[str, Path]:
+        """Everything that is written for an image: `mask`, `overlay`, `probabilities`."""
+        files = {
+            "mask": self.path / f"{name}.png",
+            "overlay": self.path / "overlays" / f"{name}.png",
+            "probabilities": self.path / "probabilities" / f"{name}.npz",
+        }
+        wanted = {"mask": True, "overlay": self.overlays, "probabilities": self.probabilities}
+        return {kind: file for kind, file in files.items() if wanted[kind]}
 
     def is_done(self, name: str) -> bool:
         """Whether all files of an image are there."""
-        return all(file.exists() for file in self.files(name))
+        return all(file.exists() for file in self.files(name).values())
 
     def write(
         self, name: str, image: NDArray[np.uint8], probs: NDArray[np.floating[Any]], palette: Sequence[Color]
@@ -98,21 +86,21 @@ class PredictionFolder:
             probs: (C, H, W).
             palette: RGB color of each class.
         """
-        preds = probs.argmax(axis=0)
+        preds, files = probs.argmax(axis=0), self.files(name)
         if self.overlays:
             mixed = overlay(image, preds, palette, ignore_index=-1)
-            self._write(self.path / "overlays" / f"{name}.png", _png(Image.fromarray(mixed)))
+            self._write(files["overlay"], _png(Image.fromarray(mixed)))
         if self.probabilities:
             archive = io.BytesIO()
             np.savez_compressed(archive, probs=probs.astype(np.float16))
-            self._write(self.path / "probabilities" / f"{name}.npz", archive.getvalue())
+            self._write(files["probabilities"], archive.getvalue())
         mask = indexed_image(preds, palette)
-        self._write(self.mask_file(name), _png(mask.convert("RGB") if self.colors == "rgb" else mask))
+        self._write(files["mask"], _png(mask.convert("RGB") if self.colors == "rgb" else mask))
 
     def _refuse_collisions(self, images: Sequence[Named]) -> None:
         writers: dict[Path, list[str]] = {}
         for name, path in images:
-            for file in self.files(name):
+            for file in self.files(name).values():
                 writers.setdefault(file, []).append(str(path))
         shared = [" and ".join(paths) for paths in writers.values() if len(paths) > 1]
         if shared:
@@ -139,8 +127,8 @@ class PredictionFolder:
             write_atomically(file, content)
         except OSError as error:
             raise UserError(
-                f"--output: {file} cannot be written ({error.strerror or error}); what is done is kept: make room or "
-                "change the permissions, and run the command again to continue"
+                f"--output: {file} cannot be written ({error.strerror or error}); what is done is kept: make room, "
+                "change the permissions or choose a folder of your own, and run the command again to continue"
             ) from error
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from beyondpixel.datamodules import SegmentationDataModule
-from beyondpixel.datamodules.datasets.base import Pixels, Sample
+from beyondpixel.datamodules.datasets.base import Pixels, Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.reading import read_image
 from beyondpixel.datamodules.loading import default_workers
@@ -49,7 +49,8 @@ def predict_images(
     files = None if places is None else find_images(places, output=predictions.path, names_file=names_file)
     if files is None and names_file is not None:
         raise UserError("--names selects among --images: give them as well, or leave it out")
-    dataset = _TestImages(data) if files is None else _ImageFiles(files)
+    with as_user_error(DataError):
+        dataset = _Images(data.dataset(data.test_split) if files is None else files)
     if submission is not None:
         check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
     with as_user_error(RuntimeError):  # torch's own sentence names the device
@@ -89,32 +90,19 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-class _ImageFiles(Dataset[Item]):
-    """A user's own images, at their own sizes."""
+class _Images(Dataset[Item]):
+    """Images by name: a user's own files at their own sizes, or a data module's test images at its `image_size`."""
 
-    def __init__(self, files: Sequence[Named]) -> None:
-        self.names = [name for name, _ in files]
-        self.paths = [path for _, path in files]
-
-    def __getitem__(self, index: int) -> Item:
-        try:
-            return self.names[index], read_image(self.paths[index], convert=True), None
-        except BadFileError as error:
-            return self.names[index], None, str(error)
-
-
-class _TestImages(Dataset[Item]):
-    """The test images of a data module, at its `image_size`."""
-
-    def __init__(self, data: SegmentationDataModule) -> None:
-        with as_user_error(DataError):
-            self.dataset = data.dataset(data.test_split)
-        self.names = list(self.dataset.ids)
+    def __init__(self, images: Sequence[Named] | SegmentationDataset) -> None:
+        self.images = images
+        self.names = images.ids if isinstance(images, SegmentationDataset) else [name for name, _ in images]
 
     def __getitem__(self, index: int) -> Item:
         try:
-            return self.names[index], self.dataset[index].image, None
-        except DataError as error:
+            if isinstance(self.images, SegmentationDataset):
+                return self.names[index], self.images[index].image, None
+            return self.names[index], read_image(self.images[index][1], convert=True), None
+        except (BadFileError, DataError) as error:
             return self.names[index], None, str(error)
 
 

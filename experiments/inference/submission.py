@@ -45,5 +45,5 @@ def pack_voc(names: Sequence[str], predictions: PredictionFolder, submission: st
     folder = f"results/VOC2012/Segmentation/{VOC_COMPETITIONS[submission]}_test_cls"
     with tarfile.open(archive, "w:gz") as file:
         for name in names:
-            file.add(predictions.mask_file(name), f"{folder}/{Path(name).name}.png")
+            file.add(predictions.files(name)["mask"], f"{folder}/{Path(name).name}.png")
     return archive

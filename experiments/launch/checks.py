@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningModule
 
 from beyondpixel.datamodules.options import batch_size_of_process
-from beyondpixel.experiments.build import build, build_data
+from beyondpixel.experiments.build import build_all, build_data
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.launch.lock import RunLock
@@ -166,9 +166,9 @@ def _build_without_weights(config: Mapping[str, Any]) -> LightningModule:
     with without_pretrained_weights():
         try:
             with torch.device("meta"):
-                return build(config)[0]
+                return build_all(config).module
         except (NotImplementedError, RuntimeError):  # its constructor computes with the weights
-            return build(config)[0]
+            return build_all(config).module
 
 
 def _check_weights(run: Run) -> None:

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from PIL import Image
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
 
 from beyondpixel.datamodules import CamVidDataModule, VOCDataModule
 from beyondpixel.experiments.axes import NETWORKS, RMI_AXES, axes_of
-from beyondpixel.experiments.build import build, build_all, parse_built
+from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.merge import Keys
 from beyondpixel.experiments.plan import plan_runs
-from beyondpixel.experiments.resolve import ResolvedConfig, import_class, resolve
+from beyondpixel.experiments.resolve import import_class, resolve
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
 from beyondpixel.experiments.specs_command import header_of, resolved_text
 from beyondpixel.lightning_modules.networks import MCIBI, DeepLab
@@ -34,13 +36,13 @@ all_rows = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
 @cache
-def resolved(name: str) -> ResolvedConfig:
+def resolved(name: str) -> dict[str, Any]:
     return resolve(next(spec for spec in SPECS if spec.name == name))
 
 
 def table(name: str) -> dict[str, dict[str, Any]]:
     """Resolved configs of a table by row."""
-    return {spec.row: resolved(spec.name).values for spec in SPECS if spec.table == name}
+    return {spec.row: resolved(spec.name) for spec in SPECS if spec.table == name}
 
 
 def leaves(tree: dict[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -77,8 +79,8 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
     """What the row, a fragment or an override does not give comes from no other class than the row's own."""
     config = resolved(spec.name)
     given = dict(leaves(spec.config))
-    loss = config.values["model"]["init_args"]["loss"]
-    for keys, value in leaves(config.values):
+    loss = config["model"]["init_args"]["loss"]
+    for keys, value in leaves(config):
         if keys[-1] in ("class_path", "seed_everything") or keys in given:
             continue
         if keys[:3] == ("model", "init_args", "loss"):
@@ -88,14 +90,14 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
         elif keys[0] == "trainer":
             default = signature_default(Trainer, keys[-1])
         else:
-            default = signature_default(import_class(config.values[keys[0]]["class_path"], keys[0]), keys[-1])
+            default = signature_default(import_class(config[keys[0]]["class_path"], keys[0]), keys[-1])
         assert value == plain(default), keys
-        assert config.source_of(keys) == "default"
+        assert spec.merged.source_of(keys, default="default") == "default"
 
 
 @all_rows
 def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
-    values = dict(leaves(resolved(spec.name).values))
+    values = dict(leaves(resolved(spec.name)))
     for keys, value in leaves(spec.config):
         if keys == ("model", "init_args", "loss") and isinstance(value, list):
             for complete, given in zip(values[keys], value, strict=True):
@@ -107,11 +109,18 @@ def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
 
 
 @all_rows
-def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path) -> None:
+def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instantiated = []
+
+    def instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
+        instantiated.append(yaml.safe_load(parser.dump(config, skip_validation=True, skip_none=False)))
+        return Namespace(model=None, data=None, trainer={})
+
+    monkeypatch.setattr(LightningArgumentParser, "instantiate_classes", instantiate)
     (run,) = plan_runs([spec.file.parent / spec.row], seeds=[3], output=tmp_path, overrides={})
     run.prepare()
     stored = run.folder.config
-    expected = resolved(spec.name).values
+    expected = resolved(spec.name)
     assert {**stored, "trainer": None, "seed_everything": None} == {
         **plain(expected),
         "trainer": None,
@@ -119,14 +128,15 @@ def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path) -
     }
     assert stored["seed_everything"] == 3
     assert stored["trainer"] == {**plain(expected["trainer"]), "default_root_dir": str(run.folder.path)}
-    assert parse_built(stored) == stored
+    build_all(stored)
+    assert instantiated == [stored]
 
 
 def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("rmi_table4_camvid/v3_rmi", "rmi_table3a/int_df4", "demo/ce"):
         spec = next(spec for spec in SPECS if spec.name == name)
         text = resolved_text(spec)
-        assert yaml.safe_load(text) == plain(resolved(name).values)
+        assert yaml.safe_load(text) == plain(resolved(name))
         for line in text.splitlines():
             assert line.endswith(":") or re.search(r"# (default|row|base/[\w/]+)$", line), line
     assert "crop_size: 479  # base/data/camvid" in resolved_text(
@@ -336,7 +346,7 @@ def test_equal_runs_have_equal_published_scores() -> None:
     scores: dict[str, dict[str, float]] = {}
     for spec in SPECS:
         if "value" in spec.reference:
-            key = json.dumps(resolved(spec.name).values, sort_keys=True)
+            key = json.dumps(resolved(spec.name), sort_keys=True)
             scores.setdefault(key, {})[spec.name] = spec.reference["value"]
     shared = [found for found in scores.values() if len(found) > 1]
     assert any({"rmi_table1_voc/v3_rmi", "rmi_table3a/avg_df4", "rmi_table3b/df4_r3"} <= set(found) for found in shared)
@@ -414,7 +424,7 @@ def test_ablations_of_mcibi_change_one_thing(data: str) -> None:
 @all_rows
 def test_the_loss_of_a_row(spec: RunSpec) -> None:
     """It can be built as the row sets it, and trains logits where pixels are labeled, only there."""
-    loss = resolved(spec.name).values["model"]["init_args"]["loss"]
+    loss = resolved(spec.name)["model"]["init_args"]["loss"]
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 40, 40, generator=generator, requires_grad=True)
     target = torch.randint(3, (2, 40, 40), generator=generator)
@@ -467,7 +477,7 @@ def test_a_test_counts_every_valid_pixel_of_the_data_set(name: str, folder: str,
 
 def traits_of(spec: RunSpec) -> dict[str, str]:
     """What two steps on tiny data can see of a row."""
-    config = plain(resolved(spec.name).values)
+    config = plain(resolved(spec.name))
     model = config["model"]["init_args"]
     loss = model.pop("loss")
     names = [entry["name"] for entry in (loss if isinstance(loss, list) else [loss])]
@@ -500,7 +510,7 @@ def test_a_row_trains_and_tests(spec: RunSpec, tmp_path: Path, request: pytest.F
     Trained are the rows with a network, a data set or a loss that no row before them has; the others differ from these
     in encoders, schedules, widths, and settings of the loss, which `test_the_loss_of_a_row` looks at.
     """
-    config = resolved(spec.name).values
+    config = resolved(spec.name)
     overrides: dict[str, Any] = {**TWO_STEPS, "data.eval_batch_size": 1, "trainer.limit_test_batches": 1}
     dataset = config["data"]["class_path"].rpartition(".")[2]
     if dataset == "ShapesDataModule":
@@ -528,9 +538,9 @@ def test_a_row_trains_and_tests(spec: RunSpec, tmp_path: Path, request: pytest.F
 def test_the_built_objects_are_what_the_config_says(tiny_camvid: Path, tmp_path: Path) -> None:
     overrides = {**TWO_STEPS, "data.root": str(tiny_camvid)}
     (run,) = plan_runs(["rmi_table4_camvid/v3_rmi"], seeds=[5], output=tmp_path, overrides=overrides)
-    module, datamodule = build(run.config)
+    module, datamodule, trainer = build_all(run.config)
     assert (module.num_classes, module.ignore_index, datamodule.seed) == (12, 255, 5)
     assert (datamodule.crop_size, datamodule.image_size) == ((479, 479), None)
     loss = run.config["model"]["init_args"]["loss"]
     assert (module.loss.pixel_weight, loss["pixel_weight"]) == (0.5, 0.5)
-    assert build_all(run.config).trainer["max_steps"] == 2
+    assert trainer["max_steps"] == 2

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from beyondpixel.experiments import allowed_imports
-from beyondpixel.experiments.build import build
+from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import complete
@@ -44,7 +44,7 @@ def test_a_spec_imports_no_strange_module(module: Path) -> None:
     assert [keys for keys, _ in errors] == [("trainer", "callbacks", "0", "class_path")]
     values, _ = complete({})
     with pytest.raises(UserError, match=r"model.class_path: stranger.Net: the module 'stranger' is not imported"):
-        build({**values, **CONFIG})
+        build_all({**values, **CONFIG})
     assert not module.exists()
 
 

@@ -81,7 +81,7 @@ def test_each_value_knows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write(tmp_path / "base" / "part.yaml", {"trainer": {"max_steps": 2, "devices": 1}})
     content = {"base": ["part"], "config": {"model": MODEL, "data": DATA, "trainer": {"max_steps": 9}}}
     file = write(tmp_path / "t" / "r.yaml", content)
-    found = load_one(file, parse_overrides(["--data.root", "/x", "--model.loss={name: bce}"]))
+    found = load_one(file, parse_overrides(["--data.root", "/x", "--model.loss={name: bce}"])[0])
     assert found.config["model"]["init_args"] == {"lr": 0.1, "loss": {"name": "bce"}}
     sources = {keys[-1]: source for keys, source in found.merged.sources.items()}
     assert sources == {
@@ -97,8 +97,7 @@ def test_each_value_knows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lr", "1"], "unknown argument --lr: config keys are given as --data.KEY"),
-        (["stray"], "unknown argument stray"),
+        (["--optim.lr", "1"], "unknown argument --optim.lr: config keys are given as --data.KEY"),
         (["--data.root"], "--data.root has no value: expected --data.root VALUE"),
         (["--data.root", "--trainer.max_steps=1"], "--data.root has no value"),
         (["--data.root", "[1"], "not a valid YAML value"),
@@ -186,12 +185,19 @@ def test_a_grid_is_a_product(tmp_path: Path) -> None:
         "df": {"model.loss.downsampling_factor": [2, 4]},
     }
     rows = expand_grid(grid, "{pooling}_df{df}")
-    assert [row.name for row in rows] == ["avg_df2", "avg_df4", "int_df2", "int_df4"]
-    assert rows[2].changes == (
-        (("model", "init_args", "loss", "pooling"), "interp"),
-        (("model", "init_args", "loss", "downsampling_factor"), 2),
-    )
-    assert expand_grid({"b": {"base": {"x": ["p", "q"]}}}, "{b}")[0].base == ("p", "q")
+    assert list(rows) == ["avg_df2", "avg_df4", "int_df2", "int_df4"]
+    assert rows["int_df2"] == [("model.loss.pooling", "interp"), ("model.loss.downsampling_factor", 2)]
+
+
+def test_a_grid_adds_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "BASE", tmp_path / "base")
+    for name in ("p", "q"):
+        write(tmp_path / "base" / f"{name}.yaml", {"trainer": {f"{name}_steps": 1}})
+    grid = {"b": {"base": {"both": ["p", "q"], "one": "q"}}, "lr": {"model.lr": [0.5]}}
+    content = {"config": {"model": MODEL, "data": DATA}, "row": "{b}_{lr}", "grid": grid}
+    both, one = load_specs([write(tmp_path / "t" / "g.yaml", content)])
+    assert (both.row, both.config["trainer"]) == ("both_0.5", {"p_steps": 1, "q_steps": 1})
+    assert (one.row, one.config["trainer"], one.config["model"]["init_args"]["lr"]) == ("one_0.5", {"q_steps": 1}, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -222,11 +228,14 @@ def test_published_values_of_a_grid_go_to_their_rows(tmp_path: Path) -> None:
         "config": {"model": MODEL, "data": DATA},
         "row": "r{r}",
         "grid": {"r": {"model.lr": [1, 2]}},
-        "reference": {"metric": "test/mIoU", "value": {"r1": 50.5}},
+        "reference": {"metric": "test/mIoU", "value": {"r1": 50.5}, "deviations": "half the size"},
     }
     file = write(tmp_path / "t" / "g.yaml", content)
     first, second = load_specs([file])
-    assert (first.reference["value"], second.reference) == (50.5, {})
+    assert (first.reference["value"], first.reference["deviations"], second.reference) == (50.5, "half the size", {})
+    write(file, {**content, "reference": {"value": {"r1": "high"}}})
+    with pytest.raises(SpecError, match="reference.value: expected a number, in percent, got 'high'"):
+        load_specs([file])
     write(file, {**content, "reference": {"value": {"r7": 1}}})
     with pytest.raises(SpecError, match="reference.value.r7: no such row; expected one of "):
         load_specs([file])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from beyondpixel.datamodules import ShapesDataModule
 from beyondpixel.experiments.compare import qualitative
 from beyondpixel.experiments.compare.frame import read_runs
-from beyondpixel.experiments.compare.qualitative import both_ends, draw_rows, draw_runs, image_scores
+from beyondpixel.experiments.compare.qualitative import draw_rows, draw_runs, image_scores
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
@@ -39,9 +39,8 @@ def test_gains_by_hand(tmp_path: Path, boundary: bool) -> None:
     )
     scores, rule = image_scores(one, two)
     # x: 0.5 and (0.9 + 0) / 2; y: (0.5 + 0.25) / 2 and (0.25 + 0.25) / 2; z has no pixel of any class
-    assert list(scores) == ["x", "y"]
-    assert scores["x"] == pytest.approx((0.5, 0.45))
-    assert scores["y"] == pytest.approx((0.375, 0.25))
+    assert scores.index.tolist() == ["x", "y"]
+    np.testing.assert_allclose(scores, [[0.5, 0.45], [0.375, 0.25]])
     assert rule == ("boundary IoU" if boundary else "IoU")
 
 
@@ -51,14 +50,6 @@ def test_runs_without_counts_and_of_other_images(tmp_path: Path) -> None:
         image_scores(first, RunFolder(tmp_path / "nothing"))
     with pytest.raises(UserError, match="were tested on different images"):
         image_scores(first, recorded(tmp_path / "b", ["y"], [[1]], [[2]]))
-
-
-def test_both_ends_and_no_image_twice() -> None:
-    gains = {str(index): -float(index) for index in range(9)}
-    assert list(both_ends(gains)) == ["0", "1", "7", "8"]
-    for number in range(5):
-        few = dict(list(gains.items())[:number])
-        assert both_ends(few) == few
 
 
 def test_rows_that_cannot_be_drawn(tmp_path: Path, make_run: Callable[..., Any]) -> None:
@@ -84,14 +75,19 @@ def test_the_baseline_and_the_best_other_row_are_drawn(
     assert drawn["titles"] == ("ce\ntest/mIoU (%) 50.00", "rmi\ntest/mIoU (%) 51.00")
 
 
-def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ShapesDataModule(num_train=1, num_val=1, num_test=5, image_size=(40, 56), num_workers=0)
+# gains are 0.1, -0.4, 0, 0.4, -0.1; of few images none is shown twice
+@pytest.mark.parametrize("order", [[3, 0, 4, 1], [3, 0, 2, 1], [0, 2, 1], [0, 1], [0]])
+def test_the_grid_shows_these_images_and_says_by_which_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
+) -> None:
+    number = 5 if 4 in order else max(order) + 1
+    data = ShapesDataModule(num_train=1, num_val=1, num_test=number, image_size=(40, 56), num_workers=0)
     data.setup("test")
     samples = {sample.id: sample for sample in data.dataset("test")}
-    ids, union = list(samples), [[10]] * 5
-    first = recorded(tmp_path / "a", ids, [[5], [5], [5], [5], [5]], union)
-    second = recorded(tmp_path / "b", ids, [[6], [1], [5], [9], [4]], union)
-    names = [ids[index] for index in (3, 0, 4, 1)]  # gains of 0.4, 0.1, ..., -0.1, -0.4
+    ids, union, hits = list(samples), [[10]] * number, [6, 1, 5, 9, 4]
+    first = recorded(tmp_path / "a", ids, [[5]] * number, union)
+    second = recorded(tmp_path / "b", ids, [[count] for count in hits[:number]], union)
+    names = [ids[index] for index in order]
     for run in (first, second):
         run.config = {}
 
@@ -110,8 +106,9 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(tmp_path: Path, monk
     monkeypatch.setattr(qualitative, "comparison_grid", sheet)
     draw_runs(first, second, tmp_path / "new" / "sheet.png", titles=("CE\n1 %", "RMI\n2 %"))
     assert (tmp_path / "new" / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    assert shown["captions"][1] == ["boundary IoU 90.0", "boundary IoU 60.0", "boundary IoU 40.0", "boundary IoU 10.0"]
-    assert "furthest behind, of 5, by boundary IoU of the image: +40.0, +10.0, -10.0, -40.0 points" in shown["heading"]
+    assert shown["captions"][1] == [f"boundary IoU {10 * hits[index]}.0" for index in order]
+    points = ", ".join(f"{10 * (hits[index] - 5):+}.0" for index in order)
+    assert f"furthest behind, of {number}, by boundary IoU of the image: {points} points" in shown["heading"]
     for index, name in enumerate(names):
         np.testing.assert_array_equal(shown["images"][index], samples[name].image)
         np.testing.assert_array_equal(shown["targets"][index], samples[name].mask)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from beyondpixel.experiments.build import build
+from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -38,7 +38,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config, errors = complete({"seed_everything": 3, "model": model, "data": data, "trainer": trainer})
     assert not errors
     torch.manual_seed(0)
-    module, _ = build(config)
+    module = build_all(config).module
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     quiet.strategy.connect(module)
     quiet.save_checkpoint(run.last_checkpoint)
