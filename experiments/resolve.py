@@ -52,7 +52,7 @@ def resolve(spec: RunSpec) -> dict[str, Any]:
         >>> from beyondpixel.experiments.spec import load_specs
         >>> config = resolve(load_specs(["demo/rmi"])[0])
         >>> config["data"]["init_args"]["batch_size"], config["trainer"]["max_steps"]
-        (8, 300)
+        (8, 200)
     """
     values, errors = complete(spec.config)
     if errors:

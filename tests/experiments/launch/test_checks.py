@@ -93,8 +93,8 @@ def test_each_different_network_is_built_once(
 ) -> None:
     """Rows that differ in their loss, seed or learning rate alone need no further network."""
     built: list[Any] = []
-    real = checks.build
-    monkeypatch.setattr(checks, "build", lambda config: built.append(config) or real(config))
+    real = checks.build_all
+    monkeypatch.setattr(checks, "build_all", lambda config: built.append(config) or real(config))
     runs = [*runs_of(1, 2), *runs_of(1, row="rmi"), *runs_of(1, row="rmi", **{"model.lr": 0.5})]
     errors, sizes = checks.check_parts(runs, fresh=runs)
     assert (errors, len(built)) == ([], 1)
