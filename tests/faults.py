@@ -146,7 +146,7 @@ def run(promise: Promise, *, full: bool) -> Outcome:
     tried = [case for case in cases if case not in skipped]
     said = [one.attrib["value"] for case in tried for one in case.iter("property") if one.get("name") == "tried"]
     counts = [int(text) for text in said if text.isdigit()]
-    words = [*(text for text in said if not text.isdigit()), *([f"{sum(counts)} faults"] if counts else [])]
+    words = [*(text for text in said if not text.isdigit()), *([f"{sum(counts):,} in all"] if counts else [])]
     more = f", {len(skipped)} not possible here" if skipped else ""
     return Outcome(
         f"{len(tried)} tests" + (f" ({'; '.join(words)})" if words else "") + more,
