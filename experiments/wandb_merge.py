@@ -108,7 +108,8 @@ def _row(history: Any) -> _Row | None:
     values = {tuple(item.nested_key) or (item.key,): item.value_json for item in history.item}
     step = values.pop((STEP,), None)
     values.pop(("_step",), None)
-    times = {path: values.pop(path) for path in (("_timestamp",), ("_runtime",)) if path in values}
+    clocks: tuple[tuple[str, ...], ...] = (("_timestamp",), ("_runtime",))
+    times = {path: values.pop(path) for path in clocks if path in values}
     return None if step is None else _Row(int(float(step)), values, times)
 
 
