@@ -1,4 +1,4 @@
-"""The score of each class as one table in W&B, beside the single figures."""
+"""The score of each class as one table in W&B instead of a panel a class."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ PREFIX = "test/IoU/"
 
 class ClassTable(Callback):
     """After a test, gives loggers that take tables (W&B) `test/classes`: class and IoU, one line a class.
+
+    The single figures are in W&B's history, without a panel each (see `AxesLogger`).
 
     Example:
         >>> trainer = Trainer(callbacks=[ClassTable()], logger=False, accelerator="cpu")

@@ -86,7 +86,7 @@ class LastCheckpoint(Callback):
             return
         if trainer.is_global_zero and self.file.exists():
             self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
-        trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file, weights_only=False)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked == signal.SIGINT:

@@ -18,6 +18,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zer
 from beyondpixel.experiments.run.folder import RunFolder
 
 PROJECT = "beyondpixel"
+# figures of single classes: forty panels would hide the others
+WITHOUT_PANEL = ("val/IoU/*", "test/IoU/*")
 # axes whose values are tags as well, to filter runs with one click
 TAGGED_AXES = ("loss", "model", "memory", "dataset")
 SECONDS_FOR_AN_ANSWER = 5.0
@@ -96,10 +98,22 @@ class AxesLogger(WandbLogger):
 
     _lost = False
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._wandb_init.pop("anonymous")  # W&B warns of it, whatever its value
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run, begun at the first use: offline if the server will not have it."""
+        begun = self._experiment is not None
+        run = self._begun()
+        if not begun:
+            for name in WITHOUT_PANEL:
+                run.define_metric(name, hidden=True)
+        return run
+
+    def _begun(self) -> Any:
         import wandb
         from wandb.errors import Error
 

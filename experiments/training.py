@@ -12,9 +12,10 @@ from typing import Any
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
@@ -27,6 +28,7 @@ from beyondpixel.experiments.inference.checkpoints import check_fits
 from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.lightning_cli import quiet_lightning
+from beyondpixel.experiments.progress_bar import StepProgressBar
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.step_seeds import StepSeeds
@@ -64,6 +66,8 @@ def train(
         loggers=_loggers(built, folder, dict(config), record),
         default_root_dir=str(folder.path),
     )
+    count = sum(parameter.numel() for parameter in built.module.parameters() if parameter.requires_grad)
+    rank_zero_info(f"{type(built.module).__name__} with {count / 1e6:.2f} million trainable parameters")
     try:
         with as_user_error(DataError):
             trainer.fit(built.module, built.datamodule, ckpt_path=resume, weights_only=True if resume else None)
@@ -153,6 +157,9 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     given = dict(built.trainer)
     own, plugins = _as_list(given.pop("callbacks")), _as_list(given.pop("plugins"))
     given.pop("logger")
+    given["enable_model_summary"] = bool(given["enable_model_summary"])  # a table of three lines, if nobody wants it
+    if given["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in own):
+        own.append(StepProgressBar())
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     alone = int(os.environ.get("SLURM_NTASKS", "1")) == 1

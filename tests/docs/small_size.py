@@ -49,7 +49,6 @@ NOT_RUN: dict[tuple[str, ...], NotRun] = {
     ("beyondpixel", "sync", "outputs"): NETWORK,
     ("beyondpixel", "publish"): COMMITTED,
     ("make",): MINUTES,
-    ("git", "clone"): NETWORK,
     ("cd",): ALREADY,
     ("source", ".venv/bin/activate"): ALREADY,
 }
