@@ -55,13 +55,14 @@ def check(name: str, arguments: dict[str, Any], batch: Batch, backend: str) -> N
     assert loss.update_count == 20
 
 
+# inductor needs a minute for adaptive affinity's two sets of weights, which are affinity's own steps twice
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "adaptive_affinity"])
 def test_inductor_makes_one_graph_once(batch: Batch, case: str) -> None:
     check(*CASES[case], batch, "inductor")
 
 
-@pytest.mark.parametrize("case", ["ce", "rmi-c-avg"])
+@pytest.mark.parametrize("case", ["ce", "rmi-c-avg", "adaptive_affinity"])
 def test_one_graph_is_made_once(batch: Batch, case: str) -> None:
     check(*CASES[case], batch, "aot_eager")
 
