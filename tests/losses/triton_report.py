@@ -28,7 +28,7 @@ def variants() -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     from beyondpixel.losses.ops.triton import moment_kernels, pool_kernels
 
     result: list[tuple[str, Any, dict[str, str], dict[str, Any]]] = []
-    windows = [("none", 1), ("identity", 1), *("avg", 3), ("avg", 4), ("max", 2), ("max", 4), ("max", 6)]
+    windows = [("none", 1), ("identity", 1), ("avg", 3), ("avg", 4), ("max", 2), ("max", 4), ("max", 6)]
     for dtype, pooling, kernel in (
         *(("float32", *window) for window in windows),
         ("float16", "avg", 4),
