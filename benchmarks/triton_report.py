@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of triton_report.json and triton_report.md")
     arguments = parser.parse_args()
     record = environment()
-    report = load_from_tests("losses/triton_report.py")
+    report = load_from_tests("losses/triton_kernels.py")
     cases = [(variant, capability) for variant in report.variants() for capability in (80, 90)]
     record["kernels"] = [
         report.compile_kernel(*variant, capability)._asdict() for variant, capability in progress(cases, "compiling")

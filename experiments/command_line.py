@@ -47,12 +47,12 @@ def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog:
         from beyondpixel.experiments.spec import parse_overrides
 
         overrides[REST], words = parse_overrides(words)
-    values = vars(_make_parser(function, prog).parse_intermixed_args(list(words))) | overrides
+    values = vars(make_parser(function, prog).parse_intermixed_args(list(words))) | overrides
     positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     function(*positional, **values)
 
 
-def _make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
+def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
     """The parser of a function's arguments."""
     doc = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}

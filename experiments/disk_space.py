@@ -19,7 +19,7 @@ def writing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:  # without a number it is a text alone
             error.filename = str(file)
         raise
 

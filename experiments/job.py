@@ -72,8 +72,8 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
     config = folder.config
     trained = folder.status is Status.TRAINED
-    tested = trained and folder.confusion_file.exists()
-    if not tested:
+    tested = any(name.startswith("test/") for name in folder.summary)  # what a test writes last
+    if not (trained and tested):
         train(folder, config, resume=folder.last_checkpoint if trained else checkpoint_to_resume(folder, config))
     for words in missing_evaluations(folder, folder.record.get("evaluations", [])):
         evaluate_run(folder, words)

@@ -93,6 +93,7 @@ class RunRecorder(Callback):
             size = self._metrics_size if trainer.global_step else 0
             if size is not None:
                 self.folder.cut_metrics(size)
+            self._metrics_size = None
             max_steps = int(trainer.estimated_stepping_batches)
             self.folder.update_state(status=Status.RUNNING, step=trainer.global_step, max_steps=max_steps, error=None)
 
@@ -115,6 +116,8 @@ class RunRecorder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Trained, not yet tested."""
         if trainer.is_global_zero:
+            if self._metrics_size is not None:  # trained before, and killed during its test, which logs again
+                self.folder.cut_metrics(self._metrics_size)
             self.folder.update_state(status=Status.TRAINED, step=trainer.global_step)
 
 

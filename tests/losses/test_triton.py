@@ -39,7 +39,7 @@ def test_interpreted_kernels_give_what_the_plain_operators_give(
 def test_every_kernel_compiles_without_spills_and_fits_shared_memory(
     load_file: Callable[[Path], ModuleType], capability: int
 ) -> None:
-    module = load_file(HERE / "triton_report.py")
+    module = load_file(HERE / "triton_kernels.py")
     kernels = module.report(capability)
     assert {kernel.name.split()[0] for kernel in kernels} >= {"pool_forward", "pool_backward", "moments_forward"}
     for kernel in kernels:

@@ -19,6 +19,7 @@ import torch
 from beyondpixel.experiments.job import STOPPED, main, run_job
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.status import Status
 
 FULL = os.environ.get("BEYONDPIXEL_FAULTS") == "full"
 RUNS, KILLS = (16, 50) if FULL else (1, 2)
@@ -102,6 +103,21 @@ def test_killed_runs_end_bit_identically(
         assert outcome(killed) == outcome(whole)
         assert not list(killed.path.rglob("*.part"))
     record_property("tried", f"{done} kills, {RUNS} runs")
+
+
+def test_a_run_killed_between_its_files_is_tested_again(
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]]
+) -> None:
+    """After the confusion matrix and before the scores, which are written last."""
+    quiet(WANDB_MODE="disabled")
+    tiny["trainer"]["max_steps"] = 2
+    run = prepare(tmp_path / "run", tiny, 1)
+    run_job(run.path)
+    whole = outcome(run)
+    run.summary = {name: value for name, value in run.summary.items() if not name.startswith("test/")}
+    run.update_state(status=Status.TRAINED)
+    run_job(run.path)
+    assert outcome(run) == whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
