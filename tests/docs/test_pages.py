@@ -120,18 +120,12 @@ def parse(words: list[str], where: str) -> None:
     name, rest = (" ".join(words[:2]), words[2:]) if words[0] == "data" else (words[0], words[1:])
     module, _, function_name = cli.COMMANDS[name][0].partition(":")
     function = getattr(importlib.import_module(f"beyondpixel.experiments.{module}"), function_name)
-    overrides = [word for word in rest if re.match(r"--\w+\.", word)]
-    own = [word for word in rest if word not in overrides]
-    for index, word in enumerate(rest):
-        if word in overrides and "=" not in word:
-            own.remove(rest[index + 1])
-            overrides[overrides.index(word)] = f"{word}={rest[index + 1]}"
+    changes, own = parse_overrides(rest) if name == "launch" else ({}, rest)
     try:
         values = vars(make_parser(function, f"beyondpixel {name}").parse_intermixed_args(own))
     except SystemExit as stopped:
         raise AssertionError(f"{where}: beyondpixel {' '.join(words)} is not understood") from stopped
     if name == "launch":
-        changes = parse_overrides(overrides)
         assert plan_runs(values["specs"], seeds=values["seeds"], output=Path("outputs"), overrides=changes), where
 
 
