@@ -13,8 +13,8 @@ class StepProgressBar(RichProgressBar):
 
     Example:
         >>> trainer = Trainer(callbacks=[StepProgressBar()], logger=False, max_steps=10, accelerator="cpu")
-        >>> trainer.progress_bar_callback._get_train_description(0).strip()
-        'Epoch 0'
+        >>> type(trainer.progress_bar_callback).__name__
+        'StepProgressBar'
     """
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
