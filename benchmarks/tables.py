@@ -28,12 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table differs")
     check = parser.parse_args().check
-    changed = [file for file, content in rendered(CHECKOUT).items() if not file.exists() or file.read_text() != content]
+    fresh = rendered(CHECKOUT)
+    changed = [file for file, content in fresh.items() if not file.exists() or file.read_text() != content]
     if changed and check:
         names = ", ".join(str(file.relative_to(CHECKOUT)) for file in changed)
         sys.exit(f"Tables differ from benchmarks/results/*.json: {names}; run `python benchmarks/tables.py`")
     for file in changed:
-        file.write_text(rendered(CHECKOUT)[file])
+        file.write_text(fresh[file])
 
 
 def save(name: str, record: dict[str, Any], folder: Path) -> None:

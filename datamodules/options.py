@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, get_args
 
 from beyondpixel.datamodules.datasets.errors import data_error
+from beyondpixel.datamodules.normalization import NORMALIZATIONS
 from beyondpixel.datamodules.resampling import Resampling
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "cache": ("ram", None),
-    "normalization": ("dataset", "imagenet", "inception"),
+    "normalization": ("dataset", *NORMALIZATIONS),
     "on_error": ("raise", "skip"),
     "resampling": get_args(Resampling),
 }

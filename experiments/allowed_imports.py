@@ -55,10 +55,10 @@ def forbidden_imports(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
         >>> keys, text.partition(";")[0]
         (('model', 'class_path'), "elsewhere.Network: the module 'elsewhere' is not imported unasked")
     """
+    allowed = (*OWN, *filter(None, os.environ.get(VARIABLE, "").split(",")))
     faults = []
     for keys, class_path in _class_paths(config, ()):
         module = class_path.rpartition(".")[0]
-        allowed = (*OWN, *filter(None, os.environ.get(VARIABLE, "").split(",")))
         if module and module not in sys.modules and not any(f"{module}.".startswith(f"{name}.") for name in allowed):
             top = module.partition(".")[0]
             text = f"{class_path}: the module {top!r} is not imported unasked; if you trust it, add {OPTION} {top}"

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from beyondpixel.experiments.disk_space import writing
+from beyondpixel.experiments.run.folder import RunFolder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,6 +44,11 @@ def keep_weights(path: Path) -> None:
     for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
         content.pop(key, None)
     AtomicCheckpointIO().save_checkpoint(content, path)
+
+
+def trained_checksum(run: RunFolder) -> str | None:
+    """The checksum of a run's last checkpoint as its training left it, also where it has been thinned out since."""
+    return run.record.get("checkpoint") or checksum(run.last_checkpoint)
 
 
 def checksum(path: str | Path) -> str | None:

@@ -81,11 +81,11 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
 def _prune_checkpoints(folder: RunFolder) -> None:
     """Leave of the checkpoints of a finished run what its launch asked for."""
-    from beyondpixel.experiments.checkpoint_files import checksum, keep_weights
+    from beyondpixel.experiments.checkpoint_files import keep_weights, trained_checksum
 
     keep = folder.record.get("keep", "resume")
     if keep != "resume":  # evaluations are known by the checkpoint that they were made from
-        folder.record = {**folder.record, "checkpoint": checksum(folder.last_checkpoint)}
+        folder.record = {**folder.record, "checkpoint": trained_checksum(folder)}
     for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
         if keep == "weights":
             keep_weights(file)

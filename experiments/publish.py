@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from beyondpixel.experiments.checkpoint_files import checksum
+from beyondpixel.experiments.checkpoint_files import trained_checksum
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
@@ -55,9 +55,8 @@ def publish(
     parts = {}
     for table in comparison.tables:
         part = comparison.table(table)
-        finished = part.runs[part.runs[METRIC].notna()]
-        if len(finished):
-            parts[_folder(results / table, machine or _machine(finished.iloc[0]["record"]))] = part
+        if lines := _finished(part):
+            parts[_folder(results / table, machine or _machine(lines[0]["record"]))] = part
     existing = [str(folder) for folder in parts if folder.exists()]
     if existing:
         raise UserError(f"{', '.join(existing)} exists; remove it, or name another machine with --machine")
@@ -65,6 +64,12 @@ def publish(
         _write(part, folder, allow)
         print(f"Results written to {folder}")
     return list(parts)
+
+
+def _finished(comparison: Comparison) -> list[dict[str, Any]]:
+    """The lines of the runs and evaluations that have a score."""
+    lines: list[dict[str, Any]] = comparison.runs[comparison.runs[METRIC].notna()].to_dict("records")
+    return lines
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -80,7 +85,7 @@ def _folder(parent: Path, machine: str) -> Path:
 def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
     """Write the finished runs of one table, and runs.csv last."""
     lines = []
-    for line in comparison.runs[comparison.runs[METRIC].notna()].to_dict("records"):
+    for line in _finished(comparison):
         target = folder / line["record"]["row"] / f"seed{line['seed']}"
         if line["evaluation"]:
             target = target / "evaluations" / line["run"].path.name
@@ -94,7 +99,7 @@ def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
 def _problems(comparison: Comparison) -> list[str]:
     """What keeps runs from being published, one text each."""
     problems = []
-    for line in comparison.runs[comparison.runs[METRIC].notna()].to_dict("records"):
+    for line in _finished(comparison):
         if line["commit"] is None or is_uncommitted(line["commit"]):
             what = "uncommitted changes in the code" if line["commit"] else "commit unknown"
             problems.append(f"{line['folder']}: {what}")
@@ -119,7 +124,7 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": run.summary.get("train/peak_memory_mb"),
         "commit": line["commit"],
         "data_fingerprint": (record.get("data") or {}).get("fingerprint"),
-        "checkpoint": evaluation.get("checkpoint") or checksum(run.last_checkpoint),
+        "checkpoint": evaluation.get("checkpoint") or trained_checksum(run),
         "published_source": line["reference"].get("source"),
         "deviations": line["reference"].get("deviations"),
     }

@@ -9,8 +9,9 @@ file with a `grid` holds several rows (see `grid.py`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
 SHOWN_LENGTH = 100  # of a name that is none
 PARTS = ("model", "data", "trainer")
-
-
 NUMBER = int | float
 # for each key of a mapping: its type, the type of its entries, and what it is
 Keys = Mapping[str, tuple[Any, Any, str]]
@@ -210,9 +209,10 @@ def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     if errors:
         raise SpecError([f"{shown(file)}: {text}" for text in errors])
     specs = []
+    fragment = cache(_read_fragment)  # of thousands of rows in a grid, most have the same
     for row, changes in rows.items():
         try:
-            specs.append(_spec_of(file, content, row, changes, overrides))
+            specs.append(_spec_of(file, content, row, changes, overrides=overrides, fragment=fragment))
         except SpecError as error:
             errors += error.errors
     if errors:
@@ -225,13 +225,15 @@ def _spec_of(
     content: Mapping[str, Any],
     row: str,
     changes: Changes,
+    *,
     overrides: Mapping[str, Any],
+    fragment: Callable[[str], dict[str, Any]],
 ) -> RunSpec:
     merged, errors = MergedConfig(), []
     more = [value if isinstance(value, list) else [value] for key, value in changes if key == "base"]
     for name in itertools.chain(content.get("base", ()), *more):
         try:
-            merged.add(_read_fragment(name), source=f"base/{name}")
+            merged.add(fragment(name), source=f"base/{name}")
         except UserError as error:
             errors.append(f"base: {error}")
     merged.add(content.get("config", {}), source="row")

@@ -10,11 +10,12 @@ import yaml
 
 from beyondpixel.experiments.errors import UserError
 
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one is ten times faster, where it was built
+# the compiled one is ten times faster, where it was built
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SURELY_SHALLOW, DEEPEST = 1000, 100
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _Loader(SafeLoader):  # type: ignore[misc]
     """Numbers of YAML 1.2 (PyYAML's own 1.1 reads `1e-4` as text), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -40,9 +41,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        check_depth(text)
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+        content = load_text(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
@@ -67,10 +66,23 @@ def read_value(text: str) -> Any:
         (0.0001, [1, 2], 'rmi')
     """
     try:
-        check_depth(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+        return load_text(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
+
+
+def load_text(text: str, loader: Any = _Loader) -> Any:
+    """What YAML text holds.
+
+    Args:
+        text: of any origin.
+        loader: `SafeLoader` for what PyYAML has written, whose numbers are those of YAML 1.1.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: if it is no YAML, or nested too deep.
+    """
+    check_depth(text)
+    return yaml.load(text, Loader=loader)  # noqa: S506 (a safe loader)
 
 
 def check_depth(text: str) -> None:
@@ -88,7 +100,7 @@ def check_depth(text: str) -> None:
     if text.count("[") + text.count("{") + most_dashes < SURELY_SHALLOW:
         return
     depth = 0
-    for event in yaml.parse(text, Loader=_Base):
+    for event in yaml.parse(text, Loader=SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")

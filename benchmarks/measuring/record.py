@@ -4,7 +4,6 @@ import gc
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import track
+
+from beyondpixel.experiments.run.provenance import device_name, git_commit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONSOLE = Console(stderr=True)
@@ -54,20 +55,16 @@ def race(
 
 def environment() -> dict[str, Any]:
     """Machine, versions, commit, command and load."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=CHECKOUT, check=False).returncode != 0
+    commit = git_commit() or ""
     return {
         "machine": {
-            "processor": names[0] if names else platform.processor(),
+            "processor": device_name(torch.device("cpu")),
             "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": device_name(torch.device("cuda")) if torch.cuda.is_available() else None,
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit.stdout.strip(),
-        "changed": changed,
+        "commit": commit.removesuffix("-dirty"),
+        "changed": commit.endswith("-dirty"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "threads": torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

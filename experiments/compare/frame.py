@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from beyondpixel.experiments.axes import AXES, EVALUATION_AXES, axes_of
+from beyondpixel.experiments.axes import AXES, EVALUATION_AXES
 from beyondpixel.experiments.compare.confounders import facts_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import read_arrays
@@ -81,8 +81,7 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
         raise UserError(f"{folder.path}: {folder.damage}")
     try:
         record, evaluated = run.record, {}
-        # a queued run has no axes in its record yet
-        axes, reference = dict(record.get("axes") or axes_of(run.config)), record.get("reference") or {}
+        axes, reference = {**record["axes"]}, record.get("reference") or {}
         if evaluation is not None:
             record.update(evaluation.record)  # its own commit and environment
             evaluated = record["evaluation"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.checkpoint_files import checksum
+from beyondpixel.experiments.checkpoint_files import checksum, trained_checksum
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import verify
 from beyondpixel.experiments.inference.inferers import parse_inferer
@@ -89,7 +89,7 @@ def evaluate_checkpoint(
         evaluation = {
             "words": " of ".join(filter(None, [words, tested and f"{tested}.ckpt"])),
             **axes,
-            "checkpoint": checksum(checkpoint),
+            "checkpoint": trained_checksum(run) if plain_last else checksum(checkpoint),
         }
         record = run.record
         folder.record = {
@@ -108,7 +108,7 @@ def missing_evaluations(run: RunFolder, words: Iterable[str]) -> list[str]:
     Raises:
         UserError: for words that mean nothing.
     """
-    current = run.record.get("checkpoint") or checksum(run.last_checkpoint)  # the former where it was thinned out
+    current = trained_checksum(run)
     return [one for one in dict.fromkeys(words) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
 
 

@@ -35,9 +35,7 @@ from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
-from beyondpixel.experiments.yaml_files import check_depth
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it was built
+from beyondpixel.experiments.yaml_files import SafeLoader, load_text
 
 
 class DamagedRunError(UserError):
@@ -129,9 +127,7 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            text = self.config_file.read_text()
-            check_depth(text)
-            content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
+            content = load_text(self.config_file.read_text(), SafeLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)

@@ -29,3 +29,5 @@ def test_evaluations_of_a_checkpoint_that_was_thinned_out_are_not_missing(tmp_pa
     _prune_checkpoints(run)
     assert run.last_checkpoint.exists() == (keep != "none")
     assert missing_evaluations(run, ["tta:flip", "tta:scales=0.5,1"]) == ["tta:scales=0.5,1"]
+    _prune_checkpoints(run)  # of a later launch, which has added an evaluation
+    assert missing_evaluations(run, ["tta:flip"]) == []

@@ -134,7 +134,7 @@ def test_damaged_runs_are_refused_and_unfinished_ones_left_out(outputs: Path, tm
 
 def test_runs_that_wait_are_left_out(outputs: Path, tmp_path: Path) -> None:
     run = RunFolder(outputs / "t" / "bce" / "seed1")
-    run.record = {"table": "t", "row": "bce", "seed": 1}
+    run.record = {"table": "t", "row": "bce", "seed": 1, "axes": {"loss": "bce"}}
     run.config = {"model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
     (folder,) = publish([outputs], results=tmp_path / "results")
     assert not (folder / "bce").exists()

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ import wandb
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch.utils.data import DataLoader
-from wandb.proto import wandb_internal_pb2
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.class_table import ClassTable
@@ -25,6 +23,7 @@ from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
+from beyondpixel.experiments.wandb_log import read_records
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -102,34 +101,11 @@ def test_what_wandb_groups_and_filters_by(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (config["table"], config["row"], config["git_commit"]) == ("table4", "rmi", "f00")
 
 
-def offline_records(folder: Path) -> list[Any]:
-    """W&B's records as they lie on disk: a log in LevelDB's format, read here by its public description.
-
-    A header of 7 bytes; then blocks of 32 KiB that hold pieces, each with checksum (4 bytes), length (2), kind (1):
-    1 whole, 2 first, 3 middle, 4 last piece of a record. What is left of a block below 7 bytes is padding.
-    """
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data = file.read_bytes()
-    records, pieces, at = [], b"", 7
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)
-        pieces = (b"" if kind in (1, 2) else pieces) + data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(pieces)
-            records.append(record)
-    return records
-
-
 def finished_records(folder: Path) -> list[Any]:
-    """The same, once W&B's process has written its last; `wandb.finish` may return before that."""
+    """W&B's records once its process has written its last; `wandb.finish` may return before that."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     for _ in range(300):
-        records = offline_records(folder)
+        records = read_records(file)
         if any(record.HasField("exit") for record in records):
             return records
         time.sleep(0.1)

@@ -78,7 +78,9 @@ def test_nothing_but_damaged_runs(tmp_path: Path, make_run: Callable[..., Any]) 
 
 def test_a_queued_run_is_unfinished_and_not_damaged(folder: Path) -> None:
     run = RunFolder(folder / "t" / "rmi" / "seed3")
-    run.record = {"table": "t", "row": "rmi", "seed": 3, "reference": {}, "evaluations": []}  # what the launcher writes
+    axes = {"loss": "rmi", "seed": 3}
+    # what the launcher writes
+    run.record = {"table": "t", "row": "rmi", "seed": 3, "axes": axes, "reference": {}, "evaluations": []}
     run.config = {
         "seed_everything": 3,
         "model": {"class_path": "a.DeepLabModule", "init_args": {"loss": "rmi"}},
