@@ -157,7 +157,7 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     given = dict(built.trainer)
     own, plugins = _as_list(given.pop("callbacks")), _as_list(given.pop("plugins"))
     given.pop("logger")
-    given["enable_model_summary"] = bool(given["enable_model_summary"])  # a table of three lines, if nobody wants it
+    given["enable_model_summary"] = bool(given["enable_model_summary"])  # by default Lightning prints a table
     if given["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in own):
         own.append(StepProgressBar())
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
