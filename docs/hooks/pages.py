@@ -17,15 +17,17 @@ HELP = re.compile(r"^<!-- help:(?P<command>( [a-z-]+)*) -->$", re.MULTILINE)
 MATH = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 
 
-def on_config(config: Any) -> Any:
-    """Link the folders of the checkout as the package that they install as, so that its sources can be read."""
+def on_startup(**_: Any) -> None:
+    """Link the folders of the checkout as the package that they install as, so that its sources can be read.
+
+    This comes before any plugin reads its options: mkdocstrings passes over a path that isn't there yet.
+    """
     folders = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
     PACKAGE.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
         link = PACKAGE / name.partition(".")[2]
         if not link.is_symlink():
             link.symlink_to(CHECKOUT / folder)
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
