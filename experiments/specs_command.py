@@ -102,7 +102,10 @@ def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
 def _row_table(rows: Sequence[RunSpec]) -> Table:
     columns = differing_keys(rows)
     evaluated = any(spec.evaluations for spec in rows)
-    table = Table("row", *columns, *(["also tested with"] if evaluated else []), "published (%)")
+    table = Table()
+    table.add_column("row", no_wrap=True)
+    for name in (*columns, *(["also tested with"] if evaluated else []), "published (%)"):
+        table.add_column(name, overflow="fold")  # in a narrow terminal nothing is cut off
     for index, spec in enumerate(rows):
         cells = [_shown(values[index]) for values in columns.values()]
         published = [spec.reference.get("value")]

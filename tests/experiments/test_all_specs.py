@@ -1,6 +1,7 @@
 """Every run spec that comes with the package runs what its table says."""
 
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -261,6 +262,8 @@ PRETRAINED = {
         ("camvid_small_table3a", WIDE_RATES),
         ("camvid_small_table3b", WIDE_RATES),
         ("camvid_small_losses", WIDE_RATES),
+        ("camvid_small_baseline", SMALL_CAMVID),
+        ("camvid_small_search", WIDE_RATES),
         ("mcibi_camvid_small", WIDE_RATES),
         ("camvid_small_pretrained", PRETRAINED),
     ],
@@ -279,6 +282,30 @@ def test_learning_rates_of_the_head() -> None:
         for row, config in table(name).items():
             model = config["model"]["init_args"]
             assert model["head_lr_multiplier"] == (5.0 if model["variant"] == "v3plus" else 10.0), row
+
+
+def test_the_search_gives_ce_and_rmi_as_many_trials() -> None:
+    """Each row differs from camvid_small's row of the same loss in one key at most; six rows for each loss."""
+    rows = {row: plain(config) for row, config in table("camvid_small_search").items()}
+    settings = {name: plain(config)["model"]["init_args"] for name, config in table("camvid_small").items()}
+    for loss in ("ce", "rmi"):
+        trials = [config["model"]["init_args"] for row, config in rows.items() if row.startswith(f"{loss}_")]
+        changes = [changed_keys(settings[loss], trial) for trial in trials]
+        assert len(trials) == 6
+        assert [] in changes
+        assert all(len(keys) <= 1 for keys in changes), changes
+
+
+def changed_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Keys with another value, those of the loss by themselves."""
+    flat = [{**{k: v for k, v in c.items() if k != "loss"}, **c["loss"]} for c in (one, other)]
+    return [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
+
+
+def test_the_baseline_table_separates_three_changes() -> None:
+    models = [(c["model"]["init_args"], c["data"]["init_args"]) for c in table("camvid_small_baseline").values()]
+    settings = {(tuple(model["atrous_rates"]), model["dropout"], data["crop_size"]) for model, data in models}
+    assert settings == set(itertools.product([(6, 12, 18), (12, 24, 36)], [0.1, 0.5], [176, 177]))
 
 
 def test_classes_of_the_data_sets() -> None:
