@@ -57,12 +57,12 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
         Image.fromarray(mask.astype(np.uint8)).save(masks / f"{name}.png")
     listing = target / "ImageSets" / "Segmentation" / "trainaug.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
-    listing.write_text("".join(f"{name}\n" for name in names))
+    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return len(names)
 
 
 def _names(listing: Path) -> set[str]:
-    return set(listing.read_text().split())
+    return set(listing.read_text(encoding="utf-8").split())
 
 
 def _read_mat(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
