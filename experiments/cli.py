@@ -27,6 +27,7 @@ COMMANDS = {
     "sync": ("sync:sync", "upload what W&B logged offline"),
     "publish": ("publish:publish", "write finished runs as data to results/"),
     "tables": ("publish_tables:update_tables", "write published results into README and docs"),
+    "release": ("released.release:release", "pack a trained network as a small file with its score"),
     "run-job": ("job:run_job", "train and test one prepared run folder, for schedulers"),
 }
 LIGHTNING = ("fit", "validate", "test")

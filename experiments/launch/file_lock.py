@@ -91,7 +91,7 @@ class _PackageLock:
         self._lock = filelock.FileLock(f"{file}.held")
         self._timeout = filelock.Timeout
 
-    def acquire(self, *, shared: bool = False) -> bool:  # noqa: ARG002 - it has none to share
+    def acquire(self, *, shared: bool = False) -> bool:
         try:
             self._lock.acquire(timeout=0)
         except self._timeout:
