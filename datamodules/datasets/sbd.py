@@ -70,3 +70,9 @@ def _read_mat(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     from scipy.io import loadmat
 
     return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
+
+
+def find_voc(root: Path) -> Path:
+    """VOC's folder, that with `ImageSets` at `root`, or below it where the public archive puts it."""
+    below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)

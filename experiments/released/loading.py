@@ -1,7 +1,7 @@
 """A released network from its file, wherever that lies, and its score.
 
-What is released has an entry here, NAME.yaml: the file's name and SHA-256, the module's class, the data that it was scored
-on, and the scores. The file itself, a zip archive of what `save_pretrained` writes, is not part of this package.
+What is released has an entry here, NAME.yaml: the file's name and SHA-256, the module's class, the data that it was
+scored on, and the scores. The file itself, a zip archive of what `save_pretrained` writes, is not part of this package.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def load_released(name: str | Path, *, source: str | Path | None = None) -> Segm
     place = str(source or os.environ.get(ADDRESS, ""))
     if not place:
         raise UserError(
-            f"{entry['file']} is a release file and not part of the package: give the folder or address that it lies in "
-            f"as source=..., or set {ADDRESS}"
+            f"{entry['file']} is a release file and not part of the package: give the folder or address that it lies "
+            f"in as source=..., or set {ADDRESS}"
         )
     address = place if "://" in place else Path(place).absolute().as_uri()
     archive = Path(pooch.os_cache("beyondpixel")) / entry["file"]

@@ -23,8 +23,8 @@ SCORES = ("test/mIoU", "test/pixel_accuracy", "test/boundary_F")
 def release(*, ckpt_path: str, name: str, output: Path) -> None:
     """Pack a trained network for others, and score what has been packed.
 
-    NAME.zip holds config, weights in half precision and a model card; NAME.yaml its SHA-256, the data, and the scores on
-    the data's test images. The latter goes to experiments/released/ of the package, the former to a release.
+    NAME.zip holds config, weights in half precision and a model card; NAME.yaml its SHA-256, the data, and the scores
+    on its test images. The latter goes to experiments/released/ of the package, the former to a release.
 
     Args:
         ckpt_path: the run's last.ckpt or best.ckpt.
