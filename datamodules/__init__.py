@@ -1,24 +1,26 @@
-"""Data sets as Lightning data modules, all with the same interface."""
+"""Data sets as Lightning data modules, all with the same interface; they are imported on first use."""
 
-from beyondpixel.datamodules.base import SegmentationDataModule
-from beyondpixel.datamodules.camvid import CamVidDataModule
-from beyondpixel.datamodules.folder import FolderDataModule
-from beyondpixel.datamodules.shapes import ShapesDataModule
-from beyondpixel.datamodules.voc import VOCDataModule
+import importlib
+from typing import TYPE_CHECKING, Any
 
-# by the name that the command line knows them by
-DATA_MODULES: dict[str, type[SegmentationDataModule]] = {
-    "camvid": CamVidDataModule,
-    "folder": FolderDataModule,
-    "shapes": ShapesDataModule,
-    "voc": VOCDataModule,
+if TYPE_CHECKING:
+    from beyondpixel.datamodules.base import SegmentationDataModule
+    from beyondpixel.datamodules.camvid import CamVidDataModule
+    from beyondpixel.datamodules.folder import FolderDataModule
+    from beyondpixel.datamodules.shapes import ShapesDataModule
+    from beyondpixel.datamodules.voc import VOCDataModule
+
+__all__ = ["CamVidDataModule", "FolderDataModule", "SegmentationDataModule", "ShapesDataModule", "VOCDataModule"]
+_FILES = {
+    "CamVidDataModule": "camvid",
+    "FolderDataModule": "folder",
+    "SegmentationDataModule": "base",
+    "ShapesDataModule": "shapes",
+    "VOCDataModule": "voc",
 }
 
-__all__ = [
-    "DATA_MODULES",
-    "CamVidDataModule",
-    "FolderDataModule",
-    "SegmentationDataModule",
-    "ShapesDataModule",
-    "VOCDataModule",
-]
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)

@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from beyondpixel.datamodules import camvid, voc
-from beyondpixel.datamodules.base import SegmentationDataModule
-from beyondpixel.datamodules.datasets.base import find_faults
 from beyondpixel.datamodules.datasets.errors import DataError, SubsetWarning, data_error
-from beyondpixel.datamodules.datasets.sbd import build_trainaug
+from beyondpixel.datamodules.datasets.sbd import build_trainaug, find_voc
 from beyondpixel.datamodules.fetching import DownloadError, fetch
 from beyondpixel.datamodules.unpacking import unpack
+
+if TYPE_CHECKING:
+    from beyondpixel.datamodules.base import SegmentationDataModule
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
@@ -44,7 +45,7 @@ class Download:
     checksum: str | None
     inside: str
     max_bytes: int
-    data_module: Callable[[str], SegmentationDataModule]
+    data_module: Callable[[str], "SegmentationDataModule"]
     splits: tuple[str, ...]
     last: tuple[str, ...]
     finish: Callable[[Path, Path], Path] = lambda unpacked, root: unpacked
@@ -52,6 +53,10 @@ class Download:
 
     def is_complete(self, root: Path) -> bool:
         """Whether `root` has the data set, every file readable."""
+        if not root.is_dir():
+            return False
+        from beyondpixel.datamodules.datasets.base import find_faults
+
         data = self.data_module(str(root))
         try:
             with warnings.catch_warnings():
@@ -81,7 +86,7 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
     """
     if name not in DOWNLOADS:
         raise ValueError(f"there is no download {name!r}; there are {', '.join(DOWNLOADS)}")
-    download, target = DOWNLOADS[name], voc.find_folder(Path(root)).resolve()
+    download, target = DOWNLOADS[name], find_voc(Path(root)).resolve()
     if download.is_complete(target):
         return False
     if download.needs is not None and not DOWNLOADS[download.needs].is_complete(target):
@@ -137,6 +142,21 @@ def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
     shutil.rmtree(source)
 
 
+# importing torch takes seconds, in which a download may have failed
+
+
+def _camvid(root: str) -> "SegmentationDataModule":
+    from beyondpixel.datamodules.camvid import CamVidDataModule
+
+    return CamVidDataModule(root)
+
+
+def _voc(root: str) -> "SegmentationDataModule":
+    from beyondpixel.datamodules.voc import VOCDataModule
+
+    return VOCDataModule(root)
+
+
 # of the tutorial's images and masks: sha256 over each file's name and sha256, in order
 CAMVID_CONTENT = "691a09d6d2d70388c46f0aa77da532ba38b48e1b38395b657fb38c117a7fb549"
 
@@ -173,7 +193,7 @@ DOWNLOADS = {
         checksum=None,
         inside="*/CamVid",
         max_bytes=1 << 30,
-        data_module=camvid.CamVidDataModule,
+        data_module=_camvid,
         splits=("train", "val", "test"),
         finish=_check_camvid,
         last=("train.txt", "val.txt", "test.txt"),
@@ -187,7 +207,7 @@ DOWNLOADS = {
         checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
         inside="VOCdevkit/VOC2012",
         max_bytes=4 << 30,
-        data_module=voc.VOCDataModule,
+        data_module=_voc,
         splits=("train", "val"),
         last=("train.txt", "val.txt", "trainval.txt"),
     ),
@@ -197,7 +217,7 @@ DOWNLOADS = {
         checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
         inside="benchmark_RELEASE/dataset",
         max_bytes=8 << 30,
-        data_module=voc.VOCDataModule,
+        data_module=_voc,
         splits=("trainaug",),
         finish=_build_trainaug,
         last=("trainaug.txt",),

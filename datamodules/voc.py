@@ -9,6 +9,7 @@ from beyondpixel.datamodules.datasets.errors import SubsetWarning, data_error
 from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.datasets.listing import read_list
+from beyondpixel.datamodules.datasets.sbd import find_voc
 from beyondpixel.datamodules.resampling import Resampling
 
 CLASSES = (
@@ -78,7 +79,7 @@ class VOCDataModule(SegmentationDataModule):
             raise data_error(
                 f"There is no folder {self.root}", [], expected="the VOC2012 folder", remedy=self._remedy("train")
             )
-        folder = find_folder(Path(self.root))
+        folder = find_voc(Path(self.root))
         listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         masks = {"trainaug": "SegmentationClassAug", "test": None}.get(split, "SegmentationClass")
         remedy = self._remedy(split)
@@ -104,12 +105,6 @@ class VOCDataModule(SegmentationDataModule):
         if split == "test":
             return "the test images are given out by the VOC evaluation server only, after registration"
         return f"beyondpixel data get {'sbd' if split == 'trainaug' else 'voc'} --root {self.root}"
-
-
-def find_folder(root: Path) -> Path:
-    """The folder with `ImageSets` at `root`, or below it where the public archive puts it."""
-    below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)
 
 
 def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:

@@ -22,11 +22,12 @@ COMMANDS = {
     "test": ("training_commands:test", "score a checkpoint on the test images"),
     "predict": ("inference.command:predict", "write predictions of a checkpoint as PNG files"),
     "export": ("inference.command:export", "write a trained network as ONNX or as a state dict"),
-    "data get": ("data_command:get_data", "download CamVid, VOC 2012 or SBD"),
+    "data get": ("data_download:get_data", "download CamVid, VOC 2012 or SBD"),
     "data check": ("data_command:check_data", "read every file of a data set: counts, sizes, class balance, faults"),
     "sync": ("sync:sync", "upload what W&B logged offline"),
     "publish": ("publish:publish", "write finished runs as data to results/"),
     "tables": ("publish_tables:update_tables", "write published results into README and docs"),
+    "release": ("released.release:release", "pack a trained network as a small file with its score"),
     "run-job": ("job:run_job", "train and test one prepared run folder, for schedulers"),
 }
 LIGHTNING = ("fit", "validate", "test")

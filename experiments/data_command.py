@@ -1,4 +1,4 @@
-"""`beyondpixel data get` and `beyondpixel data check`."""
+"""`beyondpixel data check`."""
 
 from __future__ import annotations
 
@@ -11,32 +11,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beyondpixel.datamodules import DATA_MODULES, SegmentationDataModule
+from beyondpixel.datamodules import (
+    CamVidDataModule,
+    FolderDataModule,
+    SegmentationDataModule,
+    ShapesDataModule,
+    VOCDataModule,
+)
 from beyondpixel.datamodules.checks import SplitReport, check
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
-from beyondpixel.datamodules.download import get
-from beyondpixel.datamodules.fetching import DownloadError
-from beyondpixel.datamodules.unpacking import ArchiveError
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
 SIZES_SHOWN = 5
-
-
-def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequence[str] = ()) -> None:
-    """Download a data set. What is complete is left alone, what was broken off is continued.
-
-    Args:
-        name: the data set; `sbd` adds the trainaug split to VOC at the same root.
-        root: the folder that it goes to.
-        mirrors: addresses or folders to try first, of the archive or of what holds it.
-    """
-    with as_user_error(DataError, DownloadError, ArchiveError):
-        done = get(name, root, mirrors=mirrors)
-    print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
-    if name != "sbd":
-        print(f"Look at it with: beyondpixel data check {name} --root {root} --grid {name}.png")
+DATA_MODULES: dict[str, type[SegmentationDataModule]] = {
+    "camvid": CamVidDataModule,
+    "folder": FolderDataModule,
+    "shapes": ShapesDataModule,
+    "voc": VOCDataModule,
+}
 
 
 def check_data(

@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import link_arguments
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete
+from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete, import_classes
 from beyondpixel.experiments.yaml_files import read_yaml
 
 EVALUATIONS = ("validate", "test", "predict")
@@ -53,6 +53,7 @@ class SegmentationCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         quiet_lightning()
+        import_classes()
         for _, file in _config_files(_joined_config_options(words)):
             check_imports(read_yaml(file), f"{file}: ")
         super().__init__(

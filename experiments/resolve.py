@@ -39,6 +39,13 @@ LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("see
 LOSS_LINKED = ("num_classes", "ignore_index")
 
 
+def import_classes() -> None:
+    """Import every model and data class: the argument parser knows by its short name only what has been imported."""
+    for package in PACKAGES.values():
+        for name in package.__all__:
+            getattr(package, name)
+
+
 def resolve(spec: RunSpec) -> dict[str, Any]:
     """Fill in the defaults of a spec's classes and check every value, without building anything.
 

@@ -9,15 +9,12 @@ once. They are merged before the upload, with the run's metrics.jsonl (`wandb_me
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, find_runs
+from beyondpixel.experiments.run.processes import kill_with_children
 from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
@@ -152,7 +150,7 @@ def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: C
         except BaseException:  # Ctrl-C: what goes on is ended, what waits does not begin
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
-                _end(process)
+                kill_with_children(process)
             raise
     return failed
 
@@ -195,16 +193,9 @@ def _upload_folder(run: RunFolder, part: Path, timeout: float, processes: list[s
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        _end(process)
+        kill_with_children(process)
         return f"no end after {timeout:g} s; raise --timeout if the run is large"
     if process.returncode == 0 and is_uploaded(part):
         return None
     said = " / ".join(output.strip().splitlines()[-LINES_OF_AN_ERROR:])
     return said or f"`{' '.join(COMMAND)}` ended with {process.returncode} and said nothing"
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -93,7 +93,7 @@ class HubModule(
             "hyper_parameters": dict(self.hparams),
             "data": self.data_description,
         }
-        (save_directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (save_directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def generate_model_card(self, *args: Any, run: str | Path | None = None, **kwargs: Any) -> Any:
         """Make the model card; see :meth:`save_pretrained`."""
@@ -162,7 +162,7 @@ class HubModule(
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{source} has no {name}; expected a folder that save_pretrained wrote")
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(config, dict) or "hyper_parameters" not in config:
             raise ValueError(f"{source}: {CONFIG_FILE} was not written by save_pretrained: it lacks hyper_parameters")
         if config.get("class") != cls.__name__:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 # Jinja, as huggingface_hub fills it in
-MODEL_CARD = Path(__file__).with_suffix(".md").read_text()
+MODEL_CARD = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
 
 
 def card_values(
@@ -49,9 +49,9 @@ def _run_values(run: Path) -> dict[str, Any]:
     for name in ("config.yaml", "run.json", "summary.json"):
         if not (run / name).is_file():
             raise FileNotFoundError(f"run={run} has no {name}; expected the folder of a tested run")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    record = json.loads((run / "run.json").read_text())
-    summary = json.loads((run / "summary.json").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     recipe = {key: config[key] for key in ("data", "model", "seed_everything") if key in config}
     length = {key: config.get("trainer", {}).get(key) for key in ("max_steps", "max_epochs", "precision", "devices")}
     scores = {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}

@@ -47,7 +47,7 @@ def read_class_file(path: Path) -> ClassFile:
         DataError: The file is not there, or says something that is not understood; the message shows an example.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _parse(content)
     except FileNotFoundError:
         raise _bad(path, "is missing") from None

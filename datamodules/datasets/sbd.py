@@ -57,12 +57,12 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
         Image.fromarray(mask.astype(np.uint8)).save(masks / f"{name}.png")
     listing = target / "ImageSets" / "Segmentation" / "trainaug.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
-    listing.write_text("".join(f"{name}\n" for name in names))
+    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return len(names)
 
 
 def _names(listing: Path) -> set[str]:
-    return set(listing.read_text().split())
+    return set(listing.read_text(encoding="utf-8").split())
 
 
 def _read_mat(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -70,3 +70,9 @@ def _read_mat(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     from scipy.io import loadmat
 
     return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
+
+
+def find_voc(root: Path) -> Path:
+    """VOC's folder, that with `ImageSets` at `root`, or below it where the public archive puts it."""
+    below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)

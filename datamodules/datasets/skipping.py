@@ -41,7 +41,7 @@ def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | N
         return dataset
     if listing is not None:
         listing.parent.mkdir(parents=True, exist_ok=True)
-        listing.write_text("".join(f"{fault}\n" for fault in faults.values()))
+        listing.write_text("".join(f"{fault}\n" for fault in faults.values()), encoding="utf-8")
         warnings.warn(
             f"{name}: training without {len(faults)} of {len(dataset)} samples; {listing} lists them", stacklevel=2
         )

@@ -117,7 +117,7 @@ class PredictionFolder:
 
     def _settings(self, file: Path) -> dict[str, Any]:
         try:
-            settings = json.loads(file.read_text())
+            settings = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:  # not written by this class: what it says is unknown
             settings = None
         return settings if isinstance(settings, dict) else {"settings": "unreadable"}

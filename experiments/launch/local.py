@@ -21,12 +21,13 @@ from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.launch.queue import environment_outside_allocation
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.run.folder import DamagedRunError
+from beyondpixel.experiments.run.processes import ask_to_stop, kill_with_children
 from beyondpixel.experiments.run.status import Status
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
-# a closed terminal and a scheduler's warning do what Ctrl-C does
-STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# a closed terminal and a scheduler's warning do what Ctrl-C does; Windows has the first alone
+STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 Slot = Mapping[str, str]
 
@@ -174,7 +175,7 @@ def _outcome(one: _Process) -> tuple[Status, str]:
     if state["status"] == Status.FAILED:
         return Status.FAILED, state.get("error") or ""
     # it ended before it could say why, or could not write it
-    lines = run.folder.log_file.read_text(errors="replace").split("\n")
+    lines = run.folder.log_file.read_text(encoding="utf-8", errors="replace").split("\n")
     said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {said}")
 
@@ -198,15 +199,14 @@ def _stop(running: Sequence[_Process], progress: Progress) -> None:
     """Ask every run to save and stop, and wait for it; a second Ctrl-C ends them at once."""
     progress.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
     for one in running:
-        one.process.send_signal(signal.SIGINT)
+        ask_to_stop(one.process)
     try:
         for one in running:
             one.process.wait()
             progress.ended(one.run, *_outcome(one))
     except KeyboardInterrupt:
         for one in running:
-            if one.process.poll() is None:
-                os.killpg(one.process.pid, signal.SIGKILL)
+            kill_with_children(one.process)
         raise
 
 

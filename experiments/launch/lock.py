@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import socket
 import time
@@ -11,22 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.launch.file_lock import FileLock, open_lock
 
 SECONDS_BETWEEN_TRIES = 0.1
-# what flock answers on a file system without locks
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-
-_descriptors: set[int] = set()  # of the locks that this process holds
-
-
-def _close_in_child() -> None:
-    """Let go in a forked child: a data worker would hold the lock on after its parent was killed."""
-    for descriptor in _descriptors:
-        os.close(descriptor)  # without unlocking, which would unlock the parent's descriptor as well
-    _descriptors.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
 
 
 class HeldError(UserError):
@@ -64,35 +49,30 @@ class RunLock:
     def __init__(self, file: Path, *, patience: float = 2.0) -> None:
         self.file = file
         self.patience = patience
-        self._descriptor = -1
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> RunLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-        _descriptors.add(self._descriptor)
+        lock = open_lock(self.file, create=True)
         try:
             deadline = time.monotonic() + self.patience
-            while not _try_to_lock(self._descriptor, fcntl.LOCK_EX, self.file):
+            while not lock.acquire():
                 if time.monotonic() > deadline:
                     raise HeldError(self.file.parent, _signature(self.file))
                 time.sleep(SECONDS_BETWEEN_TRIES)
-            os.truncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, this_process().encode(), 0)
+            lock.sign(this_process())
         except BaseException:
-            self._close()
+            lock.close()
             raise
+        self._lock = lock
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._descriptor in _descriptors:  # not in a forked child
-            os.truncate(self._descriptor, 0)
-            self._close()
-
-    def _close(self) -> None:
-        _descriptors.discard(self._descriptor)
-        os.close(self._descriptor)
+        assert self._lock is not None
+        self._lock.sign("")
+        self._lock.close()
 
 
 def this_process() -> str:
@@ -109,28 +89,13 @@ def holder_of(file: Path) -> str | None:
         UserError: if the file system has no locks.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        lock = open_lock(file, create=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return None if _try_to_lock(descriptor, fcntl.LOCK_SH, file) else _signature(file)
+        return None if lock.acquire(shared=True) else _signature(file)
     finally:
-        os.close(descriptor)
-
-
-def _try_to_lock(descriptor: int, kind: int, file: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
-        raise UserError(
-            f"{file}: its file system has no locks ({error.strerror}), without which two processes could write one "
-            "run; choose an --output on a local disk, NFS 4, Lustre mounted with flock, GPFS or CephFS"
-        ) from error
-    return True
+        lock.close()
 
 
 def _signature(file: Path) -> str:

@@ -87,7 +87,7 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
         log: its standard error before the run took over, where SLURM itself writes as well.
         began: whether the run had begun.
     """
-    text = log.read_text(errors="replace") if log.is_file() else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     if end == "OUT_OF_MEMORY" or re.search(r"oom.?kill|out of memory", text, re.IGNORECASE):
         return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

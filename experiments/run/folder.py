@@ -127,7 +127,7 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = load_text(self.config_file.read_text(), SafeLoader)
+            content = load_text(self.config_file.read_text(encoding="utf-8"), SafeLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
@@ -188,14 +188,14 @@ class RunFolder:
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Add one line of figures."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with writing(self.metrics_file), self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, float]]:
         """The lines of metrics.jsonl up to the first that is no JSON object, such as one that a crash cut short."""
         if not self.metrics_file.exists():
             return
-        with self.metrics_file.open(errors="replace") as file:
+        with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     figures = json.loads(line)
@@ -247,7 +247,7 @@ class RunFolder:
         if not file.exists():
             return {}
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # no JSON, or no text
             raise DamagedRunError(file, "not valid JSON") from error
         return _mapping(file, content)

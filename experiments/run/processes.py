@@ -1,8 +1,29 @@
-"""This process's place among those of its run."""
+"""This process's place among those of its run, and the end of processes that it started."""
 
 import os
+import signal
+import subprocess
+from contextlib import suppress
+from typing import Any
 
 
 def process_rank() -> int:
     """0 for the process that writes the run's folder; as Lightning (where it started the process) or SLURM says."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def ask_to_stop(process: subprocess.Popen[Any]) -> None:
+    """Send Ctrl-C to a process that was started in a session of its own.
+
+    Windows has no sessions: there Ctrl-C has reached the process as well, and it cannot be sent to one alone.
+    """
+    if hasattr(os, "setsid"):
+        process.send_signal(signal.SIGINT)
+
+
+def kill_with_children(process: subprocess.Popen[Any]) -> None:
+    """End a process that was started in a session of its own, and where there are sessions its children with it."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()

@@ -53,6 +53,25 @@ def finished_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, P
     return put
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str], Callable[[list[str]], None]], None]:
+    """Runs a `fit`, and where an earlier page has run the same one in another folder, copies what it left there."""
+    kept = tmp_path_factory.mktemp("trained")
+    folders: dict[str, Path] = {}
+
+    def fit(words: list[str], main: Callable[[list[str]], None]) -> None:
+        options = dict(word.partition("=")[::2] for word in words[1:])  # the last of two counts
+        place = Path(options.pop("--trainer.default_root_dir"))
+        key = repr(sorted(options.items()))
+        if key in folders:
+            shutil.copytree(folders[key], place)
+        else:
+            main(words)
+            folders[key] = Path(shutil.copytree(place, kept / str(len(folders))))
+
+    return fit
+
+
 def _train_two_rows(outputs: Path) -> Path:
     small = {
         "trainer.max_steps": 2,

@@ -39,12 +39,16 @@ GPU_TABLE = NotRun("its networks start from downloaded weights")
 NETWORK = NotRun("downloads or uploads")
 MINUTES = NotRun("takes minutes; tests/experiments/launch/test_launch.py trains the demo's rows")
 COMMITTED = NotRun("refuses uncommitted code; tests/experiments/test_publish.py runs it")
+TRACED = NotRun(
+    "tracing takes two minutes; tests/experiments/inference/test_export.py runs the command and the block below"
+)
 ALREADY = NotRun("the environment of the tests is installed already")
 
 # the first words of a command -> the reason; what is not here is run
 NOT_RUN: dict[tuple[str, ...], NotRun] = {
     ("beyondpixel", "demo"): MINUTES,
     ("beyondpixel", "launch", "rmi_table3a"): GPU_TABLE,
+    ("beyondpixel", "export", "--ckpt_path", "outputs/mine/checkpoints/last.ckpt", "--format", "onnx"): TRACED,
     ("beyondpixel", "data", "get"): NETWORK,
     ("beyondpixel", "sync", "outputs"): NETWORK,
     ("beyondpixel", "publish"): COMMITTED,
@@ -55,6 +59,8 @@ NOT_RUN: dict[tuple[str, ...], NotRun] = {
 
 # packages that the tests' environment need not have: blocks of Python from such an import on are compiled only
 OPTIONAL_PACKAGES = ("accelerate", "transformers")
+# blocks of Python that import these are compiled only, as they need what is not run: see TRACED
+RUN_ELSEWHERE = ("onnxruntime",)
 
 
 def reason_not_to_run(words: list[str]) -> NotRun | None:

@@ -39,7 +39,13 @@ def small(load_file: Callable[[Path], Any]) -> Any:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(CHECKOUT).as_posix())
 def test_page(
-    page: Path, page_folder: Path, reading: Any, small: Any, finished_table: Any, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    page_folder: Path,
+    reading: Any,
+    small: Any,
+    finished_table: Any,
+    trained_once: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in reading.blocks_of(page):
@@ -53,7 +59,7 @@ def test_page(
         elif block.language == "bash":
             for words in reading.commands_of(block):
                 with monkeypatch.context() as patch:
-                    run_command(words, where, small, finished_table, patch)
+                    run_command(words, where, small, (finished_table, trained_once), patch)
         elif block.language == "yaml":
             assert yaml.safe_load(block.text), where
     for name in [name for name, module in sys.modules.items() if is_below(module, page_folder)]:
@@ -68,12 +74,14 @@ def run_python(text: str, names: dict[str, Any], where: str, small: Any) -> None
     for old, new in small.REPLACED.items():
         text = text.replace(old, new)
     code = compile(text, where, "exec")
-    needed = [name for name in small.OPTIONAL_PACKAGES if re.search(rf"^(from|import) {name}\b", text, re.MULTILINE)]
-    if all(importlib.util.find_spec(name) for name in needed):
+    imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
+    needed = imported.intersection(small.OPTIONAL_PACKAGES)
+    if imported.isdisjoint(small.RUN_ELSEWHERE) and all(importlib.util.find_spec(name) for name in needed):
         exec(code, names)
 
 
-def run_command(words: list[str], where: str, small: Any, finished_table: Any, patch: pytest.MonkeyPatch) -> None:
+def run_command(words: list[str], where: str, small: Any, runs: tuple[Any, Any], patch: pytest.MonkeyPatch) -> None:
+    finished_table, trained_once = runs
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         name, _, value = words.pop(0).partition("=")
         if name != "WANDB_MODE":  # the tests have it disabled: W&B's own process takes seconds
@@ -92,8 +100,12 @@ def run_command(words: list[str], where: str, small: Any, finished_table: Any, p
     if words[0] == "compare":
         for folder in (Path(word) for word in words[1:] if word.startswith("outputs/")):
             finished_table(folder.name, folder.parent)
+    words = made_small(words, small)
     try:
-        cli.main(made_small(words, small))
+        if words[0] == "fit":
+            trained_once(words, cli.main)
+        else:
+            cli.main(words)
     except SystemExit as stopped:
         raise AssertionError(f"{where}: beyondpixel {' '.join(words)}: {stopped}") from stopped
 

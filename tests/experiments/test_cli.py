@@ -13,15 +13,29 @@ from beyondpixel.experiments.cli import COMMANDS, main
 from beyondpixel.experiments.lightning_cli import SegmentationCLI
 
 
-@pytest.mark.parametrize("words", [["--help"], ["lunch"], ["specs"], ["launch", "--help"], ["compare", "--help"]])
-def test_help_and_a_typo_need_no_torch(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["lunch"],
+        ["specs"],
+        ["launch", "--help"],
+        ["compare", "--help"],
+        ["data", "get", "voc", "--root=new"],
+    ],
+)
+def test_help_and_a_typo_need_no_torch_nor_does_a_download_that_fails(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from beyondpixel.experiments.cli import main\n"
         f"try: main({words!r})\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # where nobody listens
+    environment = {**os.environ, **nowhere}
+    subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

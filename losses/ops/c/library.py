@@ -37,7 +37,9 @@ _PARALLEL_FLAGS = (("-fopenmp",), ())
 def load_library() -> ctypes.CDLL | None:
     """The compiled kernels, or None, after a warning, where they cannot be compiled."""
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
+    if not hasattr(os, "getuid"):  # Windows: who owns a file, and may write it, is not to be found out this way
+        problem = "the kernels are compiled on Linux and macOS only"
+    elif compiler is None:
         problem = "no C compiler was found (install cc, gcc or clang, or set CC)"
     else:
         for parallel in _PARALLEL_FLAGS:
@@ -87,9 +89,16 @@ def _digest(content: bytes) -> bytes:
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
     """Of all that the library depends on; home folders are shared between machines with different processors."""
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    parts = (_SOURCE.read_text(), " ".join(flags), compiler, platform.platform(), platform.machine(), features)
+    parts = (
+        _SOURCE.read_text(encoding="utf-8"),
+        " ".join(flags),
+        compiler,
+        platform.platform(),
+        platform.machine(),
+        features,
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

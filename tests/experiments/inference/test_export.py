@@ -2,7 +2,10 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from beyondpixel.experiments.inference import export as export_file
 from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import DeepLabModule
+
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
@@ -43,7 +48,12 @@ def test_onnx_runtime_gives_pytorchs_logits_at_any_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_file_says_how_it_is_used_and_that_is_true(
-    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], normalize: bool
+    run: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    load_file: Callable[[Path], ModuleType],
+    normalize: bool,
 ) -> None:
     """The images are prepared by what the metadata say, and by nothing else."""
     runtime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -71,6 +81,14 @@ def test_the_file_says_how_it_is_used_and_that_is_true(
     with torch.no_grad():
         expected = module(data.normalize({"image": torch.from_numpy(image).permute(2, 0, 1)[None]})["image"])
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4 * expected.abs().max().item(), rtol=0)
+    if normalize:  # the documentation's use of such a file, which its own tests do not make
+        monkeypatch.chdir(file.parent)
+        page = CHECKOUT / "docs" / "how-to" / "export.md"
+        blocks = load_file(CHECKOUT / "tests" / "docs" / "blocks.py").blocks_of(page)
+        (block,) = [block.text for block in blocks if "import onnxruntime" in block.text]
+        names: dict[str, Any] = {}
+        exec(block, names)
+        assert names["classes"].shape == (1, 96, 128)
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(

@@ -1,0 +1,28 @@
+"""`beyondpixel data get`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.datamodules.download import get
+from beyondpixel.datamodules.fetching import DownloadError
+from beyondpixel.datamodules.unpacking import ArchiveError
+from beyondpixel.experiments.errors import as_user_error
+
+
+def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequence[str] = ()) -> None:
+    """Download a data set. What is complete is left alone, what was broken off is continued.
+
+    Args:
+        name: the data set; `sbd` adds the trainaug split to VOC at the same root.
+        root: the folder that it goes to.
+        mirrors: addresses or folders to try first, of the archive or of what holds it.
+    """
+    with as_user_error(DataError, DownloadError, ArchiveError):
+        done = get(name, root, mirrors=mirrors)
+    print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
+    if name != "sbd":
+        print(f"Look at it with: beyondpixel data check {name} --root {root} --grid {name}.png")

@@ -1,0 +1,76 @@
+"""`beyondpixel release`: a trained network as a small file, and its entry with a score that can be reproduced."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+import yaml
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+from beyondpixel.experiments.released.loading import load_released, score
+from beyondpixel.experiments.run.folder import write_atomically
+
+LARGEST = 15_000_000
+SCORES = ("test/mIoU", "test/pixel_accuracy", "test/boundary_F")
+
+
+def release(*, ckpt_path: str, name: str, output: Path) -> None:
+    """Pack a trained network for others, and score what has been packed.
+
+    NAME.zip holds config, weights in half precision and a model card; NAME.yaml its SHA-256, the data, and the scores
+    on its test images. The latter goes to experiments/released/ of the package, the former to a release.
+
+    Args:
+        ckpt_path: the run's last.ckpt or best.ckpt.
+        name: of the network.
+        output: the folder for both files.
+
+    Raises:
+        UserError: if the checkpoint cannot be loaded, its run was not tested, or the file is larger than 15 MB.
+    """
+    checkpoint = find_checkpoint(ckpt_path, None)
+    config = config_of(checkpoint)
+    module, data = load_trained(checkpoint, config)
+    with torch.no_grad():
+        for parameter in module.parameters():  # statistics of BatchNorm, a thousandth of all, stay as they are
+            parameter.data = parameter.data.half()
+    output.mkdir(parents=True, exist_ok=True)
+    archive = output / f"{name}.zip"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            module.save_pretrained(folder, run=checkpoint.resolve().parent.parent, datamodule=data)
+        except FileNotFoundError as error:
+            raise UserError(f"{error}; test it first: beyondpixel test --ckpt_path {checkpoint}") from error
+        write_atomically(archive, _packed(Path(folder)))
+    size = archive.stat().st_size
+    if size > LARGEST:
+        archive.unlink()
+        raise UserError(f"{name} takes {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}; choose a smaller encoder")
+    entry = {
+        "file": archive.name,
+        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+        "class": type(module).__name__,
+        "seed_everything": config["seed_everything"],
+        "data": {**config["data"], "init_args": {**config["data"]["init_args"], "num_workers": 0}},
+    }
+    file = output / f"{name}.yaml"
+    write_atomically(file, yaml.safe_dump(entry, sort_keys=False))
+    scores = score(load_released(file, source=output), entry)
+    entry["scores"] = {key: round(scores[key], 6) for key in SCORES if key in scores}
+    write_atomically(file, yaml.safe_dump(entry, sort_keys=False))
+    print(f"{archive}: {size / 1e6:.1f} MB; {file}: mIoU {100 * scores['test/mIoU']:.2f} %")
+
+
+def _packed(folder: Path) -> bytes:
+    """An archive of the folder's files, the same for the same content."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return content.getvalue()
