@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from beyondpixel.datamodules.datasets.base import Sample
+from beyondpixel.datamodules.shapes import GeneratedScenes
 from beyondpixel.experiments.job import STOPPED, main, run_job
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -50,6 +53,12 @@ def start(folder: RunFolder, job: Callable[[Path], object] = run_job) -> BasePro
     process = FORK.Process(target=work)
     process.start()
     return process
+
+
+def as_command(path: Path) -> None:
+    """What `beyondpixel run-job` does."""
+    sys.argv = ["job", str(path)]
+    main()
 
 
 def kill(process: BaseProcess) -> None:
@@ -128,11 +137,7 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
     tiny["trainer"]["max_steps"] = 400
     folder = prepare(tmp_path / "run", tiny, 1)
 
-    def job(path: Path) -> None:
-        sys.argv = ["job", str(path)]
-        main()
-
-    process = start(folder, job)
+    process = start(folder, as_command)
     while process.is_alive() and folder.metrics_size < 400:
         time.sleep(0.01)
     assert process.pid is not None
@@ -140,6 +145,139 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
     process.join()
     assert (process.exitcode, folder.state["status"]) == (STOPPED, "stopped"), (folder.path / "said").read_text()
     assert torch.load(folder.last_checkpoint, weights_only=True)["global_step"] == folder.state["step"] > 0
+
+
+def misbehave(
+    patch: pytest.MonkeyPatch, mark: Path, sample: str, action: Callable[[], None], *, always: bool = False
+) -> None:
+    """Let a process do something when it reads one of the samples whose names begin so; once, or always."""
+    read = GeneratedScenes.__getitem__
+
+    def odd(scenes: GeneratedScenes, index: int) -> Sample:
+        if scenes.ids[index].startswith(sample) and (always or not mark.exists()):
+            mark.touch()
+            action()
+        return read(scenes, index)
+
+    patch.setattr(GeneratedScenes, "__getitem__", odd)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[int, dict[str, Any]]:
+    """Of runs that were left alone, by their steps."""
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(
+    outcomes: dict[int, dict[str, Any]], tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], tmp_path: Path
+) -> Callable[[int], dict[str, Any]]:
+    """The outcome of a run of some steps that was left alone."""
+    quiet(WANDB_MODE="disabled")
+
+    def get(steps: int) -> dict[str, Any]:
+        if steps not in outcomes:
+            tiny["trainer"]["max_steps"] = steps
+            whole = prepare(tmp_path / "whole", tiny, 1)
+            finish(whole)
+            outcomes[steps] = outcome(whole)
+        return outcomes[steps]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("sample", "steps", "workers", "status"),
+    [
+        ("train_00007", 8, 1, "stopped"),
+        ("val_00001", 8, 0, "stopped"),
+        ("val_00001", 6, 1, "stopped"),  # all steps are done
+        ("test_00002", 6, 0, "trained"),
+    ],
+)
+def test_a_signal_ends_the_wait_for_data_that_do_not_come(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    sample: str,
+    steps: int,
+    workers: int,
+    status: str,
+) -> None:
+    """In whatever the run does it ends within ten seconds, loses no step, and goes on as if nothing had been."""
+    whole = uninterrupted(steps)
+    tiny["trainer"]["max_steps"] = steps
+    tiny["data"]["init_args"] |= {"num_workers": workers, "cache": None}
+    run = prepare(tmp_path / "run", tiny, 1)
+    mark = tmp_path / "mark"
+    with monkeypatch.context() as patch:
+        misbehave(patch, mark, sample, lambda: time.sleep(3600))
+        process = start(run, as_command)
+        while process.is_alive() and not mark.exists():
+            time.sleep(0.01)
+        time.sleep(1)  # what came before is finished
+        done = sum("train/loss" in line for line in run.metrics())
+        asked = time.monotonic()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+        seconds = time.monotonic() - asked
+    said = (run.path / "said").read_text()
+    assert (process.exitcode, run.state["status"]) == (STOPPED, status), said
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done > 0
+    assert seconds < 10
+    finish(run)
+    assert outcome(run) == whole
+
+
+def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = uninterrupted(8)
+    tiny["data"]["init_args"] |= {"num_workers": 1, "cache": None}
+    run = prepare(tmp_path / "run", tiny, 1)
+    with monkeypatch.context() as patch:
+        misbehave(patch, tmp_path / "mark", "train_00007", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        process = start(run, as_command)
+        process.join()
+    said = (run.path / "said").read_text()
+    assert (process.exitcode, run.state["status"]) == (1, "failed"), said
+    assert "Traceback" not in said
+    assert run.state["error"] in said
+    assert re.search(r"The data workers stopped: .*\n(.*\n)*  train_00007\n", run.state["error"])
+    done = sum("train/loss" in line for line in run.metrics())
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done > 0
+    finish(run)
+    assert outcome(run) == whole
+
+
+def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps of two seconds: SLURM's end comes before the last of them, and nobody warns of it."""
+    whole = uninterrupted(8)
+    tiny["data"]["init_args"]["cache"] = None
+    run = prepare(tmp_path / "run", tiny, 1)
+    with monkeypatch.context() as patch:
+        misbehave(patch, tmp_path / "mark", "train", lambda: time.sleep(0.5), always=True)
+        end = time.time() + 15  # eight steps take 16 seconds
+        patch.setenv("SLURM_JOB_END_TIME", str(int(end)))
+        process = start(run, as_command)
+        process.join()
+    said = (run.path / "said").read_text()
+    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), said
+    assert "SLURM ends this job in" in said
+    assert run.last_checkpoint.stat().st_mtime < end
+    assert run.state["step"] > 0
+    finish(run)
+    assert outcome(run) == whole
 
 
 @pytest.mark.skipif(not FULL, reason="2,000 steps take minutes; make faults takes them")
