@@ -45,7 +45,7 @@ def is_fetching(frame: FrameType | None) -> bool:
 
 
 class StopAtOnce(Callback):
-    """Ends a test, or a validation that is not part of a training, where a signal meets it: it is done again as a whole.
+    """Ends a test, or a validation outside a training, where a signal meets it: it is done again as a whole.
 
     Ctrl-C ends it without this. A cluster's warning of the time limit is left to submitit, which requeues the job.
     """

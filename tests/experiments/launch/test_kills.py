@@ -147,19 +147,20 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
     assert torch.load(folder.last_checkpoint, weights_only=True)["global_step"] == folder.state["step"] > 0
 
 
-def misbehave(
-    patch: pytest.MonkeyPatch, mark: Path, sample: str, action: Callable[[], None], *, always: bool = False
-) -> None:
-    """Let a process do something when it reads one of the samples whose names begin so; once, or always."""
+def misbehave(patch: pytest.MonkeyPatch, sample: str, action: Callable[[], None]) -> None:
+    """Let a process do something when it reads one of the samples whose names begin so."""
     read = GeneratedScenes.__getitem__
 
     def odd(scenes: GeneratedScenes, index: int) -> Sample:
-        if scenes.ids[index].startswith(sample) and (always or not mark.exists()):
-            mark.touch()
+        if scenes.ids[index].startswith(sample):
             action()
         return read(scenes, index)
 
     patch.setattr(GeneratedScenes, "__getitem__", odd)
+
+
+def steps_of(folder: RunFolder) -> int:
+    return sum("train/loss" in line for line in folder.metrics())
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +188,13 @@ def uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("sample", "steps", "workers", "status"),
+    ("sample", "done", "steps", "workers"),
     [
-        ("train_00007", 8, 1, "stopped"),
-        ("val_00001", 8, 0, "stopped"),
-        ("val_00001", 6, 1, "stopped"),  # all steps are done
-        ("test_00002", 6, 0, "trained"),
+        ("val_00000", 0, 8, 1),  # the first look at validation data, before the training
+        ("train_00008", 4, 8, 1),
+        ("val_00001", 6, 8, 0),
+        ("val_00001", 6, 6, 1),  # after the last step
+        ("test_00002", 6, 6, 0),
     ],
 )
 def test_a_signal_ends_the_wait_for_data_that_do_not_come(
@@ -201,9 +203,9 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     uninterrupted: Callable[[int], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     sample: str,
+    done: int,
     steps: int,
     workers: int,
-    status: str,
 ) -> None:
     """In whatever the run does it ends within ten seconds, loses no step, and goes on as if nothing had been."""
     whole = uninterrupted(steps)
@@ -211,21 +213,27 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     tiny["data"]["init_args"] |= {"num_workers": workers, "cache": None}
     run = prepare(tmp_path / "run", tiny, 1)
     mark = tmp_path / "mark"
+
+    def get_stuck() -> None:  # a worker reads training samples ahead
+        if sample.startswith("train") or steps_of(run) == done:
+            mark.touch()
+            time.sleep(3600)
+
     with monkeypatch.context() as patch:
-        misbehave(patch, mark, sample, lambda: time.sleep(3600))
+        misbehave(patch, sample, get_stuck)
         process = start(run, as_command)
-        while process.is_alive() and not mark.exists():
+        while process.is_alive() and not (mark.exists() and steps_of(run) == done):
             time.sleep(0.01)
-        time.sleep(1)  # what came before is finished
-        done = sum("train/loss" in line for line in run.metrics())
+        time.sleep(0.5)
         asked = time.monotonic()
         assert process.pid is not None
         os.kill(process.pid, signal.SIGTERM)
         process.join()
         seconds = time.monotonic() - asked
-    said = (run.path / "said").read_text()
-    assert (process.exitcode, run.state["status"]) == (STOPPED, status), said
-    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done > 0
+    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    assert run.last_checkpoint.exists() == (done > 0)
+    if done:
+        assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done
     assert seconds < 10
     finish(run)
     assert outcome(run) == whole
@@ -241,16 +249,16 @@ def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
     tiny["data"]["init_args"] |= {"num_workers": 1, "cache": None}
     run = prepare(tmp_path / "run", tiny, 1)
     with monkeypatch.context() as patch:
-        misbehave(patch, tmp_path / "mark", "train_00007", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        misbehave(patch, "train_00008", lambda: os.kill(os.getpid(), signal.SIGKILL))
         process = start(run, as_command)
         process.join()
     said = (run.path / "said").read_text()
     assert (process.exitcode, run.state["status"]) == (1, "failed"), said
     assert "Traceback" not in said
     assert run.state["error"] in said
-    assert re.search(r"The data workers stopped: .*\n(.*\n)*  train_00007\n", run.state["error"])
-    done = sum("train/loss" in line for line in run.metrics())
-    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done > 0
+    assert re.search(r"The data workers stopped: .*\n(.*\n)*  train_\d+\n", run.state["error"])
+    done = torch.load(run.last_checkpoint, weights_only=True)["global_step"]
+    assert done == run.state["step"] == steps_of(run)
     finish(run)
     assert outcome(run) == whole
 
@@ -261,21 +269,23 @@ def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
     uninterrupted: Callable[[int], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Steps of two seconds: SLURM's end comes before the last of them, and nobody warns of it."""
+    """Steps take four seconds each, and SLURM's end comes before the last of eight; nobody warns of it."""
     whole = uninterrupted(8)
     tiny["data"]["init_args"]["cache"] = None
     run = prepare(tmp_path / "run", tiny, 1)
+
+    def be_slow() -> None:
+        end = os.environ.setdefault("SLURM_JOB_END_TIME", str(time.time() + 14))
+        (tmp_path / "end").write_text(end)
+        time.sleep(1)
+
     with monkeypatch.context() as patch:
-        misbehave(patch, tmp_path / "mark", "train", lambda: time.sleep(0.5), always=True)
-        end = time.time() + 15  # eight steps take 16 seconds
-        patch.setenv("SLURM_JOB_END_TIME", str(int(end)))
+        misbehave(patch, "train", be_slow)
         process = start(run, as_command)
         process.join()
-    said = (run.path / "said").read_text()
-    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), said
-    assert "SLURM ends this job in" in said
-    assert run.last_checkpoint.stat().st_mtime < end
-    assert run.state["step"] > 0
+    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    assert run.last_checkpoint.stat().st_mtime < float((tmp_path / "end").read_text())
+    assert 0 < run.state["step"] < 8
     finish(run)
     assert outcome(run) == whole
 
