@@ -99,8 +99,8 @@ PROMISES = (
     Promise(
         "one sentence with file and bytes, no part left, the same command finishes",
         "a full disk",
-        "a tmpfs of half, one and a half and two and a half checkpoints; three sizes of a few kilobytes for pictures and "
-        "for W&B's files; a full one below one of two runs",
+        "a tmpfs of half, one and a half and two and a half checkpoints; three of a few kilobytes for pictures and for "
+        "W&B's files; a full one below one of two runs",
         (f"{LAUNCH}/test_full_disk.py", f"{LAUNCH}/test_local.py", "-k", "full_disk or disk_that"),
     ),
     Promise(
