@@ -83,9 +83,6 @@ class LastCheckpoint(Callback):
         self._asked = None
         self._alone = trainer.world_size == 1
         handle(SIGNALS, self._ask)
-        if self._left_validation:
-            _count_steps(_optimizer_steps(trainer), 1)
-            self._left_validation = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The place to save, and to stop."""
@@ -98,6 +95,11 @@ class LastCheckpoint(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run may begin here."""
         if _is_within_training(trainer):
+            if self._left_validation:
+                steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+                steps.ready += 1
+                steps.completed += 1
+                self._left_validation = False
             self._number_steps(trainer)
             self._began = None
 
@@ -115,6 +117,11 @@ class LastCheckpoint(Callback):
         if trainer.is_global_zero:
             self.previous.unlink(missing_ok=True)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A signal after the begin of the last step stops here."""
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what the training has come to, if it has to stop between two steps."""
         self._look_again(0)
@@ -125,6 +132,7 @@ class LastCheckpoint(Callback):
             progress = trainer.fit_loop.epoch_loop.batch_progress.current
             within = _is_within_training(trainer) and progress.started == progress.completed
             if within and trainer.global_step > 0 and not self._resumed:
+                self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
                 self._left_validation = bool(trainer.validating)
                 self._save(trainer)
 
@@ -133,7 +141,7 @@ class LastCheckpoint(Callback):
         if self._left_validation:
             loops = checkpoint["loops"]["fit_loop"]
             loops["epoch_loop.val_loop.batch_progress"] = BEFORE_VALIDATION
-            # Lightning would end a run that has made all its steps before it validates; the step is counted again then
+            # Lightning would end a run that has made all its steps before it validates; it counts the last one then
             steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
             steps["ready"] -= 1
             steps["completed"] -= 1
@@ -188,12 +196,3 @@ class LastCheckpoint(Callback):
 
 def _is_within_training(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-
-
-def _optimizer_steps(trainer: Trainer) -> Any:
-    return trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
-
-
-def _count_steps(steps: Any, more: int) -> None:
-    steps.ready += more
-    steps.completed += more
