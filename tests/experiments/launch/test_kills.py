@@ -31,6 +31,13 @@ TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says di
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
+@pytest.fixture
+def tiny(tiny: dict[str, Any]) -> dict[str, Any]:
+    """With the encoder of fewest weights, since it is trained again and again."""
+    tiny["model"]["init_args"]["encoder"] = "tu-test_resnet"
+    return tiny
+
+
 def prepare(path: Path, config: dict[str, Any], seed: int) -> RunFolder:
     folder = RunFolder(path)
     resolved, errors = complete(config)
@@ -111,6 +118,8 @@ def test_killed_runs_end_bit_identically(
         finish(killed)
         assert outcome(killed) == outcome(whole)
         assert not list(killed.path.rglob("*.part"))
+        parts = {part.name.rpartition("-")[2] for part in killed.path.glob("wandb/offline-run-*")}
+        assert parts == {killed.record["wandb_id"]}  # drawn once, however early it was killed
     record_property("tried", f"{done} kills, {RUNS} runs")
 
 
