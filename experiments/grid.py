@@ -43,7 +43,7 @@ def expand_grid(grid: Any, template: Any) -> dict[str, Changes]:
     rows: dict[str, Changes] = {}
     for point in itertools.product(*(list(_labelled(axis, change)) for axis, change in grid.items())):
         name = str(template).format(**{axis: label for axis, _, label, _ in point})
-        if not re.fullmatch(r"[\w.-]+", name) or len(name.encode()) > LONGEST_NAME:
+        if not re.fullmatch(r"(?!\.+$)[\w.-]+", name) or len(name.encode()) > LONGEST_NAME:
             errors.append(
                 f"row: expected letters, digits, and . _ -, {LONGEST_NAME} bytes at most, since it names a folder, "
                 f"got {name[:LONGEST_NAME]!r}"
@@ -79,8 +79,16 @@ def _wrong_axes(grid: Any) -> Iterator[str]:
                 yield f"grid.{axis}: unknown key {key}; expected base, or one that starts with data, model or trainer"
             elif not isinstance(values, list | Mapping) or not values:
                 yield f"grid.{axis}: expected a list of values or {{label: value}}, got {values!r}"
+            elif key == "base" and not all(
+                map(_is_fragments, values.values() if isinstance(values, Mapping) else values)
+            ):
+                yield f"grid.{axis}: expected names of fragments, each value one or a list of them, got {values!r}"
             elif isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
                 yield f"grid.{axis}: a list or a mapping as a value needs a name for the row: write {{label: value}}"
+
+
+def _is_fragments(value: Any) -> bool:
+    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
 def _wrong_template(grid: Any, template: Any) -> Iterator[str]:

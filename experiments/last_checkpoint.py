@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
+from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.stop_signals import SIGNALS, handle, is_fetching
 
-# Ctrl-C; `kill` and a cluster's preemption; what submitit lets SLURM send before the time limit; what users let SLURM
-# send by --signal; the end of a remote session. Windows has the first two.
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
-)
+SECONDS_BETWEEN_LOOKS = 1.0
+# the time at which SLURM ends this job
+END_TIME = "SLURM_JOB_END_TIME"
+# A validation that was left begins anew: to Lightning, it was left in its first batch. Stages of a batch's progress.
+BEFORE_VALIDATION = {
+    "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
+    "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
+    "is_last_batch": False,
+}
 
 
 class LastCheckpoint(Callback):
-    """Saves after each pass over the data, at the end, and, before it raises `Stopped`, when a signal asks to stop.
+    """Saves after each pass over the data, at the end, and when the training has to stop.
 
-    Always between two steps, when one is finished and logged and the next has not begun. What Lightning saves at the
-    end of an epoch resumes with the data of the epoch after next if the training is limited by steps, and what it
-    saves on an exception holds statistics of BatchNorm that saw a batch which the resumed run trains on again.
+    Always the state between two steps, when one is finished and logged and the next has not begun. What Lightning saves
+    at the end of an epoch resumes with the data of the epoch after next if the training is limited by steps, and what
+    it saves on an exception holds statistics of BatchNorm that saw a batch which the resumed run trains on again.
 
-    A stop during a validation waits for its end: half a validation's scores cannot be resumed. On several processes all
-    stop at the same step, whichever of them was signaled. A second Ctrl-C stops at once.
+    `Stopped` is raised, and the state saved,
+
+    - when a signal has asked for it: after the step, or between two batches of a validation, which a resumed run begins
+      anew. A process that waits for data is ended in its wait, unless other processes train with it. A second Ctrl-C
+      stops at once, with no checkpoint.
+    - when SLURM would end the job before another step and a checkpoint are done, both as slow as the slowest so far.
+
+    On several processes all stop at the same step, whichever of them has to. Where data cannot be had any more, such as
+    when a worker was killed, the state is saved as well.
 
     The checkpoint before the newest is kept until the training ends, for the case that the newest is damaged.
 
@@ -41,16 +58,22 @@ class LastCheckpoint(Callback):
         self.file = file
         self.previous = previous
         self._asked: signal.Signals | None = None
+        self._alone = True
         self._logged_steps = 0
         self._resumed = False
+        self._left_validation = False
+        self._began: float | None = None  # the batch that is going on
+        self._slowest_batch = 0.0
+        self._slowest_save = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The number that the next step is logged with."""
-        return {"logged_steps": self._logged_steps}
+        """The number that the next step is logged with, and whether its validation is to come first."""
+        return {"logged_steps": self._logged_steps, "left_validation": self._left_validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember that number."""
+        """Remember both."""
         self._logged_steps = state_dict["logged_steps"]
+        self._left_validation = state_dict.get("left_validation", False)
         self._resumed = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,35 +81,97 @@ class LastCheckpoint(Callback):
         # Not earlier: Lightning has by now set its own handlers, of which one talks to the other processes from inside
         # the handler and another asks SLURM for a second requeue.
         self._asked = None
-        for number in SIGNALS:
-            signal.signal(number, self._ask)
+        self._alone = trainer.world_size == 1
+        handle(SIGNALS, self._ask)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The place to save, and to stop."""
-        loop = trainer.fit_loop.epoch_loop
-        if self._resumed:  # Lightning counts the turn in which its loops find out where they were as a step
-            loop._batches_that_stepped = self._logged_steps
-            self._resumed = False
-        self._logged_steps = loop._batches_that_stepped
-        stop = trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False)
-        if stop or (batch_idx == 0 and trainer.global_step > 0):
+        self._number_steps(trainer)
+        self._stop_if_asked(trainer)
+        if batch_idx == 0 and trainer.global_step > 0:
             self._save(trainer)
-        if stop:
-            raise Stopped(self._asked or signal.SIGTERM)
+        self._began = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run may begin here."""
+        if _is_within_training(trainer):
+            if self._left_validation:
+                steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+                steps.ready += 1
+                steps.completed += 1
+                self._left_validation = False
+            self._number_steps(trainer)
+            self._began = None
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """The place to stop."""
+        if _is_within_training(trainer):
+            self._stop_if_asked(trainer)
+            self._began = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The trained model, which the papers evaluate."""
+        self._look_again(0)
         self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._save(trainer)
         if trainer.is_global_zero:
             self.previous.unlink(missing_ok=True)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A signal after the begin of the last step stops here."""
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what the training has come to, if it has to stop between two steps."""
+        self._look_again(0)
+        if isinstance(exception, Stopped) or (isinstance(exception, DataError) and self._alone):
+            for worker in multiprocessing.active_children():
+                if worker.daemon:  # it reads data, and may be stuck; torch would wait seconds for each
+                    worker.terminate()
+            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            within = _is_within_training(trainer) and progress.started == progress.completed
+            if within and trainer.global_step > 0 and not self._resumed:
+                self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+                self._left_validation = bool(trainer.validating)
+                self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let a run that left its validation begin with it."""
+        if self._left_validation:
+            loops = checkpoint["loops"]["fit_loop"]
+            loops["epoch_loop.val_loop.batch_progress"] = BEFORE_VALIDATION
+            # Lightning would end a run that has made all its steps before it validates; it counts the last one then
+            steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
+            steps["ready"] -= 1
+            steps["completed"] -= 1
+
+    def _number_steps(self, trainer: Trainer) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if self._resumed:  # Lightning counts the turn in which its loops find out where they were as a step
+            loop._batches_that_stepped = self._logged_steps
+            self._resumed = False
+        self._logged_steps = loop._batches_that_stepped
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        now = time.monotonic()
+        if self._began is not None:
+            self._slowest_batch = max(self._slowest_batch, now - self._began)
+        left = float(os.environ.get(END_TIME, "inf")) - time.time()
+        late = self._asked is None and left < self._slowest_batch + self._slowest_save
+        if late:
+            rank_zero_info(f"SLURM ends this job in {left:.0f} seconds: stopping, with a checkpoint")
+        if trainer.strategy.reduce_boolean_decision(late or self._asked is not None, all=False):
+            raise Stopped(self._asked or signal.SIGTERM)
+
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        began = time.monotonic()
         if trainer.is_global_zero and self.file.exists():
             self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
         trainer.save_checkpoint(self.file, weights_only=False)
+        self._slowest_save = max(self._slowest_save, time.monotonic() - began)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked == signal.SIGINT:
@@ -94,3 +179,20 @@ class LastCheckpoint(Callback):
         self._asked = signal.Signals(number)
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         rank_zero_info(f"{self._asked.name}: stopping after this step, with a checkpoint{again}")
+        if self._alone:
+            self._look_again(SECONDS_BETWEEN_LOOKS)
+
+    def _look_again(self, seconds: float) -> None:
+        """Look every so often whether the process waits for data; 0 ends that."""
+        if hasattr(signal, "setitimer"):
+            if seconds:
+                signal.signal(signal.SIGALRM, self._look)
+            signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        if self._asked is not None and is_fetching(frame):
+            raise Stopped(self._asked)
+
+
+def _is_within_training(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -90,9 +90,8 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run logs again what came after its checkpoint."""
         if trainer.is_global_zero:
-            size = self._metrics_size if trainer.global_step else 0
-            if size is not None:
-                self.folder.cut_metrics(size)
+            if self._metrics_size is not None or not trainer.global_step:
+                self.folder.cut_metrics(self._metrics_size or 0)
             self._metrics_size = None
             max_steps = int(trainer.estimated_stepping_batches)
             self.folder.update_state(status=Status.RUNNING, step=trainer.global_step, max_steps=max_steps, error=None)

@@ -32,6 +32,7 @@ from beyondpixel.experiments.progress_bar import StepProgressBar
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.step_seeds import StepSeeds
+from beyondpixel.experiments.stop_signals import StopAtOnce
 from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
@@ -106,7 +107,7 @@ def evaluate(
         module.inferer = inferer.build(datamodule)
     trainer = _make_trainer(
         built,
-        callbacks=[EvaluationRecorder(folder), InferenceTime()],
+        callbacks=[StopAtOnce(), EvaluationRecorder(folder), InferenceTime()],
         loggers=False,
         enable_checkpointing=False,
     )
@@ -120,6 +121,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     return [
         # first, so that the batch it stops before leaves no trace
         LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
+        StopAtOnce(),
         StepSeeds(seed),
         FiniteGuard(),
         ModelCheckpoint(

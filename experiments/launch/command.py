@@ -66,8 +66,8 @@ def launch(
         nodes: SLURM: nodes of one run (default: 1).
         partition: SLURM: the partition (default: the cluster's).
         time: SLURM: time limit as minutes or HH:MM:SS, after which a run is requeued and resumed (default: 4:00:00).
-        time_warning: SLURM: seconds before the limit at which a run saves and stops; longer than a step and a
-            checkpoint take (default: a tenth of the limit, 120 at most).
+        time_warning: SLURM: seconds before the limit at which a run saves and stops (default: a tenth of the limit, 120
+            at most); a run that measures longer steps and checkpoints stops earlier.
         max_parallel: SLURM: runs at a time (default: all).
         cpus: SLURM: CPUs for each GPU (default: the cluster's).
         mem: SLURM: memory of a node, such as 32G (default: the cluster's).

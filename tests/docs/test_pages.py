@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from beyondpixel.experiments import cli
+from beyondpixel.experiments.allowed_imports import VARIABLE, take_allowed
 from beyondpixel.experiments.command_line import make_parser
 from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.spec import parse_overrides
@@ -57,17 +58,19 @@ def test_page(
         if block.language == "python":
             run_python(block.text, names, where, small)
         elif block.language == "bash":
+            forget_modules_below(page_folder)  # commands are processes of their own
             for words in reading.commands_of(block):
                 with monkeypatch.context() as patch:
                     run_command(words, where, small, (finished_table, trained_once), patch)
         elif block.language == "yaml":
             assert yaml.safe_load(block.text), where
-    for name in [name for name, module in sys.modules.items() if is_below(module, page_folder)]:
+    forget_modules_below(page_folder)
+
+
+def forget_modules_below(folder: Path) -> None:
+    files = {name: str(getattr(module, "__file__", None) or "") for name, module in sys.modules.items()}
+    for name in [name for name, file in files.items() if file.startswith(str(folder))]:
         del sys.modules[name]
-
-
-def is_below(module: Any, folder: Path) -> bool:
-    return str(getattr(module, "__file__", None) or "").startswith(str(folder))
 
 
 def run_python(text: str, names: dict[str, Any], where: str, small: Any) -> None:
@@ -86,13 +89,14 @@ def run_command(words: list[str], where: str, small: Any, runs: tuple[Any, Any],
         name, _, value = words.pop(0).partition("=")
         if name != "WANDB_MODE":  # the tests have it disabled: W&B's own process takes seconds
             patch.setenv(name, value)
+    patch.setenv(VARIABLE, "")  # which --allow-import sets
     reason = small.reason_not_to_run(words)
     if words[0] != "beyondpixel":
         assert reason is not None, f"{where}: {words[0]} is neither beyondpixel nor in NOT_RUN"
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE), f"{where}: {words}"
         return
-    words = [with_small_data(word, small) for word in words[1:]]
+    words = take_allowed([with_small_data(word, small) for word in words[1:]])
     if reason is not None or words[0] == "launch":
         parse(words, where)
     if reason is not None:

@@ -216,6 +216,9 @@ def test_a_grid_adds_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"a": {"model.lr": [1]}}, "a" * 300 + "{a}", "200 bytes at most"),
         ({"a": {"model.lr": [1, 2]}}, "x", "row: 'x' names two rows x; it needs {a}"),
         ({"a": {"model.lr": {"a/b": 1}}}, "{a}", "row: expected letters, digits, and . _ -"),
+        ({"a": {"model.lr": {"..": 1}}}, "{a}", "row: expected letters, digits, and . _ -"),
+        ({"a": {"base": {"b": {"c": 1}}}}, "{a}", "grid.a: expected names of fragments"),
+        ({"a": {"base": [3]}}, "{a}", "grid.a: expected names of fragments"),
     ],
 )
 def test_wrong_grids(grid: object, template: object, message: str) -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from beyondpixel.datamodules.datasets.base import Sample
+from beyondpixel.datamodules.shapes import GeneratedScenes
 from beyondpixel.experiments.job import STOPPED, main, run_job
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -26,6 +29,13 @@ RUNS, KILLS = (16, 50) if FULL else (1, 2)
 FORK = multiprocessing.get_context("fork")
 TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+@pytest.fixture
+def tiny(tiny: dict[str, Any]) -> dict[str, Any]:
+    """With the encoder of fewest weights, since it is trained again and again."""
+    tiny["model"]["init_args"]["encoder"] = "tu-test_resnet"
+    return tiny
 
 
 def prepare(path: Path, config: dict[str, Any], seed: int) -> RunFolder:
@@ -50,6 +60,12 @@ def start(folder: RunFolder, job: Callable[[Path], object] = run_job) -> BasePro
     process = FORK.Process(target=work)
     process.start()
     return process
+
+
+def as_command(path: Path) -> None:
+    """What `beyondpixel run-job` does."""
+    sys.argv = ["job", str(path)]
+    main()
 
 
 def kill(process: BaseProcess) -> None:
@@ -102,6 +118,8 @@ def test_killed_runs_end_bit_identically(
         finish(killed)
         assert outcome(killed) == outcome(whole)
         assert not list(killed.path.rglob("*.part"))
+        parts = {part.name.rpartition("-")[2] for part in killed.path.glob("wandb/offline-run-*")}
+        assert parts == {killed.record["wandb_id"]}  # drawn once, however early it was killed
     record_property("tried", f"{done} kills, {RUNS} runs")
 
 
@@ -128,11 +146,7 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
     tiny["trainer"]["max_steps"] = 400
     folder = prepare(tmp_path / "run", tiny, 1)
 
-    def job(path: Path) -> None:
-        sys.argv = ["job", str(path)]
-        main()
-
-    process = start(folder, job)
+    process = start(folder, as_command)
     while process.is_alive() and folder.metrics_size < 400:
         time.sleep(0.01)
     assert process.pid is not None
@@ -140,6 +154,149 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
     process.join()
     assert (process.exitcode, folder.state["status"]) == (STOPPED, "stopped"), (folder.path / "said").read_text()
     assert torch.load(folder.last_checkpoint, weights_only=True)["global_step"] == folder.state["step"] > 0
+
+
+def misbehave(patch: pytest.MonkeyPatch, sample: str, action: Callable[[], None]) -> None:
+    """Let a process do something when it reads one of the samples whose names begin so."""
+    read = GeneratedScenes.__getitem__
+
+    def odd(scenes: GeneratedScenes, index: int) -> Sample:
+        if scenes.ids[index].startswith(sample):
+            action()
+        return read(scenes, index)
+
+    patch.setattr(GeneratedScenes, "__getitem__", odd)
+
+
+def steps_of(folder: RunFolder) -> int:
+    return sum("train/loss" in line for line in folder.metrics())
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[int, dict[str, Any]]:
+    """Of runs that were left alone, by their steps."""
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(
+    outcomes: dict[int, dict[str, Any]], tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], tmp_path: Path
+) -> Callable[[int], dict[str, Any]]:
+    """The outcome of a run of some steps that was left alone."""
+    quiet(WANDB_MODE="disabled")
+
+    def get(steps: int) -> dict[str, Any]:
+        if steps not in outcomes:
+            tiny["trainer"]["max_steps"] = steps
+            whole = prepare(tmp_path / "whole", tiny, 1)
+            finish(whole)
+            outcomes[steps] = outcome(whole)
+        return outcomes[steps]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("sample", "done", "steps", "workers"),
+    [
+        ("val_00000", 0, 8, 1),  # the first look at validation data, before the training
+        ("train_00008", 4, 8, 1),
+        ("val_00001", 6, 8, 0),
+        ("val_00001", 6, 6, 1),  # after the last step
+        ("test_00002", 6, 6, 0),
+    ],
+)
+def test_a_signal_ends_the_wait_for_data_that_do_not_come(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    sample: str,
+    done: int,
+    steps: int,
+    workers: int,
+) -> None:
+    """In whatever the run does it ends within ten seconds, loses no step, and goes on as if nothing had been."""
+    whole = uninterrupted(steps)
+    tiny["trainer"]["max_steps"] = steps
+    tiny["data"]["init_args"] |= {"num_workers": workers, "cache": None}
+    run = prepare(tmp_path / "run", tiny, 1)
+    mark = tmp_path / "mark"
+
+    def get_stuck() -> None:  # a worker reads training samples ahead
+        if sample.startswith("train") or steps_of(run) == done:
+            mark.touch()
+            time.sleep(3600)
+
+    with monkeypatch.context() as patch:
+        misbehave(patch, sample, get_stuck)
+        process = start(run, as_command)
+        while process.is_alive() and not (mark.exists() and steps_of(run) == done):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        asked = time.monotonic()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+        seconds = time.monotonic() - asked
+    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    assert run.last_checkpoint.exists() == (done > 0)
+    if done:
+        assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == done
+    assert seconds < 10
+    finish(run)
+    assert outcome(run) == whole
+
+
+def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = uninterrupted(8)
+    tiny["data"]["init_args"] |= {"num_workers": 1, "cache": None}
+    run = prepare(tmp_path / "run", tiny, 1)
+    with monkeypatch.context() as patch:
+        misbehave(patch, "train_00008", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        process = start(run, as_command)
+        process.join()
+    said = (run.path / "said").read_text()
+    assert (process.exitcode, run.state["status"]) == (1, "failed"), said
+    assert "Traceback" not in said
+    assert run.state["error"] in said
+    assert re.search(r"The data workers stopped: .*\n(.*\n)*  train_\d+\n", run.state["error"])
+    done = torch.load(run.last_checkpoint, weights_only=True)["global_step"]
+    assert done == run.state["step"] == steps_of(run)
+    finish(run)
+    assert outcome(run) == whole
+
+
+def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    uninterrupted: Callable[[int], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps take four seconds each, and SLURM's end comes before the last of eight; nobody warns of it."""
+    whole = uninterrupted(8)
+    tiny["data"]["init_args"]["cache"] = None
+    run = prepare(tmp_path / "run", tiny, 1)
+
+    def be_slow() -> None:
+        end = os.environ.setdefault("SLURM_JOB_END_TIME", str(time.time() + 14))
+        (tmp_path / "end").write_text(end)
+        time.sleep(1)
+
+    with monkeypatch.context() as patch:
+        misbehave(patch, "train", be_slow)
+        process = start(run, as_command)
+        process.join()
+    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    assert run.last_checkpoint.stat().st_mtime < float((tmp_path / "end").read_text())
+    assert 0 < run.state["step"] < 8
+    finish(run)
+    assert outcome(run) == whole
 
 
 @pytest.mark.skipif(not FULL, reason="2,000 steps take minutes; make faults takes them")

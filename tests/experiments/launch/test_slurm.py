@@ -217,7 +217,9 @@ def test_chunks_keep_the_limit_over_all_of_them_and_none_is_lost() -> None:
         )
 
 
-def test_forty_runs_in_chunks_of_sixteen_with_five_kills(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+def test_forty_runs_in_chunks_of_sixteen_with_five_kills(
+    cluster: Any, cheap: Callable[..., None], place: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Killed without warning at random moments; the same submission again finishes them."""
     runs = make_runs(place, *range(1, 41), steps=6)
     arrays = submit_all(runs, CPU, max_parallel=4, job=cheap)
@@ -246,6 +248,7 @@ def test_forty_runs_in_chunks_of_sixteen_with_five_kills(cluster: Any, cheap: Ca
     assert len(killed) == 5
     assert most <= 4
     assert all(turns(run)[-1]["signals"] == [] for run in runs)
+    record_property("tried", f"{len(runs)} runs in {len(arrays)} arrays, {len(killed)} kills")
 
 
 def test_a_preempted_run_comes_back_once_and_goes_on(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
