@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import link_arguments
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete
-from beyondpixel.experiments.yaml_files import read_yaml
+from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, PACKAGES, complete
+from beyondpixel.experiments.yaml_files import is_usable, read_yaml
 
 EVALUATIONS = ("validate", "test", "predict")
 DEFAULT_FOLDER = "outputs/fit"
@@ -53,7 +53,10 @@ class SegmentationCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         quiet_lightning()
-        for _, file in _config_files(_joined_config_options(words)):
+        for package in PACKAGES.values():  # a class that is not imported yet has no short name in LightningCLI
+            for name in package.__all__:
+                getattr(package, name)
+        for file in _config_files(_joined_config_options(words)):
             check_imports(read_yaml(file), f"{file}: ")
         super().__init__(
             LightningModule,
@@ -115,18 +118,25 @@ def _with_default_classes(words: list[str]) -> list[str]:
     if not words or any(word in ("-h", "--help") for word in words):
         return words
     words = _joined_config_options(words)
-    defaults = []
-    for part, default in DEFAULT_CLASSES.items():
-        named = _named_class(words, part)
-        if named is None and not any(part in _class_paths(file) for _, file in _config_files(words)):
-            defaults.append(f"--{part}={default}")
-        elif named is not None:
-            for index, file in _config_files(words):
-                there = _class_paths(file).get(part)
-                if there is not None and there.rpartition(".")[2] != named.rpartition(".")[2]:
-                    content = {key: value for key, value in read_yaml(file).items() if key != part}
-                    words[index : index + 1] = [f"--config={yaml.safe_dump(content)}"]
-    return [words[0], *defaults, *words[1:]]
+    named = {part: _named_class(words, part) for part in DEFAULT_CLASSES}
+    of_files = [_class_paths(file) for file in _config_files(words)]
+    defaults = [
+        f"--{part}={default}"
+        for part, default in DEFAULT_CLASSES.items()
+        if named[part] is None and not any(part in classes for classes in of_files)
+    ]
+    return [words[0], *defaults, *(_without_other_classes(word, named) for word in words[1:])]
+
+
+def _without_other_classes(word: str, named: Mapping[str, str | None]) -> str:
+    """`--config=FILE` as its content without the parts for which another class is named; any other word as it is."""
+    for file in _config_files([word]):
+        names = {part: class_path.rpartition(".")[2] for part, class_path in _class_paths(file).items()}
+        other = [part for part, name in names.items() if (named[part] or name).rpartition(".")[2] != name]
+        if other:
+            content = {key: value for key, value in read_yaml(file).items() if key not in other}
+            return f"--config={yaml.safe_dump(content)}"
+    return word
 
 
 def _joined_config_options(words: Sequence[str]) -> list[str]:
@@ -150,13 +160,10 @@ def _named_class(words: Sequence[str], part: str) -> str | None:
     return named
 
 
-def _config_files(words: Sequence[str]) -> list[tuple[int, Path]]:
-    """Positions and files of `--config=FILE`."""
-    return [
-        (index, Path(word.partition("=")[2]))
-        for index, word in enumerate(words)
-        if word.startswith("--config=") and Path(word.partition("=")[2]).is_file()
-    ]
+def _config_files(words: Sequence[str]) -> list[Path]:
+    """The files of `--config=FILE`; the option may also hold YAML."""
+    given = (Path(word.removeprefix("--config=")) for word in words if word.startswith("--config="))
+    return [file for file in given if is_usable(file) and file.is_file()]
 
 
 def _class_paths(file: Path) -> dict[str, str]:
