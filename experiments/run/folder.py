@@ -35,7 +35,7 @@ from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
-from beyondpixel.experiments.yaml_files import SafeLoader, load_text
+from beyondpixel.experiments.yaml_files import SafeLoader, check_depth
 
 
 class DamagedRunError(UserError):
@@ -127,7 +127,9 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = load_text(self.config_file.read_text(), SafeLoader)
+            text = self.config_file.read_text()
+            check_depth(text)
+            content = yaml.load(text, SafeLoader)  # noqa: S506 (whose numbers are those that PyYAML writes)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
