@@ -1,4 +1,4 @@
-"""This process's place among those of its run."""
+"""The rank of this process among those of its run."""
 
 import os
 

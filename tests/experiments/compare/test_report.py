@@ -80,7 +80,7 @@ def test_pictures_are_those_of_the_runs(page_file: Path) -> None:
     assert data
     (gallery,) = json.loads(data.group(1))
     scenes = {
-        scene["name"]: dict(zip(gallery["layers"], scene["pictures"], strict=True)) for scene in gallery["scenes"]
+        scene["name"]: dict(zip(gallery["layers"], scene["images"], strict=True)) for scene in gallery["scenes"]
     }
     assert list(scenes) == ["</script>", "a/1", "b"]
     assert gallery["layers"][:2] == ["Photo", "Target"]
