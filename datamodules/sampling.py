@@ -1,4 +1,4 @@
-"""Which sample comes when, on which process.
+"""Samplers: the order of the samples, and their distribution to processes.
 
 Both samplers are `DistributedSampler`s, with one process as with many: Lightning replaces every other sampler in a
 distributed run, which would lose the epoch and repeat evaluation images.

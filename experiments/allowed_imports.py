@@ -1,4 +1,4 @@
-"""Which modules a config may have imported: a module runs its top level when it is imported, whatever it then gives."""
+"""The modules that a config may have imported: importing one runs its top level, whatever is then taken from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a resolved config to objects: the only way there is."""
+"""Build module, data module and Trainer arguments from a resolved config."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ PREFIX = "test/IoU/"
 class ClassTable(Callback):
     """After a test, gives loggers that take tables (W&B) `test/classes`: class and IoU, one line a class.
 
-    The single figures are in W&B's history, without a panel each (see `AxesLogger`).
+    Each score is in W&B's history, without a panel each (see `AxesLogger`).
 
     Example:
         >>> trainer = Trainer(callbacks=[ClassTable()], logger=False, accelerator="cpu")
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The figures are the logged ones: the same on all ranks, and logged by the first."""
-        figures = trainer.callback_metrics
-        lines = [[key.removeprefix(PREFIX), float(figures[key])] for key in figures if key.startswith(PREFIX)]
+        """The logged scores: the same on all ranks, and logged by the first."""
+        scores = trainer.callback_metrics
+        lines = [[key.removeprefix(PREFIX), float(scores[key])] for key in scores if key.startswith(PREFIX)]
         if not lines or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

@@ -85,9 +85,9 @@ def _dispatch(words: list[str]) -> None:
     if name in LIGHTNING:
         function(words)
     else:
-        from beyondpixel.experiments.command_line import call_with_words
+        from beyondpixel.experiments.command_line import call_with_arguments
 
-        call_with_words(function, rest, prog=f"beyondpixel {name}")
+        call_with_arguments(function, rest, prog=f"beyondpixel {name}")
 
 
 def _help() -> str:

@@ -1,6 +1,6 @@
 """Command-line options from the signature and docstring of a function, so that each is written once.
 
-Positional parameters are words of the command line, keyword-only ones are options: `dry_run: bool = False` is
+Positional parameters are positional on the command line, keyword-only ones are options: `dry_run: bool = False` is
 `--dry-run`, `seeds: list[int]` is `--seeds 1 2 3`, a `Literal` is a choice.
 """
 
@@ -19,13 +19,13 @@ import docstring_parser
 REST = "overrides"  # a parameter of this name takes what the parser does not know
 
 
-def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog: str) -> None:
-    """Call a function with the arguments that words of a command line stand for.
+def call_with_arguments(function: Callable[..., Any], arguments: Sequence[str], *, prog: str) -> None:
+    """Call a function with the arguments of a command line.
 
     Args:
-        function: typed, with a Google docstring. If it has a parameter `overrides`, unknown `--part.key value` words
+        function: typed, with a Google docstring. If it has a parameter `overrides`, unknown `--part.key value`
             go there, as a dict.
-        words: the command line.
+        arguments: the command line.
         prog: the command's name in help and errors.
 
     Example:
@@ -38,7 +38,7 @@ def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog:
         ...     '''
         ...     text = " ".join(names)
         ...     print(text.upper() if loud else text)
-        >>> call_with_words(greet, ["Ada", "Bob", "--loud"], prog="greet")
+        >>> call_with_arguments(greet, ["Ada", "Bob", "--loud"], prog="greet")
         ADA BOB
     """
     parameters = inspect.signature(function).parameters
@@ -46,8 +46,8 @@ def call_with_words(function: Callable[..., Any], words: Sequence[str], *, prog:
     if REST in parameters:
         from beyondpixel.experiments.spec import parse_overrides
 
-        overrides[REST], words = parse_overrides(words)
-    values = vars(make_parser(function, prog).parse_intermixed_args(list(words))) | overrides
+        overrides[REST], arguments = parse_overrides(arguments)
+    values = vars(make_parser(function, prog).parse_intermixed_args(list(arguments))) | overrides
     positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     function(*positional, **values)
 

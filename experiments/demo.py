@@ -17,4 +17,4 @@ def demo(*, output: Path = Path("outputs"), overwrite: bool = False) -> None:
     """
     launch(["demo"], output=output, overwrite=overwrite, retry_failed=True)
     folder = output / "demo"
-    compare([folder], picture=folder / "comparison.png")
+    compare([folder], grid=folder / "comparison.png")

@@ -25,11 +25,11 @@ def writing(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk_as_user_error(place: Path) -> Iterator[None]:
+def full_disk_as_user_error(folder: Path) -> Iterator[None]:
     """Turn errors of a full disk, wherever they were met, into one sentence.
 
     Args:
-        place: a folder on the disk, for errors that name no file.
+        folder: a folder on the disk, for errors that name no file.
 
     Example:
         >>> import os
@@ -45,7 +45,7 @@ def full_disk_as_user_error(place: Path) -> Iterator[None]:
         full = full_disk_error(error)
         if full is None:
             raise
-        raise UserError(describe_full_disk(full, place)) from error
+        raise UserError(describe_full_disk(full, folder)) from error
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
@@ -57,9 +57,9 @@ def full_disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def describe_full_disk(error: OSError, place: Path) -> str:
+def describe_full_disk(error: OSError, folder: Path) -> str:
     """What could not be written, how much is free, and what to do."""
-    file = Path(error.filename or place)
-    there = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
+    file = Path(error.filename or folder)
+    there = next(path for path in (file, *file.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     return f"disk full: {file} could not be written, {free:,} bytes are free; make room and give the command again"

@@ -6,7 +6,8 @@ Any scheduler can start it: `beyondpixel run-job RUN_FOLDER`, or `python -m beyo
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
@@ -43,26 +44,33 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
         if folder.status is Status.DONE:
             return
         folder.remove_temporary_files()
-        try:
-            with full_disk_as_user_error(folder.path):
-                _train_and_evaluate(folder)
-        except (Stopped, KeyboardInterrupt, SystemExit) as error:
-            if first and not folder.status.is_finished:
-                folder.update_state(status=Status.STOPPED, error=None)
-            # outside a training Lightning answers Ctrl-C by ending the process, as if something had failed
-            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from error
-            raise
-        except Exception as error:
-            if first:
-                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                with suppress(OSError):  # of a disk that is still full; the launcher says so, too
-                    folder.remove_temporary_files()
-                    folder.update_state(status=Status.FAILED, error=text)
-            raise
+        with _recorded_end(folder), full_disk_as_user_error(folder.path):
+            _train_and_evaluate(folder)
         if first:
             _prune_checkpoints(folder)
             folder.update_state(status=Status.DONE)
+
+
+@contextmanager
+def _recorded_end(folder: RunFolder) -> Iterator[None]:
+    """Write down that a run was stopped, or why it failed."""
+    first = process_rank() == 0
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt, SystemExit) as error:
+        if first and not folder.status.is_finished:
+            folder.update_state(status=Status.STOPPED, error=None)
+        # outside a training Lightning answers Ctrl-C by ending the process, as if something had failed
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    except Exception as error:
+        if first:
+            text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # of a disk that is still full; the launcher says so, too
+                folder.remove_temporary_files()
+                folder.update_state(status=Status.FAILED, error=text)
+        raise
 
 
 def _train_and_evaluate(folder: RunFolder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import link_arguments
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete, import_classes
-from beyondpixel.experiments.yaml_files import read_yaml
+from beyondpixel.experiments.yaml_files import is_usable, read_yaml
 
 EVALUATIONS = ("validate", "test", "predict")
 DEFAULT_FOLDER = "outputs/fit"
@@ -36,14 +36,14 @@ def quiet_lightning() -> None:
 
 
 def _is_news(line: logging.LogRecord) -> bool:
-    return not any(word in str(line.msg) for word in ("Tip:", "TPU available", "💡"))
+    return not any(text in str(line.msg) for text in ("Tip:", "TPU available", "💡"))
 
 
 class SegmentationCLI(LightningCLI):
     """Reads the command line of `fit`, `validate`, `test` and `predict`; builds and runs nothing.
 
     Args:
-        words: the command line after `beyondpixel`.
+        arguments: the command line after `beyondpixel`.
 
     Attributes:
         subcommand: `fit`, `validate`, `test` or `predict`.
@@ -51,17 +51,17 @@ class SegmentationCLI(LightningCLI):
         resolved: the config with every default, as plain types.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         quiet_lightning()
         import_classes()
-        for _, file in _config_files(_joined_config_options(words)):
+        for file in _config_files(_joined_config_options(arguments)):
             check_imports(read_yaml(file), f"{file}: ")
         super().__init__(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=_with_default_classes(list(words)),
+            args=_with_default_classes(list(arguments)),
             seed_everything_default=DEFAULT_SEED,
             save_config_callback=None,  # the run folder keeps it, where a resumed run finds it
             auto_configure_optimizers=False,
@@ -107,57 +107,61 @@ class SegmentationCLI(LightningCLI):
         """Whoever made this object runs it."""
 
 
-def _with_default_classes(words: list[str]) -> list[str]:
+def _with_default_classes(arguments: list[str]) -> list[str]:
     """Name a model and a data class where nobody has, and keep a config file's arguments of another class out.
 
     A default class of the parser would hand its arguments on to whichever class is named instead; so it is only added
-    to the words of a command line that names none.
+    to the arguments of a command line that names none.
     """
-    if not words or any(word in ("-h", "--help") for word in words):
-        return words
-    words = _joined_config_options(words)
-    defaults = []
-    for part, default in DEFAULT_CLASSES.items():
-        named = _named_class(words, part)
-        if named is None and not any(part in _class_paths(file) for _, file in _config_files(words)):
-            defaults.append(f"--{part}={default}")
-        elif named is not None:
-            for index, file in _config_files(words):
-                there = _class_paths(file).get(part)
-                if there is not None and there.rpartition(".")[2] != named.rpartition(".")[2]:
-                    content = {key: value for key, value in read_yaml(file).items() if key != part}
-                    words[index : index + 1] = [f"--config={yaml.safe_dump(content)}"]
-    return [words[0], *defaults, *words[1:]]
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        return arguments
+    arguments = _joined_config_options(arguments)
+    named = {part: _named_class(arguments, part) for part in DEFAULT_CLASSES}
+    of_files = [_class_paths(file) for file in _config_files(arguments)]
+    defaults = [
+        f"--{part}={default}"
+        for part, default in DEFAULT_CLASSES.items()
+        if named[part] is None and not any(part in classes for classes in of_files)
+    ]
+    return [arguments[0], *defaults, *(_without_other_classes(argument, named) for argument in arguments[1:])]
 
 
-def _joined_config_options(words: Sequence[str]) -> list[str]:
-    """`--config FILE` and `-c FILE` as one word each."""
+def _without_other_classes(argument: str, named: Mapping[str, str | None]) -> str:
+    """`--config=FILE` as its content without the parts for which another class is named; others as they are."""
+    for file in _config_files([argument]):
+        names = {part: class_path.rpartition(".")[2] for part, class_path in _class_paths(file).items()}
+        other = [part for part, name in names.items() if (named[part] or name).rpartition(".")[2] != name]
+        if other:
+            content = {key: value for key, value in read_yaml(file).items() if key not in other}
+            return f"--config={yaml.safe_dump(content)}"
+    return argument
+
+
+def _joined_config_options(arguments: Sequence[str]) -> list[str]:
+    """`--config FILE` and `-c FILE` as one argument each."""
     joined: list[str] = []
-    for word in words:
+    for argument in arguments:
         if joined and joined[-1] in ("--config", "-c"):
-            joined[-1] = f"--config={word}"
+            joined[-1] = f"--config={argument}"
         else:
-            joined.append(word)
+            joined.append(argument)
     return joined
 
 
-def _named_class(words: Sequence[str], part: str) -> str | None:
+def _named_class(arguments: Sequence[str], part: str) -> str | None:
     """The class that a command line names last for `model` or `data`."""
     named = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, equals, value = word.partition("=")
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
         if option in (f"--{part}", f"--{part}.class_path"):
             named = value if equals else following
     return named
 
 
-def _config_files(words: Sequence[str]) -> list[tuple[int, Path]]:
-    """Positions and files of `--config=FILE`."""
-    return [
-        (index, Path(word.partition("=")[2]))
-        for index, word in enumerate(words)
-        if word.startswith("--config=") and Path(word.partition("=")[2]).is_file()
-    ]
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files of `--config=FILE`; the option may also hold YAML."""
+    given = (Path(argument.removeprefix("--config=")) for argument in arguments if argument.startswith("--config="))
+    return [file for file in given if is_usable(file) and file.is_file()]
 
 
 def _class_paths(file: Path) -> dict[str, str]:

@@ -55,12 +55,12 @@ class Run:
 
 
 def plan_runs(
-    places: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
+    locations: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
 ) -> list[Run]:
     """Every run of the given specs, row by row.
 
     Args:
-        places: as for `load_specs`.
+        locations: as for `load_specs`.
         seeds: of each row.
         output: the folder that holds the tables' folders.
         overrides: dotted config keys that win over every spec.
@@ -70,7 +70,7 @@ def plan_runs(
     """
     runs: list[Run] = []
     errors: list[str] = []
-    for spec in load_specs(places, overrides):
+    for spec in load_specs(locations, overrides):
         try:
             resolved = resolve(spec)
         except SpecError as error:

@@ -33,7 +33,7 @@ SPEC_KEYS: Keys = {
     "base": (list, str, "a list of fragments"),
     "config": MAPPING,
     "reference": MAPPING,
-    "evaluations": (list, str, "a list of words such as crf:5"),
+    "evaluations": (list, str, "a list of inferers such as crf:5"),
     "grid": (object, None, "axes"),  # grid.py says more
     "row": (object, None, "a name"),
 }
@@ -70,7 +70,7 @@ class RunSpec:
         file: where it was read.
         merged: the keys that fragments, row, grid and command line give, with their sources; no defaults.
         reference: the keys of `REFERENCE_KEYS` that are given of a published number; empty where there is none.
-        evaluations: what the trained model is also tested with: words such as `crf:5` or `tta:flip`.
+        evaluations: what the trained model is also tested with: inferers such as `crf:5` or `tta:flip`.
     """
 
     table: str
@@ -91,17 +91,17 @@ class RunSpec:
         return self.merged.values
 
 
-def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> list[RunSpec]:
+def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> list[RunSpec]:
     """Read the rows that files, folders or names stand for.
 
     Args:
-        places: YAML files, folders with YAML files, rows in a folder (`FOLDER/ROW`), or names such as `camvid_small`
+        locations: YAML files, folders with YAML files, rows in a folder (`FOLDER/ROW`), or names such as `camvid_small`
             and `camvid_small/rmi`, looked up among the specs that come with the package.
         overrides: dotted LightningCLI keys to values, e.g. `{"data.root": "/data/CamVid"}`; they win over every spec.
 
     Raises:
         SpecError: naming file and key of all that is wrong in all files: no YAML, an unknown key, no such fragment, ...
-        UserError: if a place does not exist or holds no spec, or if two files in a folder have rows of one name.
+        UserError: if a location does not exist or holds no spec, or if two files in a folder have rows of one name.
 
     Example:
         >>> (spec,) = load_specs(["demo/rmi"], {"trainer.max_steps": 5})
@@ -110,8 +110,8 @@ def load_specs(places: Sequence[str | Path], overrides: Mapping[str, Any] | None
     """
     errors: list[str] = []
     found: dict[tuple[Path, str], RunSpec] = {}
-    for place in places:
-        files, row = _locate(place)
+    for location in locations:
+        files, row = _locate(location)
         specs: list[RunSpec] = []
         for file in files:
             try:
@@ -163,9 +163,9 @@ def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return overrides, others
 
 
-def _locate(place: str | Path) -> tuple[list[Path], str | None]:
-    """The files that a place stands for, and the row that is meant, if it is one of several."""
-    for path in (Path(place), RUNS / place):
+def _locate(location: str | Path) -> tuple[list[Path], str | None]:
+    """The files that a location stands for, and the row that is meant, if it is one of several."""
+    for path in (Path(location), RUNS / location):
         if not is_usable(path):
             continue
         if path.is_file():
@@ -173,14 +173,14 @@ def _locate(place: str | Path) -> tuple[list[Path], str | None]:
         if path.is_dir():
             files = sorted(path.absolute().rglob("*.yaml"), key=natural_order)
             if not files:
-                raise UserError(f"no run spec in {place}: expected files that end in .yaml")
+                raise UserError(f"no run spec in {location}: expected files that end in .yaml")
             return files, None
         siblings = sorted(path.parent.absolute().glob("*.yaml"), key=natural_order)
         if siblings and len(path.parts) > 1 and (path.parent != RUNS):
             own = path.parent.absolute() / f"{path.name}.yaml"
             return ([own], None) if own in siblings else (siblings, path.name)
     tables = sorted({file.parent.name for file in RUNS.rglob("*.yaml")})
-    raise UserError(f"no run spec or folder named {str(place)[:SHOWN_LENGTH]}; {suggestion(place, tables)}")
+    raise UserError(f"no run spec or folder named {str(location)[:SHOWN_LENGTH]}; {suggestion(location, tables)}")
 
 
 def _read_fragment(name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[
         overrides: dotted config keys that win, as for `launch`.
 
     Raises:
-        UserError: if a place does not exist, or for all that is wrong with the specs in it.
+        UserError: if a location does not exist, or for all that is wrong with the specs in it.
     """
     found = load_specs(tables or [RUNS], overrides)
     if resolved:
@@ -127,9 +127,9 @@ def _shown(value: Any) -> str:
 def _facts(rows: Sequence[RunSpec]) -> dict[str, list[str]]:
     """The labelled comments of all rows, each text once."""
     headers = [header_of(spec.file) for spec in rows]
-    place = rows[0].table if rows[0].file.is_relative_to(RUNS) else str(rows[0].file.parent)
+    location = rows[0].table if rows[0].file.is_relative_to(RUNS) else str(rows[0].file.parent)
     facts = {label: [header.get(label, "") for header in headers] for label in ("Paper", "Table", "Hardware")}
     facts["Published"] = [spec.reference.get("source", "") for spec in rows]
-    facts["Launch"] = [f"beyondpixel launch {place}"]
+    facts["Launch"] = [f"beyondpixel launch {location}"]
     texts = {label: [text for text in dict.fromkeys(found) if text] for label, found in facts.items()}
     return {label: found for label, found in texts.items() if found}

@@ -26,8 +26,8 @@ class StepSeeds(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the CPU's generator and that of the module's device."""
         # with accumulated gradients several batches make one step, so batches are counted
-        place = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
-        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        entropy = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         # torch.manual_seed would queue a call for CUDA, with a stack trace, at each step of a machine without it
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":

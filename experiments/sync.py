@@ -137,14 +137,13 @@ def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
 
 def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
     """Upload everything, saying of each run what became of it; those that failed."""
-    failed = []
+    errors: list[str | None] = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
         results = pool.map(lambda upload: _upload(upload, timeout, processes), waiting)
         try:
             for number, (upload, error) in enumerate(zip(waiting, results, strict=True), start=1):
-                if error is not None:
-                    failed.append(upload.run)
+                errors.append(error)
                 outcome = "uploaded" if error is None else f"failed: {error}"
                 console.print(f"[{number}/{len(waiting)}] {upload.run.path}: {outcome}")
         except BaseException:  # Ctrl-C: what goes on is ended, what waits does not begin
@@ -152,7 +151,7 @@ def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: C
             for process in processes:
                 kill_with_children(process)
             raise
-    return failed
+    return [upload.run for upload, error in zip(waiting, errors, strict=True) if error is not None]
 
 
 def _mark_of(part: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Where figures go: always into the run folder, and to W&B, which goes offline by itself."""
+"""Loggers: the run folder's, which is always there, and W&B's, which goes offline by itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zer
 from beyondpixel.experiments.run.folder import RunFolder
 
 PROJECT = "beyondpixel"
-# figures of single classes: forty panels would hide the others
+# metrics of single classes: forty panels would hide the others
 WITHOUT_PANEL = ("val/IoU/*", "test/IoU/*")
 # axes whose values are tags as well, to filter runs with one click
 TAGGED_AXES = ("loss", "model", "memory", "dataset")
@@ -30,7 +30,7 @@ UNDELIVERED = "undelivered"
 
 
 class RunFolderLogger(Logger):
-    """Writes every logged figure to the run folder: `metrics.jsonl` as it comes, `summary.json` when a stage ends.
+    """Writes every logged metric to the run folder: `metrics.jsonl` as it comes, `summary.json` when a stage ends.
 
     Args:
         folder: the run's folder.
@@ -73,9 +73,9 @@ class RunFolderLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a line."""
-        figures = {key: float(value) for key, value in metrics.items()}
-        self._latest.update(figures)
-        self.folder.append_metrics(figures, step=step or 0)
+        metrics = {key: float(value) for key, value in metrics.items()}
+        self._latest.update(metrics)
+        self.folder.append_metrics(metrics, step=step or 0)
 
     @rank_zero_only
     def save(self) -> None:
@@ -130,7 +130,7 @@ class AxesLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures, pictures and tables; nothing once W&B's process has ended."""
+        """Log metrics, images and tables; nothing once W&B's process has ended."""
         if self._lost:
             return
         try:

@@ -1,4 +1,4 @@
-"""Training and testing one run, with everything that keeps its folder true."""
+"""Train and test one run, and keep its folder up to date."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, speeds, pictures, and what a test leaves in the run's folder."""
+    """Checkpoints `last` and `best`, learning rate, speeds, images, and what a test leaves in the run's folder."""
     return [
         # first, so that the batch it stops before leaves no trace
         LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),

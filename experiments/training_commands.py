@@ -18,11 +18,11 @@ from beyondpixel.experiments.run.processes import process_rank
 CONFIG_OPTIONS = ("--config", "-c")
 
 
-def fit(words: Sequence[str]) -> None:
+def fit(arguments: Sequence[str]) -> None:
     """Train in a run folder, `trainer.default_root_dir`: start, resume what is unfinished, or keep what is finished."""
     from beyondpixel.experiments.training import train
 
-    cli = SegmentationCLI(words)
+    cli = SegmentationCLI(arguments)
     folder = RunFolder(cli.resolved["trainer"]["default_root_dir"] or DEFAULT_FOLDER)
     overwrite = bool(cli.options["overwrite"])
     try:
@@ -37,38 +37,38 @@ def fit(words: Sequence[str]) -> None:
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")
 
 
-def validate(words: Sequence[str]) -> None:
+def validate(arguments: Sequence[str]) -> None:
     """Score a checkpoint on the validation images."""
-    _evaluate("validate", "val", words)
+    _evaluate("validate", "val", arguments)
 
 
-def test(words: Sequence[str]) -> None:
+def test(arguments: Sequence[str]) -> None:
     """Score a checkpoint on the test images."""
-    _evaluate("test", "test", words)
+    _evaluate("test", "test", arguments)
 
 
-def _evaluate(name: str, stage: str, words: Sequence[str]) -> None:
-    if any(word in ("-h", "--help") for word in words):
-        SegmentationCLI(words)
-    given = _value_of(words, ("--ckpt_path",))
-    config = _value_of(words, CONFIG_OPTIONS)
+def _evaluate(name: str, stage: str, arguments: Sequence[str]) -> None:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        SegmentationCLI(arguments)
+    given = _value_of(arguments, ("--ckpt_path",))
+    config = _value_of(arguments, CONFIG_OPTIONS)
     if given is None:
         where = f" (such as --ckpt_path last, of the run that {config} belongs to)" if config else ""
         raise UserError(f"--ckpt_path: expected the checkpoint to score, got none{where}")
     checkpoint = find_checkpoint(given, Path(config) if config else None)
     own_config = checkpoint.resolve().parent.parent / "config.yaml"
     if config is None and own_config.exists():
-        words = [words[0], f"--config={own_config}", *words[1:]]
-    cli = SegmentationCLI(words)
+        arguments = [arguments[0], f"--config={own_config}", *arguments[1:]]
+    cli = SegmentationCLI(arguments)
     from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint
 
-    folder = evaluate_checkpoint(name, checkpoint, cli.resolved, words=cli.options["inferer"])
+    folder = evaluate_checkpoint(name, checkpoint, cli.resolved, inferer=cli.options["inferer"])
     print(f"Scored {checkpoint} on the {stage} images" + (f"; see {folder.path}" if folder else ""))
 
 
-def _value_of(words: Sequence[str], options: Sequence[str]) -> str | None:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, equals, value = word.partition("=")
+def _value_of(arguments: Sequence[str], options: Sequence[str]) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
         if option in options:
             return value if equals else following
     return None

@@ -32,7 +32,7 @@ def ended_well(part: Path) -> bool:
 def merge_parts(run: RunFolder, parts: Sequence[Path], target: Path) -> None:
     """Write one folder for `wandb sync` that holds the whole history of a run, each step once.
 
-    The values are those of metrics.jsonl, which a resumed run continues at its checkpoint; the parts give pictures,
+    The values are those of metrics.jsonl, which a resumed run continues at its checkpoint; the parts give images,
     tables, times, and what W&B noted about the machine. Parts without a record of the run give nothing.
 
     Args:
@@ -93,7 +93,7 @@ def _history(run: RunFolder, records: Iterable[Any]) -> list[Any]:
     found = [row for record in records if record.HasField("history") and (row := _row(record.history))]
     times = {row.step: row.times for row in found}
     rows = [_Row(*_of_line(line), {}) for line in run.metrics()]
-    # a resumed run has logged the pictures after its checkpoint twice
+    # a resumed run has logged the images after its checkpoint twice
     rows += {(row.step, tuple(sorted(path[0] for path in row.values))): row for row in found if row.is_media}.values()
     rows.sort(key=lambda row: row.step)  # keeps the order within a step
     latest: Mapping[tuple[str, ...], str] = {}

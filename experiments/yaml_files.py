@@ -41,7 +41,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
     """
     try:
-        content = load_text(file.read_text(encoding="utf-8"))
+        content = _load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
@@ -66,23 +66,9 @@ def read_value(text: str) -> Any:
         (0.0001, [1, 2], 'rmi')
     """
     try:
-        return load_text(text)
+        return _load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
-
-
-def load_text(text: str, loader: Any = _Loader) -> Any:
-    """What YAML text holds.
-
-    Args:
-        text: of any origin.
-        loader: `SafeLoader` for what PyYAML has written, whose numbers are those of YAML 1.1.
-
-    Raises:
-        yaml.YAMLError, ValueError, RecursionError: if it is no YAML, or nested too deep.
-    """
-    check_depth(text)
-    return yaml.load(text, Loader=loader)  # noqa: S506 (a safe loader)
 
 
 def check_depth(text: str) -> None:
@@ -125,3 +111,8 @@ def is_usable(path: Path) -> bool:
 def shown(file: Path) -> str:
     """A file's path as it is best read: relative to the working directory if it is below it."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def _load(text: str) -> Any:
+    check_depth(text)
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)

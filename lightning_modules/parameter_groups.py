@@ -1,4 +1,4 @@
-"""Which parameters get which learning rate and weight decay."""
+"""Parameter groups: learning rate and weight decay of encoder, head, norm layers and biases."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -32,7 +32,7 @@ def compare(
     output: Path | None = None,
     plot: Path | None = None,
     trimap: Path | None = None,
-    picture: Path | None = None,
+    grid: Path | None = None,
     html: Path | None = None,
     wandb_workspace: str | None = None,
 ) -> None:
@@ -52,7 +52,7 @@ def compare(
         output: Write the table to this file instead of the terminal.
         plot: Plot the score against each axis that varies into this PNG, PDF or SVG file.
         trimap: Plot mIoU near boundaries against the band's width into this PNG, PDF or SVG file.
-        picture: Draw baseline and best other row on the test images where they differ most into this PNG file.
+        grid: Draw baseline and best other row on the test images where they differ most into this PNG file.
         html: Write one page with tables, plots and predictions under a slider to this file.
         wandb_workspace: Save a W&B workspace and a W&B Report in ENTITY/PROJECT; offline they become a JSON file.
 
@@ -78,11 +78,11 @@ def compare(
         files += save_trimap(comparison, trimap) if trimap else []
         for file in files:
             print(f"Plot saved as {file}")
-    if picture is not None:
+    if grid is not None:
         from beyondpixel.experiments.compare.qualitative import draw_rows
 
-        draw_rows(comparison, picture)
-        print(f"Picture saved as {picture}")
+        draw_rows(comparison, grid)
+        print(f"Grid saved as {grid}")
     if html is not None:
         from beyondpixel.experiments.compare.report import write_report
 
@@ -91,8 +91,8 @@ def compare(
     if wandb_workspace is not None:
         from beyondpixel.experiments.compare.workspace import save_workspace
 
-        for place in save_workspace(comparison, wandb_workspace, folders[0]):
-            print(f"W&B workspace saved: {place}")
+        for location in save_workspace(comparison, wandb_workspace, folders[0]):
+            print(f"W&B workspace saved: {location}")
 
 
 def refuse_confounded(comparison: Comparison) -> None:

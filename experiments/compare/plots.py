@@ -132,8 +132,8 @@ def draw_plots(comparison: Comparison) -> Figure:
     columns = min(PANELS_ABREAST, max(1, len(found)))
     lines = max(1, -(-len(found) // columns))
     figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained")
-    for place, panel in enumerate(found, start=1):
-        draw_panel(figure.add_subplot(lines, columns, place), panel, comparison)
+    for number, panel in enumerate(found, start=1):
+        draw_panel(figure.add_subplot(lines, columns, number), panel, comparison)
     intervals = comparison.rows["low"].notna().any()
     bars = "95 % intervals over seeds and test images" if intervals else "± standard deviation over seeds"
     figure.suptitle(f"{comparison.tables[0]} (bars: {bars})", fontsize="medium")
@@ -235,5 +235,5 @@ def _finish(axes: Axes) -> None:
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     many = len(axes.get_legend_handles_labels()[1]) > 6
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
-    axes.legend(fontsize="small", framealpha=0.0, **place)
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
+    axes.legend(fontsize="small", framealpha=0.0, **below)

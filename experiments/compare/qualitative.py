@@ -27,13 +27,13 @@ def draw_rows(comparison: Comparison, output: Path) -> None:
             the counts of each image are missing.
     """
     if len(comparison.tables) > 1:
-        raise UserError(f"--picture compares rows of one table, got {', '.join(comparison.tables)}: name one folder")
+        raise UserError(f"--grid compares rows of one table, got {', '.join(comparison.tables)}: name one folder")
     scored = comparison.runs[comparison.runs[comparison.metric].notna() & comparison.runs["evaluation"].isna()]
     first_runs = scored.groupby("row", sort=False).first()
     rows = comparison.rows[comparison.rows["row"].isin(first_runs.index)].set_index("row")
     baseline, others = rows.index[rows["is_baseline"]], rows[~rows["is_baseline"]]
     if len(baseline) != 1 or not len(others):
-        raise UserError("--picture needs the baseline row and another row with a result")
+        raise UserError("--grid needs the baseline row and another row with a result")
     runs, titles = [], []
     for row in (baseline[0], others["mean"].idxmax()):
         unit, score = unit_of(comparison.metric), first_runs.loc[row, comparison.metric]
@@ -97,7 +97,7 @@ def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str
         sums = (one.boundary_intersection, one.boundary_union) if by_boundary else (one.intersection, one.union)
         scores.append(pd.Series(mean_iou(*map(np.asarray, sums)), index=one.id))
     if set(scores[0].index) != set(scores[1].index):
-        raise UserError(f"--picture: {first.path} and {second.path} were tested on different images")
+        raise UserError(f"--grid: {first.path} and {second.path} were tested on different images")
     known = pd.concat(scores, axis=1).dropna()  # side by side by id, whatever order each run saw them in
     order = (known[0] - known[1]).sort_values(kind="stable").index
     return known.loc[order], "boundary IoU" if by_boundary else "IoU"

@@ -72,7 +72,7 @@ def _section(comparison: Comparison, galleries: list[dict[str, Any]]) -> str:
             f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in gallery["colors"]
         )
         left_out = (
-            f"<p>{gallery['left_out']} more results are left out of the pictures.</p>" if gallery["left_out"] else ""
+            f"<p>{gallery['left_out']} more results are left out of the images.</p>" if gallery["left_out"] else ""
         )
         parts.append(
             f'<h3>Predictions</h3><div data-gallery="{len(galleries)}"><ul class="legend">{legend}</ul>{left_out}</div>'
@@ -91,7 +91,7 @@ def _table(table: Table) -> str:
 
 
 def _gallery(comparison: Comparison) -> dict[str, Any]:
-    """The pictures that the runs of one table saved of their test; it starts with the photo beside the best row."""
+    """The images that the runs of one table saved of their test; it starts with the photo beside the best row."""
     scored = comparison.runs[comparison.runs[comparison.metric].notna()]
     shown = scored if len(scored) <= MAX_RUNS else scored.groupby("row", sort=False).head(1).head(MAX_RUNS)
     scenes: dict[str, dict[str, str]] = {}
@@ -111,9 +111,7 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     return {
         "layers": layers,
         "start": [0, layer_of_row[means.idxmax()] if len(means) else 0],
-        "scenes": [
-            {"name": name, "pictures": [scenes[name].get(layer) for layer in layers]} for name in sorted(scenes)
-        ],
+        "scenes": [{"name": name, "images": [scenes[name].get(layer) for layer in layers]} for name in sorted(scenes)],
         "colors": colors,
         "left_out": len(scored) - len(shown),
     }
@@ -131,18 +129,18 @@ def _add_scene(scenes: dict[str, dict[str, str]], layer: str, prediction: Path) 
 
 
 def _address(file: Path) -> str:
-    """A picture as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
+    """An image as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
     kind, content = "png" if file.suffix == ".png" else "jpeg", file.read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        if picture.width > MAX_WIDTH:
-            size = (MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width))
-            smaller, buffer = picture.resize(size, Image.Resampling.NEAREST if kind == "png" else None), io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        if image.width > MAX_WIDTH:
+            size = (MAX_WIDTH, round(image.height * MAX_WIDTH / image.width))
+            smaller, buffer = image.resize(size, Image.Resampling.NEAREST if kind == "png" else None), io.BytesIO()
             smaller.save(buffer, kind, optimize=True)
             content = buffer.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _colors(file: Path, classes: list[str]) -> list[tuple[str, str]]:
-    with Image.open(file) as picture:
-        palette = picture.getpalette() or []
+    with Image.open(file) as image:
+        palette = image.getpalette() or []
     return [(name, f"#{bytes(palette[3 * index : 3 * index + 3]).hex()}") for index, name in enumerate(classes)]

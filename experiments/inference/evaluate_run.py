@@ -27,29 +27,29 @@ TRAINER_KEYS = ("precision", "limit_val_batches", "limit_test_batches", "overfit
 COPIED = ("name", "table", "row", "seed", "reference")
 
 
-def evaluate_run(run: RunFolder, words: str) -> RunFolder:
+def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
     """Test the last checkpoint of a trained run with an inferer.
 
     Args:
         run: the run.
-        words: the inferer, such as `crf:5`; see :func:`~beyondpixel.experiments.inference.inferers.parse_inferer`.
+        inferer: such as `crf:5`; see :func:`~beyondpixel.experiments.inference.inferers.parse_inferer`.
 
     Returns:
         The evaluation's folder, made anew.
 
     Raises:
-        UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the words mean nothing.
+        UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the inferer is unknown.
     """
-    parse_inferer(words)
+    parse_inferer(inferer)
     if not run.status.is_finished:
         raise UserError(f"{run.path} is not trained (its state is {run.status}): launch it first")
-    folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, words=words)
+    folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, inferer=inferer)
     assert folder is not None  # the config is the run's own
     return folder
 
 
 def evaluate_checkpoint(
-    stage: str, checkpoint: Path, config: Mapping[str, Any], *, words: str | None = None
+    stage: str, checkpoint: Path, config: Mapping[str, Any], *, inferer: str | None = None
 ) -> RunFolder | None:
     """Validate or test a checkpoint, and keep the results in the folder of its run if they are results of that run.
 
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
         stage: `validate` or `test`.
         checkpoint: the file.
         config: the resolved config.
-        words: the inferer; None predicts each image once, whole.
+        inferer: as for `evaluate_run`; None predicts each image once, whole.
 
     Returns:
         The folder with the results; None, with a line that says why, if they are nowhere kept.
@@ -67,10 +67,10 @@ def evaluate_checkpoint(
     """
     from beyondpixel.experiments.training import evaluate
 
-    options = None if words is None else parse_inferer(words)
+    options = None if inferer is None else parse_inferer(inferer)
     verify(checkpoint)
     run = RunFolder(checkpoint.resolve().parent.parent)
-    reason = _why_not_kept(stage, run, checkpoint, config, words)
+    reason = _why_not_kept(stage, run, checkpoint, config, inferer)
     if reason is not None:
         evaluate(stage, config, checkpoint, folder=None, inferer=options)
         print(f"The scores are not kept in a run folder: {reason}")
@@ -87,7 +87,7 @@ def evaluate_checkpoint(
     if process_rank() == 0:  # last, so that an evaluation that was stopped is not taken for one
         axes = {} if options is None else options.axes
         evaluation = {
-            "words": " of ".join(filter(None, [words, tested and f"{tested}.ckpt"])),
+            "words": " of ".join(filter(None, [inferer, tested and f"{tested}.ckpt"])),
             **axes,
             "checkpoint": trained_checksum(run) if plain_last else checksum(checkpoint),
         }
@@ -102,14 +102,14 @@ def evaluate_checkpoint(
     return folder
 
 
-def missing_evaluations(run: RunFolder, words: Iterable[str]) -> list[str]:
+def missing_evaluations(run: RunFolder, inferers: Iterable[str]) -> list[str]:
     """Those of the given inferers whose results are not there, not complete, or of another checkpoint.
 
     Raises:
-        UserError: for words that mean nothing.
+        UserError: for an unknown inferer.
     """
     current = trained_checksum(run)
-    return [one for one in dict.fromkeys(words) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
+    return [one for one in dict.fromkeys(inferers) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
 
 
 def _is_complete(folder: RunFolder, checkpoint: str | None) -> bool:
@@ -125,7 +125,7 @@ def _folder(run: RunFolder, slug: str) -> RunFolder:
 
 
 def _why_not_kept(
-    stage: str, run: RunFolder, checkpoint: Path, config: Mapping[str, Any], words: str | None
+    stage: str, run: RunFolder, checkpoint: Path, config: Mapping[str, Any], inferer: str | None
 ) -> str | None:
     if not run.config_file.is_file() or checkpoint.resolve().parent.name != "checkpoints":
         return f"{checkpoint} lies in none"
@@ -136,7 +136,7 @@ def _why_not_kept(
     changed = differences(_relevant(run.config), _relevant(config))
     if changed:
         return f"the config is not that of {run.path} ({'; '.join(changed[:5])})"
-    if stage == "validate" and (words is not None or checkpoint.resolve() != run.last_checkpoint.resolve()):
+    if stage == "validate" and (inferer is not None or checkpoint.resolve() != run.last_checkpoint.resolve()):
         return "of validations only that of last.ckpt, once and whole, is"
     return None
 

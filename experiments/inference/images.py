@@ -15,25 +15,25 @@ SHOWN = 10
 Named = tuple[str, Path]  # an image's path below the folder that was given, without suffix; and its file
 
 
-def find_images(places: Sequence[Path], *, output: Path, names_file: Path | None = None) -> list[Named]:
+def find_images(locations: Sequence[Path], *, output: Path, names_file: Path | None = None) -> list[Named]:
     """All images among files and folders, folders searched to any depth, in the order of their names.
 
     Hidden files are left out, and in a folder that holds the output what lies there.
 
     Args:
-        places: images, or folders of them.
+        locations: images, or folders of them.
         output: the folder for predictions.
         names_file: a text file with one name per line, with or without suffix (such as VOC's
             ImageSets/Segmentation/test.txt); only these images are taken, in this order.
 
     Raises:
-        UserError: if a place does not exist or holds no image, or a listed image is missing.
+        UserError: if a location does not exist or holds no image, or a listed image is missing.
     """
     images: list[Named] = []
-    for place in places:
-        if not place.exists():
-            raise UserError(f"--images: no file or folder {place}")
-        images += _in_folder(place, output) if place.is_dir() else [(place.stem, place)]
+    for location in locations:
+        if not location.exists():
+            raise UserError(f"--images: no file or folder {location}")
+        images += _in_folder(location, output) if location.is_dir() else [(location.stem, location)]
     images = list({path.resolve(): (name, path) for name, path in images}.values())
     return images if names_file is None else _listed(images, names_file)
 

@@ -1,4 +1,4 @@
-"""Inferers in a few words: `crf:5`, `tta:flip scales=0.5,1`, `window:513 overlap=0.33`, or several joined by `+`."""
+"""Inferers by name: `crf:5`, `tta:flip scales=0.5,1`, `window:513 overlap=0.33`, or several joined by `+`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _swapped(inferer: Inferer, network: Callable[[Tensor], Tensor], images: Tens
 
 @dataclass(frozen=True)
 class InfererOptions:
-    """What words ask for: windows lie within augmented passes, and the CRF comes last, in whatever order they are said.
+    """Settings of an inferer: windows lie within augmented passes, the CRF comes last, whatever order is given.
 
     Attributes:
         window: crops of an image, or None for whole images.
@@ -109,11 +109,11 @@ class InfererOptions:
         return Chain(inferers)
 
 
-def parse_inferer(words: str) -> InfererOptions:
-    """Read the words of a command line or a run spec.
+def parse_inferer(text: str) -> InfererOptions:
+    """Read an inferer of a command line or a run spec.
 
     Raises:
-        UserError: for words that mean nothing, numbers out of range, or a CRF whose package is not installed.
+        UserError: for an unknown inferer, numbers out of range, or a CRF whose package is not installed.
 
     Example:
         >>> options = parse_inferer("window:513 overlap=0.25+crf:10")
@@ -121,13 +121,13 @@ def parse_inferer(words: str) -> InfererOptions:
         (SlidingWindow(size=513, overlap=0.25), None, 10)
     """
     found: dict[str, Any] = {}
-    for part in str(words).split("+"):
+    for part in str(text).split("+"):
         name, _, arguments = part.strip().partition(":")
         if name not in PARSERS:
-            raise UserError(f"inferer {words!r}: expected {EXPECTED}, got {part.strip()!r}")
+            raise UserError(f"inferer {text!r}: expected {EXPECTED}, got {part.strip()!r}")
         key, parse = PARSERS[name]
         if key in found:
-            raise UserError(f"inferer {words!r}: {name} is there twice; expected it once")
+            raise UserError(f"inferer {text!r}: {name} is there twice; expected it once")
         try:
             found[key] = parse(arguments.split())
         except (ValueError, ModuleNotFoundError) as error:

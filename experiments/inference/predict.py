@@ -45,8 +45,8 @@ def predict_images(
     """Predict images into a folder; see :func:`beyondpixel.experiments.inference.command.predict`."""
     options = InfererOptions() if inferer is None else parse_inferer(inferer)
     module, data = load_trained(checkpoint, config)
-    places = [Path(data.predict_path)] if images is None and data.predict_path else images
-    files = None if places is None else find_images(places, output=predictions.path, names_file=names_file)
+    locations = [Path(data.predict_path)] if images is None and data.predict_path else images
+    files = None if locations is None else find_images(locations, output=predictions.path, names_file=names_file)
     if files is None and names_file is not None:
         raise UserError("--names selects among --images: give them as well, or leave it out")
     with as_user_error(DataError):

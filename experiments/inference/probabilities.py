@@ -1,4 +1,4 @@
-"""Between logits and probabilities: what inferers average, and what they return."""
+"""Conversions between logits and probabilities: inferers average probabilities and return logits."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.lightning_modules import SegmentationModule
 from beyondpixel.lightning_modules.networks import build_encoder, without_pretrained_weights
 
-# W&B's files, pictures, logs and scores of a run
+# W&B's files, images, logs and scores of a run
 BYTES_BESIDE_CHECKPOINTS = 50 * 10**6
 # `last`, `previous`, `best`, and the one that is being written
 CHECKPOINTS = 4
@@ -33,11 +33,11 @@ OF_TRAINING = frozenset(inspect.signature(SegmentationModule.__init__).parameter
 
 def check_output(output: Path) -> list[str]:
     """Whether files can be made and locked in a folder, or where it will be made; nothing is left behind."""
-    place = _existing(output)
+    parent = _existing(output)
     try:
-        if not place.is_dir():
-            raise NotADirectoryError(0, f"{place} is a file")
-        with tempfile.TemporaryDirectory(dir=place, prefix=".can_write_") as folder, RunLock(Path(folder) / "lock"):
+        if not parent.is_dir():
+            raise NotADirectoryError(0, f"{parent} is a file")
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".can_write_") as folder, RunLock(Path(folder) / "lock"):
             return []
     except OSError as error:
         return [f"--output {output}: cannot write there ({error.strerror}); choose another folder with --output"]
@@ -189,4 +189,4 @@ def _still_to_write(run: Run, checkpoint: int) -> int:
 
 def _existing(path: Path) -> Path:
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -43,7 +43,7 @@ def write_sweep(
     axes = [axes_of(run.config) for run in runs]
     differing = [name for name in AXES if name != "seed" and any(one[name] != axes[0][name] for one in axes)]
     rows = [
-        {"spec": _place_of(run.spec), **{name: one[name] for name in differing}}
+        {"spec": _location_of(run.spec), **{name: one[name] for name in differing}}
         for run, one in zip(runs, axes, strict=True)
     ]
     names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
@@ -70,7 +70,7 @@ def write_sweep(
     return sweep
 
 
-def _place_of(spec: RunSpec) -> str:
+def _location_of(spec: RunSpec) -> str:
     """By name where it comes with the package, which may be installed elsewhere on the agent's machine."""
     if spec.file.is_relative_to(RUNS):
         return spec.name

@@ -6,8 +6,8 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         config.yaml       resolved config: `beyondpixel fit --config` repeats the run
         run.json          name, seed, axes, reference, git commit, environment, W&B id
         state.json        status, step, last error
-        metrics.jsonl     every logged figure, one line a step
-        summary.json      the last value of every figure, test scores included
+        metrics.jsonl     every logged metric, one line a step
+        summary.json      the last value of every metric, test scores included
         confusion.npz     test confusion matrix and class names
         test_images.npz   pixel counts of each test image; val_images.npz where validated on its own
         evaluations/      one folder for each further test of the trained model, such as crf-5
@@ -35,7 +35,7 @@ from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
 from beyondpixel.experiments.run.status import Status
-from beyondpixel.experiments.yaml_files import SafeLoader, load_text
+from beyondpixel.experiments.yaml_files import SafeLoader, check_depth
 
 
 class DamagedRunError(UserError):
@@ -89,7 +89,7 @@ class RunFolder:
 
     @property
     def metrics_file(self) -> Path:
-        """Every logged figure, one JSON object a line, with its `step`."""
+        """Every logged metric, one JSON object a line, with its `step`."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -127,7 +127,9 @@ class RunFolder:
         if not self.config_file.exists():
             return {}
         try:
-            content = load_text(self.config_file.read_text(encoding="utf-8"), SafeLoader)
+            text = self.config_file.read_text(encoding="utf-8")
+            check_depth(text)
+            content = yaml.load(text, SafeLoader)  # noqa: S506 (whose numbers are those that PyYAML writes)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
@@ -147,8 +149,8 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The last value of every figure (summary.json)."""
-        return _figures(self._read("summary.json"))
+        """The last value of every metric (summary.json)."""
+        return _with_nan(self._read("summary.json"))
 
     @summary.setter
     def summary(self, summary: dict[str, float]) -> None:
@@ -186,7 +188,7 @@ class RunFolder:
         return None
 
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Add one line of figures."""
+        """Add one line of metrics."""
         self.path.mkdir(parents=True, exist_ok=True)
         with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
@@ -198,12 +200,12 @@ class RunFolder:
         with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
-                    figures = json.loads(line)
+                    metrics = json.loads(line)
                 except (json.JSONDecodeError, RecursionError):
                     return
-                if not isinstance(figures, dict):
+                if not isinstance(metrics, dict):
                     return
-                yield _figures(figures)
+                yield _with_nan(metrics)
 
     @property
     def metrics_size(self) -> int:
@@ -262,12 +264,12 @@ def _mapping(file: Path, content: Any) -> dict[str, Any]:
     return content
 
 
-def _plain_json(figures: dict[str, float]) -> dict[str, float | None]:
+def _plain_json(metrics: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN and no infinity, and readers other than Python's refuse them: null stands for both."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _figures(content: dict[str, Any]) -> dict[str, float]:
+def _with_nan(content: dict[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in content.items()}
 
 

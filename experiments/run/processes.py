@@ -1,4 +1,4 @@
-"""This process's place among those of its run, and the end of processes that it started."""
+"""The rank of this process among those of its run, and the end of processes that it started."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a figure depends on besides its config: the code's commit, the versions, the machine."""
+"""What a score depends on besides its config: the code's commit, the versions, the machine."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class BilinearUpsampling:
     def squared_norms(self, blocks: Iterable[Tensor]) -> Tensor:
         """Squared norm, over the channels, of every interpolated feature.
 
-        The interpolated feature is a weighted sum of four neighbours, so its squared norm is a quadratic form in their
+        The interpolated feature is a weighted sum of four neighbors, so its squared norm is a quadratic form in their
         inner products: with itself, to the right, below, and along the two diagonals.
 
         Args:
@@ -108,7 +108,7 @@ class BilinearUpsampling:
             (H, W) float64, at least 0.
         """
         height, width = self.map_size[0] + 1, self.map_size[1] + 1
-        # in rows of w + 1 values, the neighbours are so many values away; wrapped ones are cut off below
+        # in rows of w + 1 values, the neighbors are so many values away; wrapped ones are cut off below
         offsets = {"own": 0, "right": 1, "below": width, "diagonal": width + 1}
         products = {name: self.down.new_zeros(height * width) for name in (*offsets, "antidiagonal")}
         for block in blocks:
@@ -130,7 +130,7 @@ class BilinearUpsampling:
         norms = within[row] * up**2
         norms.addcmul_(within[next_row], self.down**2)
         norms.addcmul_(between[row], 2 * up * self.down)
-        return norms.clamp_(min=0)  # neighbours that cancel leave rounding errors of either sign
+        return norms.clamp_(min=0)  # neighbors that cancel leave rounding errors of either sign
 
 
 def repeat_border(maps: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def repeat_border(maps: Tensor) -> Tensor:
 
 
 def _axis(map_length: int, image_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lower neighbour and fraction of each pixel: centres are at (X + ½) · w / W − ½, not below 0."""
+    """Lower neighbor and fraction of each pixel: centers are at (X + ½) · w / W − ½, not below 0."""
     doubled = 2 * image_length
     position = ((2 * torch.arange(image_length, device=device) + 1) * map_length - image_length).clamp_(min=0)
     return position // doubled, (position % doubled).double() / doubled

@@ -23,9 +23,9 @@ def bce_pool(
         if pooling != "none":
             probs = (x.sigmoid() if with_logits else x.clone()).masked_fill_(void, 0)
             results = (*pool(probs, pooling, kernel_size), pool(is_class.to(x.dtype), pooling, kernel_size)[0])
-            for output, result in zip((pooled, indices, pooled_target), results, strict=True):
-                if output.numel() > 0:
-                    output[part] = result
+            outputs_of_image = zip((pooled, indices, pooled_target), results, strict=True)
+            for output, result in (pair for pair in outputs_of_image if pair[0].numel() > 0):
+                output[part] = result
     return bce, *outputs
 
 

@@ -113,6 +113,19 @@ def test_a_config_files_arguments_stay_with_its_class(tmp_path: Path, monkeypatc
     assert (config["data"]["init_args"]["image_size"], config["trainer"]["max_steps"]) == (None, 7)
 
 
+def test_a_config_file_that_names_two_other_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, long = tmp_path / "config.yaml", "x" * 300  # more than a file's name may have
+    content = {
+        "data": {"class_path": "beyondpixel.datamodules.ShapesDataModule", "init_args": {"image_size": [48, 64]}},
+        "model": {"class_path": "beyondpixel.lightning_modules.DeepLabModule", "init_args": {"output_stride": 8}},
+    }
+    file.write_text(yaml.safe_dump({**content, "trainer": {"default_root_dir": long}}))
+    classes = ["--model=MCIBIModule", "--data=CamVidDataModule", "--data.root=x"]
+    config = resolved(["--config", str(file), *classes], monkeypatch)
+    assert config["trainer"]["default_root_dir"] == long
+    assert config["data"]["init_args"]["image_size"] is None
+
+
 def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved(["--model.loss={name: rmi, region_size: 5}"], monkeypatch)
     loss = config["model"]["init_args"]["loss"]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from beyondpixel.experiments.cli import COMMANDS, LIGHTNING, main
-from beyondpixel.experiments.command_line import call_with_words
+from beyondpixel.experiments.command_line import call_with_arguments
 from beyondpixel.experiments.errors import UserError
 
 CALLS: list[dict[str, Any]] = []
@@ -37,7 +37,7 @@ def command(
 
 def call(*words: str) -> dict[str, Any]:
     CALLS.clear()
-    call_with_words(command, words, prog="beyondpixel command")
+    call_with_arguments(command, words, prog="beyondpixel command")
     return CALLS[0]
 
 

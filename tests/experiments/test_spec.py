@@ -114,7 +114,7 @@ def test_wrong_overrides(words: list[str], message: str) -> None:
         ("base: [demo]\nconfg: {}\n", ["confg: unknown key; did you mean config?"]),
         ("score: 1", ["score: unknown key; expected one of base, config, reference, evaluations, grid, row"]),
         ("base: data/shapes", ["base: expected a list of fragments, got 'data/shapes'"]),
-        ("evaluations: crf:5", ["evaluations: expected a list of words such as crf:5, got 'crf:5'"]),
+        ("evaluations: crf:5", ["evaluations: expected a list of inferers such as crf:5, got 'crf:5'"]),
         ("config: 3", ["config: expected keys and values, got 3"]),
         (
             "config: {modell: 3, data: 1}",

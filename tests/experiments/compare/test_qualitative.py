@@ -54,10 +54,10 @@ def test_runs_without_counts_and_of_other_images(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_drawn(tmp_path: Path, make_run: Callable[..., Any]) -> None:
     make_run(tmp_path, "ce", 1, 0.5, evaluations={"crf:5": 0.6})
-    with pytest.raises(UserError, match="--picture needs the baseline row and another row with a result"):
+    with pytest.raises(UserError, match="--grid needs the baseline row and another row with a result"):
         draw_rows(compare_runs(read_runs([tmp_path]), "test/mIoU"), tmp_path / "x.png")
     make_run(tmp_path, "ce", 1, 0.5, table="u")
-    with pytest.raises(UserError, match="--picture compares rows of one table, got t, u"):
+    with pytest.raises(UserError, match="--grid compares rows of one table, got t, u"):
         draw_rows(compare_runs(read_runs([tmp_path]), "test/mIoU"), tmp_path / "x.png")
 
 

@@ -79,9 +79,7 @@ def test_pictures_are_those_of_the_runs(page_file: Path) -> None:
     data = re.search(r'id="galleries">(.*?)</script>', page_file.read_text(), re.DOTALL)
     assert data
     (gallery,) = json.loads(data.group(1))
-    scenes = {
-        scene["name"]: dict(zip(gallery["layers"], scene["pictures"], strict=True)) for scene in gallery["scenes"]
-    }
+    scenes = {scene["name"]: dict(zip(gallery["layers"], scene["images"], strict=True)) for scene in gallery["scenes"]}
     assert list(scenes) == ["</script>", "a/1", "b"]
     assert gallery["layers"][:2] == ["Photo", "Target"]
     assert [gallery["layers"][index] for index in gallery["start"]] == ["Photo", "rmi, seed 1"]

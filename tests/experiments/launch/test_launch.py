@@ -55,7 +55,7 @@ def test_from_specs_to_a_table(place: Path) -> None:
     assert table.splitlines()[0].startswith("| row | loss |")
     # a dagger marks runs of code with uncommitted changes
     assert [line.split()[1] for line in table.splitlines()[2:] if line.startswith("| ")] == ["ce", "rmi"]
-    run(place, "compare", "outputs/tiny", "--picture", "sheet.png")
+    run(place, "compare", "outputs/tiny", "--grid", "sheet.png")
     assert (place / "sheet.png").stat().st_size > 10_000
 
     words = ("--data.num_train", "8", "--trainer.max_steps", "5")
