@@ -72,17 +72,19 @@ def bce_pool_backward(
             if pooling != "none":
                 chosen = indices[images, number] if pooling == "max" else indices
                 result = _unpool(grad_pooled[images, number], probs, chosen, pooling, kernel_size)
-            slope = probs * (1 - probs)
             if with_logits:
-                result = result * slope
+                result = result * (probs * (1 - probs))
             if with_bce:
-                # p - y is the gradient in the logits, and (p - y) / (p (1 - p)) the one in the probabilities
-                difference = probs - _is_class(target[images], number, dtype)
-                if not with_logits:
-                    difference /= slope.clamp_min_(1e-12)
-                result = result.addcmul_(difference, grad_bce.to(dtype))
+                gradient = _bce_gradient(probs, _is_class(target[images], number, dtype), with_logits)
+                result = result.addcmul_(gradient, grad_bce.to(dtype))
             grad[images, number] = result.masked_fill_(void, 0)
     return grad
+
+
+def _bce_gradient(probs: Tensor, is_class: Tensor, with_logits: bool) -> Tensor:
+    """p - y in the logits, (p - y) / (p (1 - p)) in the probabilities."""
+    difference = probs - is_class
+    return difference if with_logits else difference / (probs * (1 - probs)).clamp_min_(1e-12)
 
 
 def pool(planes: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor]:
