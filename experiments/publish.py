@@ -19,7 +19,7 @@ from beyondpixel.experiments.checkpoint_files import trained_checksum
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
-from beyondpixel.experiments.compare.tables import SPEED
+from beyondpixel.experiments.compare.tables import SPEED, row_columns
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 
@@ -91,7 +91,7 @@ def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
             target = target / "evaluations" / line["run"].path.name
         _copy(line["run"], target)
         lines.append({**_run_line(line), "folder": str(target.relative_to(folder)), "allowed": allow})
-    of_rows = _row_lines(comparison)
+    of_rows = row_columns(comparison).drop(columns="table")
     frame = of_rows[["row"]].merge(pd.DataFrame(lines), on="row").merge(of_rows, on="row")
     write_atomically(folder / "runs.csv", frame.to_csv(index=False, lineterminator="\n"))
 
@@ -140,14 +140,6 @@ def _training_seconds(run: RunFolder) -> float | None:
             seconds += (steps - before) * (batch or 0) / line[SPEED]
             before = steps
     return round(seconds, 1) or None
-
-
-def _row_lines(comparison: Comparison) -> pd.DataFrame:
-    """What the lines of a row's runs have in common."""
-    rows = comparison.rows
-    names = ["mean", "low", "high", "difference", "difference_low", "difference_high"]
-    shared = rows[["row", *names]].rename(columns={name: f"row_{name}" for name in names})
-    return shared.assign(published_percent=rows["published"], confounders=rows["confounders"].map("; ".join))
 
 
 def _copy(run: RunFolder, target: Path) -> None:

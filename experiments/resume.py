@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoint
+from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
 # where a run computes, and where its data lie, are not what it computes
@@ -46,18 +47,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
         ['a.b was 1 and is 3']
     """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = ({".".join(keys): value for keys, value in leaves(config)} for config in (old, new))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key} was {before.get(key)} and is {after.get(key)}"
         for key in keys
         if before.get(key) != after.get(key) and key not in PLACES
     ]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

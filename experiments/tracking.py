@@ -52,16 +52,6 @@ class RunFolderLogger(Logger):
         return ""
 
     @property
-    def root_dir(self) -> str:
-        """The run folder."""
-        return str(self.folder.path)
-
-    @property
-    def log_dir(self) -> str:
-        """The run folder."""
-        return str(self.folder.path)
-
-    @property
     def save_dir(self) -> str:
         """The run folder."""
         return str(self.folder.path)

@@ -190,14 +190,20 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
         long = classes.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
         long = long.dropna(subset="IoU").sort_index(kind="stable")
         return str(long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n"))
-    of_row = comparison.rows[["table", "row", "mean", "low", "high", "difference", "difference_low", "difference_high"]]
-    of_row = of_row.rename(columns=lambda name: name if name in known else f"row_{name}")
-    of_row["published_percent"] = comparison.rows["published"]
-    of_row["confounders"] = comparison.rows["confounders"].map("; ".join)
     first = [comparison.metric, *comparison.also]
     further = [name for name in runs.select_dtypes(float) if name not in first]
     columns = [*known, *first, *further, *comparison.axes, "commit", "folder"]
-    return str(runs[columns].merge(of_row, on=["table", "row"]).to_csv(index=False, lineterminator="\n"))
+    return str(
+        runs[columns].merge(row_columns(comparison), on=["table", "row"]).to_csv(index=False, lineterminator="\n")
+    )
+
+
+def row_columns(comparison: Comparison) -> pd.DataFrame:
+    """What all runs of a row have in common in a CSV file: `table`, `row`, `row_mean`, ..., and its confounders."""
+    rows = comparison.rows
+    names = ["mean", "low", "high", "difference", "difference_low", "difference_high"]
+    shared = rows[["table", "row", *names]].rename(columns={name: f"row_{name}" for name in names})
+    return shared.assign(published_percent=rows["published"], confounders=rows["confounders"].map("; ".join))
 
 
 def print_tables(comparison: Comparison, console: Console, *, per_class: bool) -> None:
