@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.experiments.run.processes import process_rank
-from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit
+from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit, uncommitted_changes
 from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import new_wandb_id
 
@@ -48,6 +48,8 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
     if process_rank() == 0:
         folder.config = dict(config)
         folder.record = record
+        if changes := uncommitted_changes():
+            write_atomically(folder.changes_file, changes)
     return record
 
 

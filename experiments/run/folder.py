@@ -5,6 +5,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
     outputs/<table>/<row>/seed<k>/
         config.yaml       resolved config: `beyondpixel fit --config` repeats the run
         run.json          name, seed, axes, reference, git commit, environment, W&B id
+        changes.diff      how the code differed from that commit, if it did
         state.json        status, step, last error
         metrics.jsonl     every logged metric, one line a step
         summary.json      the last value of every metric, test scores included
@@ -115,6 +116,11 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         """The newest checkpoint; the papers evaluate this one."""
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def changes_file(self) -> Path:
+        """What was not committed when the run began."""
+        return self.path / "changes.diff"
 
     @property
     def previous_checkpoint(self) -> Path:

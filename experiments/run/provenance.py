@@ -27,19 +27,26 @@ PACKAGES = (
 
 def git_commit() -> str | None:
     """The commit of the checkout this code runs from, with `-dirty` behind it if files differ; None outside git."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-
     try:
         # an installed copy may lie inside somebody else's repository: then it is not tracked there
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        return _git("rev-parse", "HEAD").strip() + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def uncommitted_changes() -> str:
+    """How the checkout that this code runs from differs from its commit, as a patch; empty where it does not."""
+    commit = git_commit()
+    return _git("diff", "HEAD") if commit is not None and commit.endswith("-dirty") else ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+    ).stdout
 
 
 def device_name(device: torch.device) -> str:

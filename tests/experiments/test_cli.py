@@ -1,5 +1,7 @@
 """The command line as a newcomer meets it."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -160,3 +162,23 @@ def test_fit_test_compare(tmp_path: Path) -> None:
     assert (run / "confusion.npz").exists()
     shown = beyondpixel("compare", "mine")
     assert "mIoU" in shown
+
+
+@pytest.mark.slow
+def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.num_workers=0"]
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.default_root_dir=mine"]
+    main(["fit", *small, *quick, *logger, "--model.encoder=tu-test_resnet", "--model.warmup_iters=0"])
+    in_folder = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
+    (in_csv,) = (tmp_path / "logs").rglob("metrics.csv")
+    (score,) = [line["val/mIoU"] for line in in_folder if "val/mIoU" in line]
+    rows = list(csv.DictReader(in_csv.open()))
+    assert [float(row["val/mIoU"]) for row in rows if row["val/mIoU"]] == [pytest.approx(score)]
+    said = "".join(capfd.readouterr())
+    assert "Run folder: mine" in said
+    for noise in ("TPU", "weights_only", "FLOPs", "/-2", "Modules in train mode", "Non-trainable", "Tip:"):
+        assert noise not in said

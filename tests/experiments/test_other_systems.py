@@ -43,6 +43,7 @@ def restricted(name, globals=None, *rest, **named):
 builtins.__import__ = restricted
 """
 SMALL = [
+    "--model.encoder=tu-test_resnet",  # a ResNet with few channels
     "--trainer.max_steps=3",
     "--trainer.accelerator=cpu",
     "--trainer.logger=false",
