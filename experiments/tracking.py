@@ -130,14 +130,14 @@ class AxesLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures, pictures and tables; nothing once W&B's process has ended."""
+        """Log figures, pictures and tables; nothing once W&B's process has ended, or its disk is full."""
         if self._lost:
             return
         try:
             super().log_metrics(metrics, step)
-        except ConnectionError as error:
+        except OSError as error:
             self._lost = True
-            rank_zero_warn(f"W&B's process has ended ({error}); the run goes on without it, its folder has everything")
+            rank_zero_warn(f"W&B can log no more ({error}); the run goes on without it, its folder has everything")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
