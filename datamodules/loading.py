@@ -99,11 +99,11 @@ class SampleLoader(DataLoader["Sample | Failure"]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         number = self._begin()
-        with _worker_deaths_raise():
+        with _worker_deaths_raise(self.num_workers):
             batches = super().__iter__()
         while True:
             try:
-                with _worker_deaths_raise():
+                with _worker_deaths_raise(self.num_workers):
                     batch = cast("Batch | Failure", next(batches))
             except StopIteration:
                 break
@@ -134,12 +134,13 @@ class SampleLoader(DataLoader["Sample | Failure"]):
 
 
 @contextmanager
-def _worker_deaths_raise() -> Iterator[None]:
+def _worker_deaths_raise(workers: int) -> Iterator[None]:
     """Let the death of a worker raise here, where a batch is waited for, and only here.
 
     torch has a signal handler that raises in whatever the process is doing, such as half a training step.
     """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+    handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    if not (workers and handled):
         yield
         return
     signal.signal(signal.SIGCHLD, lambda number, frame: _error_if_any_worker_fails())
