@@ -260,7 +260,7 @@ def _limits_of_end() -> dict[str, Any]:
 
 
 def finish_wandb(exit_code: int = 0) -> None:
-    """Close W&B's run, if there is one and its process is still there."""
+    """Close W&B's run, if there is one, its process is still there, and its disk is not full."""
     import wandb
 
     run = wandb.run
@@ -271,7 +271,7 @@ def finish_wandb(exit_code: int = 0) -> None:
             folder = Path(run.dir).parent
             (folder / UNDELIVERED).touch()
             rank_zero_warn(f"W&B's server was lost; upload later with: beyondpixel sync {folder.parent.parent}")
-    except ConnectionError:
+    except OSError:
         return
 
 
