@@ -1,7 +1,10 @@
 """From samples to batches: augmentation, collation, and loaders that resume and report failures."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypedDict, cast
@@ -10,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
@@ -95,10 +99,12 @@ class SampleLoader(DataLoader["Sample | Failure"]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         number = self._begin()
-        batches = super().__iter__()
+        with _worker_deaths_raise(self.num_workers):
+            batches = super().__iter__()
         while True:
             try:
-                batch = cast("Batch | Failure", next(batches))
+                with _worker_deaths_raise(self.num_workers):
+                    batch = cast("Batch | Failure", next(batches))
             except StopIteration:
                 break
             except RuntimeError as error:
@@ -125,6 +131,24 @@ class SampleLoader(DataLoader["Sample | Failure"]):
             remedy="check that these files can be read, and that the machine has memory left; --data.num_workers 0 "
             "reads without workers",
         )
+
+
+@contextmanager
+def _worker_deaths_raise(workers: int) -> Iterator[None]:
+    """Let the death of a worker raise here, where a batch is waited for, and only here.
+
+    torch has a signal handler that raises in whatever the process is doing, such as half a training step.
+    """
+    handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    if not (workers and handled):
+        yield
+        return
+    signal.signal(signal.SIGCHLD, lambda number, frame: _error_if_any_worker_fails())
+    try:
+        _error_if_any_worker_fails()  # of those that died meanwhile
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 class LoaderState(TypedDict):

@@ -138,6 +138,8 @@ def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[di
         found = import_class(class_path, part)
     except UserError as error:
         return dict(given), [((part, "class_path"), str(error))]
+    if not isinstance(arguments, Mapping):
+        return dict(given), [((part, "init_args"), f"expected keys and values, got {arguments!r}")]
     for key in given:
         if key not in ("class_path", "init_args"):
             below = key in _defaults(found, LINKED[part])

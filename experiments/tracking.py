@@ -120,14 +120,14 @@ class AxesLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics, images and tables; nothing once W&B's process has ended."""
+        """Log metrics, images and tables; nothing once W&B's process has ended, or its disk is full."""
         if self._lost:
             return
         try:
             super().log_metrics(metrics, step)
-        except ConnectionError as error:
+        except OSError as error:
             self._lost = True
-            rank_zero_warn(f"W&B's process has ended ({error}); the run goes on without it, its folder has everything")
+            rank_zero_warn(f"W&B can log no more ({error}); the run goes on without it, its folder has everything")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -250,7 +250,7 @@ def _limits_of_end() -> dict[str, Any]:
 
 
 def finish_wandb(exit_code: int = 0) -> None:
-    """Close W&B's run, if there is one and its process is still there."""
+    """Close W&B's run, if there is one, its process is still there, and its disk is not full."""
     import wandb
 
     run = wandb.run
@@ -261,7 +261,7 @@ def finish_wandb(exit_code: int = 0) -> None:
             folder = Path(run.dir).parent
             (folder / UNDELIVERED).touch()
             rank_zero_warn(f"W&B's server was lost; upload later with: beyondpixel sync {folder.parent.parent}")
-    except ConnectionError:
+    except OSError:
         return
 
 

@@ -138,3 +138,8 @@ def test_an_argument_that_a_class_requires_is_no_fault_of_the_others() -> None:
     values, errors = complete({"data": data})
     assert errors == []
     assert (values["data"]["init_args"]["root"], values["data"]["init_args"]["crop_size"]) == ("here", 64)
+
+
+def test_arguments_are_keys_and_values() -> None:
+    _, errors = complete({"data": {"class_path": "ShapesDataModule", "init_args": [None]}})
+    assert errors == [(("data", "init_args"), "expected keys and values, got [None]")]
