@@ -67,6 +67,17 @@ def test_cross_entropy_of_the_operator_has_torchs_gradient_in_its_functional_for
     torch.testing.assert_close(gradient, expected)
 
 
+def test_exp_and_log_of_the_c_kernels_are_those_of_float64_to_float_rounding() -> None:
+    logits = torch.cat([torch.linspace(-80, 80, 801), torch.linspace(-3, 3, 400)]).view(-1, 1, 1, 1)
+    target = torch.zeros(logits.shape, dtype=torch.int16)  # multi-hot: nowhere of the class
+    _, probs, _, _ = OPERATORS.bce_pool(logits, target, "identity", 1, True, False, "c")
+    pixels = [OPERATORS.bce_pool(x[None], target[:1], "none", 1, True, True, "c")[0] for x in logits]
+    exact = torch.logaddexp(logits.double(), torch.zeros((), dtype=torch.float64))
+    # a float32 is rounded by 6e-8
+    torch.testing.assert_close(probs.double(), logits.double().sigmoid(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(torch.stack(pixels), exact.flatten(), rtol=2e-7, atol=0)
+
+
 def losses() -> dict[str, Any]:
     rmi = {f"rmi-{pooling}": RMILoss(3, pooling=pooling, downsampling_factor=2) for pooling in ("avg", "max", "interp")}
     return {"bce": BinaryCrossEntropyLoss(3), "rmi-stride": RMILoss(3, pooling="stride", downsampling_factor=2), **rmi}

@@ -27,6 +27,8 @@ _FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fPIC",
+    # compilers use half of AVX-512's width unless asked for all of it
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
 # tried in this order. The library is linked without an OpenMP of its own, so that it shares PyTorch's, whose threads
 # are there already; where PyTorch brings none that fits the compiler, the kernels run in one thread
