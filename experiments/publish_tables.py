@@ -17,13 +17,13 @@ from beyondpixel.experiments.compare.tables import as_markdown, main_table
 from beyondpixel.experiments.compare.units import NOTHING, unit_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.publish import METRIC
-from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.experiments.run.folder import find_runs, write_atomically
 
 MARKED = re.compile(r"(<!-- results: (\S+)((?: \S+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def update_tables(files: Sequence[Path], *, results: Path = Path("results"), check: bool = False) -> list[Path]:
-    """Write the tables between `<!-- results: TABLE -->` and `<!-- /results -->` from the newest published results.
+    """Write the tables between `<!-- results: TABLE -->` and `<!-- /results -->` from published results.
 
     Args:
         files: Markdown files.
@@ -51,10 +51,10 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
 
 
 def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
-    """The Markdown table of a table's newest results, as `beyondpixel compare` makes it of them.
+    """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
 
-    Where numbers are published, columns with ours, the paper's and their difference stand side by side, and what is
-    known to differ from the paper's setting.
+    A row and seed that was published several times counts once, as published last. Where papers have numbers, columns
+    with ours, the paper's and their difference stand side by side, and what is known to differ from the paper's setting.
 
     Raises:
         UserError: if there are none.
@@ -62,7 +62,8 @@ def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
-    comparison = compare_runs(read_runs([folders[-1]]), METRIC, also=also)
+    newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
+    comparison = compare_runs(read_runs(list(newest.values())), METRIC, also=also)
     shown = main_table(comparison, narrow=True)
     cells, rows, unit = shown.cells, comparison.rows, unit_of(METRIC)
     if rows["published"].notna().any():
@@ -72,5 +73,6 @@ def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
         after = cells.columns.get_loc("paper’s (%)") + 1
         cells.insert(after, "ours − paper’s", (rows["mean"] - rows["published"] / 100).map(unit.difference))
         cells["known deviations"] = [references[row].get("deviations", NOTHING) for row in rows["row"]]
-    notes = [*shown.notes, f"Data: `{results.name}/{table}/{folders[-1].name}`."]
+    used = [folder for folder in folders if any(run.is_relative_to(folder) for run in newest.values())]
+    notes = [*shown.notes, f"Data: {', '.join(f'`{results.name}/{table}/{folder.name}`' for folder in used)}."]
     return as_markdown(replace(shown, cells=cells, notes=notes))

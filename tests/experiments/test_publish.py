@@ -168,6 +168,23 @@ def test_tables_are_those_of_the_results(outputs: Path, tmp_path: Path) -> None:
     assert update_tables([page], results=tmp_path / "results", check=True) == []
 
 
+def test_results_of_several_days_are_one_table(outputs: Path, tmp_path: Path) -> None:
+    publish([outputs], results=tmp_path / "results", machine="first")
+    later = tmp_path / "later"
+    make_run(later, "rmi", 2, 60)  # again
+    make_run(later, "bce", 1, 41)
+    (folder,) = publish([later], results=tmp_path / "results", machine="second")
+    page = tmp_path / "README.md"
+    page.write_text("<!-- results: t -->\n<!-- /results -->\n")
+    update_tables([page], results=tmp_path / "results")
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.read_text().splitlines()]
+    scores = {line[1]: (line[2], line[3]) for line in cells if len(line) > 3}
+    assert scores["ce"] == ("42.00 ± 2.83", "2")
+    assert scores["bce"] == ("41.00", "1")
+    assert scores["rmi"] == (f"{(45 + 60) / 2:.2f} ± {15 / 2**0.5:.2f}", "2")
+    assert f"_first`, `results/t/{folder.name}`" in page.read_text()
+
+
 def test_tables_of_this_repository_are_those_of_its_results() -> None:
     pages = [file for folder in (".", "docs", "experiments") for file in (REPOSITORY / folder).glob("*.md")]
     assert REPOSITORY / "README.md" in pages
