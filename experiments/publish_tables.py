@@ -53,8 +53,8 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
 def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
     """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
 
-    A row and seed that was published several times counts once, as published last. Where papers have numbers, columns
-    with ours, the paper's and their difference stand side by side, and what is known to differ from the paper's setting.
+    A row and seed that was published several times counts once, as published last. Where papers have numbers, ours, the
+    paper's and their difference stand side by side, with what is known to differ from the paper's setting.
 
     Raises:
         UserError: if there are none.
