@@ -235,7 +235,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what a run wrote, W&B's files included, and only that: other files in the folder stay."""
         for pattern in (
-            *("config.yaml", "run.json", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
+            *("config.yaml", "run.json", "changes.diff", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
             *("confusion.npz", "*_images.npz", "checkpoints/*.ckpt", "checkpoints/.*.part"),
             *("images/*.png", "images/test/*"),
         ):
