@@ -130,7 +130,7 @@ class LastCheckpoint(Callback):
             for worker in multiprocessing.active_children():
                 if worker.daemon:  # it reads data, and may be stuck; torch would wait seconds for each
                     worker.terminate()
-            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
             within = _is_within_training(trainer) and progress.started == progress.completed
             if within and trainer.global_step > 0 and not self._resumed:
                 self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
