@@ -12,8 +12,8 @@ from typing import Any, TypedDict, cast
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from torch._C import _error_if_any_worker_fails
+from torch.utils.data import DataLoader, Dataset
 
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
