@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,7 +216,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
         **run_arguments(config, record),
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
-        settings=wandb.Settings(console="off", init_timeout=SECONDS_TO_BEGIN, **_limits_of_end()),
+        settings=wandb.Settings(console="off", init_timeout=SECONDS_TO_BEGIN, **_newer_settings()),
     )
 
 
@@ -241,28 +242,30 @@ def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, A
     }
 
 
-def _limits_of_end() -> dict[str, Any]:
-    """How long W&B may upload at the end of a run; its older versions have no limit."""
+def _newer_settings() -> dict[str, Any]:
+    """How long W&B may upload at the end, and no list of packages, which the config has; older ones know neither."""
     import wandb
 
-    limits = {"finish_timeout": SECONDS_TO_END, "finish_timeout_raises": True}
-    return {name: value for name, value in limits.items() if name in wandb.Settings.model_fields}
+    settings = {"finish_timeout": SECONDS_TO_END, "finish_timeout_raises": True, "x_save_requirements": False}
+    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
 
 
 def finish_wandb(exit_code: int = 0) -> None:
     """Close W&B's run, if there is one, its process is still there, and its disk is not full."""
     import wandb
 
-    run = wandb.run
+    folder = None if wandb.run is None else Path(wandb.run.dir).parent
     try:
         wandb.finish(exit_code=exit_code)
     except TimeoutError:
-        if run is not None:
-            folder = Path(run.dir).parent
+        if folder is not None:
             (folder / UNDELIVERED).touch()
             rank_zero_warn(f"W&B's server was lost; upload later with: beyondpixel sync {folder.parent.parent}")
     except OSError:
         return
+    else:
+        if folder is not None and not exit_code:
+            shutil.rmtree(folder / "logs", ignore_errors=True)  # three files about W&B itself
 
 
 def project_name() -> str:

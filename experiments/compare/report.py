@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import warnings
+import zipfile
 from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
-from urllib.parse import unquote
 
 import pandas as pd
 from PIL import Image
@@ -24,7 +25,8 @@ from beyondpixel.experiments.compare.plots import as_svg, draw_panel, draw_trima
 from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.tables import Table, class_table, main_table
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+from beyondpixel.lightning_modules.callbacks.sample_files import read_samples
 
 # a page has to be sent by mail and opened on a phone
 MAX_RUNS = 60
@@ -100,13 +102,13 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     layer_of_row: dict[str, int] = {}
     for line in shown.to_dict("records"):
         layer = f"{line['row']}, seed {line['seed']}"
-        predictions = sorted((line["run"].path / "images" / "test").glob("*.prediction.png"))
-        for file in predictions:
-            _add_scene(scenes, layer, file)
-        if predictions:
+        samples = _samples(line["run"])
+        for name, sample in samples.items():
+            _add_layers(scenes.setdefault(name, {}), layer, sample)
+        if samples:
             layer_of_row.setdefault(line["row"], len(layers))
             layers.append(layer)
-            colors = colors or _colors(predictions[0], line["classes"])
+            colors = colors or _colors(next(iter(samples.values()))["prediction.png"], line["classes"])
     means = comparison.rows.set_index("row")["mean"][list(layer_of_row)]
     return {
         "layers": layers,
@@ -117,21 +119,28 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _add_scene(scenes: dict[str, dict[str, str]], layer: str, prediction: Path) -> None:
+def _add_layers(scene: dict[str, str], layer: str, sample: dict[str, bytes]) -> None:
     """Add a prediction to the layers of its test image, and its photo and target if they are the first."""
-    stem = prediction.name.removesuffix(".prediction.png")
-    scene = scenes.setdefault(unquote(stem), {})
-    scene[layer] = _address(prediction)
+    scene[layer] = _address(sample["prediction.png"])
     for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
-        beside = prediction.with_name(f"{stem}.{kind}")
-        if name not in scene and beside.exists():
-            scene[name] = _address(beside)
+        if name not in scene:
+            scene[name] = _address(sample[kind])
 
 
-def _address(file: Path) -> str:
-    """An image as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
-    kind, content = "png" if file.suffix == ".png" else "jpeg", file.read_bytes()
+def _samples(run: RunFolder) -> dict[str, dict[str, bytes]]:
+    """What a run saved of its test; nothing, after a warning, where the file is damaged."""
+    file = run.path / "images" / "test.zip"
+    try:
+        return read_samples(file) if file.exists() else {}
+    except (zipfile.BadZipFile, ValueError) as error:
+        warnings.warn(f"{file} is damaged ({error}): the report leaves its images out", stacklevel=2)
+        return {}
+
+
+def _address(content: bytes) -> str:
+    """An image file as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
     with Image.open(io.BytesIO(content)) as image:
+        kind = str(image.format).lower()
         if image.width > MAX_WIDTH:
             size = (MAX_WIDTH, round(image.height * MAX_WIDTH / image.width))
             smaller, buffer = image.resize(size, Image.Resampling.NEAREST if kind == "png" else None), io.BytesIO()
@@ -140,7 +149,7 @@ def _address(file: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _colors(file: Path, classes: list[str]) -> list[tuple[str, str]]:
-    with Image.open(file) as image:
+def _colors(mask: bytes, classes: list[str]) -> list[tuple[str, str]]:
+    with Image.open(io.BytesIO(mask)) as image:
         palette = image.getpalette() or []
     return [(name, f"#{bytes(palette[3 * index : 3 * index + 3]).hex()}") for index, name in enumerate(classes)]

@@ -13,7 +13,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         test_images.npz   pixel counts of each test image; val_images.npz where validated on its own
         evaluations/      one folder for each further test of the trained model, such as crf-5
         checkpoints/      last.ckpt, best.ckpt
-        images/           predictions on a fixed few images; test/ holds some one by one
+        images/           predictions on a fixed few images; test.zip holds some one by one
         log.txt           output of a launched run
         lock              held while the run is going on
         wandb/            W&B's own files
@@ -237,7 +237,7 @@ class RunFolder:
         for pattern in (
             *("config.yaml", "run.json", "changes.diff", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
             *("confusion.npz", "*_images.npz", "checkpoints/*.ckpt", "checkpoints/.*.part"),
-            *("images/*.png", "images/test/*"),
+            *("images/*.png", "images/test.zip"),
         ):
             for file in self.path.glob(pattern):
                 file.unlink()

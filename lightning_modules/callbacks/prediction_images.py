@@ -1,10 +1,12 @@
 """Images of predictions during training and after a test."""
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
-from beyondpixel.lightning_modules.callbacks.sample_files import save_sample
+from beyondpixel.lightning_modules.callbacks.sample_files import SampleArchive
 from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
 
 Sample = dict[str, Tensor]  # image and mask, on the CPU
@@ -21,12 +23,12 @@ Sample = dict[str, Tensor]  # image and mask, on the CPU
 class PredictionImages(Callback):
     """Draws the same few images repeatedly: the first ones of validation, and of test when that is run.
 
-    A grid (image, target, prediction, errors) is saved as
-    ``<trainer.default_root_dir>/images/<stage>_epoch<k>.png``, after k epochs, every few epochs and at the end.
-    Loggers that take images with masks (W&B) get them under the one key ``<stage>/predictions``; this makes about
-    three files for each image and time, so both numbers are small.
+    A grid (image, target, prediction, errors) is saved as ``<trainer.default_root_dir>/images/val.png``, the newest in
+    place of the one before, and ``images/test.png``. Loggers that take images (W&B) get each grid of validation as
+    ``val/predictions``, and after a test the images themselves, side by side, with target and prediction as masks, as
+    ``test/predictions``. All this makes seven files at most: clusters limit the number of files.
 
-    After a test, image, target and prediction of a few images are also saved one by one in ``images/test/``, for
+    After a test, image, target and prediction of a few images are also saved one by one in ``images/test.zip``, for
     comparisons with other runs: those whose ids have the lowest checksums, so that all runs choose the same ones and
     they come from all over the set.
 
@@ -35,27 +37,32 @@ class PredictionImages(Callback):
 
     Args:
         num_images: how many images to draw.
-        every_n_epochs: how often to draw in training; the end is always drawn.
+        times: how often to draw in training, evenly spread over its steps, the end included; always after a
+            validation, so that fewer validations are drawn each.
         num_test_files: how many test images to save one by one; 0 for none.
 
     Raises:
-        ValueError: if ``num_images`` or ``every_n_epochs`` is below 1, or ``num_test_files`` below 0.
+        ValueError: if ``num_images`` or ``times`` is below 1, or ``num_test_files`` below 0.
 
     Example:
         >>> trainer = Trainer(callbacks=[PredictionImages(num_images=2)], logger=False, accelerator="cpu")
     """
 
-    def __init__(self, num_images: int = 4, every_n_epochs: int = 10, num_test_files: int = 8) -> None:
-        if num_images < 1 or every_n_epochs < 1:
-            raise ValueError(f"num_images and every_n_epochs must be at least 1, got {num_images} and {every_n_epochs}")
+    def __init__(self, num_images: int = 4, times: int = 2, num_test_files: int = 8) -> None:
+        if num_images < 1 or times < 1:
+            raise ValueError(f"num_images and times must be at least 1, got {num_images} and {times}")
         if num_test_files < 0:
             raise ValueError(f"num_test_files must be 0 or more, got {num_test_files}")
         self.num_images = num_images
-        self.every_n_epochs = every_n_epochs
+        self.times = times
         self.num_test_files = num_test_files
         self._samples: dict[str, list[Sample]] = {"val": [], "test": []}
         self._test_files: dict[str, Sample] = {}
         self._drawn_at_step = -1
+        self._due = 0  # of the times
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._due = self._times_until_now(trainer)
 
     def on_validation_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -71,18 +78,21 @@ class PredictionImages(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.sanity_checking:
             return
-        # within an epoch, Lightning does not yet count it
-        epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
-        if trainer.state.fn != "fit" or epoch % self.every_n_epochs == 0:
-            self._draw("val", epoch, trainer, pl_module)
+        due = self._times_until_now(trainer) if trainer.state.fn == "fit" else self._due
+        if trainer.state.fn != "fit" or due > self._due:
+            self._draw("val", trainer, pl_module)
+        self._due = due
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.global_step != self._drawn_at_step:
-            self._draw("val", trainer.current_epoch, trainer, pl_module)
+            self._draw("val", trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._draw("test", trainer.current_epoch, trainer, pl_module)
+        self._draw("test", trainer, pl_module)
         self._save_files(trainer, pl_module)
+
+    def _times_until_now(self, trainer: Trainer) -> int:
+        return int(self.times * trainer.global_step / trainer.estimated_stepping_batches)
 
     def _keep_first(self, stage: str, batch: Any) -> None:
         # one by one, because validation images may differ in size
@@ -102,18 +112,15 @@ class PredictionImages(Callback):
         samples, self._test_files = self._test_files, {}
         if not trainer.is_global_zero or not isinstance(module, SegmentationModule) or module.num_classes > 255:
             return
+        if not samples:
+            return
+        archive = SampleArchive(palette_of(trainer, module), ignore_index=module.ignore_index)
         for name, sample in samples.items():
-            save_sample(
-                Path(trainer.default_root_dir, "images", "test"),
-                name,
-                _rgb(sample["image"], trainer),
-                sample["mask"].numpy(),
-                _predict(sample["image"], trainer, module),
-                palette=palette_of(trainer, module),
-                ignore_index=module.ignore_index,
-            )
+            image, preds = _rgb(sample["image"], trainer), _predict(sample["image"], trainer, module)
+            archive.add(name, image, target=sample["mask"].numpy(), preds=preds)
+        archive.save(Path(trainer.default_root_dir, "images", "test.zip"))
 
-    def _draw(self, stage: str, epoch: int, trainer: Trainer, module: LightningModule) -> None:
+    def _draw(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         samples = self._samples[stage]
         if not trainer.is_global_zero or not samples or not isinstance(module, SegmentationModule):
             return
@@ -123,7 +130,7 @@ class PredictionImages(Callback):
         preds = [_predict(sample["image"], trainer, module) for sample in samples]
         names = [str(name) for name in data_attribute(trainer, "class_names") or module.class_names]
 
-        path = Path(trainer.default_root_dir, "images", f"{stage}_epoch{epoch}.png")
+        path = Path(trainer.default_root_dir, "images", f"{stage}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         prediction_grid(
             images,
@@ -132,18 +139,27 @@ class PredictionImages(Callback):
             palette=palette_of(trainer, module),
             class_names=names,
             ignore_index=module.ignore_index,
-            heading=f"{stage}, epoch {epoch}, step {trainer.global_step}",
+            heading=f"{stage}, step {trainer.global_step}",
         ).savefig(path)
 
+        if stage == "val":
+            log_images(trainer, "val/predictions", [PIL.Image.open(path)])
+            return
         labels = {**dict(enumerate(names)), module.ignore_index: "not labeled"}
-        masks = [
-            {
-                kind: {"mask_data": mask, "class_labels": labels}
-                for kind, mask in (("prediction", predicted), ("target", target))
-            }
-            for predicted, target in zip(preds, targets, strict=True)
-        ]
-        log_images(trainer, f"{stage}/predictions", images, masks=masks)
+        masks = {
+            kind: {"mask_data": _side_by_side(classes, fill=module.ignore_index), "class_labels": labels}
+            for kind, classes in (("prediction", preds), ("target", targets))
+        }
+        log_images(trainer, "test/predictions", [_side_by_side(images, fill=0)], masks=[masks])
+
+
+def _side_by_side(arrays: Sequence[NDArray[Any]], *, fill: int) -> NDArray[Any]:
+    """(H, W, ...) arrays from left to right, low ones filled up at the bottom."""
+    height = max(len(array) for array in arrays)
+    missing = [[(0, height - len(array)), *[(0, 0)] * (array.ndim - 1)] for array in arrays]
+    return np.concatenate(
+        [np.pad(array, widths, constant_values=fill) for array, widths in zip(arrays, missing, strict=True)], axis=1
+    )
 
 
 def _sample(batch: Any, index: int) -> Sample:

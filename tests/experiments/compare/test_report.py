@@ -88,6 +88,19 @@ def test_pictures_are_those_of_the_runs(page_file: Path) -> None:
     assert gallery["colors"] == [["sky", "#0000c8"], ["tree", "#00a000"], ["car", "#dc0000"]]
 
 
+def test_damaged_images_are_named_and_left_out(
+    tmp_path: Path, make_run: Callable[..., Any], add_pictures: Callable[..., None]
+) -> None:
+    runs = [make_run(tmp_path, row, 1, 0.5) for row in ("ce", "rmi")]
+    for run in runs:
+        add_pictures(run, ["a"], wrong=2)
+    file = runs[0].path / "images" / "test.zip"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="ce/seed1/images/test.zip is damaged .* leaves its images out"):
+        report(tmp_path, tmp_path / "report.html")
+    assert '"layers": ["Photo", "Target", "rmi, seed 1"]' in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_stays_small(page_file: Path) -> None:
     template = files("beyondpixel.experiments.compare") / "page.html"
     assert len(template.read_text().splitlines()) <= 250
