@@ -371,7 +371,7 @@ def test_from_inside_an_allocation(cluster: Any, place: Path, name: str) -> None
     local.run_locally(work[1:], [{{}}], Progress(runs, Console()))
     """
     command = ["salloc", f"--job-name={name}", "--gpus=1", "--mem=100M", sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until_done([run, here])
     assert turns(run)[0]["variables"][3].startswith("beyondpixel-")
