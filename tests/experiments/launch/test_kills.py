@@ -63,7 +63,8 @@ def start(folder: RunFolder, job: Callable[[Path], object] = run_job) -> BasePro
 
 
 def as_command(path: Path) -> None:
-    """What `beyondpixel run-job` does."""
+    """What `beyondpixel run-job` does, in a terminal and not under nohup, where these tests may run."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["job", str(path)]
     main()
 
