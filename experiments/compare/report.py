@@ -26,7 +26,7 @@ from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.tables import Table, class_table, main_table
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
-from beyondpixel.lightning_modules.callbacks.sample_files import read_samples
+from beyondpixel.lightning_modules.visualization.sample_archive import read_samples
 
 # a page has to be sent by mail and opened on a phone
 MAX_RUNS = 60

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
-from beyondpixel.lightning_modules.callbacks.sample_files import SampleArchive
 from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
+from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive
 
 Sample = dict[str, Tensor]  # image and mask, on the CPU
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.lightning_modules.callbacks.sample_files import SampleArchive
+from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive
 
 PACKAGES = {"torch": "2.9.0", "numpy": "2.1.0"}
 PALETTE = [(0, 0, 200), (0, 160, 0), (220, 0, 0)]

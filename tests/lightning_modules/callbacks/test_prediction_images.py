@@ -13,8 +13,8 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from beyondpixel.lightning_modules.callbacks import PredictionImages
 from beyondpixel.lightning_modules.callbacks.prediction_images import _side_by_side
-from beyondpixel.lightning_modules.callbacks.sample_files import SampleArchive, read_samples
 from beyondpixel.lightning_modules.visualization import denormalize, prediction_grid
+from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive, read_samples
 
 Make = Callable[..., Any]
 
