@@ -30,11 +30,13 @@ class SampleArchive:
         ValueError: if there are too many classes for a PNG with a palette.
 
     Example:
+        >>> import tempfile
         >>> samples = SampleArchive([(0, 0, 0), (255, 0, 0)])
         >>> mask = np.array([[0, 1]])
         >>> samples.add("a", np.zeros((1, 2, 3), np.uint8), target=mask, preds=mask)
-        >>> samples.save(Path("test.zip"))
-        >>> sorted(read_samples(Path("test.zip"))["a"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     samples.save(Path(folder, "test.zip"))
+        ...     sorted(read_samples(Path(folder, "test.zip"))["a"])
         ['image.jpg', 'prediction.png', 'target.png']
     """
 
