@@ -22,6 +22,8 @@ from beyondpixel.experiments.stop_signals import SIGNALS, handle, is_fetching
 SECONDS_BETWEEN_LOOKS = 1.0
 # the time at which SLURM ends this job
 END_TIME = "SLURM_JOB_END_TIME"
+# the next step and checkpoint may be slower than the slowest so far
+MARGIN = 2.0
 # A validation that was left begins anew: to Lightning, it was left in its first batch. Stages of a batch's progress.
 BEFORE_VALIDATION = {
     "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
@@ -42,7 +44,8 @@ class LastCheckpoint(Callback):
     - when a signal has asked for it: after the step, or between two batches of a validation, which a resumed run begins
       anew. A process that waits for data is ended in its wait, unless other processes train with it. A second Ctrl-C
       stops at once, with no checkpoint.
-    - when SLURM would end the job before another step and a checkpoint are done, both as slow as the slowest so far.
+    - when SLURM would end the job before another step and a checkpoint are done, both twice as slow as the slowest so
+      far.
 
     On several processes all stop at the same step, whichever of them has to. Where data cannot be had any more, such as
     when a worker was killed, the state is saved as well.
@@ -159,7 +162,7 @@ class LastCheckpoint(Callback):
         if self._began is not None:
             self._slowest_batch = max(self._slowest_batch, now - self._began)
         left = float(os.environ.get(END_TIME, "inf")) - time.time()
-        late = self._asked is None and left < self._slowest_batch + self._slowest_save
+        late = self._asked is None and left < MARGIN * (self._slowest_batch + self._slowest_save)
         if late:
             rank_zero_info(f"SLURM ends this job in {left:.0f} seconds: stopping, with a checkpoint")
         if trainer.strategy.reduce_boolean_decision(late or self._asked is not None, all=False):
