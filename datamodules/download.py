@@ -10,15 +10,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from beyondpixel import datamodules
 from beyondpixel.datamodules.datasets.errors import DataError, SubsetWarning, data_error
 from beyondpixel.datamodules.datasets.sbd import build_trainaug, find_voc
 from beyondpixel.datamodules.fetching import DownloadError, fetch
 from beyondpixel.datamodules.unpacking import unpack
-
-if TYPE_CHECKING:
-    from beyondpixel.datamodules.base import SegmentationDataModule
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
@@ -33,7 +30,7 @@ class Download:
         checksum: Such as "md5:6cd6..."; None where the archive is made on demand and only its content is fixed.
         inside: The folder in the archive that is wanted; "*" stands for any name of one level.
         max_bytes: The most that may be unpacked.
-        data_module: Makes the data module of a root.
+        data_module: The class that reads it, by name: importing torch takes seconds, and a download may fail before.
         splits: The splits that make the data set complete.
         last: Names of the files that make a folder look complete.
         finish: From the unpacked folder and the root to the folder that goes to the root.
@@ -45,7 +42,7 @@ class Download:
     checksum: str | None
     inside: str
     max_bytes: int
-    data_module: Callable[[str], "SegmentationDataModule"]
+    data_module: str
     splits: tuple[str, ...]
     last: tuple[str, ...]
     finish: Callable[[Path, Path], Path] = lambda unpacked, root: unpacked
@@ -57,7 +54,7 @@ class Download:
             return False
         from beyondpixel.datamodules.datasets.base import find_faults
 
-        data = self.data_module(str(root))
+        data = getattr(datamodules, self.data_module)(str(root))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", SubsetWarning)
@@ -142,21 +139,6 @@ def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
     shutil.rmtree(source)
 
 
-# importing torch takes seconds, in which a download may have failed
-
-
-def _camvid(root: str) -> "SegmentationDataModule":
-    from beyondpixel.datamodules.camvid import CamVidDataModule
-
-    return CamVidDataModule(root)
-
-
-def _voc(root: str) -> "SegmentationDataModule":
-    from beyondpixel.datamodules.voc import VOCDataModule
-
-    return VOCDataModule(root)
-
-
 # of the tutorial's images and masks: sha256 over each file's name and sha256, in order
 CAMVID_CONTENT = "691a09d6d2d70388c46f0aa77da532ba38b48e1b38395b657fb38c117a7fb549"
 
@@ -193,7 +175,7 @@ DOWNLOADS = {
         checksum=None,
         inside="*/CamVid",
         max_bytes=1 << 30,
-        data_module=_camvid,
+        data_module="CamVidDataModule",
         splits=("train", "val", "test"),
         finish=_check_camvid,
         last=("train.txt", "val.txt", "test.txt"),
@@ -207,7 +189,7 @@ DOWNLOADS = {
         checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
         inside="VOCdevkit/VOC2012",
         max_bytes=4 << 30,
-        data_module=_voc,
+        data_module="VOCDataModule",
         splits=("train", "val"),
         last=("train.txt", "val.txt", "trainval.txt"),
     ),
@@ -217,7 +199,7 @@ DOWNLOADS = {
         checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
         inside="benchmark_RELEASE/dataset",
         max_bytes=8 << 30,
-        data_module=_voc,
+        data_module="VOCDataModule",
         splits=("trainaug",),
         finish=_build_trainaug,
         last=("trainaug.txt",),

@@ -13,25 +13,19 @@ from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.trainer.states import TrainerFn
 
 from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.run.processes import KILLS, known_signals
 
 Handler = Callable[[int, FrameType | None], Any]
 
 
-def _known(*names: str) -> tuple[signal.Signals, ...]:
-    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
-
-
-# `kill` and a cluster's preemption; what users let SLURM send by --signal; the end of a remote session. Windows has the
-# first of them.
-KILLS = _known("SIGTERM", "SIGUSR1", "SIGHUP")
 # Ctrl-C; what submitit lets SLURM send before the time limit
-SIGNALS = (*_known("SIGINT", "SIGUSR2"), *KILLS)
+SIGNALS = (*known_signals("SIGINT", "SIGUSR2"), *KILLS)
 
 
 def handle(signals: tuple[signal.Signals, ...], handler: Handler) -> None:
     """Set a handler, but leave hang-ups alone where they are ignored, as under nohup."""
     for number in signals:
-        if number not in _known("SIGHUP") or signal.getsignal(number) is not signal.SIG_IGN:
+        if number not in known_signals("SIGHUP") or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 

@@ -21,13 +21,11 @@ from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.launch.queue import environment_outside_allocation
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.run.folder import DamagedRunError
-from beyondpixel.experiments.run.processes import ask_to_stop, kill_with_children
+from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
 from beyondpixel.experiments.run.status import Status
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
-# a closed terminal and a scheduler's warning do what Ctrl-C does; Windows has the first alone
-STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 Slot = Mapping[str, str]
 
@@ -78,7 +76,7 @@ def run_locally(
         keep: what stays of a checkpoint once its run is done.
 
     Raises:
-        KeyboardInterrupt: when Ctrl-C has been pressed (or one of `STOPPING_SIGNALS` has come) and all runs have
+        KeyboardInterrupt: when Ctrl-C has been pressed (or one of `KILLS` has come) and all runs have
             stopped.
     """
     waiting, free = list(reversed(work)), list(reversed(slots))
@@ -105,7 +103,7 @@ class _Process:
 @contextmanager
 def _stopping_signals() -> Iterator[None]:
     """Turn the stopping signals into KeyboardInterrupt; those that are ignored, as under nohup, stay so."""
-    former = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    former = {number: signal.getsignal(number) for number in KILLS}
     for number, handler in former.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)

@@ -1,10 +1,20 @@
-"""The rank of this process among those of its run, and the end of processes that it started."""
+"""Processes: the rank of this one in its run, the signals that end it, and the end of those that it started."""
 
 import os
 import signal
 import subprocess
 from contextlib import suppress
 from typing import Any
+
+
+def known_signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Those of the named signals that this system has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+# `kill` and a cluster's preemption; what users let SLURM send by --signal; the end of a remote session. Windows has the
+# first of them.
+KILLS = known_signals("SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 def process_rank() -> int:

@@ -38,8 +38,11 @@ def git_commit() -> str | None:
 
 def uncommitted_changes() -> str:
     """How the checkout that this code runs from differs from its commit, as a patch; empty where it does not."""
-    commit = git_commit()
-    return _git("diff", "HEAD") if commit is not None and commit.endswith("-dirty") else ""
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _git(*arguments: str) -> str:

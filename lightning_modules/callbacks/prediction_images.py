@@ -110,9 +110,9 @@ class PredictionImages(Callback):
 
     def _save_files(self, trainer: Trainer, module: LightningModule) -> None:
         samples, self._test_files = self._test_files, {}
-        if not trainer.is_global_zero or not isinstance(module, SegmentationModule) or module.num_classes > 255:
+        if not samples or not trainer.is_global_zero:
             return
-        if not samples:
+        if not isinstance(module, SegmentationModule) or module.num_classes > 255:
             return
         archive = SampleArchive(palette_of(trainer, module), ignore_index=module.ignore_index)
         for name, sample in samples.items():

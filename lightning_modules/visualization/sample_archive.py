@@ -67,8 +67,9 @@ class SampleArchive:
         self._archive.writestr(quote(name, safe=""), buffer.getvalue())
 
     def save(self, file: Path) -> None:
-        """Write the file; nothing is left of it where the disk is full."""
+        """Write the file, and its folder if that is missing; where the disk is full, nothing is left of it."""
         self._archive.close()
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             file.write_bytes(self._content.getvalue())
         except OSError:

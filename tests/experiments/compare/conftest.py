@@ -91,7 +91,6 @@ def add_pictures() -> Callable[..., None]:
         samples = SampleArchive(PALETTE)
         for name in names:
             samples.add(name, image, target=truth, preds=preds)
-        (run.path / "images").mkdir(parents=True)
         samples.save(run.path / "images" / "test.zip")
         matrix = np.zeros((3, 3), dtype=np.int64)
         np.add.at(matrix, (truth[truth != 255], preds[truth != 255]), 1)

@@ -249,6 +249,16 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     assert outcome(run) == whole
 
 
+def train_misbehaving(run: RunFolder, monkeypatch: pytest.MonkeyPatch, sample: str, action: Callable[[], None]) -> int:
+    """Train to the end, however it ends; the exit code."""
+    with monkeypatch.context() as patch:
+        misbehave(patch, sample, action)
+        process = start(run, as_command)
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
     tmp_path: Path,
     tiny: dict[str, Any],
@@ -258,12 +268,9 @@ def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
     whole = uninterrupted(8)
     tiny["data"]["init_args"] |= {"num_workers": 1, "cache": None}
     run = prepare(tmp_path / "run", tiny, 1)
-    with monkeypatch.context() as patch:
-        misbehave(patch, "train_00008", lambda: os.kill(os.getpid(), signal.SIGKILL))
-        process = start(run, as_command)
-        process.join()
+    code = train_misbehaving(run, monkeypatch, "train_00008", lambda: os.kill(os.getpid(), signal.SIGKILL))
     said = (run.path / "said").read_text()
-    assert (process.exitcode, run.state["status"]) == (1, "failed"), said
+    assert (code, run.state["status"]) == (1, "failed"), said
     assert "Traceback" not in said
     assert run.state["error"] in said
     assert re.search(r"The data workers stopped: .*\n(.*\n)*  train_\d+\n", run.state["error"])
@@ -289,11 +296,8 @@ def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
         (tmp_path / "end").write_text(end)
         time.sleep(1)
 
-    with monkeypatch.context() as patch:
-        misbehave(patch, "train", be_slow)
-        process = start(run, as_command)
-        process.join()
-    assert (process.exitcode, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    code = train_misbehaving(run, monkeypatch, "train", be_slow)
+    assert (code, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
     assert run.last_checkpoint.stat().st_mtime < float((tmp_path / "end").read_text())
     assert 0 < run.state["step"] < 8
     finish(run)

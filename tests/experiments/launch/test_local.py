@@ -120,7 +120,7 @@ def test_a_failure_stops_no_other_and_says_why(fakes: Callable[..., list[Run]]) 
 def test_a_signal_stops_all_runs_and_waits_for_them(fakes: Callable[..., list[Run]], number: signal.Signals) -> None:
     three = fakes("time.sleep(60)", "time.sleep(60)", DONE)
     progress, said = progress_of(three)
-    former = {one: signal.getsignal(one) for one in (signal.SIGINT, *local.STOPPING_SIGNALS)}
+    former = {one: signal.getsignal(one) for one in (signal.SIGINT, *local.KILLS)}
     # a shell's background jobs ignore Ctrl-C from the start, and those under nohup that the terminal was closed
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
