@@ -32,9 +32,9 @@ for part in map(pathlib.Path, sys.argv[2:]):
     if row == "liar":
         sys.exit(0)
     if row == "slow":
-        child = subprocess.Popen(["sleep", "60"])
+        child = subprocess.Popen(["sleep", "600"])
         (log.parent / "child").write_text(str(child.pid))
-        time.sleep(60)
+        time.sleep(600)
     time.sleep(0.3)
     (run,) = part.glob("run-*.wandb")
     run.with_name(run.name + ".synced").touch()
@@ -171,8 +171,18 @@ def test_an_upload_that_hangs_is_ended_with_its_children(
         sync([tmp_path], timeout=6)  # long enough to start Python on a machine with much to do
     assert "no end after 6 s; raise --timeout" in capsys.readouterr().out
     status = Path("/proc", (tmp_path / "child").read_text(), "status")
-    if status.exists():  # killed, and not yet collected
-        assert "State:\tZ" in status.read_text()
+    end = time.monotonic() + 30
+    while not is_over(status) and time.monotonic() < end:  # a killed process takes a moment to end
+        time.sleep(0.05)
+    assert is_over(status)
+
+
+def is_over(status: Path) -> bool:
+    """Whether a process, by its file in /proc, is gone, or has ended and was not collected yet."""
+    try:
+        return "State:\tZ" in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_an_upload_that_leaves_no_mark_does_not_count(
