@@ -4,17 +4,26 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Gloo looks the host's name up unless it is told an interface. There a forked process may wait for ever, if another
 # thread of the tests' process, such as W&B's, was looking up a name: libc's lock is copied as it is held.
 os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_nameindex() if name.startswith("lo")))
+
+
+@pytest.fixture(autouse=True)
+def no_compiled_code_of_other_tests() -> Iterator[None]:
+    """All losses share one `forward`, and PyTorch compiles a function for at most eight kinds of arguments a process."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

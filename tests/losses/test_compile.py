@@ -26,11 +26,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
-    torch.compiler.reset()
-
-
 def check(name: str, arguments: dict[str, Any], batch: Batch, backend: str) -> None:
     loss, eager = (build_loss(name, num_classes=3, **arguments) for _ in range(2))
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
