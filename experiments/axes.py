@@ -38,7 +38,7 @@ NETWORKS = {
     "upernet": "upernet",
     "upernet_aspp": "upernet",
 }
-MODEL_AXES = ("encoder", "output_stride", "lr")
+MODEL_AXES = ("encoder", "output_stride", "atrous_rates", "dropout", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
 EVALUATION_AXES = ("tta", "window", "postprocess")
