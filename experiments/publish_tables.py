@@ -34,8 +34,12 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
         The files that changed.
 
     Raises:
-        UserError: if a table has no results, and with `check` if a file's tables are not those of the results.
+        UserError: if a file is not there, a table has no results, and with `check` if a file's tables are not those of
+            the results.
     """
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"no such file: {', '.join(missing)}; expected Markdown files")
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")

@@ -100,25 +100,35 @@ def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
 
 
 def _row_table(rows: Sequence[RunSpec]) -> Table:
-    columns = differing_keys(rows)
-    evaluated = any(spec.evaluations for spec in rows)
+    """Each row's own values in one cell, which folds between words: few terminals have room for a column a key."""
+    differing = differing_keys(rows)
+    columns: dict[str, list[str]] = {
+        "differs in": [_own(differing, index) for index in range(len(rows))],
+        "also tested with": ["\n".join(spec.evaluations) for spec in rows],
+        "published (%)": [_published(spec.reference) for spec in rows],
+    }
+    shown = {name: texts for name, texts in columns.items() if any(texts)}
     table = Table()
     table.add_column("row", no_wrap=True)
-    for name in (*columns, *(["also tested with"] if evaluated else []), "published (%)"):
-        table.add_column(name, overflow="fold")  # in a narrow terminal nothing is cut off
+    for name in shown:
+        table.add_column(name)
     for index, spec in enumerate(rows):
-        cells = [_shown(values[index]) for values in columns.values()]
-        published = [spec.reference.get("value")]
-        published += [reference.get("value") for reference in spec.reference.get("evaluations", {}).values()]
-        numbers = ", ".join(f"{value:.2f}" for value in published if value is not None)
-        also = ["\n".join(spec.evaluations) or "–"] if evaluated else []
-        table.add_row(spec.row, *cells, *also, numbers or "–")
+        table.add_row(spec.row, *(texts[index] or "–" for texts in shown.values()))
     return table
 
 
+def _own(differing: Mapping[str, Sequence[Any]], index: int) -> str:
+    return "; ".join(
+        f"{name} {_shown(values[index])}" for name, values in differing.items() if values[index] is not None
+    )
+
+
+def _published(reference: Mapping[str, Any]) -> str:
+    values = [one.get("value") for one in (reference, *reference.get("evaluations", {}).values())]
+    return ", ".join(f"{value:.2f}" for value in values if value is not None)
+
+
 def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return loss_label(value) or "–"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

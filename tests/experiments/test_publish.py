@@ -191,6 +191,11 @@ def test_tables_of_this_repository_are_those_of_its_results() -> None:
     update_tables(pages, results=REPOSITORY / "results", check=True)
 
 
+def test_a_page_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such file: .*READNE\.md"):
+        update_tables([tmp_path / "READNE.md"])
+
+
 def test_a_table_without_results(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("<!-- results: nothing -->\n<!-- /results -->\n")

@@ -49,7 +49,16 @@ def test_differing_keys() -> None:
 
 def test_a_sum_of_losses_is_short(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [cells_of(line) for line in shown(["camvid_small_losses"], capsys, monkeypatch).splitlines()]
-    assert next(row for row in rows if row[:1] == ["ce_lovasz"])[1] == "ce + lovasz"
+    assert next(row for row in rows if row[:1] == ["ce_lovasz"])[1] == "loss ce + lovasz"
+
+
+def test_a_narrow_terminal_breaks_no_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["specs", "camvid_small_search"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert {"differs", "head_lr_multiplier", "downsampling_factor", "rmi_lambda0.25"} <= words
 
 
 def test_a_users_own_folder(
