@@ -171,7 +171,10 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
         if path.is_file():
             return [path.absolute()], None
         if path.is_dir():
-            files = sorted(path.absolute().rglob("*.yaml"), key=natural_order)
+            try:
+                files = sorted(path.absolute().rglob("*.yaml"), key=natural_order)
+            except OSError as error:  # a folder below it that vanishes, or cannot be listed
+                raise UserError(f"{shown(path)}: cannot be searched for run specs: {error}") from error
             if not files:
                 raise UserError(f"no run spec in {location}: expected files that end in .yaml")
             return files, None

@@ -11,6 +11,7 @@ from beyondpixel.losses.functional.arguments import check_choice, check_positive
 from beyondpixel.losses.functional.log_det import half_log_det
 from beyondpixel.losses.functional.target import multi_hot, read_target, resize_target
 from beyondpixel.losses.ops.operators import BACKENDS, bce_pool, region_moments
+from beyondpixel.losses.ops.plain import pooled_size
 
 POOLINGS = ("avg", "max", "interp", "stride")
 COVARIANCES = ("sum", "mean")
@@ -150,6 +151,7 @@ class RegionBound:
         self, preds: Tensor, target: Tensor, factor: int, *, with_logits: bool, with_bce: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pooled_here = self.pooling in ("avg", "max") and factor > 1
+        height, width = self._checked_size(preds, factor)
         bce, probs, labels = bce_pool(
             preds,
             target,
@@ -160,14 +162,10 @@ class RegionBound:
             backend=self.backend,
         )
         if self.pooling == "interp" and factor > 1:
-            size = (preds.shape[2] // factor, preds.shape[3] // factor)
-            self._check_size(size, preds, factor)
-            probs = F.interpolate(probs, size, mode="bilinear", align_corners=True)
-            target = resize_target(target, size)
+            probs = F.interpolate(probs, (height, width), mode="bilinear", align_corners=True)
+            target = resize_target(target, (height, width))
         if not pooled_here:
             labels = multi_hot(target, preds.shape[1], probs.dtype)
-        height, width = probs.shape[2:]
-        self._check_size((height, width), preds, factor)
         step = factor if self.pooling == "stride" else 1
         moments = region_moments(labels, probs, region_size=self.region_size, step=step, backend=self.backend)
         if self.covariance == "mean":
@@ -176,10 +174,19 @@ class RegionBound:
         value, jittered = half_log_det(moments, self.ridge, residual_ridge=self.ridge)
         return bce, -value / self.region_size**2, labels.flatten(2).amax(2) == 0, jittered
 
-    def _check_size(self, size: tuple[int, int], preds: Tensor, factor: int) -> None:
-        if min(size) < self.region_size:
+    def _checked_size(self, preds: Tensor, factor: int) -> tuple[int, int]:
+        """Height and width of the pooled maps, into which a region fits."""
+        height, width = preds.shape[2:]
+        if factor > 1 and self.pooling == "interp":
+            size = height // factor, width // factor
+        elif factor > 1 and self.pooling in ("avg", "max"):
+            size = pooled_size(height, factor), pooled_size(width, factor)
+        else:
+            size = height, width
+        if min(size) < self.region_size or min(height, width) == 0:
             raise ValueError(
                 f"region_size: a region of {self.region_size} × {self.region_size} does not fit the pooled size "
-                f"{size[0]} × {size[1]} (preds of {preds.shape[2]} × {preds.shape[3]}, downsampling_factor {factor}, "
+                f"{size[0]} × {size[1]} (preds of {height} × {width}, downsampling_factor {factor}, "
                 f"pooling {self.pooling!r}); use larger crops, or a smaller region_size or downsampling_factor"
             )
+        return size

@@ -1,6 +1,8 @@
 """Run specs: how sources merge, what rows a grid makes, what is said of a wrong file."""
 
 import re
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,13 @@ def test_published_values_of_a_grid_go_to_their_rows(tmp_path: Path) -> None:
     write(file, {**content, "reference": {"value": {"r7": 1}}})
     with pytest.raises(SpecError, match="reference.value.r7: no such row; expected one of "):
         load_specs([file])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux's /proc has folders that cannot be listed")
+def test_a_folder_that_cannot_be_listed_is_one_sentence() -> None:
+    with subprocess.Popen(["true"]) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while "Z (zombie)" not in status.read_text():
+            time.sleep(0.01)
+        with pytest.raises(UserError, match=r"/task: cannot be searched for run specs: .*Invalid argument"):
+            load_specs([f"/proc/{process.pid}/task"])

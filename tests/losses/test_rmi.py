@@ -243,6 +243,14 @@ def test_region_that_does_not_fit_names_sizes_and_remedy(batch: Batch) -> None:
         RMILoss(3, region_size=7)(logits, labels)
 
 
+@pytest.mark.parametrize("pooling", ["avg", "max", "interp", "stride"])
+@pytest.mark.parametrize("region_size", [1, 3])
+def test_an_image_without_pixels_is_too_small(pooling: str, region_size: int) -> None:
+    loss = RMILoss(2, pooling=pooling, region_size=region_size, downsampling_factor=4)
+    with pytest.raises(ValueError, match=r"does not fit the pooled size . × . \(preds of 0 × 0"):
+        loss(torch.zeros(1, 2, 0, 0), torch.zeros(1, 0, 0, dtype=torch.int64))
+
+
 def test_triton_asks_for_cuda_and_names_auto(batch: Batch) -> None:
     logits, labels = batch()
     with pytest.raises(ValueError, match="backend: 'triton' needs preds on a CUDA device, got cpu; use backend='auto'"):
