@@ -10,8 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -20,6 +22,10 @@ from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.stop_signals import SIGNALS, handle, is_fetching
 
 SECONDS_BETWEEN_LOOKS = 1.0
+# A process that was asked to stop waits so long for the others, which may wait for data. Between their answers it looks
+# for signals, of which none is noticed in a wait of the library's own.
+SECONDS_FOR_THE_OTHERS = 4.0
+SECONDS_BETWEEN_ANSWERS = 1e-4
 # the time at which SLURM ends this job
 END_TIME = "SLURM_JOB_END_TIME"
 # the next step and checkpoint may be slower than the slowest so far
@@ -42,13 +48,13 @@ class LastCheckpoint(Callback):
     `Stopped` is raised, and the state saved,
 
     - when a signal has asked for it: after the step, or between two batches of a validation, which a resumed run begins
-      anew. A process that waits for data is ended in its wait, unless other processes train with it. A second Ctrl-C
-      stops at once, with no checkpoint.
+      anew. A process that waits for data is ended in its wait. A second Ctrl-C stops at once, with no checkpoint.
     - when SLURM would end the job before another step and a checkpoint are done, both twice as slow as the slowest so
       far.
 
-    On several processes all stop at the same step, whichever of them has to. Where data cannot be had any more, such as
-    when a worker was killed, the state is saved as well.
+    On several processes all stop at the same step, whichever of them has to; where one of them waits for data, the
+    others part from it after some seconds. Where data cannot be had any more, such as when a worker was killed, the
+    state is saved as well.
 
     The checkpoint before the newest is kept until the training ends, for the case that the newest is damaged.
 
@@ -61,7 +67,9 @@ class LastCheckpoint(Callback):
         self.file = file
         self.previous = previous
         self._asked: signal.Signals | None = None
+        self._asked_at = 0.0
         self._alone = True
+        self._parted = False  # from the other processes of the run
         self._logged_steps = 0
         self._resumed = False
         self._left_validation = False
@@ -84,6 +92,7 @@ class LastCheckpoint(Callback):
         # Not earlier: Lightning has by now set its own handlers, of which one talks to the other processes from inside
         # the handler and another asks SLURM for a second requeue.
         self._asked = None
+        self._parted = False
         self._alone = trainer.world_size == 1
         handle(SIGNALS, self._ask)
 
@@ -130,6 +139,8 @@ class LastCheckpoint(Callback):
         """Save what the training has come to, if it has to stop between two steps."""
         self._look_again(0)
         if isinstance(exception, Stopped) or (isinstance(exception, DataError) and self._alone):
+            if self._parted:
+                _end_other_processes(trainer)
             for worker in multiprocessing.active_children():
                 if worker.daemon:  # it reads data, and may be stuck; torch would wait seconds for each
                     worker.terminate()
@@ -165,8 +176,30 @@ class LastCheckpoint(Callback):
         late = self._asked is None and left < MARGIN * (self._slowest_batch + self._slowest_save)
         if late:
             rank_zero_info(f"SLURM ends this job in {left:.0f} seconds: stopping, with a checkpoint")
-        if trainer.strategy.reduce_boolean_decision(late or self._asked is not None, all=False):
+        if self._is_wanted_by_any(trainer, late or self._asked is not None):
             raise Stopped(self._asked or signal.SIGTERM)
+
+    def _is_wanted_by_any(self, trainer: Trainer, wanted: bool) -> bool:
+        """Whether any process has to stop; parts from the others if one of them does not say in time."""
+        if self._alone:
+            return wanted
+        answer = torch.tensor(int(wanted), device=trainer.strategy.root_device)
+        work = torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MAX, async_op=True)
+        try:
+            while not work.is_completed():
+                if self._asked is not None and time.monotonic() - self._asked_at > SECONDS_FOR_THE_OTHERS:
+                    self._part()
+                time.sleep(SECONDS_BETWEEN_ANSWERS)
+            work.wait()
+        except RuntimeError:  # another process has ended
+            if self._asked is None:
+                raise
+            self._part()
+        return bool(answer)
+
+    def _part(self) -> None:
+        self._parted = not self._alone
+        raise Stopped(self._asked or signal.SIGTERM)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -174,17 +207,19 @@ class LastCheckpoint(Callback):
         began = time.monotonic()
         if trainer.is_global_zero and self.file.exists():
             self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
-        trainer.save_checkpoint(self.file, weights_only=False)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        trainer.strategy.save_checkpoint(checkpoint, self.file)
+        if not self._parted:
+            trainer.strategy.barrier()
         self._slowest_save = max(self._slowest_save, time.monotonic() - began)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = signal.Signals(number)
+        self._asked, self._asked_at = signal.Signals(number), time.monotonic()
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         rank_zero_info(f"{self._asked.name}: stopping after this step, with a checkpoint{again}")
-        if self._alone:
-            self._look_again(SECONDS_BETWEEN_LOOKS)
+        self._look_again(SECONDS_BETWEEN_LOOKS)
 
     def _look_again(self, seconds: float) -> None:
         """Look every so often whether the process waits for data; 0 ends that."""
@@ -195,8 +230,15 @@ class LastCheckpoint(Callback):
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None and is_fetching(frame):
-            raise Stopped(self._asked)
+            self._part()
 
 
 def _is_within_training(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _end_other_processes(trainer: Trainer) -> None:
+    """End those that this one has started; elsewhere each gets the signals of its own."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signal.SIGTERM)

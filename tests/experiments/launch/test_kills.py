@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -247,6 +248,73 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     assert seconds < 10
     finish(run)
     assert outcome(run) == whole
+
+
+STUCK = """
+import os, time
+from pathlib import Path
+from beyondpixel.datamodules import ShapesDataModule
+from beyondpixel.datamodules.shapes import GeneratedScenes
+
+read = GeneratedScenes.__getitem__
+mark = Path(os.environ["STUCK_MARK"])
+
+def get_stuck(scenes, index):
+    if scenes.ids[index] == os.environ["STUCK_AT"]:
+        mark.touch()
+        time.sleep(3600)
+    return read(scenes, index)
+
+class StuckShapes(ShapesDataModule):
+    pass
+
+if "STUCK_AT" in os.environ:
+    GeneratedScenes.__getitem__ = get_stuck
+"""
+
+
+@pytest.mark.parametrize("sample", ["train_00008", "train_00009"], ids=["first", "second"])
+def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    quiet: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    sample: str,
+) -> None:
+    """The other one waits for it, which no signal interrupts by itself; the run goes on as if nothing had been."""
+    (tmp_path / "stuck_data.py").write_text(STUCK)
+    variables = {
+        "PYTHONPATH": str(tmp_path),
+        "BEYONDPIXEL_ALLOW_IMPORT": "stuck_data",
+        "STUCK_MARK": str(tmp_path / "mark"),
+    }
+    environment = quiet(WANDB_MODE="disabled", **variables)
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny["trainer"] |= {"max_steps": 8, "devices": 2, "strategy": "ddp"}
+    tiny["data"]["class_path"] = "stuck_data.StuckShapes"
+    tiny["data"]["init_args"] |= {"num_workers": 0, "cache": None}
+
+    def command(run: RunFolder, **more: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "beyondpixel.experiments.job", str(run.path)]
+        said = (run.path / "said").open("a")
+        return subprocess.Popen(words, env={**environment, **more}, stdout=said, stderr=said, text=True)
+
+    run, whole = prepare(tmp_path / "run", tiny, 1), prepare(tmp_path / "whole", tiny, 1)
+    with command(run, STUCK_AT=sample) as process:
+        while process.poll() is None and not (tmp_path / "mark").exists():
+            time.sleep(0.05)
+        time.sleep(1)
+        asked = time.monotonic()
+        process.terminate()
+        code = process.wait()
+        seconds = time.monotonic() - asked
+    assert (code, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == run.state["step"] > 0
+    assert seconds < 10
+    for folder in (run, whole):
+        with command(folder) as process:
+            assert process.wait() == 0, (folder.path / "said").read_text()
+    assert outcome(run) == outcome(whole)
 
 
 def train_misbehaving(run: RunFolder, monkeypatch: pytest.MonkeyPatch, sample: str, action: Callable[[], None]) -> int:
