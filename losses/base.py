@@ -1,6 +1,7 @@
 """The base of all losses: a metric that is differentiable in `forward` and adds up detached sums and counts."""
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ class SegmentationLoss(Metric):
     is_differentiable = True
     higher_is_better = False
     full_state_update = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in cls.__dict__:
+            return
+        # torch.compile keeps at most eight versions of a function, told apart by its code, and would count the versions
+        # of all losses of a process together
+        call: Any = SegmentationLoss.__call__
+        own: Any = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+        own.__doc__ = call.__doc__
+        cls.__call__ = own  # type: ignore[method-assign]
 
     def __init__(
         self,

@@ -75,6 +75,16 @@ def test_another_shape_compiles_once_more(batch: Batch) -> None:
         torch.testing.assert_close(value, eager(logits, labels), rtol=1e-6, atol=1e-6)
 
 
+def test_more_losses_than_versions_of_a_function_compile_in_one_process(batch: Batch) -> None:
+    names = ["ce", "bce", "dice", "jaccard", "tversky", "focal", "lovasz", "pyramid", "rmi", "affinity"]
+    losses = [build_loss(name, num_classes=3) for name in names]
+    assert len(losses) > torch._dynamo.config.recompile_limit
+    logits, labels = batch()
+    for loss in losses:
+        value = torch.compile(loss, fullgraph=True, backend="eager")(logits, labels)
+        torch.testing.assert_close(value, loss(logits, labels))
+
+
 class Holder(torch.nn.Module):
     def __init__(self, loss: SegmentationLoss) -> None:
         super().__init__()
