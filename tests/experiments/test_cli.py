@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from beyondpixel.experiments.cli import COMMANDS, main
 from beyondpixel.experiments.lightning_cli import SegmentationCLI
+from beyondpixel.experiments.wandb_log import read_records
 
 
 @pytest.mark.parametrize(
@@ -164,20 +166,48 @@ def test_fit_test_compare(tmp_path: Path) -> None:
     assert "mIoU" in shown
 
 
+def scores_in_csv(folder: Path) -> list[str]:
+    (file,) = (folder / "logs").rglob("metrics.csv")
+    return [row["val/mIoU"] for row in csv.DictReader(file.open()) if row["val/mIoU"]]
+
+
+def scores_in_wandb(folder: Path) -> list[str]:
+    (file,) = (folder / "logs").rglob("*.wandb")
+    items = [item for record in read_records(file) if record.HasField("history") for item in record.history.item]
+    return [item.value_json for item in items if "val/mIoU" in (item.key, *item.nested_key)]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "scores_in_log"),
+    [
+        (["CSVLogger", "--trainer.logger.save_dir=logs"], scores_in_csv),
+        (["WandbLogger", "--trainer.logger.save_dir=logs", "--trainer.logger.offline=true"], scores_in_wandb),
+        (["false"], None),
+    ],
+    ids=["csv", "wandb", "none"],
+)
 def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    scores_in_log: Callable[[Path], list[str]] | None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
     quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.num_workers=0"]
-    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.default_root_dir=mine"]
+    logger = [f"--trainer.logger={words[0]}", *words[1:], "--trainer.default_root_dir=mine"]
+    (tmp_path / "logs").mkdir()
     main(["fit", *small, *quick, *logger, "--model.encoder=tu-test_resnet", "--model.warmup_iters=0"])
     in_folder = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
-    (in_csv,) = (tmp_path / "logs").rglob("metrics.csv")
     (score,) = [line["val/mIoU"] for line in in_folder if "val/mIoU" in line]
-    rows = list(csv.DictReader(in_csv.open()))
-    assert [float(row["val/mIoU"]) for row in rows if row["val/mIoU"]] == [pytest.approx(score)]
+    if scores_in_log is None:
+        assert {path.name for path in tmp_path.iterdir()} == {"mine", "logs"}
+        assert not (tmp_path / "mine" / "wandb").exists()
+    else:
+        assert [float(text) for text in scores_in_log(tmp_path)] == [pytest.approx(score)]
     said = "".join(capfd.readouterr())
     assert "Run folder: mine" in said
     for noise in ("TPU", "weights_only", "FLOPs", "/-2", "Modules in train mode", "Non-trainable", "Tip:"):
