@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from beyondpixel.experiments.allowed_imports import take_allowed
-from beyondpixel.experiments.errors import Stopped, UserError
+from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 
 # importing torch takes seconds, so help and a mistyped word import none of these modules
 COMMANDS = {
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.exit(f"beyondpixel: this needs the package {error.name}; try: pip install 'beyondpixel[train]'")
     except (KeyboardInterrupt, Stopped):
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         if not _reader_has_left():
             raise

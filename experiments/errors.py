@@ -4,6 +4,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STOPPED = 130  # the exit code of a run, or a command, that a signal stopped
+
 
 class UserError(Exception):
     """An error in a spec, a path or an option; its text says what was expected, what was got and the remedy."""

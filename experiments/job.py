@@ -11,15 +11,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
-from beyondpixel.experiments.errors import Stopped, UserError
+from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.status import Status
 
-# exit codes besides 0 and 1
-HELD = 75  # another process has the run
-STOPPED = 130
+HELD = 75  # the exit code where another process has the run
 
 
 def run_job(path: Path, *, patience: float = 2.0) -> None:

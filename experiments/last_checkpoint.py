@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.stop_signals import SIGNALS, handle, is_fetching
+from beyondpixel.experiments.stop_signals import SIGNALS, end_other_processes, handle, is_fetching
 
 SECONDS_BETWEEN_LOOKS = 1.0
 # A process that was asked to stop waits so long for the others, which may wait for data. Between their answers it looks
@@ -140,7 +139,7 @@ class LastCheckpoint(Callback):
         self._look_again(0)
         if isinstance(exception, Stopped) or (isinstance(exception, DataError) and self._alone):
             if self._parted:
-                _end_other_processes(trainer)
+                end_other_processes(trainer, signal.SIGTERM)
             for worker in multiprocessing.active_children():
                 if worker.daemon:  # it reads data, and may be stuck; torch would wait seconds for each
                     worker.terminate()
@@ -235,10 +234,3 @@ class LastCheckpoint(Callback):
 
 def _is_within_training(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-
-
-def _end_other_processes(trainer: Trainer) -> None:
-    """End those that this one has started; elsewhere each gets the signals of its own."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher):
-        launcher.kill(signal.SIGTERM)

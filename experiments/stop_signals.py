@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -10,11 +13,15 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 
-from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.errors import STOPPED, Stopped
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import KILLS, known_signals
+from beyondpixel.experiments.run.status import Status
 
+SECONDS_TO_NOTICE = 5.0
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -42,21 +49,66 @@ class StopAtOnce(Callback):
     """Ends a test, or a validation outside a training, where a signal meets it: it is done again as a whole.
 
     Ctrl-C ends it without this. A cluster's warning of the time limit is left to submitit, which requeues the job.
+
+    A process that waits for another one of its run notices no signal, and the other may wait for data. A thread
+    notices it, and ends the process, where it has not gone on for some seconds.
+
+    Args:
+        folder: of the run that is trained, which notes that it was stopped; None notes nothing.
     """
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self.folder = folder
+        self._is_waiting_for_signals = False
+        self._has_noticed = False
+        self._pipe: tuple[int, int] | None = None
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which waits for the end of the next training step."""
-        handle(KILLS, _stop)
+        self._take_over(trainer)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The training answers signals in another way."""
+        self._is_waiting_for_signals = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which would go on to the end."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            handle(KILLS, _stop)
+            self._take_over(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which would go on to the end."""
-        handle(KILLS, _stop)
+        self._take_over(trainer)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        handle(KILLS, self._stop)
+        self._is_waiting_for_signals, self._has_noticed = True, False
+        if trainer.world_size > 1 and self._pipe is None:
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(trainer, self._pipe[0]), daemon=True).start()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._has_noticed = True
+        raise Stopped(signal.Signals(number))
+
+    def _watch(self, trainer: Trainer, numbers: int) -> None:
+        while number := os.read(numbers, 1):
+            if number[0] in KILLS and self._is_waiting_for_signals:
+                time.sleep(SECONDS_TO_NOTICE)
+                if not self._has_noticed:
+                    self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        if self.folder is not None and trainer.is_global_zero:
+            self.folder.update_state(status=Status.STOPPED, error=None)
+        end_other_processes(trainer, known_signals("SIGKILL", "SIGTERM")[0])
+        os._exit(STOPPED)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(signal.Signals(number))
+def end_other_processes(trainer: Trainer, number: signal.Signals) -> None:
+    """Send a signal to those that this one has started; elsewhere each gets the signals of its own."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(number)

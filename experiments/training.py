@@ -107,7 +107,7 @@ def evaluate(
         module.inferer = inferer.build(datamodule)
     trainer = _make_trainer(
         built,
-        callbacks=[StopAtOnce(), EvaluationRecorder(folder), InferenceTime()],
+        callbacks=[StopAtOnce(None), EvaluationRecorder(folder), InferenceTime()],
         loggers=False,
         enable_checkpointing=False,
     )
@@ -121,7 +121,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     return [
         # first, so that the batch it stops before leaves no trace
         LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
-        StopAtOnce(),
+        StopAtOnce(folder),
         StepSeeds(seed),
         FiniteGuard(),
         ModelCheckpoint(

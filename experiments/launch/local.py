@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beyondpixel.experiments.disk_space import describe_full_disk, full_disk_error
-from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.job import HELD, STOPPED
+from beyondpixel.experiments.errors import STOPPED, UserError
+from beyondpixel.experiments.job import HELD
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.progress import Progress
