@@ -157,7 +157,7 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
                 edge_weights=edge_weights[..., number],
                 same_weights=same_weights[..., number],
             )
-            terms |= {f"{kind}_{size}": sum_and_count for kind, sum_and_count in sums.items()}
+            terms.update({f"{kind}_{size}": sum_and_count for kind, sum_and_count in sums.items()})
         return terms
 
     @staticmethod

@@ -154,7 +154,7 @@ def _rest(probs: Tensor) -> Tensor:
 def _shift(planes: Tensor, step: tuple[int, int]) -> Tensor:
     """At each pixel the value `step` away from it, 0 outside."""
     height, width = planes.shape[2:]
-    reach = max(map(abs, step))
+    reach = max(abs(step[0]), abs(step[1]))
     padded = F.pad(planes, (reach, reach, reach, reach))
     top, left = reach + step[0], reach + step[1]
     return padded[:, :, top : top + height, left : left + width]

@@ -78,7 +78,7 @@ def test_another_shape_compiles_once_more(batch: Batch) -> None:
 def test_more_losses_than_versions_of_a_function_compile_in_one_process(batch: Batch) -> None:
     names = ["ce", "bce", "dice", "jaccard", "tversky", "focal", "lovasz", "pyramid", "rmi", "affinity"]
     losses = [build_loss(name, num_classes=3) for name in names]
-    assert len(losses) > torch._dynamo.config.recompile_limit
+    assert len(losses) > 8
     logits, labels = batch()
     for loss in losses:
         value = torch.compile(loss, fullgraph=True, backend="eager")(logits, labels)
