@@ -11,6 +11,10 @@ class UserError(Exception):
     """An error in a spec, a path or an option; its text says what was expected, what was got and the remedy."""
 
 
+class OtherProcessError(UserError):
+    """Another process of a run on several has ended, and has said why itself."""
+
+
 class Stopped(BaseException):
     """A run was asked to stop by a signal, and has done so between two steps, with a checkpoint.
 

@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
-from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.errors import OtherProcessError, Stopped
 from beyondpixel.experiments.stop_signals import SIGNALS, end_other_processes, handle, is_fetching
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -52,8 +52,8 @@ class LastCheckpoint(Callback):
       far.
 
     On several processes all stop at the same step, whichever of them has to; where one of them waits for data, the
-    others part from it after some seconds. Where data cannot be had any more, such as when a worker was killed, the
-    state is saved as well.
+    others part from it after some seconds. Where data cannot be had any more, such as when a worker was killed, or
+    another process has ended, the state is saved as well.
 
     The checkpoint before the newest is kept until the training ends, for the case that the newest is damaged.
 
@@ -137,7 +137,9 @@ class LastCheckpoint(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what the training has come to, if it has to stop between two steps."""
         self._look_again(0)
-        if isinstance(exception, Stopped) or (isinstance(exception, DataError) and self._alone):
+        if isinstance(exception, Stopped | DataError | OtherProcessError):
+            if not isinstance(exception, Stopped):
+                self._parted = not self._alone
             if self._parted:
                 end_other_processes(trainer, signal.SIGTERM)
             for worker in multiprocessing.active_children():
@@ -190,9 +192,9 @@ class LastCheckpoint(Callback):
                     self._part()
                 time.sleep(SECONDS_BETWEEN_ANSWERS)
             work.wait()
-        except RuntimeError:  # another process has ended
+        except RuntimeError as error:
             if self._asked is None:
-                raise
+                raise OtherProcessError("another process of this run has ended; its own message says why") from error
             self._part()
         return bool(answer)
 

@@ -118,8 +118,8 @@ PROMISES = (
     Promise(
         "one message with the sample's name, and a checkpoint of the state before",
         "stuck, killed and failing data workers; files that are none",
-        "a FIFO in place of an image, SIGKILL to a worker, a worker that sleeps, damaged images",
-        (f"{DATA}/test_failures.py", f"{LAUNCH}/test_kills.py", "-k", "not kills or killed_worker"),
+        "a FIFO in place of an image, SIGKILL to a worker, a worker that sleeps, damaged images, on two processes too",
+        (f"{DATA}/test_failures.py", f"{LAUNCH}/test_kills.py", "-k", "not kills or killed_worker or damaged_sample"),
     ),
     Promise(
         "each run is trained once; the same command finishes what is left",

@@ -251,26 +251,33 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     assert outcome(run) == whole
 
 
-STUCK = """
+# a data module of which one process cannot read its tenth training sample, or its first of another split
+BAD_DATA = """
 import os, time
 from pathlib import Path
 from beyondpixel.datamodules import ShapesDataModule
+from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.datamodules.shapes import GeneratedScenes
 
 read = GeneratedScenes.__getitem__
-mark = Path(os.environ["STUCK_MARK"])
+seen = []
 
-def get_stuck(scenes, index):
-    if scenes.ids[index] == os.environ["STUCK_AT"]:
-        mark.touch()
-        time.sleep(3600)
+def read_badly(scenes, index):
+    name = scenes.ids[index]
+    if name.startswith(os.environ["BAD_SPLIT"]):
+        seen.append(name)
+        if len(seen) == (10 if name.startswith("train") else 1):
+            Path(os.environ["MARK"]).touch()
+            if "DAMAGED" in os.environ:
+                raise DataError(f"{name}: is damaged")
+            time.sleep(3600)
     return read(scenes, index)
 
-class StuckShapes(ShapesDataModule):
+class BadShapes(ShapesDataModule):
     pass
 
-if "STUCK_AT" in os.environ:
-    GeneratedScenes.__getitem__ = get_stuck
+if os.environ.get("LOCAL_RANK", "0") == os.environ.get("BAD_PROCESS"):
+    GeneratedScenes.__getitem__ = read_badly
 """
 
 
@@ -280,31 +287,21 @@ def outcome_of_two() -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize(
-    "sample",
-    # both look at validation data before the training, and the second reads odd samples
-    ["train_00009", "test_00001", *(["train_00008", "val_00000", "val_00001", "test_00000"] if FULL else [])],
-)
-def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
-    tmp_path: Path,
-    tiny: dict[str, Any],
-    quiet: Callable[..., dict[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-    outcome_of_two: dict[str, Any],
-    sample: str,
-) -> None:
-    """The other one waits for it, which no signal interrupts by itself; the run goes on as if nothing had been."""
-    (tmp_path / "stuck_data.py").write_text(STUCK)
-    mark = tmp_path / "mark"
+@pytest.fixture
+def two_processes(
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a run on two processes, of which one meets a bad sample where the variables of `BAD_DATA` say so."""
+    (tmp_path / "bad_data.py").write_text(BAD_DATA)
     environment = quiet(
         WANDB_MODE="disabled",
         PYTHONPATH=str(tmp_path),
-        BEYONDPIXEL_ALLOW_IMPORT="stuck_data",
-        STUCK_MARK=str(mark),
+        BEYONDPIXEL_ALLOW_IMPORT="bad_data",
+        MARK=str(tmp_path / "mark"),
     )
     monkeypatch.syspath_prepend(tmp_path)
     tiny["trainer"] |= {"max_steps": 8, "devices": 2, "strategy": "ddp"}
-    tiny["data"]["class_path"] = "stuck_data.StuckShapes"
+    tiny["data"]["class_path"] = "bad_data.BadShapes"
     tiny["data"]["init_args"] |= {"num_workers": 0, "cache": None}
 
     def command(run: RunFolder, **more: str) -> subprocess.Popen[str]:
@@ -312,9 +309,25 @@ def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
         said = (run.path / "said").open("a")
         return subprocess.Popen(words, env={**environment, **more}, stdout=said, stderr=said, text=True)
 
+    return command
+
+
+@pytest.mark.parametrize(
+    ("split", "number"),
+    [("train", 1), ("test", 1), *([("train", 0), ("val", 0), ("val", 1), ("test", 0)] if FULL else [])],
+)
+def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    two_processes: Callable[..., subprocess.Popen[str]],
+    outcome_of_two: dict[str, Any],
+    split: str,
+    number: int,
+) -> None:
+    """The other one waits for it, which no signal interrupts by itself; the run goes on as if nothing had been."""
     run = prepare(tmp_path / "run", tiny, 1)
-    with command(run, STUCK_AT=sample) as process:
-        while process.poll() is None and not mark.exists():
+    with two_processes(run, BAD_SPLIT=split, BAD_PROCESS=str(number)) as process:
+        while process.poll() is None and not (tmp_path / "mark").exists():
             time.sleep(0.05)
         time.sleep(1)
         asked = time.monotonic()
@@ -322,17 +335,32 @@ def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
         code = process.wait()
         seconds = time.monotonic() - asked
     assert (code, run.state["status"]) == (STOPPED, "stopped"), (run.path / "said").read_text()
-    assert run.last_checkpoint.exists() == (not sample.startswith("val"))
+    assert run.last_checkpoint.exists() == (split != "val")  # looked at before the training
     if run.last_checkpoint.exists():
         assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == run.state["step"] > 0
     assert seconds < 10
     whole = prepare(tmp_path / "whole", tiny, 1)
     for folder in [run] if outcome_of_two else [run, whole]:
-        with command(folder) as process:
+        with two_processes(folder) as process:
             assert process.wait() == 0, (folder.path / "said").read_text()
     if not outcome_of_two:
         outcome_of_two.update(outcome(whole))
     assert outcome(run) == outcome_of_two
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_sample_ends_two_processes_with_a_checkpoint(
+    tmp_path: Path, tiny: dict[str, Any], two_processes: Callable[..., subprocess.Popen[str]], number: int
+) -> None:
+    run = prepare(tmp_path / "run", tiny, 1)
+    with two_processes(run, BAD_SPLIT="train", BAD_PROCESS=str(number), DAMAGED="1") as process:
+        assert process.wait() == 1
+    said = (run.path / "said").read_text()
+    assert run.state["status"] == "failed"
+    assert ("is damaged", "another process of this run has ended")[number] in run.state["error"]
+    assert re.search(r"beyondpixel: train_\d+: is damaged", said)
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == run.state["step"] > 0
+    assert "Traceback" not in said
 
 
 def train_misbehaving(run: RunFolder, monkeypatch: pytest.MonkeyPatch, sample: str, action: Callable[[], None]) -> int:
