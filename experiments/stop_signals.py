@@ -80,6 +80,11 @@ class StopAtOnce(Callback):
         """Take over from Lightning, which would go on to the end."""
         self._take_over(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the other processes along, of which one may wait for data as well."""
+        if isinstance(exception, Stopped) and self._is_waiting_for_signals:
+            end_other_processes(trainer, signal.SIGTERM)
+
     def _take_over(self, trainer: Trainer) -> None:
         handle(KILLS, self._stop)
         self._is_waiting_for_signals, self._has_noticed = True, False
