@@ -11,7 +11,7 @@ import json
 import re
 import typing
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -184,16 +184,21 @@ def _complete_arguments(
     if not isinstance(given, Mapping):
         return {}, [(above, f"expected keys and values, got {given!r}")]
     values = dict(_defaults(function, skip))
+    annotation = partial(_annotation, function, skip)
     errors: list[tuple[Keys, str]] = []
     for key, value in given.items():
         keys = (*above, str(key))
         if key not in values:
             errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
             continue
+        if value is None and values[key] is not None and not re.search(r"\b(None|Any)\b", annotation(key)):
+            # jsonargparse takes null for what is not given
+            errors.append((keys, f"expected {annotation(key)}, got null; leave the key out for its default"))
+            continue
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            errors.append((keys, f"expected {_annotation(function, skip, key)}, got {value!r}"))
+            errors.append((keys, f"expected {annotation(key)}, got {value!r}"))
     return values, errors
 
 

@@ -46,6 +46,7 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
     [
         ("lossx: 1", "model.init_args.lossx: unknown key; did you mean loss"),
         ("pooling: avg", "model.init_args.pooling: unknown key; pooling belongs to a loss: write it below"),
+        ("lr: null", "model.init_args.lr: expected float, got null; leave the key out for its default"),
         ("lr: abc", "model.init_args.lr: expected float, got 'abc'"),
         ("variant: v4", "model.init_args.variant: expected Literal['v3', 'v3plus'], got 'v4'"),
         ("atrous_rates: 5", "model.init_args.atrous_rates: expected Sequence[int] | None, got 5"),
@@ -95,6 +96,7 @@ def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
             "  trainer: {max_stepz: 3}\n  model:\n",
             ["trainer.max_stepz: unknown key; did you mean max_steps"],
         ),
+        ("  model:\n", "  trainer: {max_steps: null}\n  model:\n", ["trainer.max_steps: expected int, got null"]),
     ],
 )
 def test_errors_anywhere_in_a_row(place: Path, old: str, new: str, messages: list[str]) -> None:
