@@ -1,7 +1,7 @@
 """Tables of README and docs, made from published results.
 
 A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`; scores behind the table's name, such as
-`<!-- results: TABLE test/boundary_F -->`, have a column each.
+`<!-- results: TABLE test/boundary_F -->`, have a column each, and `baseline=ROW` names the row that differences are to.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.publish import METRIC
 from beyondpixel.experiments.run.folder import find_runs, write_atomically
 
+BASELINE = "baseline="
 MARKED = re.compile(r"(<!-- results: (\S+)((?: \S+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -66,8 +67,10 @@ def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
+    baseline = next((word.removeprefix(BASELINE) for word in also if word.startswith(BASELINE)), None)
+    also = [word for word in also if not word.startswith(BASELINE)]
     newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
-    comparison = compare_runs(read_runs(list(newest.values())), METRIC, also=also)
+    comparison = compare_runs(read_runs(list(newest.values())), METRIC, baseline=baseline, also=also)
     shown = main_table(comparison, narrow=True)
     cells, rows, unit = shown.cells, comparison.rows, unit_of(METRIC)
     if rows["published"].notna().any():
