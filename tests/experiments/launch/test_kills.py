@@ -351,7 +351,7 @@ def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
     assert run.last_checkpoint.exists() == (split != "val")  # looked at before the training
     if run.last_checkpoint.exists():
         assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == run.state["step"] > 0
-    assert seconds < 10
+    assert seconds < (10 if FULL else 100)  # the suite may run on a busy machine
     while has_processes(run):  # none goes on by itself
         time.sleep(0.1)
     if not FULL:
