@@ -167,10 +167,10 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
     if not isinstance(settings, Mapping):
         return loss, []
     name = settings.get("name")
-    if name not in LOSSES:
+    if not isinstance(name, str) or name not in LOSSES:
         got = "no name" if name is None else repr(name)
         keys = above if isinstance(loss, str) or name is None else (*above, "name")
-        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(name, LOSSES)}")]
+        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}")]
     own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
     values, errors = _complete_arguments(loss_class(name), own, above, skip=LOSS_LINKED)
     weight = {"weight": settings["weight"]} if "weight" in settings else {}

@@ -53,6 +53,7 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
         ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; take it out"),
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
+        ("loss: {name: []}", "model.init_args.loss.name: expected the name of a loss, got []"),
         ("loss: {name: rmj}", "model.init_args.loss.name: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         (
             "loss: {name: rmi, regoin_size: 3}",
