@@ -1,6 +1,6 @@
 """Time of a training step with W&B offline, with a W&B server, and with one that is lost in the middle of the run.
 
-    python benchmarks/lost_server.py    about five minutes on two quiet cores
+    python benchmarks/lost_server.py    about twenty-five minutes; --repeats 3 took fifteen
 
 Each repetition is a training in a process of its own, DeepLabv3+ with ResNet-18 on generated scenes, that logs every
 step; the server runs on this machine. It is lost after a third of the steps, by answering with error 500 or not at all,
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from measuring.markdown import table
 from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress
+from measuring.record import environment, progress, summary
 from pytorch_lightning import Callback, Trainer, seed_everything
 from tables import RESULTS, save
 
@@ -110,14 +110,7 @@ def main() -> None:
     for _ in progress(range(options.repeats), "rounds"):
         for case, values in found.items():  # they take turns, so that other work on the machine harms all alike
             values.append(median_step(case, options.steps))
-    record["times"] = {
-        case: {
-            "milliseconds": [round(value, 3) for value in values],
-            "fastest": round(min(values), 3),
-            "quartiles": [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")],
-        }
-        for case, values in found.items()
-    }
+    record["times"] = {case: summary(values) for case, values in found.items()}
     save("lost_server", record, options.out)
 
 

@@ -139,7 +139,7 @@ class LastCheckpoint(Callback):
         self._look_again(0)
         if isinstance(exception, Stopped | DataError | OtherProcessError):
             if not isinstance(exception, Stopped):
-                self._parted = not self._alone
+                self._parted = True
             if self._parted:
                 end_other_processes(trainer, signal.SIGTERM)
             for worker in multiprocessing.active_children():
@@ -189,18 +189,18 @@ class LastCheckpoint(Callback):
         try:
             while not work.is_completed():
                 if self._asked is not None and time.monotonic() - self._asked_at > SECONDS_FOR_THE_OTHERS:
-                    self._part()
+                    self._part(self._asked)
                 time.sleep(SECONDS_BETWEEN_ANSWERS)
             work.wait()
         except RuntimeError as error:
             if self._asked is None:
                 raise OtherProcessError("another process of this run has ended; its own message says why") from error
-            self._part()
+            self._part(self._asked)
         return bool(answer)
 
-    def _part(self) -> None:
-        self._parted = not self._alone
-        raise Stopped(self._asked or signal.SIGTERM)
+    def _part(self, asked: signal.Signals) -> None:
+        self._parted = True
+        raise Stopped(asked)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -208,6 +208,7 @@ class LastCheckpoint(Callback):
         began = time.monotonic()
         if trainer.is_global_zero and self.file.exists():
             self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
+        # as `Trainer.save_checkpoint`, which would wait for processes that are no longer there
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         trainer.strategy.save_checkpoint(checkpoint, self.file)
         if not self._parted:
@@ -231,7 +232,7 @@ class LastCheckpoint(Callback):
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None and is_fetching(frame):
-            self._part()
+            self._part(self._asked)
 
 
 def _is_within_training(trainer: Trainer) -> bool:

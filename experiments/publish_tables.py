@@ -1,7 +1,7 @@
 """Tables of README and docs, made from published results.
 
-A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`; scores behind the table's name, such as
-`<!-- results: TABLE test/boundary_F -->`, have a column each, and `baseline=ROW` names the row that differences are to.
+A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`. Behind the table's name may stand the row that
+differences are to, and scores that have a column each: `<!-- results: TABLE baseline=ROW test/boundary_F -->`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.publish import METRIC
 from beyondpixel.experiments.run.folder import find_runs, write_atomically
 
-BASELINE = "baseline="
-MARKED = re.compile(r"(<!-- results: (\S+)((?: \S+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(?P<begin><!-- results: (?P<table>\S+)(?: baseline=(?P<baseline>\S+))?(?P<also>(?: \S+)*) -->\n)"
+    r".*?(?P<end><!-- /results -->)",
+    re.DOTALL,
+)
 
 
 def update_tables(files: Sequence[Path], *, results: Path = Path("results"), check: bool = False) -> list[Path]:
@@ -44,7 +47,14 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        fresh = MARKED.sub(lambda found: found[1] + results_table(results, found[2], found[3].split()) + found[4], text)
+        fresh = MARKED.sub(
+            lambda found: (
+                found["begin"]
+                + results_table(results, found["table"], found["also"].split(), baseline=found["baseline"])
+                + found["end"]
+            ),
+            text,
+        )
         if fresh != text:
             changed.append(file)
             if not check:
@@ -55,7 +65,7 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     return changed
 
 
-def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
+def results_table(results: Path, table: str, also: Sequence[str] = (), *, baseline: str | None = None) -> str:
     """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
 
     A row and seed that was published several times counts once, as published last. Where papers have numbers, ours, the
@@ -67,8 +77,6 @@ def results_table(results: Path, table: str, also: Sequence[str] = ()) -> str:
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
-    baseline = next((word.removeprefix(BASELINE) for word in also if word.startswith(BASELINE)), None)
-    also = [word for word in also if not word.startswith(BASELINE)]
     newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
     comparison = compare_runs(read_runs(list(newest.values())), METRIC, baseline=baseline, also=also)
     shown = main_table(comparison, narrow=True)

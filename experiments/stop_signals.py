@@ -59,9 +59,8 @@ class StopAtOnce(Callback):
 
     def __init__(self, folder: RunFolder | None) -> None:
         self.folder = folder
-        self._is_waiting_for_signals = False
         self._has_noticed = False
-        self._pipe: tuple[int, int] | None = None
+        self._numbers: int | None = None  # where numbers of signals are written to, in a stage on several processes
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which waits for the end of the next training step."""
@@ -69,7 +68,7 @@ class StopAtOnce(Callback):
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training answers signals in another way."""
-        self._is_waiting_for_signals = False
+        self._stop_watching()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which would go on to the end."""
@@ -80,19 +79,28 @@ class StopAtOnce(Callback):
         """Take over from Lightning, which would go on to the end."""
         self._take_over(trainer)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The stage is over, and so is what answers signals in it."""
+        self._stop_watching()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the other processes along, of which one may wait for data as well."""
-        if isinstance(exception, Stopped) and self._is_waiting_for_signals:
+        if isinstance(exception, Stopped) and self._numbers is not None:
             end_other_processes(trainer, signal.SIGTERM)
 
     def _take_over(self, trainer: Trainer) -> None:
         handle(KILLS, self._stop)
-        self._is_waiting_for_signals, self._has_noticed = True, False
-        if trainer.world_size > 1 and self._pipe is None:
-            self._pipe = os.pipe()
-            os.set_blocking(self._pipe[1], False)
-            signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            threading.Thread(target=self._watch, args=(trainer, self._pipe[0]), daemon=True).start()
+        if trainer.world_size > 1 and self._numbers is None:
+            numbers, self._numbers = os.pipe()
+            os.set_blocking(self._numbers, False)
+            signal.set_wakeup_fd(self._numbers, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(trainer, numbers), daemon=True).start()
+
+    def _stop_watching(self) -> None:
+        if self._numbers is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._numbers)  # the thread reads nothing more, and ends
+            self._numbers = None
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._has_noticed = True
@@ -100,10 +108,11 @@ class StopAtOnce(Callback):
 
     def _watch(self, trainer: Trainer, numbers: int) -> None:
         while number := os.read(numbers, 1):
-            if number[0] in KILLS and self._is_waiting_for_signals:
+            if number[0] in KILLS:
                 time.sleep(SECONDS_TO_NOTICE)
-                if not self._has_noticed:
+                if not self._has_noticed and self._numbers is not None:
                     self._end(trainer)
+        os.close(numbers)
 
     def _end(self, trainer: Trainer) -> None:
         if self.folder is not None and trainer.is_global_zero:

@@ -20,7 +20,7 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_n
 
 @pytest.fixture(autouse=True)
 def no_compiled_code_of_other_tests() -> Iterator[None]:
-    """All losses share one `forward`, and PyTorch compiles it for at most eight kinds of arguments in a process."""
+    """PyTorch compiles a function for at most eight kinds of arguments in a process."""
     yield
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -43,13 +43,15 @@ def race(
             if number > 0:
                 times[name].append(1e3 * (clock() - start))
         gc.collect()
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(milliseconds: list[float]) -> dict[str, Any]:
+    """All repetitions, two at least, the fastest and the quartiles."""
     return {
-        name: {
-            "milliseconds": [round(value, 3) for value in values],
-            "fastest": round(min(values), 3),
-            "quartiles": [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")],
-        }
-        for name, values in times.items()
+        "milliseconds": [round(value, 3) for value in milliseconds],
+        "fastest": round(min(milliseconds), 3),
+        "quartiles": [round(value, 3) for value in statistics.quantiles(milliseconds, n=4, method="inclusive")],
     }
 
 

@@ -168,6 +168,17 @@ def test_tables_are_those_of_the_results(outputs: Path, tmp_path: Path) -> None:
     assert update_tables([page], results=tmp_path / "results", check=True) == []
 
 
+def test_a_marker_names_its_baseline(outputs: Path, tmp_path: Path) -> None:
+    publish([outputs], results=tmp_path / "results", machine="gpu")
+    page = tmp_path / "README.md"
+    page.write_text("<!-- results: t baseline=rmi test/boundary_F -->\n<!-- /results -->\n")
+    update_tables([page], results=tmp_path / "results")
+    lines = page.read_text().splitlines()
+    assert lines[3].startswith("| rmi | 47.00 ± 2.83 | 2 | – |")
+    assert lines[4].startswith("| ce | 42.00 ± 2.83 | 2 | -5.00 | [-9.00, -1.00] |")
+    assert "boundary_F (%)" in lines[1]
+
+
 def test_results_of_several_days_are_one_table(outputs: Path, tmp_path: Path) -> None:
     publish([outputs], results=tmp_path / "results", machine="first")
     later = tmp_path / "later"
