@@ -136,22 +136,30 @@ def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (loss["name"], loss["region_size"], loss["downsampling_factor"]) == ("rmi", 5, 4)
 
 
-@pytest.mark.slow
-def test_fit_test_compare(tmp_path: Path) -> None:
-    """The plain path, by real processes: the test's scores are in the run folder, and compare reads them."""
+@pytest.fixture
+def beyondpixel(tmp_path: Path) -> Callable[..., str]:
+    """Runs the command in a process of its own, with a W&B of its own, and returns what it said."""
+    # one of W&B's variables would lead to the service of this process
+    environment = {name: value for name, value in os.environ.items() if "WANDB" not in name}
 
-    def beyondpixel(*words: str) -> str:
+    def run(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "beyondpixel.experiments", *words],
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "WANDB_MODE": "offline", "COLUMNS": "200"},
+            env={**environment, "WANDB_MODE": "offline", "COLUMNS": "200"},
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + done.stderr
 
+    return run
+
+
+@pytest.mark.slow
+def test_fit_test_compare(tmp_path: Path, beyondpixel: Callable[..., str]) -> None:
+    """The plain path, by real processes: the test's scores are in the run folder, and compare reads them."""
     small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
     quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu"]
     model = ["--model.encoder=resnet18", "--model.output_stride=16"]
@@ -189,18 +197,15 @@ def scores_in_wandb(folder: Path) -> list[str]:
 )
 def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    beyondpixel: Callable[..., str],
     words: list[str],
     scores_in_log: Callable[[Path], list[str]] | None,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
     small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
     quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.num_workers=0"]
     logger = [f"--trainer.logger={words[0]}", *words[1:], "--trainer.default_root_dir=mine"]
     (tmp_path / "logs").mkdir()
-    main(["fit", *small, *quick, *logger, "--model.encoder=tu-test_resnet", "--model.warmup_iters=0"])
+    said = beyondpixel("fit", *small, *quick, *logger, "--model.encoder=tu-test_resnet", "--model.warmup_iters=0")
     in_folder = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
     (score,) = [line["val/mIoU"] for line in in_folder if "val/mIoU" in line]
     if scores_in_log is None:
@@ -208,7 +213,6 @@ def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain
         assert not (tmp_path / "mine" / "wandb").exists()
     else:
         assert [float(text) for text in scores_in_log(tmp_path)] == [pytest.approx(score)]
-    said = "".join(capfd.readouterr())
     assert "Run folder: mine" in said
     for noise in ("TPU", "weights_only", "FLOPs", "/-2", "Modules in train mode", "Non-trainable", "Tip:"):
         assert noise not in said
