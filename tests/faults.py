@@ -54,6 +54,20 @@ class Promise(NamedTuple):
 # those that take longest come first, so that two at a time end together
 PROMISES = (
     Promise(
+        "a checkpoint of the last step, state `stopped`, exit code 130, within ten seconds where it waits",
+        "INT, TERM, USR1, HUP; a time limit of SLURM",
+        "the signal to a training between two steps, or while it waits for training, validation or test data that do "
+        "not come; to a launcher with running processes; steps of seconds shortly before the limit",
+        (
+            f"{LAUNCH}/test_stops.py",
+            f"{LAUNCH}/test_stops_of_two.py",
+            f"{LAUNCH}/test_resume.py",
+            f"{LAUNCH}/test_local.py",
+            "-k",
+            "signal or interrupted or there_is_time",
+        ),
+    ),
+    Promise(
         "weights, metrics and state end bit for bit as without kills",
         "kill -9 of a training with its children",
         "SIGKILL to the process group at random bytes of metrics.jsonl, W&B logging to files",
@@ -84,19 +98,6 @@ PROMISES = (
         (f"{EXPERIMENTS}/test_wandb_faults.py", f"{EXPERIMENTS}/test_wandb_log.py", "-k", "kills or log"),
     ),
     Promise(
-        "a checkpoint of the last step, state `stopped`, exit code 130, within ten seconds where it waits",
-        "INT, TERM, USR1, HUP; a time limit of SLURM",
-        "the signal to a training between two steps, or while it waits for training, validation or test data that do "
-        "not come; to a launcher with running processes; steps of seconds shortly before the limit",
-        (
-            f"{LAUNCH}/test_kills.py",
-            f"{LAUNCH}/test_resume.py",
-            f"{LAUNCH}/test_local.py",
-            "-k",
-            "signal or interrupted or there_is_time",
-        ),
-    ),
-    Promise(
         "one sentence with file and bytes, no part left, the same command finishes",
         "a full disk",
         "a tmpfs of half, one and a half and two and a half checkpoints; three of a few kilobytes for pictures and for "
@@ -119,7 +120,13 @@ PROMISES = (
         "one message with the sample's name, and a checkpoint of the state before",
         "stuck, killed and failing data workers; files that are none",
         "a FIFO in place of an image, SIGKILL to a worker, a worker that sleeps, damaged images, on two processes too",
-        (f"{DATA}/test_failures.py", f"{LAUNCH}/test_kills.py", "-k", "not kills or killed_worker or damaged_sample"),
+        (
+            f"{DATA}/test_failures.py",
+            f"{LAUNCH}/test_kills.py",
+            f"{LAUNCH}/test_stops_of_two.py",
+            "-k",
+            "test_failures or killed_worker or damaged_sample",
+        ),
     ),
     Promise(
         "each run is trained once; the same command finishes what is left",

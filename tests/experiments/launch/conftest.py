@@ -75,6 +75,46 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
     return environment
 
 
+@pytest.fixture
+def lightest(tiny: dict[str, Any]) -> dict[str, Any]:
+    """With the encoder of fewest weights, for runs that are trained again and again."""
+    tiny["model"]["init_args"]["encoder"] = "tu-test_resnet"
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def forks(load_file: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_file(Path(__file__).with_name("forked_trainings.py"))
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[int, dict[str, Any]]:
+    """Of runs that were left alone, by their steps."""
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(
+    forks: ModuleType,
+    outcomes: dict[int, dict[str, Any]],
+    lightest: dict[str, Any],
+    quiet: Callable[..., dict[str, str]],
+    tmp_path: Path,
+) -> Callable[[int], dict[str, Any]]:
+    """The outcome of a run of some steps that was left alone."""
+    quiet(WANDB_MODE="disabled")
+
+    def get(steps: int) -> dict[str, Any]:
+        if steps not in outcomes:
+            lightest["trainer"]["max_steps"] = steps
+            whole = forks.prepare(tmp_path / "whole", lightest, 1)
+            forks.finish(whole)
+            outcomes[steps] = forks.outcome(whole)
+        return outcomes[steps]
+
+    return get
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster(load_file: Callable[[Path], ModuleType]) -> Iterator[Any]:
     """A real SLURM of one node with two made-up GPUs, for all tests."""
