@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beyondpixel.experiments.cli import COMMANDS, main
 from beyondpixel.experiments.lightning_cli import SegmentationCLI
@@ -185,15 +186,21 @@ def scores_in_wandb(folder: Path) -> list[str]:
     return [item.value_json for item in items if "val/mIoU" in (item.key, *item.nested_key)]
 
 
+def scores_in_tensorboard(folder: Path) -> list[str]:
+    (file,) = (folder / "logs").rglob("events.out.tfevents.*")
+    return [str(event.value) for event in EventAccumulator(str(file)).Reload().Scalars("val/mIoU")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "scores_in_log"),
     [
         (["CSVLogger", "--trainer.logger.save_dir=logs"], scores_in_csv),
         (["WandbLogger", "--trainer.logger.save_dir=logs", "--trainer.logger.offline=true"], scores_in_wandb),
+        (["TensorBoardLogger", "--trainer.logger.save_dir=logs"], scores_in_tensorboard),
         (["false"], None),
     ],
-    ids=["csv", "wandb", "none"],
+    ids=["csv", "wandb", "tensorboard", "none"],
 )
 def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain(
     tmp_path: Path,
