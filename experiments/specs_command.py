@@ -74,15 +74,15 @@ def header_of(file: Path) -> dict[str, str]:
 def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
     """The config keys in which rows differ, by their last word, each with the rows' values; None where not given."""
     given = [dict(leaves(spec.config)) for spec in rows]
-    columns: dict[str, list[Any]] = {}
+    columns: dict[tuple[str, str], list[Any]] = {}  # data and model both have a `variant`
     for keys in dict.fromkeys(keys for config in given for keys in config):
         values = [config.get(keys) for config in given]
         if keys[-1] != "class_path":
-            name = "loss" if keys[-2:] == ("loss", "name") else keys[-1]
-            old = columns.get(name, [None] * len(rows))
-            columns[name] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
+            column = keys[0], "loss" if keys[-2:] == ("loss", "name") else keys[-1]
+            old = columns.get(column, [None] * len(rows))
+            columns[column] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
     # that a key does not apply to a row is no difference
-    return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
+    return {name: values for (_, name), values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:

@@ -88,3 +88,24 @@ def test_a_benchmark_writes_its_record_and_page(tables: Any, tmp_path: Path) -> 
     assert {"machine", "versions", "commit", "command", "threads", "load_before", "load_after"} <= set(record)
     assert [len(times["milliseconds"]) for times in record["times"].values()] == [2] * 5
     assert (tmp_path / "data_speed.md").read_text() == tables.page("data_speed", record)
+
+
+@pytest.mark.slow
+def test_a_steps_parts_add_up_to_the_step(tmp_path: Path) -> None:
+    """A real profile of two steps on generated scenes."""
+    overrides = ["--model.encoder=tu-test_resnet", "--data.num_train=4", "--data.num_workers=0", "--data.batch_size=2"]
+    words = ["demo/ce", "--steps=2", f"--out={tmp_path}", "--trainer.precision=bf16-mixed", *overrides]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step_profile.py"), *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "step_profile.json").read_text())["rows"]
+    assert (row["row"], row["batch"][:2], row["precision"]) == ("demo/ce", [2, 3], "bf16-mixed")
+    times = {part: case["milliseconds"] for part, case in row["times"].items()}
+    assert all(len(values) == 2 and min(values) > 0 for values in times.values())
+    (line,) = [line for line in (tmp_path / "step_profile.md").read_text().splitlines() if line.startswith("| demo/ce")]
+    *_, images, step = [cell.strip() for cell in line.split("|")][1:5]
+    whole = sum(sum(values) for values in times.values()) / 2  # the median of two is their mean
+    assert float(step) == pytest.approx(whole, abs=1)
+    assert float(images) == pytest.approx(2000 / whole, abs=0.06)
+    assert sum(float(cell.strip(" %")) for cell in line.split("|")[5:-1]) == pytest.approx(100, abs=0.5)

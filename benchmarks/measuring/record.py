@@ -36,10 +36,10 @@ def race(
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            _synchronize()
+            synchronize()
             start = clock()
             step()
-            _synchronize()
+            synchronize()
             if number > 0:
                 times[name].append(1e3 * (clock() - start))
         gc.collect()
@@ -74,6 +74,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

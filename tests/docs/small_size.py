@@ -42,12 +42,16 @@ COMMITTED = NotRun("refuses uncommitted code; tests/experiments/test_publish.py 
 TRACED = NotRun(
     "tracing takes two minutes; tests/experiments/inference/test_export.py runs the command and the block below"
 )
+MEASURES = NotRun("takes minutes; tests/test_benchmarks.py checks what is made of it")
 ALREADY = NotRun("the environment of the tests is installed already")
 
 # the first words of a command -> the reason; what is not here is run
 NOT_RUN: dict[tuple[str, ...], NotRun] = {
     ("beyondpixel", "demo"): MINUTES,
     ("beyondpixel", "launch", "rmi_table3a"): GPU_TABLE,
+    ("beyondpixel", "launch", "camvid_losses/lite0_ce"): GPU_TABLE,
+    ("beyondpixel", "launch", "camvid_losses"): GPU_TABLE,
+    ("python",): MEASURES,
     ("beyondpixel", "export", "--ckpt_path", "outputs/mine/checkpoints/last.ckpt", "--format", "onnx"): TRACED,
     ("beyondpixel", "data", "get"): NETWORK,
     ("beyondpixel", "sync", "outputs"): NETWORK,

@@ -208,6 +208,15 @@ RMI_CAMVID = {
     "model": {**RMI_MODEL, "lr": 0.025, "warmup_iters": 300, "head_lr_multiplier": 10.0},
     "trainer": {"max_steps": 5800, "limit_test_batches": None, "accumulate_grad_batches": 1},
 }
+CAMVID_LOSSES = {  # a quarter of the steps, on two encoders
+    "data": RMI_CAMVID["data"],
+    "model": {
+        **{key: value for key, value in RMI_CAMVID["model"].items() if key != "encoder"},
+        "warmup_iters": 75,
+        "variant": "v3plus",
+    },
+    "trainer": {"max_steps": 1450, "precision": "bf16-mixed"},
+}
 MCIBI_VOC = {
     "data": {
         "train_split": "trainaug",
@@ -241,7 +250,6 @@ WIDE_RATES = {**SMALL_CAMVID, "model": {**SMALL_CAMVID["model"], "atrous_rates":
 PRETRAINED = {
     "data": {**SMALL_CAMVID["data"], "normalization": "inception"},
     "model": {**WIDE_RATES["model"], "encoder": "tu-tf_efficientnet_lite0", "encoder_weights": "imagenet"},
-    "trainer": {"max_steps": 800},
 }
 
 
@@ -258,6 +266,7 @@ PRETRAINED = {
             "mcibipp_voc",
             {**MCIBI_VOC, "model": {**MCIBI_VOC["model"], "context": "upernet_aspp", "memory": "statistics"}},
         ),
+        ("camvid_losses", CAMVID_LOSSES),
         ("camvid_small", WIDE_RATES),
         ("camvid_small_table3a", WIDE_RATES),
         ("camvid_small_table3b", WIDE_RATES),
@@ -297,6 +306,17 @@ def test_the_search_gives_ce_and_rmi_as_many_trials() -> None:
         assert len(trials) == 7
         assert changes.count([]) == 2  # as camvid_small, and the same for longer
         assert all(len(keys) <= 1 for keys in changes), changes
+
+
+def test_the_pretrained_table_has_ce_and_rmi_with_half_and_twice_the_steps() -> None:
+    rows = {row: plain(config) for row, config in table("camvid_small_pretrained").items()}
+    others = {f"{loss}_steps{steps}": (loss, steps) for loss in ("ce", "rmi_df4") for steps in (400, 1600)}
+    assert {row: config["trainer"]["max_steps"] for row, config in rows.items()} == {
+        row: others[row][1] if row in others else 800 for row in rows
+    }
+    for row, (loss, _) in others.items():
+        assert rows[row]["model"] == rows[loss]["model"]
+        assert rows[row]["data"] == rows[loss]["data"]
 
 
 def changed_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

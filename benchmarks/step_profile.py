@@ -1,0 +1,130 @@
+"""Where the time of a training step goes: data, network, loss.
+
+    python benchmarks/step_profile.py demo/ce demo/rmi
+    python benchmarks/step_profile.py rmi_table4_camvid/v3plus_rmi --data.root DIR --model.encoder_weights null \
+        --trainer.precision bf16-mixed
+
+Rows are given as to `beyondpixel specs`, with the same overrides. Steps are those of training, on a GPU where there is
+one, with the data module's own loader and workers; the device is waited for after each part. The loss is cut off from
+the network at the logits, so its forward and backward are timed by themselves. Every repetition goes to
+results/step_profile.json, the table to results/step_profile.md.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring.markdown import table
+from measuring.record import environment, progress, summary, synchronize
+from pytorch_lightning import seed_everything
+from tables import RESULTS, save
+
+from beyondpixel.experiments.build import build_all
+from beyondpixel.experiments.resolve import resolve
+from beyondpixel.experiments.spec import RunSpec, load_specs, parse_overrides
+
+WARM_UP = 3
+PARTS = ("data", "to the device", "network, forward", "loss", "network, backward", "optimizer")
+HALF = {"bf16-mixed": torch.bfloat16}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", help="TABLE or TABLE/ROW")
+    parser.add_argument("--steps", type=int, default=30, help="that are timed, at least 2")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of step_profile.json and step_profile.md")
+    overrides, words = parse_overrides(sys.argv[1:])
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    record = environment()
+    specs = load_specs(options.rows, overrides)
+    record["rows"] = [profile(spec, options.steps) for spec in progress(specs, "rows")]
+    save("step_profile", record, options.out)
+
+
+def profile(spec: RunSpec, steps: int) -> dict[str, Any]:
+    """Milliseconds of each part of each step."""
+    config = resolve(spec)
+    seed_everything(1, verbose=False)
+    module, datamodule, _ = build_all({**config, "seed_everything": 1})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = str(config["trainer"].get("precision") or "32-true")
+    if precision not in ("32-true", "32", *HALF):
+        raise SystemExit(f"--trainer.precision: expected 32-true or bf16-mixed, got {precision}")
+    module.to(device).train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+    datamodule.setup("fit")
+    batches = endless(datamodule)
+    times: dict[str, list[float]] = {part: [] for part in PARTS}
+    for number in range(WARM_UP + steps):
+        ends = [time.perf_counter()]
+
+        def part_is_over(ends: list[float] = ends) -> None:
+            synchronize()
+            ends.append(time.perf_counter())
+
+        batch = next(batches)
+        part_is_over()
+        batch = datamodule.on_after_batch_transfer(datamodule.transfer_batch_to_device(batch, device, 0), 0)
+        part_is_over()
+        with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
+            logits = module(batch["image"])
+            part_is_over()
+            cut = logits.detach().requires_grad_()
+            loss = module.loss(cut, batch["mask"])
+        loss.backward()
+        part_is_over()
+        logits.backward(cut.grad)
+        part_is_over()
+        optimizer.step()
+        optimizer.zero_grad()
+        part_is_over()
+        if number >= WARM_UP:
+            for part, start, end in zip(PARTS, ends, ends[1:], strict=False):
+                times[part].append(1e3 * (end - start))
+    return {
+        "row": spec.name,
+        "batch": list(batch["image"].shape),
+        "precision": precision,
+        "device": device.type,
+        "workers": datamodule.train_dataloader().num_workers,
+        "times": {part: summary(values) for part, values in times.items()},
+    }
+
+
+def endless(datamodule: Any) -> Iterator[Any]:
+    """Batches of training, pass after pass."""
+    loader = datamodule.train_dataloader()
+    while True:
+        yield from loader
+
+
+def sections(record: dict[str, Any]) -> dict[str, str]:
+    """The table of the record."""
+    rows = []
+    for case in record["rows"]:
+        steps = [sum(parts) for parts in zip(*(case["times"][part]["milliseconds"] for part in PARTS), strict=True)]
+        whole = statistics.median(steps)
+        shares = [sum(case["times"][part]["milliseconds"]) / sum(steps) for part in PARTS]
+        size = "×".join(map(str, case["batch"]))
+        setting = f"{size}, {case['precision']}, {case['device']}, {case['workers']} workers"
+        rows.append(
+            (
+                case["row"],
+                setting,
+                f"{1e3 * case['batch'][0] / whole:.1f}",
+                f"{whole:.0f}",
+                *(f"{share:.1%}" for share in shares),
+            )
+        )
+    return {"parts": table(("row", "batch", "images/s", "ms a step, median", *PARTS), rows)}
+
+
+if __name__ == "__main__":
+    main()
