@@ -17,6 +17,8 @@ ENDED = frozenset(
 # what a process or a job started from inside an allocation must not inherit
 OF_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
 OF_PROCESS_GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# what SLURM writes where the kernel kills for memory (cgroups), and where it does so itself (OverMemoryKill)
+OUT_OF_MEMORY = "oom.?kill|out of memory|exceeded (job )?memory limit"
 SHOWN_LINES = 3
 
 
@@ -88,7 +90,7 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
         began: whether the run had begun.
     """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    if end == "OUT_OF_MEMORY" or re.search(r"oom.?kill|out of memory", text, re.IGNORECASE):
+    if end == "OUT_OF_MEMORY" or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
         return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     away = end in ("CANCELLED", "NODE_FAIL", "PREEMPTED") or any("CANCELLED AT" in line for line in lines)

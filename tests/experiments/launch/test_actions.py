@@ -148,7 +148,7 @@ def fake_programs(folder: Path, **answers: str) -> str:
 def test_jobs_that_died_are_called_failed_and_held_ones_are_named(
     runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one cluster here cannot do: kill for memory, and remember jobs in a database."""
+    """What the tests' cluster cannot do: kill for memory by cgroups, and remember jobs in a database."""
     monkeypatch.setenv(
         "PATH",
         fake_programs(

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 def asked(**options: Any) -> dict[str, Any]:
     nothing: dict[str, Any] = {name: () if name in LISTS else None for name in (*CLUSTER_KEYS, "jobs")}
-    small = {"executor": "slurm", "gpus": 0, "time": "5", "mem": "100M"}
+    small = {"executor": "slurm", "gpus": 0, "time": "5", "mem": "1G"}
     return submission_parameters(read_options({**nothing, **small, **options}, None))
 
 
@@ -59,6 +59,7 @@ def job(path, *, patience=0):
         start = {"time": time.time(), "step": first, "variables": variables}
         for step in range(first, folder.record.get("cheap_steps", 1)):
             time.sleep(0.1)
+            taken = b"1" * folder.record.get("cheap_bytes", 0)
             folder.update_state(status="running", step=step + 1)
             if asked:
                 break
@@ -255,7 +256,7 @@ def test_a_preempted_run_comes_back_once_and_goes_on(cluster: Any, cheap: Callab
     (run,) = make_runs(place, 1, steps=60)
     (job,) = submit_all([run], asked(gpus=1), job=cheap)
     wait_until_it_steps(run)
-    urgent = ["--job-name=urgent", "--partition=urgent", "--gpus=2", "--mem=100M", "--output=/dev/null"]
+    urgent = ["--job-name=urgent", "--partition=urgent", "--gpus=2", "--mem=1G", "--output=/dev/null"]
     cluster.run("sbatch", *urgent, "--wrap=sleep 1")
     wait_until_done([run])
     before, after = turns(run)
@@ -328,6 +329,20 @@ def test_a_job_that_dies_before_python_is_shown_as_failed(
     assert [action.kind for action in choose_actions(runs, retry_failed=True)] == ["start", "start"]
 
 
+def test_a_run_that_ran_out_of_memory_is_failed(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
+    (run,) = make_runs(place, 1, steps=1000)
+    run.folder.record = {**run.folder.record, "cheap_bytes": 10**9}
+    (job,) = submit_all([run], asked(mem="500M"), job=cheap)
+    wait_until(lambda: not is_living(run.folder.state["job"]), 60, lambda: said_by(run))
+    (action,) = choose_actions([run])
+    number = run.folder.state["job"]
+    assert (action.kind, action.reason) == (
+        "failed",
+        f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size",
+    )
+    assert cluster.restarts(job) == 0
+
+
 def test_a_held_job_is_named_with_the_remedy(cluster: Any, cheap: Callable[..., None], place: Path) -> None:
     (run,) = make_runs(place, 1)
     said: list[str] = []
@@ -370,7 +385,7 @@ def test_from_inside_an_allocation(cluster: Any, place: Path, name: str) -> None
     local.COMMAND = (sys.executable, "-c", "import sys, cheap_job; cheap_job.job(sys.argv[1])")
     local.run_locally(work[1:], [{{}}], Progress(runs, Console()))
     """
-    command = ["salloc", f"--job-name={name}", "--gpus=1", "--mem=100M", sys.executable, "-c", textwrap.dedent(code)]
+    command = ["salloc", f"--job-name={name}", "--gpus=1", "--mem=1G", sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until_done([run, here])
