@@ -66,7 +66,7 @@ def spoil_everything(root: Path) -> dict[str, str]:
     (masks / "train8.png").unlink()
     (images / "train9.jpg").write_text("not an image")
     return {
-        "images/train/train0.jpg": "is damaged (image file is truncated",
+        "images/train/train0.jpg": "is damaged (Image is incomplete or truncated",
         "images/train/train1.jpg": "is grayscale, not 8-bit RGB",
         "images/train/train2.png": "is RGBA (with an alpha channel), not 8-bit RGB",
         "images/train/train3.png": "is 16-bit, not 8-bit RGB",
