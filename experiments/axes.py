@@ -41,7 +41,7 @@ NETWORKS = {
 MODEL_AXES = ("encoder", "output_stride", "atrous_rates", "dropout", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
-EVALUATION_AXES = ("tta", "window", "postprocess")
+EVALUATION_AXES = ("memory_rows", "tta", "window", "postprocess")
 # null where the loss, or the memory, is another: that alone tells nothing that `loss` and `memory` do not
 METHOD_AXES = frozenset((*RMI_AXES, *MEMORY_AXES, "consistency"))
 
@@ -51,7 +51,7 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
     Args:
         config: with `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`.
-        evaluation: `tta`, `window`, `postprocess` of a further test of the trained model.
+        evaluation: `memory_rows`, `tta`, `window`, `postprocess` of a further test of the trained model.
 
     Returns:
         One entry an axis; None where the axis does not apply to this run.

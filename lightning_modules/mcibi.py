@@ -54,7 +54,7 @@ class MCIBIModule(SegmentationModule):
         """Build the network, and keep what its training needs.
 
         Args:
-            memory_momentum: m_0 in M ← (1 − m) M + m R'; MCIBI++ has 0.1.
+            memory_momentum: m_0 in M ← (1 − m) M + m R', in [0, 1]; MCIBI++ has 0.1.
             memory_momentum_rule: "poly" anneals it from m_0 to m_0 / 100, see
                 :func:`~beyondpixel.lightning_modules.schedules.annealed_momentum`; "lr" keeps its ratio to the learning
                 rate, as the authors' code does; "constant" is MCIBI++'s.
@@ -72,8 +72,8 @@ class MCIBIModule(SegmentationModule):
             raise ValueError(
                 f"memory_momentum_rule must be one of 'poly', 'lr', 'constant', got {memory_momentum_rule!r}"
             )
-        if not 0 < memory_momentum <= 1:
-            raise ValueError(f"memory_momentum must be in (0, 1], got {memory_momentum}")
+        if not 0 <= memory_momentum <= 1:
+            raise ValueError(f"memory_momentum must be in [0, 1], got {memory_momentum}")
         if consistency_from_epoch is not None and network.get("memory") == "statistics":
             raise ValueError(
                 "consistency_from_epoch must be null with memory='statistics': MCIBI++ has no consistency loss, since "

@@ -1,4 +1,4 @@
-"""Inferers by name: `crf:5`, `tta:flip scales=0.5,1`, `window:513 overlap=0.33`, or several joined by `+`."""
+"""Inferers by name, such as `crf:5`, `tta:flip scales=0.5,1` or `window:513 overlap=0.33`, or several joined by `+`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from torch import Tensor
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.crf import DenseCRF
+from beyondpixel.experiments.inference.exchanged_memory import ExchangedMemory
 from beyondpixel.experiments.inference.mean_field import import_package
 from beyondpixel.experiments.inference.sliding import DEFAULT_OVERLAP, SlidingWindow
 from beyondpixel.experiments.inference.tta import TestTimeAugmentation
 from beyondpixel.lightning_modules.inferer import Inferer
 
 DEFAULT_STEPS = 5
-EXPECTED = "crf:STEPS, 'tta:flip scales=0.5,1' or 'window:PIXELS overlap=0.33', or several joined by +"
+EXPECTED = (
+    "crf:STEPS, 'tta:flip scales=0.5,1', 'window:PIXELS overlap=0.33' or memory:exchanged, or several joined by +"
+)
 
 
 class Chain:
@@ -59,22 +62,25 @@ class InfererOptions:
     """Settings of an inferer: windows lie within augmented passes, the CRF comes last, whatever order is given.
 
     Attributes:
+        memory: MCIBI's memory with its rows exchanged, or None for it as it is.
         window: crops of an image, or None for whole images.
         tta: passes that are averaged, or None for one.
         crf_steps: mean-field steps of the CRF, or None for none.
     """
 
+    memory: ExchangedMemory | None = None
     window: SlidingWindow | None = None
     tta: TestTimeAugmentation | None = None
     crf_steps: int | None = None
 
     @property
     def axes(self) -> dict[str, str | None]:
-        """`tta`, `window`, `postprocess`: axes of a comparison, None where not used."""
+        """`memory_rows`, `tta`, `window`, `postprocess`: axes of a comparison, None where not used."""
         scales = "" if self.tta is None else ",".join(f"{scale:g}" for scale in self.tta.scales)
         tta = " ".join(["flip"] * (self.tta is not None and self.tta.flip) + [f"scales={scales}"] * (scales != "1"))
         overlap = "" if self.window is None else f" overlap={self.window.overlap:.3g}"
         return {
+            "memory_rows": None if self.memory is None else "exchanged",
             "tta": None if self.tta is None else tta or "scales=1",
             "window": None if self.window is None else f"{self.window.size}{overlap}",
             "postprocess": None if self.crf_steps is None else f"crf:{self.crf_steps}",
@@ -89,7 +95,8 @@ class InfererOptions:
             'tta-flip-scales-0.5-1-crf-10'
         """
         axes = self.axes
-        parts = [f"{name} {axes[name]}" for name in ("tta", "window") if axes[name]] + [axes["postprocess"] or ""]
+        parts = [f"{name} {axes[name]}" for name in ("memory_rows", "tta", "window") if axes[name]]
+        parts.append(axes["postprocess"] or "")
         return re.sub(r"[^a-z0-9.]+", "-", " ".join(parts)).strip("-")
 
     def build(self, data: SegmentationDataModule) -> Chain:
@@ -98,7 +105,7 @@ class InfererOptions:
         Raises:
             UserError: if the CRF would see the padding of batches.
         """
-        inferers: list[Inferer] = [inferer for inferer in (self.window, self.tta) if inferer is not None]
+        inferers: list[Inferer] = [one for one in (self.memory, self.window, self.tta) if one is not None]
         if self.crf_steps is not None:
             if not data.fixed_size and data.image_size is None and data.eval_batch_size > 1:
                 raise UserError(
@@ -164,6 +171,12 @@ def _parse_tta(arguments: list[str]) -> TestTimeAugmentation:
     return TestTimeAugmentation(scales, flip="flip" in arguments)
 
 
+def _parse_memory(arguments: list[str]) -> ExchangedMemory:
+    if arguments != ["exchanged"]:
+        raise ValueError(f"expected memory:exchanged, got {' '.join(arguments) or 'nothing'!r}")
+    return ExchangedMemory()
+
+
 def _number(text: str, kind: type, name: str) -> Any:
     try:
         return kind(text)
@@ -175,4 +188,5 @@ PARSERS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "crf": ("crf_steps", _parse_crf),
     "window": ("window", _parse_window),
     "tta": ("tta", _parse_tta),
+    "memory": ("memory", _parse_memory),
 }

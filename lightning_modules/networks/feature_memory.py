@@ -1,6 +1,6 @@
 """The memory of MCIBI: representations of each class, mined from the whole data set."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -8,6 +8,8 @@ from torch import Tensor
 from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
 from beyondpixel.lightning_modules.networks.class_sums import class_sums
 from beyondpixel.lightning_modules.networks.random_pixels import keep_random_pixels
+
+Initialization = Literal["mean", "random_pixel", "random"]
 
 
 class FeatureMemory(ClassMemory):
@@ -25,7 +27,9 @@ class FeatureMemory(ClassMemory):
     the class's pixels in this batch ("mean", the authors' code), or one of them ("random_pixel", which the paper's
     text describes). With several slots, as in the authors' code, a class fills one slot a batch, in order, from all its
     pixels; the filled ones rest meanwhile. Once all are filled, each pixel goes to the slot with the highest cosine
-    (the first, if equal), and each slot has its own weights.
+    (the first, if equal), and each slot has its own weights. With "random" no slot is ever empty: each begins with
+    numbers from a standard normal distribution, and with momentum 0 keeps them, a control that knows nothing of the
+    data.
 
     Slots that no pixel goes to do not change. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the
     weights are equal. A random pixel is drawn by a private generator that is the same on all processes and leaves
@@ -39,8 +43,8 @@ class FeatureMemory(ClassMemory):
         num_classes: K.
         channels: C of the features.
         slots: S, representations of each class. More than one needs the strategy "cosine".
-        initialization: "mean" or "random_pixel".
-        seed: of the random pixels; only "random_pixel" reads it.
+        initialization: "mean", "random_pixel" or "random".
+        seed: of the random pixels or numbers; "mean" does not read it.
 
     Attributes:
         memory: buffer (K, S, C) float32, zeros where nothing was seen. `update` writes into it; read it through
@@ -64,16 +68,21 @@ class FeatureMemory(ClassMemory):
         channels: int,
         slots: int = 1,
         *,
-        initialization: Literal["mean", "random_pixel"] = "mean",
+        initialization: Initialization = "mean",
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, channels, slots)
-        if initialization not in ("mean", "random_pixel"):
-            raise ValueError(f"initialization: expected 'mean' or 'random_pixel', got {initialization!r}")
+        if initialization not in get_args(Initialization):
+            names = ", ".join(map(repr, get_args(Initialization)))
+            raise ValueError(f"initialization: expected one of {names}, got {initialization!r}")
         self.initialization = initialization
         generator = torch.Generator().manual_seed(seed)
         self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator)
-        self.register_buffer("memory", torch.zeros(num_classes, slots, channels))
+        memory = torch.zeros(num_classes, slots, channels)
+        if initialization == "random":
+            memory.normal_(generator=generator)
+            self.seen.fill_(True)
+        self.register_buffer("memory", memory)
 
     def representations(self) -> Tensor:
         """The memory as it is now, (K, S, C) float32, zeros where nothing was seen.

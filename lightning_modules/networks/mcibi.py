@@ -1,7 +1,7 @@
 """MCIBI and MCIBI++ on top of any context that an image gives its own pixels."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from beyondpixel.lightning_modules.networks.context_network import (
     check_choice,
     check_positive,
 )
-from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory
+from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory, Initialization
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
@@ -49,7 +49,8 @@ class MCIBI(ContextNetwork):
         slots: representations a class in a memory of features.
         aggregation: "soft", or "hard" for the most probable class alone.
         refinement: whether attention over the image refines what the memory gives (the paper's P).
-        initialization: "mean" (the authors' code) or "random_pixel" (their text): a class's first representation.
+        initialization: a class's first representation: "mean" (the authors' code) or "random_pixel" (their text); or
+            "random", numbers that know nothing of the data and that a memory_momentum of 0 leaves there (a control).
         update_strategy: "cosine", where pixels weigh more that are less like the memory, or "mean".
         memory_gradient: which memory the gradient of W is computed with: "read", the one that the forward pass read,
             which gives the true gradient; or "updated", the one that the update of the same step wrote, as in the
@@ -77,7 +78,7 @@ class MCIBI(ContextNetwork):
         slots: int = 1,
         aggregation: Literal["soft", "hard"] = "soft",
         refinement: bool = True,
-        initialization: Literal["mean", "random_pixel"] = "mean",
+        initialization: Initialization = "mean",
         update_strategy: Literal["cosine", "mean"] = "cosine",
         memory_gradient: Literal["read", "updated"] = "read",
         inference_passes: int = 1,
@@ -86,7 +87,7 @@ class MCIBI(ContextNetwork):
         for name, value, choices in (
             ("memory", memory, ("features", "statistics", None)),
             ("aggregation", aggregation, ("soft", "hard")),
-            ("initialization", initialization, ("mean", "random_pixel")),
+            ("initialization", initialization, get_args(Initialization)),
             ("update_strategy", update_strategy, ("cosine", "mean")),
             ("memory_gradient", memory_gradient, ("read", "updated")),
         ):
@@ -124,7 +125,7 @@ class MCIBI(ContextNetwork):
         slots: int,
         *,
         refinement: bool,
-        initialization: Literal["mean", "random_pixel"],
+        initialization: Initialization,
     ) -> None:
         """What MCIBI adds to the context network."""
         # FCN's features are R themselves

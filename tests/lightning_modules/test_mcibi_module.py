@@ -205,6 +205,14 @@ class TestMemory:
         assert not [name for name, _ in module.named_parameters() if "memory" in name]
         assert not module.network.memory.memory.requires_grad
 
+    @pytest.mark.parametrize("rule", ["poly", "lr", "constant"])
+    def test_random_numbers_stay_without_momentum(self, data: Any, trainer: Make, rule: str) -> None:
+        module = make(initialization="random", memory_momentum=0.0, memory_momentum_rule=rule)
+        start = module.network.memory.memory.clone()
+        trainer(max_epochs=1).fit(module, data)
+        assert start.any()
+        assert torch.equal(module.network.memory.memory, start)
+
     @pytest.mark.parametrize("slots", [1, 2])
     def test_random_pixels_and_slots_fill_it(self, data: Any, trainer: Make, slots: int) -> None:
         module = make(slots=slots, initialization="random_pixel")
@@ -351,11 +359,11 @@ def test_checkpoint_loads_without_the_weights_file(data: Any, trainer: Make, tmp
         ),
         ({"memory": True}, "memory must be one of 'features', 'statistics', None, got True"),
         ({"aggregation": "firm"}, "aggregation must be one of 'soft', 'hard', got 'firm'"),
-        ({"initialization": "zeros"}, "initialization must be one of 'mean', 'random_pixel', got 'zeros'"),
+        ({"initialization": "zeros"}, "initialization must be one of 'mean', 'random_pixel', 'random', got 'zeros'"),
         ({"update_strategy": "max"}, "update_strategy must be one of 'cosine', 'mean', got 'max'"),
         ({"update_strategy": "mean", "slots": 2}, "update_strategy must be 'cosine' with slots=2"),
         ({"memory_momentum_rule": "exp"}, "memory_momentum_rule must be one of 'poly', 'lr', 'constant', got 'exp'"),
-        ({"memory_momentum": 0.0}, r"memory_momentum must be in \(0, 1\], got 0.0"),
+        ({"memory_momentum": 1.5}, r"memory_momentum must be in \[0, 1\], got 1.5"),
         ({"memory": "statistics", "slots": 2}, "slots must be 1 with memory='statistics'.*got 2"),
         ({"memory": "statistics", "consistency_from_epoch": 1}, "consistency_from_epoch must be null with memory="),
         ({"memory_gradient": "old"}, "memory_gradient must be one of 'read', 'updated', got 'old'"),

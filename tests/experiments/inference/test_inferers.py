@@ -1,6 +1,8 @@
 """Words to inferers, and what inferers around one another do to logits."""
 
+import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from beyondpixel.experiments.inference.mean_field import import_package
 from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
 from beyondpixel.experiments.inference.sliding import SlidingWindow
 from beyondpixel.experiments.inference.tta import TestTimeAugmentation
+from beyondpixel.lightning_modules import DeepLabModule, MCIBIModule
 
 DATA = ShapesDataModule()
 
@@ -24,7 +27,7 @@ def test_words_to_options_in_any_order() -> None:
     assert options.window == SlidingWindow(65, 0.25)
     assert options.crf_steps == 10
     axes = {"tta": "flip scales=0.5,1,1.75", "window": "65 overlap=0.25", "postprocess": "crf:10"}
-    assert options.axes == axes
+    assert options.axes == {"memory_rows": None, **axes}
     assert options.slug == "tta-flip-scales-0.5-1-1.75-window-65-overlap-0.25-crf-10"
 
 
@@ -37,6 +40,7 @@ def test_words_to_options_in_any_order() -> None:
         ("tta:scales=0.5", "tta-scales-0.5"),
         ("window:513", "window-513-overlap-0.333"),
         ("tta:flip+crf:10", "tta-flip-crf-10"),
+        ("tta:flip+memory:exchanged", "memory-rows-exchanged-tta-flip"),
     ],
 )
 def test_a_folder_name_for_each(words: str, slug: str) -> None:
@@ -77,7 +81,10 @@ def test_logits_of_probabilities_are_finite_even_at_zero() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "inferer '': expected crf:STEPS, 'tta:flip scales=0.5,1' or 'window:PIXELS overlap=0.33'"),
+        (
+            "",
+            "inferer '': expected crf:STEPS, 'tta:flip scales=0.5,1', 'window:PIXELS overlap=0.33' or memory:exchanged",
+        ),
         ("blur", "or several joined by +, got 'blur'"),
         ("tta:flip++crf:1", "or several joined by +, got ''"),
         ("crf:1+crf:2", "inferer 'crf:1+crf:2': crf is there twice; expected it once"),
@@ -92,6 +99,8 @@ def test_logits_of_probabilities_are_finite_even_at_zero() -> None:
         ("window:many", "inferer 'window:many': size: expected a whole number, got 'many'"),
         ("window:9 overlap=1", "overlap must be at least 0 and below 1, a share of the crop, got 1.0"),
         ("window:9 0.3", "expected window:PIXELS overlap=SHARE, got '9 0.3'"),
+        ("memory", "inferer 'memory': expected memory:exchanged, got 'nothing'"),
+        ("memory:lost", "inferer 'memory:lost': expected memory:exchanged, got 'lost'"),
         ("crf:0", "inferer 'crf:0': expected crf:STEPS with 1 to 9999 steps, such as crf:5, got '0'"),
         ("crf:1e3", "expected crf:STEPS with 1 to 9999 steps, such as crf:5, got '1e3'"),
     ],
@@ -103,7 +112,26 @@ def test_words_that_mean_nothing(words: str, message: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["crf", "tta", "window", ":", "+", "=", ",", " ", "scales", "overlap", "flip", "1", "0.5", "1e9", "-2", "nan"]
+    [
+        "crf",
+        "tta",
+        "window",
+        "memory",
+        "exchanged",
+        ":",
+        "+",
+        "=",
+        ",",
+        " ",
+        "scales",
+        "overlap",
+        "flip",
+        "1",
+        "0.5",
+        "1e9",
+        "-2",
+        "nan",
+    ]
 )
 
 
@@ -119,7 +147,35 @@ def test_any_words_are_options_or_one_message(words: str) -> None:
 
 def _canonical(options: InfererOptions) -> list[str | None]:
     axes = options.axes
-    return [*(axes[name] and f"{name}:{axes[name]}" for name in ("tta", "window")), axes["postprocess"]]
+    words = {"memory": axes["memory_rows"], "tta": axes["tta"], "window": axes["window"]}
+    return [*(value and f"{name}:{value}" for name, value in words.items()), axes["postprocess"]]
+
+
+@pytest.mark.parametrize("memory", ["features", "statistics"])
+def test_each_class_has_the_memory_of_the_one_before_it(memory: Any) -> None:
+    small = {"encoder": "tu-test_resnet", "channels": 8, "attention_channels": 4}
+    module = MCIBIModule(num_classes=4, memory=memory, **small).eval()
+    rows = module.network.memory.memory
+    rows.copy_(torch.rand_like(rows) * torch.arange(1.0, 5.0).view(4, *[1] * (rows.ndim - 1)))
+    module.network.memory.seen[:3] = True  # the last class was never seen
+    other = copy.deepcopy(module)
+    for name in ("memory", "seen"):
+        buffer = getattr(other.network.memory, name)
+        buffer.copy_(torch.stack([buffer[3], buffer[0], buffer[1], buffer[2]]))
+    images = torch.randn(1, 3, 48, 64)
+    own = {name: state.clone() for name, state in module.state_dict().items()}
+    inferer = parse_inferer("memory:exchanged+tta:flip").build(DATA)
+    with torch.no_grad():
+        expected = parse_inferer("tta:flip").build(DATA)(images, other)
+        assert not torch.allclose(expected, parse_inferer("tta:flip").build(DATA)(images, module))
+        torch.testing.assert_close(inferer(images, module), expected, rtol=0, atol=0)
+    assert all(torch.equal(state, own[name]) for name, state in module.state_dict().items())
+
+
+@pytest.mark.parametrize("network", [DeepLabModule(3, encoder="tu-test_resnet"), torch.nn.Conv2d(3, 4, 1)])
+def test_a_network_without_a_memory_is_named(network: torch.nn.Module) -> None:
+    with pytest.raises(UserError, match=f"expected MCIBIModule with memory .* got {type(network).__name__}, which has"):
+        parse_inferer("memory:exchanged").build(DATA)(torch.zeros(1, 3, 32, 32), network)
 
 
 def test_a_crf_without_its_package_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,13 +328,32 @@ def test_update_leaves_earlier_results_and_their_gradients_alone(labeled_feature
     assert list(memory.parameters()) == []
 
 
+def test_random_numbers_are_the_seeds_and_stay_without_momentum() -> None:
+    torch.manual_seed(1)
+    first = FeatureMemory(50, 400, initialization="random", seed=3)
+    torch.manual_seed(2)
+    again = FeatureMemory(50, 400, initialization="random", seed=3)
+    other = FeatureMemory(50, 400, initialization="random", seed=4)
+    start = first.memory.clone()
+    assert first.seen.all()
+    assert torch.equal(again.memory, start)
+    assert not torch.equal(other.memory, start)
+    assert (start.mean().item(), start.std().item()) == pytest.approx((0, 1), abs=0.02)
+    features, target = torch.full((1, 400, 2, 2), 3.0), torch.zeros(1, 4, 4, dtype=torch.long)
+    first.update(features, target, momentum=0.0)
+    assert torch.equal(first.memory, start)
+    first.update(features, target, momentum=0.25)
+    torch.testing.assert_close(first.memory[0], 0.75 * start[0] + 0.25 * 3)
+    assert torch.equal(first.memory[1:], start[1:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_classes": 0}, r"num_classes: expected an integer of at least 1, got 0"),
         ({"channels": 2.5}, r"channels: expected an integer of at least 1, got 2.5"),
         ({"slots": True}, r"slots: expected an integer of at least 1, got True"),
-        ({"initialization": "zeros"}, r"initialization: expected 'mean' or 'random_pixel', got 'zeros'"),
+        ({"initialization": "zeros"}, r"initialization: expected one of 'mean', 'random_pixel', 'random', got 'zeros'"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:

@@ -1,0 +1,48 @@
+"""Predictions with the rows of MCIBI's memory exchanged: what the network owes to which class a row belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beyondpixel.experiments.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExchangedMemory:
+    """Predict while each class has the memory of the one before it, the first that of the last.
+
+    A network that reads what its memory says of a class loses by it; one that only uses the room does not. The memory
+    is as it was afterwards.
+
+    Example:
+        >>> from beyondpixel.lightning_modules import MCIBIModule
+        >>> module = MCIBIModule(num_classes=4, encoder="resnet18", channels=32, attention_channels=16).eval()
+        >>> ExchangedMemory()(torch.zeros(1, 3, 33, 47), module).shape
+        torch.Size([1, 4, 33, 47])
+    """
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (N, C, H, W) of normalized images (N, 3, H, W).
+
+        Raises:
+            UserError: if the network is no MCIBIModule with a memory.
+        """
+        module: Any = network
+        memory = getattr(getattr(module, "network", None), "memory", None)
+        if memory is None:
+            raise UserError(
+                "inferer 'memory:exchanged': expected MCIBIModule with memory 'features' or 'statistics', got "
+                f"{type(network).__name__}, which has no memory of classes"
+            )
+        own = {name: state.clone() for name, state in memory.state_dict().items()}
+        try:
+            memory.load_state_dict({name: state.roll(1, dims=0) for name, state in own.items()})
+            return network(images)
+        finally:
+            memory.load_state_dict(own)
