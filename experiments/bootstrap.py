@@ -75,7 +75,24 @@ def mean_interval(runs: Sequence[Scores]) -> Interval:
         >>> mean_interval([np.full(99, 0.5), np.full(99, 0.7)])  # two seeds: one of them is drawn
         (0.5, 0.7)
     """
-    return _interval(_row_mean(runs, np.random.default_rng([SEED, 1])))
+    return percentile_interval(mean_scores([runs])[0])
+
+
+def mean_scores(rows: Sequence[Sequence[Scores]]) -> Scores:
+    """Mean scores of several rows on the same draws of images, seeds drawn for each row by itself.
+
+    Args:
+        rows: from :func:`resampled_scores`, a sequence a row with one entry a seed, all on the same images.
+
+    Returns:
+        (rows, resamples) scores in 0..1.
+
+    Example:
+        >>> mean_scores([[np.full(2, 0.5)], [np.full(2, 0.6), np.full(2, 0.6)]]).tolist()
+        [[0.5, 0.5], [0.6, 0.6]]
+    """
+    generator = np.random.default_rng([SEED, 1])
+    return np.stack([_row_mean(runs, generator) for runs in rows])
 
 
 def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores], *, same_trainings: bool = False) -> Interval:
@@ -100,8 +117,9 @@ def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores], *, sa
     """
     generator = np.random.default_rng([SEED, 1])
     if same_trainings:
-        return _interval(_row_mean([ours - base for ours, base in zip(row, baseline, strict=True)], generator))
-    return _interval(_row_mean(row, generator) - _row_mean(baseline, generator))
+        pairs = zip(row, baseline, strict=True)
+        return percentile_interval(_row_mean([ours - base for ours, base in pairs], generator))
+    return percentile_interval(_row_mean(row, generator) - _row_mean(baseline, generator))
 
 
 def _row_mean(runs: Sequence[Scores], generator: np.random.Generator) -> Scores:
@@ -127,8 +145,8 @@ def _draws(images: int, *, resamples: int, seed: int) -> Iterator[NDArray[np.flo
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _interval(scores: Scores) -> Interval:
-    """The middle 95 % of the draws that have a score."""
+def percentile_interval(scores: Scores) -> Interval:
+    """The middle 95 % of the draws that have a score; NaN if none has."""
     scores = scores[~np.isnan(scores)]
     if not len(scores):
         return float("nan"), float("nan")

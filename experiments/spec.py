@@ -41,6 +41,7 @@ REFERENCE_KEYS: Keys = {
     "metric": (str, None, "the name of a score, such as test/mIoU"),
     "value": (NUMBER, None, "a number, in percent"),
     "source": (str, None, "where it is printed"),
+    "data_set": (str, None, "the data set of the published number, if it is another: then its order alone is compared"),
     "deviations": (str, None, "what is known to differ from the published setting"),
     "per_class": (dict, NUMBER, "class names with a number each, in percent"),
     "inference_seconds": (NUMBER, None, "seconds an image"),

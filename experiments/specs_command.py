@@ -125,7 +125,8 @@ def _own(differing: Mapping[str, Sequence[Any]], index: int) -> str:
 
 def _published(reference: Mapping[str, Any]) -> str:
     values = [one.get("value") for one in (reference, *reference.get("evaluations", {}).values())]
-    return ", ".join(f"{value:.2f}" for value in values if value is not None)
+    where = f" ({reference['data_set']})" if "data_set" in reference else ""
+    return ", ".join(f"{value:.2f}" for value in values if value is not None) + where
 
 
 def _shown(value: Any) -> str:

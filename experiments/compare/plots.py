@@ -92,8 +92,12 @@ def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
 
 
 def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
-    """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line."""
+    """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line.
+
+    Published numbers of another data set have an axis of their own at the right.
+    """
     metric, unit = comparison.metric, unit_of(comparison.metric)
+    right: Axes | None = None
     span = max(panel.ticks.values()) - min(panel.ticks.values())
     for index, (label, group) in enumerate(panel.series.items()):
         color, _ = _style(index)
@@ -103,11 +107,16 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
         joined = panel.numeric and rows["position"].is_unique
         suffix = f": {label}" if label else ""
         _errorbars(axes, rows, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
+        style: dict[str, Any] = {"marker": "s", "markerfacecolor": "none", "color": color}
+        style["linestyle"] = ":" if joined else "none"
         theirs = rows[rows["published"].notna()]
         if len(theirs):
-            line = ":" if joined else "none"
-            style: dict[str, Any] = {"marker": "s", "markerfacecolor": "none", "linestyle": line, "color": color}
             axes.plot(theirs["position"], theirs["published"], label=f"published{suffix}", **style)
+        elsewhere = rows[rows["elsewhere"].notna()]
+        if len(elsewhere):
+            right = right or _right_axis(axes, f"published, {elsewhere['elsewhere_on'].iloc[0]}{unit.label}")
+            right.plot(elsewhere["position"], elsewhere["elsewhere"], **style)
+            axes.plot([], [], label=f"published{suffix} (right)", **style)  # one legend for both
     base = comparison.rows[comparison.rows["is_baseline"] & (comparison.rows["n"] > 0)]
     drawn = {row for rows in panel.series.values() for row in rows["row"]}
     for row, mean in zip(base["row"], base["mean"], strict=True):
@@ -224,6 +233,13 @@ def _errorbars(axes: Axes, rows: pd.DataFrame, scale: float, **style: Any) -> No
     above = (rows["high"] - rows["mean"]).fillna(spread).clip(lower=0)
     bars = scale * np.stack([below, above])
     axes.errorbar(rows["position"], scale * rows["mean"], yerr=bars if bars.any() else None, capsize=3, **style)
+
+
+def _right_axis(axes: Axes, label: str) -> Axes:
+    right = axes.twinx()
+    right.set_ylabel(label)
+    right.spines["top"].set_visible(False)
+    return right
 
 
 def _style(index: int) -> tuple[str, str]:

@@ -34,7 +34,8 @@ class Comparison:
         rows: a line a row, table by table, the baseline first. Columns: `table`, `row`, `is_baseline`; `n` runs with a
             score and `unfinished` ones without; `mean`, `std`, `min`, `max`, the interval of the mean `low` and `high`;
             `difference` to the baseline with `difference_low` and `difference_high`; `images` drawn again;
-            `one_training` where one side has one seed; `published` and `published_difference` in percent;
+            `one_training` where one side has one seed; `published` and `published_difference` in percent; `elsewhere`,
+            a published number on the data set `elsewhere_on`, in percent;
             `confounders` and `moved_data` in words; every axis.
         axes: names of the axes.
         damaged: runs left out, with what is wrong with them.
@@ -110,8 +111,10 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
         "unfinished": len(group) - len(values),
         **values.agg(["mean", "std", "min", "max"]).to_dict(),
         "published": _published(group, metric),
+        "elsewhere": _published(group, metric, elsewhere=True),
+        "elsewhere_on": group.iloc[0]["reference"].get("data_set"),
     }
-    own = _paired(scored)
+    own = paired(scored)
     row["low"], row["high"] = mean_interval(own[0]) if own else (math.nan, math.nan)
     row["images"] = len(scored.iloc[0]["resampled"][0]) if own else 0
     lines = scored.to_dict("records")
@@ -121,7 +124,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
         return {**row, **dict.fromkeys(nothing, math.nan), **none}
     base_scored = base[base[metric].notna()]
     base_lines = base_scored.to_dict("records")
-    both = _paired(base_scored, scored)
+    both = paired(base_scored, scored)
     same_trainings = scored["training"].tolist() == base_scored["training"].tolist()
     ends = difference_interval(*both, same_trainings=same_trainings) if both else (math.nan, math.nan)
     return {
@@ -148,10 +151,12 @@ def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted
     return None
 
 
-def _published(group: pd.DataFrame, metric: str) -> float:
-    """The published number in percent; NaN where there is none of this metric."""
+def _published(group: pd.DataFrame, metric: str, *, elsewhere: bool = False) -> float:
+    """The published number in percent, or that on another data set; NaN where there is none of this metric."""
     stage, _, score = metric.partition("/")
     for reference in group["reference"]:
+        if ("data_set" in reference) != elsewhere:
+            continue
         if score.startswith("IoU/") and stage == "test" and score[4:] in (reference.get("per_class") or {}):
             return float(reference["per_class"][score[4:]])
         if "value" in reference and reference.get("metric", metric) in (metric, score):
@@ -159,7 +164,7 @@ def _published(group: pd.DataFrame, metric: str) -> float:
     return math.nan
 
 
-def _paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
+def paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
     """The resampled scores of some groups of runs; None unless all have them, on the same images, with some score."""
     resampled = [group["resampled"].tolist() for group in groups]
     everything = [entry for group in resampled for entry in group]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
 from beyondpixel.experiments.bootstrap import RESAMPLES
+from beyondpixel.experiments.compare.rank_order import rank_order
 from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.units import NOTHING, unit_of
 from beyondpixel.experiments.errors import UserError
@@ -31,6 +32,7 @@ _LATEX = str.maketrans(
         '"': "''",
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
+        "ρ": r"$\rho$",
         "λ": r"$\lambda$",
         "×": r"$\times$",
         "†": r"$^\dagger$",
@@ -255,6 +257,7 @@ def _notes(comparison: Comparison, names: list[str]) -> list[str]:
                 "speaks of this one training, not of what another seed would give."
             )
     notes += _best_crf(rows, comparison.metric)
+    notes += [note for name in comparison.tables for note in _order(comparison.table(name))]
     lines = rows.to_dict("records")
     notes += [f"{MARK} {line['name']}: {'; '.join(line['confounders'])}" for line in lines if line["confounders"]]
     notes += [f"{line['name']}: {line['moved_data']}" for line in lines if line["moved_data"]]
@@ -262,6 +265,19 @@ def _notes(comparison: Comparison, names: list[str]) -> list[str]:
     if damaged:
         notes.append(f"{len(damaged)} damaged run{'s' if len(damaged) > 1 else ''} left out: {'; '.join(damaged)}")
     return notes
+
+
+def _order(comparison: Comparison) -> list[str]:
+    found = rank_order(comparison)
+    if found is None:
+        return []
+    low, high = found.interval
+    interval = "" if pd.isna(low) else f", 95 % interval [{low:.2f}, {high:.2f}] by the same draws"
+    where = "" if found.data_set is None else f" on {found.data_set}"
+    return [
+        f"Order of the {found.rows} rows of {comparison.tables[0]} and that published{where}: Spearman's "
+        f"ρ {found.correlation:.2f}{interval}."
+    ]
 
 
 def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:

@@ -1,0 +1,56 @@
+"""Whether rows come in the order that was published: Spearman's rank correlation of the scores."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+from beyondpixel.experiments.bootstrap import Interval, mean_scores, percentile_interval
+from beyondpixel.experiments.compare.rows import Comparison, paired
+
+LEAST_ROWS = 3
+
+
+class RankOrder(NamedTuple):
+    """Spearman's rank correlation of our scores and those published.
+
+    Attributes:
+        rows: how many rows have both.
+        correlation: ρ in -1..1 of the means.
+        interval: of ρ, from scores on the draws of seeds and images; NaN where the runs have no pixel counts.
+        data_set: of the published scores; None for the rows' own.
+    """
+
+    rows: int
+    correlation: float
+    interval: Interval
+    data_set: str | None
+
+
+def rank_order(comparison: Comparison) -> RankOrder | None:
+    """The rank correlation of one table; None where fewer than three rows have a score and a published one."""
+    rows = comparison.rows[comparison.rows["n"] > 0]
+    column = "elsewhere" if rows["elsewhere"].notna().any() else "published"
+    rows = rows[rows[column].notna()]
+    if len(rows) < LEAST_ROWS or rows[column].nunique() == 1:
+        return None
+    scored = comparison.runs[comparison.runs[comparison.metric].notna()]
+    groups = [scored[scored["row"] == row] for row in rows["row"]]
+    theirs = rows[column].to_numpy(dtype=float)
+    drawn = paired(*groups)
+    interval = (math.nan, math.nan)
+    if drawn is not None:
+        interval = percentile_interval(_correlations(mean_scores(drawn), theirs))
+    correlation = float(spearmanr(rows["mean"].to_numpy(dtype=float), theirs).statistic)
+    return RankOrder(len(rows), correlation, interval, rows["elsewhere_on"].iloc[0] if column == "elsewhere" else None)
+
+
+def _correlations(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Spearman's ρ of each column of (rows, draws) with (rows,): Pearson's of the ranks; NaN where all are equal."""
+    ranks, their_ranks = rankdata(ours, axis=0), rankdata(theirs)
+    ranks, their_ranks = ranks - ranks.mean(axis=0), their_ranks - their_ranks.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(their_ranks @ ranks / np.sqrt((ranks**2).sum(axis=0) * (their_ranks**2).sum()))
