@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from beyondpixel.losses import RMILoss
 from beyondpixel.losses.functional import rmi_lower_bound
-from beyondpixel.losses.functional.log_det import stable_cholesky
+from beyondpixel.losses.functional.log_det import half_log_det, stable_cholesky
+from beyondpixel.losses.ops.operators import region_moments
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -113,6 +114,25 @@ def test_bound_cannot_tell_predictions_from_their_inverse(batch: Batch, covarian
     settings: dict[str, Any] = {"downsampling_factor": 1, "covariance": covariance}
     bound, inverse = (rmi_lower_bound(probs, labels, **settings) for probs in (logits.sigmoid(), (-logits).sigmoid()))
     torch.testing.assert_close(inverse, bound)
+
+
+def test_weights_of_neighbors_add_a_constant(batch: Batch) -> None:
+    """log det (D M D) = log det M + 2 Σ log w: near neighbors weigh e² as much as far ones, to the same effect."""
+    logits, labels = batch(dtype=torch.float64)
+    offsets = torch.arange(3.0, dtype=torch.float64) - 1
+    weights = torch.exp(-torch.hypot(offsets[:, None], offsets).flatten())
+    preds = logits.detach().requires_grad_()
+    probs, one_hot = masked(preds, labels)
+    moments = region_moments(one_hot, probs, region_size=3, step=1, backend="plain")
+    scale = torch.cat([weights, weights])
+    values = [
+        half_log_det(one, 1e-9, residual_ridge=1e-9)[0].sum() for one in (moments, moments * scale[:, None] * scale)
+    ]
+    constant = weights.log().sum() * logits.shape[0] * logits.shape[1]
+    torch.testing.assert_close(values[1] - values[0], constant, rtol=1e-6, atol=0)
+    plain, weighted = (torch.autograd.grad(value, preds, retain_graph=True)[0] for value in values)
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(weighted, plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
 
 
 def test_several_factors_are_averaged(batch: Batch) -> None:
