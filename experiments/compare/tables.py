@@ -287,7 +287,7 @@ def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
     names = [name.partition(" + ") for name in tested["name"]]
     tested = tested.assign(trained=[name[0] for name in names], words=[name[2] for name in names])
     notes, unit = [], unit_of(metric)
-    for (trained, *_), group in tested.groupby(["trained", "tta", "window"], sort=False, dropna=False):
+    for (trained, *_), group in tested.groupby(["trained", "memory_rows", "tta", "window"], sort=False, dropna=False):
         if len(group) > 1:
             best, tried = group.loc[group["mean"].idxmax()], ", ".join(group["words"])
             notes.append(

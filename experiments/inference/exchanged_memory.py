@@ -1,4 +1,4 @@
-"""Predictions with the rows of MCIBI's memory exchanged: what the network owes to which class a row belongs to."""
+"""Predictions with the rows of MCIBI's memory exchanged: does it matter which class a row belongs to?"""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from beyondpixel.experiments.errors import UserError
 class ExchangedMemory:
     """Predict while each class has the memory of the one before it, the first that of the last.
 
-    A network that reads what its memory says of a class loses by it; one that only uses the room does not. The memory
-    is as it was afterwards.
+    The score falls if the network uses what its memory says of a class, and stays if the memory is no more than
+    further parameters. Afterwards the memory is as it was.
 
     Example:
         >>> from beyondpixel.lightning_modules import MCIBIModule
