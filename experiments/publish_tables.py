@@ -1,7 +1,8 @@
 """Tables of README and docs, made from published results.
 
 A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`. Behind the table's name may stand the row that
-differences are to, and scores that have a column each: `<!-- results: TABLE baseline=ROW test/boundary_F -->`.
+differences are to, the rows that are shown, if not all, and scores that have a column each:
+`<!-- results: TABLE baseline=ROW rows=ROW,ROW test/boundary_F -->`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from beyondpixel.experiments.publish import METRIC
 from beyondpixel.experiments.run.folder import find_runs, write_atomically
 
 MARKED = re.compile(
-    r"(?P<begin><!-- results: (?P<table>\S+)(?: baseline=(?P<baseline>\S+))?(?P<also>(?: \S+)*) -->\n)"
+    r"(?P<begin><!-- results: (?P<table>\S+)(?: baseline=(?P<baseline>\S+))?"
+    r"(?: rows=(?P<rows>\S+))?(?P<also>(?: \S+)*) -->\n)"
     r".*?(?P<end><!-- /results -->)",
     re.DOTALL,
 )
@@ -47,14 +49,7 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        fresh = MARKED.sub(
-            lambda found: (
-                found["begin"]
-                + results_table(results, found["table"], found["also"].split(), baseline=found["baseline"])
-                + found["end"]
-            ),
-            text,
-        )
+        fresh = MARKED.sub(lambda found: found["begin"] + _marked_table(results, found) + found["end"], text)
         if fresh != text:
             changed.append(file)
             if not check:
@@ -65,29 +60,47 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     return changed
 
 
-def results_table(results: Path, table: str, also: Sequence[str] = (), *, baseline: str | None = None) -> str:
+def _marked_table(results: Path, found: re.Match[str]) -> str:
+    rows = None if found["rows"] is None else found["rows"].split(",")
+    return results_table(results, found["table"], found["also"].split(), baseline=found["baseline"], rows=rows)
+
+
+def results_table(
+    results: Path,
+    table: str,
+    also: Sequence[str] = (),
+    *,
+    baseline: str | None = None,
+    rows: Sequence[str] | None = None,
+) -> str:
     """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
 
-    A row and seed that was published several times counts once, as published last. Where papers have numbers, ours, the
-    paper's and their difference stand side by side, with what is known to differ from the paper's setting.
+    Rows come with their further evaluations. A row and seed that was published several times counts once, as published
+    last. Where papers have numbers, ours, the paper's and their difference stand side by side, with what is known to
+    differ from the paper's setting.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or none of a row.
     """
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
     newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
+    there = {path.parts[0] for path in newest}
+    missing = ", ".join(sorted(set(rows or ()) - there))
+    if missing:
+        raise UserError(f"no results of the rows {missing} in {results / table}; it has {', '.join(sorted(there))}")
+    newest = {path: run for path, run in newest.items() if rows is None or path.parts[0] in rows}
     comparison = compare_runs(read_runs(list(newest.values())), METRIC, baseline=baseline, also=also)
     shown = main_table(comparison, narrow=True)
-    cells, rows, unit = shown.cells, comparison.rows, unit_of(METRIC)
-    if rows["published"].notna().any():
+    cells, compared, unit = shown.cells, comparison.rows, unit_of(METRIC)
+    if compared["published"].notna().any():
         ours = f"{METRIC}{unit.label}"
         cells = cells.rename(columns={ours: f"ours, {ours}", "published (%)": "paper’s (%)"})
         references = comparison.runs.groupby("row", sort=False)["reference"].first()
         after = cells.columns.get_loc("paper’s (%)") + 1
-        cells.insert(after, "ours − paper’s", (rows["mean"] - rows["published"] / 100).map(unit.difference))
-        cells["known deviations"] = [references[row].get("deviations", NOTHING) for row in rows["row"]]
+        cells.insert(after, "ours − paper’s", (compared["mean"] - compared["published"] / 100).map(unit.difference))
+        cells["known deviations"] = [references[row].get("deviations", NOTHING) for row in compared["row"]]
     used = [folder for folder in folders if any(run.is_relative_to(folder) for run in newest.values())]
     notes = [*shown.notes, f"Data: {', '.join(f'`{results.name}/{table}/{folder.name}`' for folder in used)}."]
     return as_markdown(replace(shown, cells=cells, notes=notes))

@@ -581,9 +581,8 @@ def test_a_row_trains_and_tests(spec: RunSpec, tmp_path: Path, request: pytest.F
     assert run.folder.state["status"] == "done"
     assert run.folder.state["step"] == 2
     assert run.folder.last_checkpoint.exists()
-    assert [evaluation.record["evaluation"]["words"] for evaluation in run.folder.evaluations()] == sorted(
-        spec.evaluations, key=lambda words: int(words.partition(":")[2] or 0)
-    )
+    made = [evaluation.record["evaluation"]["words"] for evaluation in run.folder.evaluations()]
+    assert sorted(made) == sorted(spec.evaluations)
 
 
 def test_the_built_objects_are_what_the_config_says(tiny_camvid: Path, tmp_path: Path) -> None:

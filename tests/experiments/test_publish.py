@@ -179,6 +179,20 @@ def test_a_marker_names_its_baseline(outputs: Path, tmp_path: Path) -> None:
     assert "boundary_F (%)" in lines[1]
 
 
+def test_a_marker_names_its_rows(outputs: Path, tmp_path: Path) -> None:
+    """The rows that are shown come with their evaluations; one that is not there is an error."""
+    publish([outputs], results=tmp_path / "results", machine="gpu")
+    page = tmp_path / "README.md"
+    page.write_text("<!-- results: t rows=rmi test/boundary_F -->\n<!-- /results -->\n")
+    update_tables([page], results=tmp_path / "results")
+    table = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert [line.split()[1] for line in table[2:]] == ["rmi", "rmi"]
+    assert "crf:5" in table[3]
+    page.write_text("<!-- results: t rows=rmi,ohem -->\n<!-- /results -->\n")
+    with pytest.raises(UserError, match=r"no results of the rows ohem in .*; it has ce, rmi"):
+        update_tables([page], results=tmp_path / "results")
+
+
 def test_results_of_several_days_are_one_table(outputs: Path, tmp_path: Path) -> None:
     publish([outputs], results=tmp_path / "results", machine="first")
     later = tmp_path / "later"

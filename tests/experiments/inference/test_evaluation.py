@@ -122,6 +122,7 @@ def test_an_evaluation_is_complete_and_the_runs_own_results_stay(run: RunFolder)
     assert summary["test/seconds_per_image"] > summary["test/crf_seconds"] > 0
     assert folder.record["evaluation"] == {
         "words": "crf:2+tta:flip",
+        "memory_rows": None,
         "tta": "flip",
         "window": None,
         "postprocess": "crf:2",
