@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.number_types import put_integers_first
 from beyondpixel.experiments.resolve import LINKED
 
 
@@ -83,6 +84,7 @@ def _parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(Trainer, "trainer")
+    put_integers_first(parser)
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     link_arguments(parser)

@@ -23,6 +23,7 @@ import beyondpixel.lightning_modules
 from beyondpixel.experiments.allowed_imports import forbidden_imports
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, suggestion
+from beyondpixel.experiments.number_types import put_integers_first
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.losses import LOSSES, loss_class
@@ -213,6 +214,7 @@ def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:
 def _parser(function: Any, skip: tuple[str, ...]) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(function, skip=set(skip), fail_untyped=False, sub_configs=False)
+    put_integers_first(parser)
     return parser
 
 

@@ -1,11 +1,16 @@
 """Resolving a spec: defaults come from the class alone, every error is told with its location."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from beyondpixel.experiments import spec
 from beyondpixel.experiments.resolve import complete, resolve
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import SpecError, load_specs
 
 ROW = """\
@@ -146,3 +151,36 @@ def test_an_argument_that_a_class_requires_is_no_fault_of_the_others() -> None:
 def test_arguments_are_keys_and_values() -> None:
     _, errors = complete({"data": {"class_path": "ShapesDataModule", "init_args": [None]}})
     assert errors == [(("data", "init_args"), "expected keys and values, got [None]")]
+
+
+@pytest.mark.slow
+def test_an_integer_stays_one_whatever_was_imported_before(tmp_path: Path) -> None:
+    """Which order Trainer's int | float has depends on other libraries; 1.0 would be all batches, 2.0 an error."""
+    code = """
+import inspect, sys
+from typing import Union
+from pytorch_lightning import Trainer
+types = inspect.unwrap(Trainer.__init__).__annotations__
+types.update({name: Union[float, int, None] for name in types if name.startswith("limit_")})
+from beyondpixel.experiments.cli import main
+main(sys.argv[1:])
+"""
+
+    def beyondpixel(*words: str) -> None:
+        environment = {**os.environ, "WANDB_MODE": "disabled"}
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    sizes = ["--data.num_train=8", "--data.num_val=2", "--data.num_test=6", "--data.image_size=[48, 64]"]
+    batches = ["--data.batch_size=2", "--data.eval_batch_size=2", "--data.num_workers=0"]
+    limits = ["--trainer.limit_train_batches=2", "--trainer.limit_test_batches=1", "--trainer.max_epochs=1"]
+    model = ["--model.encoder=tu-test_resnet", "--model.warmup_iters=0", "--trainer.accelerator=cpu"]
+    beyondpixel("fit", *sizes, *batches, *limits, *model, "--trainer.max_steps=-1", "--trainer.default_root_dir=run")
+    run = RunFolder(tmp_path / "run")
+    trainer = run.config["trainer"]
+    assert [repr(trainer[f"limit_{stage}_batches"]) for stage in ("train", "test")] == ["2", "1"]
+    assert run.state["step"] == 2
+    beyondpixel("test", "--ckpt_path", str(run.last_checkpoint))
+    with np.load(run.confusion_file) as archive:
+        assert 48 * 64 < archive["matrix"].sum() <= 2 * 48 * 64

@@ -1,0 +1,31 @@
+"""Arguments that are an integer or a float: an integer stays one."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from jsonargparse import ArgumentParser
+
+
+def put_integers_first(parser: ArgumentParser) -> None:
+    """Let a parser try int before float, as Trainer's annotations say: 1 is one batch, and 1.0 is all of them.
+
+    The order gets lost where a library has named the types the other way round shortly before Trainer was imported:
+    Python keeps recent types, and takes one `Optional[Union[int, float]]` for both orders.
+
+    Example:
+        >>> def train(limit: float | int | None = None) -> None: ...
+        >>> parser = ArgumentParser()
+        >>> _ = parser.add_function_arguments(train)
+        >>> parser.parse_args(["--limit=1"]).limit
+        1.0
+        >>> put_integers_first(parser)
+        >>> parser.parse_args(["--limit=1"]).limit, parser.parse_args(["--limit=0.5"]).limit
+        (1, 0.5)
+    """
+    for action in parser._actions:
+        argument: Any = action
+        types = get_args(getattr(argument, "_typehint", None))
+        if get_origin(getattr(argument, "_typehint", None)) in (Union, UnionType) and {int, float} <= set(types):
+            argument._typehint = Union[tuple(sorted(types, key=lambda one: one is not int))]  # noqa: UP007
