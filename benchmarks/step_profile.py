@@ -60,31 +60,27 @@ def profile(spec: RunSpec, steps: int) -> dict[str, Any]:
     module.to(device).train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
     datamodule.setup("fit")
-    batches = endless(datamodule)
+    loader = datamodule.train_dataloader()
+    batches = endless(loader)
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     for number in range(WARM_UP + steps):
-        ends = [time.perf_counter()]
-
-        def part_is_over(ends: list[float] = ends) -> None:
-            synchronize()
-            ends.append(time.perf_counter())
-
+        ends = [now()]
         batch = next(batches)
-        part_is_over()
+        ends.append(now())
         batch = datamodule.on_after_batch_transfer(datamodule.transfer_batch_to_device(batch, device, 0), 0)
-        part_is_over()
+        ends.append(now())
         with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
             logits = module(batch["image"])
-            part_is_over()
+            ends.append(now())
             cut = logits.detach().requires_grad_()
             loss = module.loss(cut, batch["mask"])
         loss.backward()
-        part_is_over()
+        ends.append(now())
         logits.backward(cut.grad)
-        part_is_over()
+        ends.append(now())
         optimizer.step()
         optimizer.zero_grad()
-        part_is_over()
+        ends.append(now())
         if number >= WARM_UP:
             for part, start, end in zip(PARTS, ends, ends[1:], strict=False):
                 times[part].append(1e3 * (end - start))
@@ -93,14 +89,19 @@ def profile(spec: RunSpec, steps: int) -> dict[str, Any]:
         "batch": list(batch["image"].shape),
         "precision": precision,
         "device": device.type,
-        "workers": datamodule.train_dataloader().num_workers,
+        "workers": loader.num_workers,
         "times": {part: summary(values) for part, values in times.items()},
     }
 
 
-def endless(datamodule: Any) -> Iterator[Any]:
-    """Batches of training, pass after pass."""
-    loader = datamodule.train_dataloader()
+def now() -> float:
+    """Seconds, once the device has done what it was told."""
+    synchronize()
+    return time.perf_counter()
+
+
+def endless(loader: Any) -> Iterator[Any]:
+    """Batches of a loader, pass after pass."""
     while True:
         yield from loader
 

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from beyondpixel.experiments.bootstrap import Interval, mean_scores, percentile_interval
 from beyondpixel.experiments.compare.rows import Comparison, paired
@@ -44,7 +44,7 @@ def rank_order(comparison: Comparison) -> RankOrder | None:
     interval = (math.nan, math.nan)
     if drawn is not None:
         interval = percentile_interval(_correlations(mean_scores(drawn), theirs))
-    correlation = float(spearmanr(rows["mean"].to_numpy(dtype=float), theirs).statistic)
+    correlation = float(_correlations(rows[["mean"]].to_numpy(dtype=float), theirs)[0])
     return RankOrder(len(rows), correlation, interval, rows["elsewhere_on"].iloc[0] if column == "elsewhere" else None)
 
 
