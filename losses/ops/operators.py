@@ -19,7 +19,6 @@ from beyondpixel.losses.ops import c, plain
 from beyondpixel.losses.ops.c.library import load_library
 
 BACKENDS = ("auto", "plain", "c", "triton")
-_LARGEST_REGION_IN_C = 64  # row sums lie in an array of so many
 
 torch.library.define(
     "beyondpixel::bce_pool",
@@ -138,10 +137,9 @@ def _pool_implementation(preds: Tensor, options: tuple[Any, ...]) -> ModuleType:
 
 
 def _moments_implementation(probs: Tensor, options: tuple[Any, ...]) -> ModuleType:
-    region_size, step, backend = options
+    _, step, backend = options
     single = probs.dtype == torch.float32
-    fits_c = single and step == 1 and region_size <= _LARGEST_REGION_IN_C
-    return implementation(backend, probs, fits_c=fits_c, fits_triton=single)
+    return implementation(backend, probs, fits_c=single and step == 1, fits_triton=single)
 
 
 @torch.library.impl("beyondpixel::bce_pool", "CompositeExplicitAutograd")
@@ -194,14 +192,20 @@ class BCEPool(torch.autograd.Function):
     @override
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         preds, target, *ctx.options = inputs
-        _, _, pooled_target, indices = output
+        _, pooled, pooled_target, indices = output
+        ctx.pooled_shape, ctx.pooled_dtype = pooled.shape, pooled.dtype
         ctx.mark_non_differentiable(pooled_target, indices)
+        ctx.set_materialize_grads(False)  # zeros as large as the results, of which half have no gradient
         ctx.save_for_backward(preds, target, indices)
 
     @staticmethod
     @override
-    def backward(ctx: Any, grad_bce: Tensor, grad_pooled: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_bce: Tensor | None, grad_pooled: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         preds, target, indices = ctx.saved_tensors
+        if grad_bce is None:
+            grad_bce = preds.new_zeros((), dtype=torch.float64)
+        if grad_pooled is None:
+            grad_pooled = preds.new_zeros(ctx.pooled_shape, dtype=ctx.pooled_dtype)
         grad = torch.ops.beyondpixel.bce_pool_backward(grad_bce, grad_pooled, preds, target, indices, *ctx.options)
         return (grad, *[None] * (1 + len(ctx.options)))
 

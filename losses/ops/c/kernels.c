@@ -25,41 +25,63 @@ static void parallel(work_fn work, void *context, int64_t items, int64_t threads
     for (int64_t item = 0; item < items; item++) work(item, context);
 }
 
-/* ---- exp(-|x|) and log(1 + e), accurate to float rounding; NaN stays NaN ---- */
+/* ---- memory: it is waited for where the processor does not foresee what is read, as from one row to the next ---- */
+
+static inline void fetch_row(const float *row, int64_t width) {
+    for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i, 0, 2);
+}
+
+/* ---- exp(-|x|), log(1 + e) and 1 / (1 + e), accurate to float rounding; NaN stays NaN ----
+ *
+ * Polynomials of the least relative error over what their argument can be, without a division, which takes longer than
+ * all the rest. */
+
+/* A number of this size has no digits behind the point, so that adding it rounds; its last bits are those of 127 */
+#define ROUNDING 12583039.0f
 
 static inline float exp_minus_abs(float x) {
     float a = fabsf(x);
-    a = a > 87.0f ? 87.0f : a; /* below that the result is 1e-38 anyway */
-    float n = nearbyintf(a * -1.44269504f);
+    a = 87.0f < a ? 87.0f : a; /* below that the result is 1e-38 anyway */
+    float rounded = fmaf(a, -1.44269504f, ROUNDING), n = rounded - ROUNDING;
     float r = fmaf(n, -0.693145752f, -a);
-    r = fmaf(n, -1.42860677e-6f, r);
-    float y = 1.0f / 5040.0f;
-    y = fmaf(y, r, 1.0f / 720.0f);
-    y = fmaf(y, r, 1.0f / 120.0f);
-    y = fmaf(y, r, 1.0f / 24.0f);
-    y = fmaf(y, r, 1.0f / 6.0f);
-    y = fmaf(y, r, 0.5f);
+    r = fmaf(n, -1.42860677e-6f, r); /* in -0.347 ... 0.347; exp(r) to 3e-9 */
+    float y = 0.00138145876f;
+    y = fmaf(y, r, 0.00836872327f);
+    y = fmaf(y, r, 0.0416683886f);
+    y = fmaf(y, r, 0.166665206f);
+    y = fmaf(y, r, 0.499999934f);
     y = fmaf(y, r, 1.0f);
     y = fmaf(y, r, 1.0f);
-    int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits; /* n + 127 is the exponent of 2^n */
+    memcpy(&bits, &rounded, 4);
+    bits <<= 23;
     float scale;
     memcpy(&scale, &bits, 4);
     return y * scale;
 }
 
-/* e in [0, 1]: a polynomial of the least relative error, 5e-9, since a division would take longer than it all */
+/* e in [0, 1]; to 3e-8 */
 static inline float log_one_plus(float e) {
-    float y = -0.00324402579f;
-    y = fmaf(y, e, 0.0198514651f);
-    y = fmaf(y, e, -0.0569595394f);
-    y = fmaf(y, e, 0.106036554f);
-    y = fmaf(y, e, -0.153055929f);
-    y = fmaf(y, e, 0.196759394f);
-    y = fmaf(y, e, -0.249541337f);
-    y = fmaf(y, e, 0.333299624f);
-    y = fmaf(y, e, -0.499999024f);
-    y = fmaf(y, e, 0.999999995f);
+    float y = 0.00523269411f;
+    y = fmaf(y, e, -0.0295052373f);
+    y = fmaf(y, e, 0.0782259478f);
+    y = fmaf(y, e, -0.136632453f);
+    y = fmaf(y, e, 0.191060064f);
+    y = fmaf(y, e, -0.248429821f);
+    y = fmaf(y, e, 0.333190968f);
+    y = fmaf(y, e, -0.499994931f);
+    y = fmaf(y, e, 0.99999997f);
     return e * y;
+}
+
+/* e in [0, 1]; a cubic is off by 1/577 at most, and a step of Halley's method cubes that, to 5e-9 */
+static inline float inverse_one_plus(float e) {
+    float y = -0.22183709f;
+    y = fmaf(y, e, 0.66551127f);
+    y = fmaf(y, e, -0.94280763f);
+    y = fmaf(y, e, 0.9982669f);
+    float rest = fmaf(-e, y, 1.0f - y);
+    return fmaf(y, fmaf(rest, rest, rest), y);
 }
 
 /* ---- binary cross entropy and pooling ---- */
@@ -92,7 +114,7 @@ ALWAYS_INLINE float sweep_row(
     for (int64_t i = 0; i < width; i++) {
         float e = exp_minus_abs(x[i]);
         if (with_probs) {
-            float inverse = 1.0f / (1.0f + e), p = x[i] < 0.0f ? e * inverse : inverse;
+            float inverse = inverse_one_plus(e), p = x[i] < 0.0f ? e * inverse : inverse;
             probs[i] = labels[i] >= 0 ? p : 0.0f;
         }
         if (with_loss) {
@@ -104,35 +126,38 @@ ALWAYS_INLINE float sweep_row(
     return sum;
 }
 
-/* from the sums or largest values of the columns of a row of windows, and their pixels of the class, to the windows */
+/* what a row of windows takes of its columns: `column` has their sums or largest values, `index` the pixels of these,
+ * and `hits` their pixels of the class */
 static void finish_windows(
-    const pool_t *m, const float *column, const int32_t *index, const int16_t *hits, int64_t item, int64_t window_row) {
-    int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
-    for (int64_t j = 0; j < m->pooled_width; j++) {
-        int64_t from = j * k - padding, to = from + k;
-        if (to > m->width) to = m->width;
-        if (from < 0) from = 0;
-        int32_t hit = 0;
-        if (m->indices == NULL) {
-            float sum = 0.0f;
-            for (int64_t i = from; i < to; i++) sum += column[i], hit += hits[i];
-            m->pooled[offset + j] = sum / (float)(k * k);
-            m->pooled_target[offset + j] = (float)hit / (float)(k * k);
-        } else {
-            float largest = column[from];
-            int32_t chosen = index[from];
-            hit = hits[from];
-            for (int64_t i = from + 1; i < to; i++) { /* the first of equals; NaN wins, and stays */
-                hit += hits[i];
-                int better = (column[i] > largest) | ((column[i] == largest) & (index[i] < chosen)) |
-                             (column[i] != column[i]);
-                largest = better ? column[i] : largest;
-                chosen = better ? index[i] : chosen;
-            }
-            m->pooled[offset + j] = largest;
-            m->indices[offset + j] = chosen;
-            m->pooled_target[offset + j] = hit > 0 ? 1.0f : 0.0f;
+    const pool_t *m, const float *RESTRICT column, const int32_t *RESTRICT index, const float *RESTRICT hits,
+    int64_t item, int64_t window_row) {
+    int64_t k = m->factor, padding = k / 2, count = m->pooled_width;
+    int64_t offset = (item * m->pooled_height + window_row) * count;
+    float *RESTRICT pooled = m->pooled + offset, *RESTRICT label = m->pooled_target + offset;
+    int32_t *RESTRICT chosen = m->indices == NULL ? NULL : m->indices + offset;
+    for (int64_t j = 0; j < count; j++) {
+        pooled[j] = chosen == NULL ? 0.0f : -1.0f; /* less than any probability */
+        label[j] = 0.0f;
+    }
+    for (int64_t within = -padding; within < k - padding; within++) { /* all windows at once, which can be vectorised */
+        int64_t from = within < 0 ? 1 : 0, to = (m->width - within + k - 1) / k;
+        if (to > count) to = count;
+        for (int64_t j = from; j < to; j++) label[j] += hits[j * k + within];
+        if (chosen == NULL) {
+            for (int64_t j = from; j < to; j++) pooled[j] += column[j * k + within];
+            continue;
         }
+        for (int64_t j = from; j < to; j++) { /* the first of equals; NaN wins, and stays */
+            float value = column[j * k + within];
+            int32_t pixel = index[j * k + within];
+            int better = (value > pooled[j]) | ((value == pooled[j]) & (pixel < chosen[j])) | (value != value);
+            pooled[j] = better ? value : pooled[j];
+            chosen[j] = better ? pixel : chosen[j];
+        }
+    }
+    for (int64_t j = 0; j < count; j++) {
+        if (chosen == NULL) pooled[j] /= (float)(k * k);
+        label[j] = chosen == NULL ? label[j] / (float)(k * k) : label[j] > 0.0f ? 1.0f : 0.0f;
     }
 }
 
@@ -142,13 +167,13 @@ static void forward_plane(int64_t item, void *context) {
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
-    float *probs = malloc((size_t)width * (sizeof(float) * 2 + sizeof(int32_t) + sizeof(int16_t)));
-    float *window = probs + width;
-    int32_t *index = (int32_t *)(window + width);
-    int16_t *hits = (int16_t *)(index + width);
+    float *probs = malloc((size_t)width * (sizeof(float) * 3 + sizeof(int32_t)));
+    float *window = probs + width, *hits = window + width;
+    int32_t *index = (int32_t *)(hits + width);
     double total = 0.0;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width) {
         int64_t window_row = (y + padding) / k, within = (y + padding) % k;
+        if (y + 1 < m->height) fetch_row(x + width, width);
         if (m->pooled == NULL || window_row >= m->pooled_height) {
             if (m->totals != NULL) total += (double)sweep_row(x, labels, class, NULL, width, 0, 1);
             continue;
@@ -160,7 +185,7 @@ static void forward_plane(int64_t item, void *context) {
         else
             sweep_row(x, labels, class, into, width, 1, 0);
         if (k == 1) continue;
-        for (int64_t i = 0; i < width; i++) hits[i] = (int16_t)((first ? 0 : hits[i]) + (labels[i] == class));
+        for (int64_t i = 0; i < width; i++) hits[i] = (first ? 0.0f : hits[i]) + (labels[i] == class ? 1.0f : 0.0f);
         int32_t start = (int32_t)(y * width);
         if (first) {
             for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
@@ -206,6 +231,7 @@ static void backward_plane(int64_t item, void *context) {
     float pixel = m->grad_total;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
         int64_t window_row = (y + padding) / k;
+        if (y + 1 < m->height) fetch_row(x + width, width);
         if (m->grad_pooled == NULL || window_row >= m->pooled_height) {
             memset(rows, 0, sizeof(float) * (size_t)width);
             top = y;
@@ -215,7 +241,7 @@ static void backward_plane(int64_t item, void *context) {
         }
         const float *RESTRICT region = rows + (m->indices == NULL ? 0 : (y - top) * width);
         for (int64_t i = 0; i < width; i++) {
-            float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
+            float e = exp_minus_abs(x[i]), inverse = inverse_one_plus(e), small = e * inverse;
             float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
             float difference = labels[i] == class ? -rest : p;
             float g = fmaf(pixel, difference, region[i] * (small * inverse));
@@ -235,12 +261,18 @@ void pool_forward(
 }
 
 /* Fresh memory comes page by page as it is first written, which takes as long as computing what is written. Where
- * Linux offers pages of 2 MiB, they are asked for: 512 times fewer. A wish: nothing is lost where it is refused. */
-static void ask_for_large_pages(float *memory, int64_t count) {
+ * Linux offers pages of 2 MiB, they are asked for: 512 times fewer. They are touched before the work, since two threads
+ * that meet in a new page would both clear one. A wish: nothing is lost where it is refused. */
+#define LARGE_PAGE ((uintptr_t)1 << 21)
+
+static void touch_page(int64_t page, void *start) { *((volatile char *)start + (uintptr_t)page * LARGE_PAGE) = 0; }
+
+static void ask_for_large_pages(float *memory, int64_t count, int64_t threads) {
 #ifdef MADV_HUGEPAGE
-    uintptr_t page = (uintptr_t)1 << 21, start = ((uintptr_t)memory + page - 1) / page * page;
-    uintptr_t stop = (uintptr_t)(memory + count) / page * page;
-    if (stop > start) madvise((void *)start, stop - start, MADV_HUGEPAGE);
+    uintptr_t start = ((uintptr_t)memory + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    uintptr_t stop = (uintptr_t)(memory + count) / LARGE_PAGE * LARGE_PAGE;
+    if (stop > start && madvise((void *)start, stop - start, MADV_HUGEPAGE) == 0)
+        parallel(touch_page, (void *)start, (int64_t)((stop - start) / LARGE_PAGE), threads);
 #endif
 }
 
@@ -250,7 +282,7 @@ void pool_backward(
     int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, NULL, NULL, indices, NULL, grad_pooled, grad, grad_total,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    ask_for_large_pages(grad, images * classes * height * width);
+    ask_for_large_pages(grad, images * classes * height * width, threads);
     parallel(backward_plane, &pool, images * classes, threads);
 }
 
@@ -264,31 +296,57 @@ typedef struct {
     int64_t height, width, side;
 } regions_t;
 
-/* sums[s] = sum over i of a[i] b[i + s], for all shifts from `first` on; four at a time share the reading of a */
-static void shifted_dots(
-    const double *RESTRICT a, const double *RESTRICT b, int64_t n, int64_t first, int64_t shifts, double *sums) {
-    int64_t s = first;
-    for (; s + 3 < shifts; s += 4) {
-        double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int64_t i = 0; i < n; i++) {
-            s0 += a[i] * b[i + s], s1 += a[i] * b[i + s + 1];
-            s2 += a[i] * b[i + s + 2], s3 += a[i] * b[i + s + 3];
+/* so many shifts or taps at a time share the reading of what they have in common; 4 x 5 sums fit the registers */
+#define AT_ONCE 5
+#define FOR_COUNT(call, count) \
+    switch (count) { \
+        case 1: call(1); break; \
+        case 2: call(2); break; \
+        case 3: call(3); break; \
+        case 4: call(4); break; \
+        default: call(AT_ONCE); \
+    }
+
+/* numbers that are computed with together; a compiler whose processor has fewer at a time splits them */
+#ifdef __AVX512F__
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+typedef double lanes __attribute__((vector_size(LANES * sizeof(double))));
+
+ALWAYS_INLINE lanes load(const double *from, int64_t count) {
+    lanes values = {0.0};
+    memcpy(&values, from, sizeof(double) * (size_t)count);
+    return values;
+}
+
+ALWAYS_INLINE void add_products(lanes (*sums)[AT_ONCE], lanes a0, lanes a1, const double *const *b, const int shifts) {
+    for (int s = 0; s < shifts; s++) {
+        lanes b0 = load(b[0] + s, LANES), b1 = load(b[1] + s, LANES);
+        sums[0][s] += a0 * b0, sums[1][s] += a0 * b1, sums[2][s] += a1 * b0, sums[3][s] += a1 * b1;
+    }
+}
+
+/* sums[2 j + k][s] = sum over i of a_j[i] b_k[i + s]; what lies behind the rows is read and times 0 */
+ALWAYS_INLINE void dots_at_once(
+    const double *const *a, const double *const *b, int64_t n, double (*sums)[AT_ONCE], const int shifts) {
+    lanes total[4][AT_ONCE] = {{{0.0}}};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const double *from[2] = {b[0] + i, b[1] + i};
+        add_products(total, load(a[0] + i, LANES), load(a[1] + i, LANES), from, shifts);
+    }
+    if (i < n) {
+        const double *from[2] = {b[0] + i, b[1] + i};
+        add_products(total, load(a[0] + i, n - i), load(a[1] + i, n - i), from, shifts);
+    }
+    for (int pair = 0; pair < 4; pair++)
+        for (int s = 0; s < shifts; s++) {
+            double sum = 0.0;
+            for (int lane = 0; lane < LANES; lane++) sum += total[pair][s][lane];
+            sums[pair][s] = sum;
         }
-        sums[s] = s0, sums[s + 1] = s1, sums[s + 2] = s2, sums[s + 3] = s3;
-    }
-    for (; s + 1 < shifts; s += 2) {
-        double s0 = 0.0, s1 = 0.0;
-#pragma omp simd reduction(+ : s0, s1)
-        for (int64_t i = 0; i < n; i++) s0 += a[i] * b[i + s], s1 += a[i] * b[i + s + 1];
-        sums[s] = s0, sums[s + 1] = s1;
-    }
-    if (s < shifts) {
-        double s0 = 0.0;
-#pragma omp simd reduction(+ : s0)
-        for (int64_t i = 0; i < n; i++) s0 += a[i] * b[i + s];
-        sums[s] = s0;
-    }
 }
 
 /* both planes in double, less their means, which keeps digits */
@@ -323,59 +381,77 @@ static void offset_means(const regions_t *r, const double *planes, double *means
     for (int64_t i = 0; i < 2 * side * side; i++) means[i] /= (double)(rows * columns);
 }
 
-/* the moments of plane j and plane k for regions' rows ly apart, and columns lx >= 0 apart, or with `mirrored` -lx apart:
- * the entry of offsets (dy, dx) and (dy + ly, dx + lx) sums products of pixels (ly, lx) apart */
-static void moments_of_rows(
-    const regions_t *r, const double *planes, const double *means, int64_t j, int64_t k, int64_t ly, int mirrored,
-    double *row_sums, double *out) {
-    int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1, d = side * side;
-    /* each pair is wanted once: of rows that are the same, lx = 0 of two planes in one order only, and lx < 0 not at all */
-    int64_t first = mirrored || (ly == 0 && j > k) ? 1 : 0;
-    for (int64_t y = 0; y + ly < h; y++) {
-        const double *a = planes + (j * h + y) * w, *b = planes + (k * h + y + ly) * w;
-        const double *fixed = mirrored ? b : a, *moved = mirrored ? a : b;
-        double sums[64];
-        shifted_dots(fixed, moved, columns, first, side, sums);
-        for (int64_t shift = first; shift < side; shift++) {
-            double sum = sums[shift];
-            double *of_row = row_sums + (shift * h + y) * side;
-            of_row[0] = sum;
-            for (int64_t dx = 1; dx + shift < side; dx++) {
-                sum += fixed[dx - 1 + columns] * moved[dx - 1 + columns + shift] - fixed[dx - 1] * moved[dx - 1 + shift];
-                of_row[dx] = sum;
-            }
+/* from the row sums of pixels (ly, lx) apart, lx = +-shift, to the entries of all offsets (dy, dx), (dy + ly, dx + lx) */
+static void sum_rows(
+    const regions_t *r, const double *means, int64_t j, int64_t k, int64_t ly, int64_t shift, int mirrored,
+    const double *row_sums, double *out) {
+    int64_t side = r->side, h = r->height, rows = h - side + 1, columns = r->width - side + 1, d = side * side;
+    for (int64_t dx = 0; dx + shift < side; dx++, row_sums += h) {
+        int64_t dx_j = mirrored ? dx + shift : dx, dx_k = mirrored ? dx : dx + shift;
+        double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t y = 0; y < rows; y++) sum += row_sums[y];
+        for (int64_t dy = 0; dy + ly < side; dy++) {
+            if (dy > 0) sum += row_sums[dy - 1 + rows] - row_sums[dy - 1];
+            int64_t one = j * d + dy * side + dx_j, two = k * d + (dy + ly) * side + dx_k;
+            double value = sum - means[one] * means[two] * (double)(rows * columns);
+            out[one * 2 * d + two] = value;
+            out[two * 2 * d + one] = value;
         }
     }
-    for (int64_t shift = first; shift < side; shift++)
-        for (int64_t dx = 0; dx + shift < side; dx++) {
-            const double *of_rows = row_sums + shift * h * side + dx;
-            int64_t dx_j = mirrored ? dx + shift : dx, dx_k = mirrored ? dx : dx + shift;
-            double sum = 0.0;
-            for (int64_t y = 0; y < rows; y++) sum += of_rows[y * side];
-            for (int64_t dy = 0; dy + ly < side; dy++) {
-                if (dy > 0) sum += of_rows[(dy - 1 + rows) * side] - of_rows[(dy - 1) * side];
-                int64_t one = j * d + dy * side + dx_j, two = k * d + (dy + ly) * side + dx_k;
-                double value = sum - means[one] * means[two] * (double)(rows * columns);
-                out[one * 2 * d + two] = value;
-                out[two * 2 * d + one] = value;
-            }
+}
+
+/* All moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 the other way.
+ * A row's sum over the first columns of regions gives those over the later ones by what comes in and drops out. */
+static void moments_of_rows(
+    const regions_t *r, const double *planes, const double *means, int64_t ly, int mirrored, double *row_sums,
+    double *out) {
+    int64_t side = r->side, h = r->height, w = r->width, columns = w - side + 1, size = h * w;
+    for (int64_t shift = mirrored; shift < side; shift += AT_ONCE) {
+        int64_t shifts = shift + AT_ONCE < side ? AT_ONCE : side - shift;
+        for (int64_t y = 0; y + ly < h; y++) {
+            const double *upper[2] = {planes + y * w, planes + size + y * w};
+            const double *lower[2] = {upper[0] + ly * w, upper[1] + ly * w};
+            const double **fixed = mirrored ? lower : upper, **moved = mirrored ? upper : lower;
+            const double *from[2] = {moved[0] + shift, moved[1] + shift};
+            double sums[4][AT_ONCE];
+#define DOTS(count) dots_at_once((const double *const *)fixed, (const double *const *)from, columns, sums, count)
+            FOR_COUNT(DOTS, shifts)
+#undef DOTS
+            for (int pair = 0; pair < 4; pair++)
+                for (int64_t s = 0; s < shifts; s++) {
+                    const double *a = fixed[pair / 2], *b = from[pair % 2] + s;
+                    double sum = sums[pair][s], *of_row = row_sums + (pair * AT_ONCE + s) * side * h + y;
+                    of_row[0] = sum;
+                    for (int64_t dx = 1; dx + shift + s < side; dx++) {
+                        sum += a[dx - 1 + columns] * b[dx - 1 + columns] - a[dx - 1] * b[dx - 1];
+                        of_row[dx * h] = sum;
+                    }
+                }
         }
+        for (int pair = 0; pair < 4; pair++)
+            for (int64_t s = 0; s < shifts; s++) {
+                int fixed = pair / 2, moved = pair % 2;
+                sum_rows(r, means, mirrored ? moved : fixed, mirrored ? fixed : moved, ly, shift + s, mirrored,
+                         row_sums + (pair * AT_ONCE + s) * side * h, out);
+            }
+    }
 }
 
 static void moments_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
     int64_t side = r->side, d = side * side, size = r->height * r->width;
-    double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + side * r->height * side));
-    double *means = planes + 2 * size, *row_sums = means + 2 * d;
+    size_t behind = (size_t)(side + LANES), sums = (size_t)(4 * AT_ONCE * side * r->height);
+    double *planes = malloc(sizeof(double) * ((size_t)(2 * size + 2 * d) + behind + sums));
+    double *means = planes + 2 * size + behind, *row_sums = means + 2 * d;
     double *out = r->moments + item * 4 * d * d;
     center(r, item, planes);
+    memset(planes + 2 * size, 0, sizeof(double) * behind);
     offset_means(r, planes, means);
-    for (int64_t j = 0; j < 2; j++)
-        for (int64_t k = 0; k < 2; k++)
-            for (int64_t ly = 0; ly < side; ly++) {
-                moments_of_rows(r, planes, means, j, k, ly, 0, row_sums, out);
-                if (ly > 0) moments_of_rows(r, planes, means, j, k, ly, 1, row_sums, out);
-            }
+    for (int64_t ly = 0; ly < side; ly++) {
+        moments_of_rows(r, planes, means, ly, 0, row_sums, out);
+        if (ly > 0) moments_of_rows(r, planes, means, ly, 1, row_sums, out);
+    }
     free(planes);
 }
 
@@ -406,27 +482,31 @@ static double make_filter(
     return constant;
 }
 
+ALWAYS_INLINE void taps_at_once(
+    double *RESTRICT out, const double *RESTRICT row, const double *tap, int64_t from, int64_t to, const int taps) {
+    double w0 = tap[0], w1 = taps > 1 ? tap[1] : 0.0, w2 = taps > 2 ? tap[2] : 0.0, w3 = taps > 3 ? tap[3] : 0.0;
+    double w4 = taps > 4 ? tap[4] : 0.0;
+    for (int64_t x = from; x < to; x++) {
+        double sum = w0 * row[x];
+        if (taps > 1) sum += w1 * row[x + 1];
+        if (taps > 2) sum += w2 * row[x + 2];
+        if (taps > 3) sum += w3 * row[x + 3];
+        if (taps > 4) sum += w4 * row[x + 4];
+        out[x] += sum;
+    }
+}
+
 static void filter_row(
     const regions_t *r, const double *planes, const double *taps, int64_t y, int64_t from, int64_t to,
-    const int64_t *reach_y, const int64_t *reach_x, double *RESTRICT out) {
-    int64_t side = r->side, span = 2 * side - 1;
+    const int64_t *reach_y, const int64_t *reach_x, double *out) {
+    int64_t side = r->side, span = 2 * side - 1, last = side - 1 - reach_x[0];
     for (int64_t j = 0; j < 2; j++)
         for (int64_t ly = -reach_y[1]; ly <= side - 1 - reach_y[0]; ly++) {
             const double *row = planes + (j * r->height + y + ly) * r->width;
             const double *tap = taps + (j * span + ly + side - 1) * span + side - 1;
-            int64_t lx = -reach_x[1], last = side - 1 - reach_x[0];
-            /* several taps at once, so that `out` is read and written less often */
-            for (; lx + 3 <= last; lx += 4) {
-                double w0 = tap[lx], w1 = tap[lx + 1], w2 = tap[lx + 2], w3 = tap[lx + 3];
-                const double *RESTRICT shifted = row + lx;
-                for (int64_t x = from; x < to; x++)
-                    out[x] += w0 * shifted[x] + w1 * shifted[x + 1] + (w2 * shifted[x + 2] + w3 * shifted[x + 3]);
-            }
-            for (; lx <= last; lx++) {
-                double weight = tap[lx];
-                const double *RESTRICT shifted = row + lx;
-                for (int64_t x = from; x < to; x++) out[x] += weight * shifted[x];
-            }
+#define TAPS(count) taps_at_once(out, row + lx, tap + lx, from, to, count)
+            for (int64_t lx = -reach_x[1]; lx <= last; lx += AT_ONCE) FOR_COUNT(TAPS, last - lx + 1)
+#undef TAPS
         }
 }
 
