@@ -15,6 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import link_arguments
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.inferers import EXPECTED
 from beyondpixel.experiments.number_types import put_integers_first
 from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete, import_classes
 from beyondpixel.experiments.yaml_files import is_usable, read_yaml
@@ -80,8 +81,7 @@ class SegmentationCLI(LightningCLI):
             parser.add_argument(
                 "--inferer",
                 type=str | None,
-                help="how images are predicted, beyond once and whole: crf:5, 'tta:flip scales=0.5,1', window:513, "
-                "or several joined by +",
+                help=f"how images are predicted, beyond once and whole: {EXPECTED}",
             )
         else:
             parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.evaluate_run import missing_evaluations
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
 from beyondpixel.experiments.launch.queue import Queue, death_of
 from beyondpixel.experiments.plan import Run
@@ -104,7 +105,7 @@ def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str,
             f"{folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another config "
             f"({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another --output"
         )
-    missing = missing_evaluations(run) if status is Status.DONE else []
+    missing = missing_evaluations(folder, run.spec.evaluations) if status is Status.DONE else []
     if status is Status.DONE and not missing:
         return Action("keep", status, state)
     if status.is_finished:
@@ -112,14 +113,6 @@ def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str,
     if has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
         return Action("resume", f"a run that had reached step {state.get('step', 0)}", state)
     return Action("start", "", state)
-
-
-def missing_evaluations(run: Run) -> list[str]:
-    """The evaluations of a row that its trained model lacks, such as `crf:5`."""
-    if not run.spec.evaluations:
-        return []
-    there = {folder.record.get("evaluation", {}).get("words") for folder in run.folder.evaluations()}
-    return [words for words in run.spec.evaluations if words not in there]
 
 
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:

@@ -108,19 +108,25 @@ def test_runs_of_other_configs_are_all_told(runs_of: Callable[..., list[Run]]) -
     assert [action.kind for action in choose_actions(runs_of(1, **changed), overwrite=True)] == ["replace"]
 
 
-def test_an_evaluation_that_a_row_has_got_since_is_made(runs_of: Callable[..., list[Run]], place: Path) -> None:
+def test_evaluations_that_a_row_has_got_since_or_that_are_not_whole_are_made(
+    runs_of: Callable[..., list[Run]], place: Path
+) -> None:
     leave_behind(runs_of(1)[0])
     file = place / "tiny" / "ce.yaml"
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "evaluations": ["tta:flip", "window:32"]}))
+    evaluations = ["tta:flip", "window:16", "window:32"]
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "evaluations": evaluations}))
     (run,) = runs_of(1)
-    there = run.folder.path / "evaluations" / "tta-flip" / "run.json"
-    there.parent.mkdir(parents=True)
-    there.write_text(json.dumps({"evaluation": {"words": "tta:flip"}}))
+    whole = ("run.json", "summary.json", "confusion.npz", "test_images.npz")
+    for folder, files in (("tta-flip", whole), ("window-16-overlap-0.333", whole[:1])):
+        for name in files:
+            there = run.folder.path / "evaluations" / folder / name
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_text(json.dumps({"evaluation": {"checkpoint": None}}))
     (action,) = choose_actions([run])
-    assert (action.kind, action.reason) == ("resume", "with window:32")
+    assert (action.kind, action.reason) == ("resume", "with window:16, window:32")
     take(run, action)
     assert run.folder.state["status"] == "trained"  # so that the job trains nothing
-    assert run.folder.record["evaluations"] == ["tta:flip", "window:32"]
+    assert run.folder.record["evaluations"] == evaluations
 
 
 def test_a_run_that_somebody_else_has_begun_since_is_not_taken(runs_of: Callable[..., list[Run]]) -> None:
