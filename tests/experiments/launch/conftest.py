@@ -18,7 +18,7 @@ from beyondpixel.experiments.plan import Run, plan_runs
 TINY: dict[str, Any] = {
     "model": {
         "class_path": "beyondpixel.lightning_modules.DeepLabModule",
-        "init_args": {"encoder": "resnet18", "lr": 0.01},
+        "init_args": {"encoder": "tu-test_resnet", "lr": 0.01},
     },
     "data": {
         "class_path": "beyondpixel.datamodules.ShapesDataModule",
@@ -75,13 +75,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
     return environment
 
 
-@pytest.fixture
-def lightest(tiny: dict[str, Any]) -> dict[str, Any]:
-    """With the encoder of fewest weights, for runs that are trained again and again."""
-    tiny["model"]["init_args"]["encoder"] = "tu-test_resnet"
-    return tiny
-
-
 @pytest.fixture(scope="session")
 def forks(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     return load_file(Path(__file__).with_name("forked_trainings.py"))
@@ -97,7 +90,7 @@ def outcomes() -> dict[int, dict[str, Any]]:
 def uninterrupted(
     forks: ModuleType,
     outcomes: dict[int, dict[str, Any]],
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     quiet: Callable[..., dict[str, str]],
     tmp_path: Path,
 ) -> Callable[[int], dict[str, Any]]:
@@ -106,8 +99,8 @@ def uninterrupted(
 
     def get(steps: int) -> dict[str, Any]:
         if steps not in outcomes:
-            lightest["trainer"]["max_steps"] = steps
-            whole = forks.prepare(tmp_path / "whole", lightest, 1)
+            tiny["trainer"]["max_steps"] = steps
+            whole = forks.prepare(tmp_path / "whole", tiny, 1)
             forks.finish(whole)
             outcomes[steps] = forks.outcome(whole)
         return outcomes[steps]

@@ -17,6 +17,9 @@ from beyondpixel.experiments.plan import Run
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
+RESNET18 = {"model.encoder": "resnet18"}
+
+
 def dry_run(place: Path, output: str = "outputs", **options: Any) -> None:
     launch([str(place / "tiny")], seeds=[1, 2], output=place / output, dry_run=True, **options)
 
@@ -76,14 +79,14 @@ def test_too_little_space_is_told_with_numbers(place: Path, monkeypatch: pytest.
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 2 * 10**8))
     with pytest.raises(UserError, match=r"the runs need about (\d\.\d) GB .*, but 0\.2 GB are free; make room") as told:
-        dry_run(place)
+        dry_run(place, overrides=RESNET18)
     # DeepLabv3+ on ResNet-18 has 12.3 million weights; a checkpoint holds each with its momentum, in 4 bytes each
     expected = 4 * (4 * 2 * 12.33e6 * 4 + 50e6) / 1e9
     assert f"about {expected:.1f} GB" in str(told.value)
 
 
 def test_the_plan_says_how_many_bytes_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dry_run(place)
+    dry_run(place, overrides=RESNET18)
     expected = 4 * (4 * 2 * 12.33e6 * 4 + 50e6) / 1e9
     assert f"4 of 4 runs to do, which take up to {expected:.1f} GB of " in capsys.readouterr().out
 
@@ -112,5 +115,5 @@ def test_overwrite_removes_nothing_that_cannot_be_replaced(
     write(place, "ce", tiny, model={"encoder": "resnet19"})
     with pytest.raises(UserError, match="unknown encoder 'resnet19'"):
         launch([str(place / "tiny")], output=place / "outputs", overwrite=True)
-    assert run.folder.config["model"]["init_args"]["encoder"] == "resnet18"
+    assert run.folder.config["model"]["init_args"]["encoder"] == "tu-test_resnet"
     assert run.folder.state["status"] == "done"

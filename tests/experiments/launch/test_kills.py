@@ -25,17 +25,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 def test_killed_runs_end_bit_identically(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     quiet: Callable[..., dict[str, str]],
     record_property: Callable[..., None],
 ) -> None:
     """At random moments, from the first write to the last; W&B logs to its files meanwhile."""
     quiet(WANDB_MODE="offline")
-    lightest["trainer"]["max_steps"] = 20  # six a pass
+    tiny["trainer"]["max_steps"] = 20  # six a pass
     rng = random.Random(0)
     done = 0
     for seed in range(1, RUNS + 1):
-        whole, killed = (forks.prepare(tmp_path / name / f"seed{seed}", lightest, seed) for name in ("whole", "killed"))
+        whole, killed = (forks.prepare(tmp_path / name / f"seed{seed}", tiny, seed) for name in ("whole", "killed"))
         forks.finish(whole)
         size = whole.metrics_size
         for _ in range(KILLS * seed // RUNS - KILLS * (seed - 1) // RUNS):
@@ -56,13 +56,13 @@ def test_killed_runs_end_bit_identically(
 def test_a_run_killed_between_its_files_is_tested_again(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     quiet: Callable[..., dict[str, str]],
 ) -> None:
     """After the confusion matrix and before the scores, which are written last."""
     quiet(WANDB_MODE="disabled")
-    lightest["trainer"]["max_steps"] = 2
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["trainer"]["max_steps"] = 2
+    run = forks.prepare(tmp_path / "run", tiny, 1)
     run_job(run.path)
     whole = forks.outcome(run)
     run.summary = {name: value for name, value in run.summary.items() if not name.startswith("test/")}
@@ -74,13 +74,13 @@ def test_a_run_killed_between_its_files_is_tested_again(
 def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     uninterrupted: Callable[[int], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = uninterrupted(8)
-    lightest["data"]["init_args"] |= {"num_workers": 1, "cache": None}
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["data"]["init_args"] |= {"num_workers": 1, "cache": None}
+    run = forks.prepare(tmp_path / "run", tiny, 1)
     code = forks.train_misbehaving(run, monkeypatch, "train_00008", lambda: os.kill(os.getpid(), signal.SIGKILL))
     said = (run.path / "said").read_text()
     assert (code, run.state["status"]) == (1, "failed"), said
@@ -97,13 +97,13 @@ def test_a_killed_worker_leaves_a_checkpoint_and_names_the_samples_it_held(
 def test_memory_stays_flat_over_2000_steps(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     quiet: Callable[..., dict[str, str]],
     record_property: Callable[..., None],
 ) -> None:
     quiet(WANDB_MODE="disabled")
-    lightest["trainer"] |= {"max_steps": 2000, "log_every_n_steps": 50, "check_val_every_n_epoch": 50}
-    folder = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["trainer"] |= {"max_steps": 2000, "log_every_n_steps": 50, "check_val_every_n_epoch": 50}
+    folder = forks.prepare(tmp_path / "run", tiny, 1)
     process = forks.start(folder)
     page = os.sysconf("SC_PAGE_SIZE")
     measured: dict[int, float] = {}

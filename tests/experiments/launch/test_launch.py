@@ -3,35 +3,46 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quiet")
-COMMAND = [sys.executable, "-m", "beyondpixel.experiments"]
 
 
-def run(place: Path, *words: str, code: int = 0) -> str:
+@pytest.fixture
+def say(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Gives a command here, without the seconds that a process of its own takes to begin; returns what it says."""
+    monkeypatch.chdir(place)
+
+    def give(*words: str, fails: bool = False) -> str:
+        with pytest.raises(SystemExit) if fails else nullcontext() as ended:
+            main(words)
+        out, error = capfd.readouterr()
+        return out + error + (str(ended.value) if fails else "")
+
+    return give
+
+
+def run(place: Path, *words: str) -> str:
+    """Gives a command in a process of its own; returns what it says."""
+    command = [sys.executable, "-m", "beyondpixel.experiments", *words]
     done = subprocess.run(
-        [*COMMAND, *words],
-        cwd=place,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False
     )
-    assert done.returncode == code, done.stdout
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 @pytest.mark.slow
-def test_from_specs_to_a_table(place: Path) -> None:
+def test_from_specs_to_a_table(place: Path, say: Callable[..., str]) -> None:
     said = run(place, "launch", "tiny", "--seeds", "2", "--jobs", "2", "--data.num_train", "8")
     assert "2 of 2 runs to do" in said
     for row in ("ce", "rmi"):
@@ -48,21 +59,21 @@ def test_from_specs_to_a_table(place: Path) -> None:
         assert folder.summary["test/seconds_per_image"] > 0
         assert folder.record["environment"]["device"]
 
-    again = run(place, "launch", "tiny", "--seeds", "2", "--data.num_train", "8")
+    again = say("launch", "tiny", "--seeds", "2", "--data.num_train", "8")
     assert "0 of 2 runs to do" in again
 
-    table = run(place, "compare", "outputs/tiny", "--format", "md")
+    table = say("compare", "outputs/tiny", "--format", "md")
     assert table.splitlines()[0].startswith("| row | loss |")
     # a dagger marks runs of code with uncommitted changes
     assert [line.split()[1] for line in table.splitlines()[2:] if line.startswith("| ")] == ["ce", "rmi"]
-    run(place, "compare", "outputs/tiny", "--grid", "sheet.png")
+    say("compare", "outputs/tiny", "--grid", "sheet.png")
     assert (place / "sheet.png").stat().st_size > 10_000
 
     words = ("--data.num_train", "8", "--trainer.max_steps", "5")
-    refused = run(place, "launch", "tiny", "--seeds", "2", *words, code=1)
+    refused = say("launch", "tiny", "--seeds", "2", *words, fails=True)
     assert "holds a finished run of another config (trainer.max_steps was 8 and is 5), which is kept" in refused
     check_wandb_files(place)
-    check_evaluation_of_a_checkpoint(place)
+    check_evaluation_of_a_checkpoint(place, say)
 
 
 def check_scores(folder: RunFolder) -> None:
@@ -104,25 +115,25 @@ def check_wandb_files(place: Path) -> None:
         assert expected in records, records[:3000]
 
 
-def check_evaluation_of_a_checkpoint(place: Path) -> None:
+def check_evaluation_of_a_checkpoint(place: Path, say: Callable[..., str]) -> None:
     """`test --ckpt_path` finds the config beside the checkpoint and gets the run's own score.
 
     Neither it nor `validate` changes what the run's own test left; `validate` leaves the areas of its images beside it.
     """
     folder = RunFolder(place / "outputs" / "tiny" / "rmi" / "seed2")
-    said = run(place, "test", "--ckpt_path", str(folder.last_checkpoint))
+    said = say("test", "--ckpt_path", str(folder.last_checkpoint))
     line = next(line for line in said.splitlines() if "test/mIoU" in line)
     assert float(line.replace("│", " ").split()[-1]) == pytest.approx(folder.summary["test/mIoU"], abs=1e-5)
     tested = folder.images_file("test").read_bytes()
-    assert "val/mIoU_low" in run(place, "validate", "--ckpt_path", str(folder.last_checkpoint))
+    assert "val/mIoU_low" in say("validate", "--ckpt_path", str(folder.last_checkpoint))
     assert len(ImageCounts.load(folder.images_file("val"))) == 2
     assert folder.images_file("test").read_bytes() == tested
-    run(place, "predict", "--ckpt_path", str(folder.last_checkpoint), "--output", "predictions")
+    say("predict", "--ckpt_path", str(folder.last_checkpoint), "--output", "predictions")
     assert len(list((place / "predictions").rglob("*.png"))) == 3
 
 
 @pytest.mark.slow
-def test_fit_trains_the_default_and_keeps_what_is_finished(place: Path) -> None:
+def test_fit_trains_the_default_and_keeps_what_is_finished(place: Path, say: Callable[..., str]) -> None:
     words = [
         "fit",
         "--trainer.max_steps=2",
@@ -136,10 +147,10 @@ def test_fit_trains_the_default_and_keeps_what_is_finished(place: Path) -> None:
     folder = RunFolder(place / "outputs" / "fit")
     assert folder.state["status"] == "trained"
     assert folder.last_checkpoint.exists()
-    said = run(place, *words, code=1)
+    said = say(*words, fails=True)
     assert "outputs/fit holds a finished run, which is kept; add --overwrite to replace it" in said
-    said = run(place, *words, "--overwrite", "--model.encoder=resnet19", code=1)
+    said = say(*words, "--overwrite", "--model.encoder=resnet19", fails=True)
     assert said.splitlines()[-1].startswith("beyondpixel: unknown encoder 'resnet19': neither")
     first = folder.record["wandb_id"]
-    run(place, *words, "--overwrite")
+    say(*words, "--overwrite")
     assert folder.record["wandb_id"] != first

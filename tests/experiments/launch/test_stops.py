@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 def test_a_signal_stops_a_training_with_a_checkpoint(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     quiet: Callable[..., dict[str, str]],
     number: signal.Signals,
 ) -> None:
     quiet(WANDB_MODE="disabled")
-    lightest["trainer"]["max_steps"] = 400
-    folder = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["trainer"]["max_steps"] = 400
+    folder = forks.prepare(tmp_path / "run", tiny, 1)
 
     process = forks.start(folder, forks.as_command)
     while process.is_alive() and folder.metrics_size < 400:
@@ -52,7 +52,7 @@ def test_a_signal_stops_a_training_with_a_checkpoint(
 def test_a_signal_ends_the_wait_for_data_that_do_not_come(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     uninterrupted: Callable[[int], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     sample: str,
@@ -62,9 +62,9 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
 ) -> None:
     """In whatever the run does it ends within ten seconds, loses no step, and goes on as if nothing had been."""
     whole = uninterrupted(steps)
-    lightest["trainer"]["max_steps"] = steps
-    lightest["data"]["init_args"] |= {"num_workers": workers, "cache": None}
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["trainer"]["max_steps"] = steps
+    tiny["data"]["init_args"] |= {"num_workers": workers, "cache": None}
+    run = forks.prepare(tmp_path / "run", tiny, 1)
     mark = tmp_path / "mark"
 
     def get_stuck() -> None:  # a worker reads training samples ahead
@@ -95,14 +95,14 @@ def test_a_signal_ends_the_wait_for_data_that_do_not_come(
 def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     uninterrupted: Callable[[int], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Steps take four seconds each, and SLURM's end comes before the last of eight; nobody warns of it."""
     whole = uninterrupted(8)
-    lightest["data"]["init_args"]["cache"] = None
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    tiny["data"]["init_args"]["cache"] = None
+    run = forks.prepare(tmp_path / "run", tiny, 1)
 
     def be_slow() -> None:
         end = os.environ.setdefault("SLURM_JOB_END_TIME", str(time.time() + 14))

@@ -58,7 +58,7 @@ def outcome_of_two() -> dict[str, Any]:
 
 @pytest.fixture
 def two_processes(
-    tmp_path: Path, lightest: dict[str, Any], quiet: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., subprocess.Popen[str]]:
     """Starts a run on two processes, of which one meets a bad sample where the variables of `BAD_DATA` say so."""
     (tmp_path / "bad_data.py").write_text(BAD_DATA)
@@ -69,9 +69,9 @@ def two_processes(
         MARK=str(tmp_path / "mark"),
     )
     monkeypatch.syspath_prepend(tmp_path)
-    lightest["trainer"] |= {"max_steps": 8, "devices": 2, "strategy": "ddp"}
-    lightest["data"]["class_path"] = "bad_data.BadShapes"
-    lightest["data"]["init_args"] |= {"num_workers": 0, "cache": None}
+    tiny["trainer"] |= {"max_steps": 8, "devices": 2, "strategy": "ddp"}
+    tiny["data"]["class_path"] = "bad_data.BadShapes"
+    tiny["data"]["init_args"] |= {"num_workers": 0, "cache": None}
 
     def command(run: RunFolder, **more: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "beyondpixel.experiments.job", str(run.path)]
@@ -100,14 +100,14 @@ def has_processes(run: RunFolder) -> bool:
 def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     two_processes: Callable[..., subprocess.Popen[str]],
     outcome_of_two: dict[str, Any],
     split: str,
     numbers: str,
 ) -> None:
     """The other one waits for it, which no signal interrupts by itself; the run goes on as if nothing had been."""
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    run = forks.prepare(tmp_path / "run", tiny, 1)
     with two_processes(run, BAD_SPLIT=split, BAD_PROCESSES=numbers) as process:
         while process.poll() is None and not (tmp_path / "mark").exists():
             time.sleep(0.05)
@@ -125,7 +125,7 @@ def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
         time.sleep(0.1)
     if not FULL:
         return
-    whole = forks.prepare(tmp_path / "whole", lightest, 1)
+    whole = forks.prepare(tmp_path / "whole", tiny, 1)
     for folder in [run] if outcome_of_two else [run, whole]:
         with two_processes(folder) as process:
             assert process.wait() == 0, (folder.path / "said").read_text()
@@ -138,11 +138,11 @@ def test_a_signal_ends_two_processes_of_which_one_waits_for_data(
 def test_a_damaged_sample_ends_two_processes_with_a_checkpoint(
     forks: ModuleType,
     tmp_path: Path,
-    lightest: dict[str, Any],
+    tiny: dict[str, Any],
     two_processes: Callable[..., subprocess.Popen[str]],
     number: int,
 ) -> None:
-    run = forks.prepare(tmp_path / "run", lightest, 1)
+    run = forks.prepare(tmp_path / "run", tiny, 1)
     with two_processes(run, BAD_SPLIT="train", BAD_PROCESSES=str(number), DAMAGED="1") as process:
         assert process.wait() == 1
     said = (run.path / "said").read_text()
