@@ -52,7 +52,7 @@ def build_all(config: Mapping[str, Any]) -> Built:
     parser = _parser()
     given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
     with _constructor_errors():
-        objects: Namespace = parser.instantiate_classes(parser.parse_object(given))
+        objects: Namespace = parser.instantiate(parser.parse_object(given))
     return Built(objects["model"], objects["data"], dict(objects["trainer"]))
 
 
@@ -64,7 +64,7 @@ def build_data(config: Mapping[str, Any]) -> LightningDataModule:
     data = config["data"]
     given = {**data, "init_args": {**data["init_args"], "seed": config["seed_everything"]}}
     with _constructor_errors():
-        module: LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": given}))["data"]
+        module: LightningDataModule = parser.instantiate(parser.parse_object({"data": given}))["data"]
     return module
 
 

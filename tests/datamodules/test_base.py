@@ -144,7 +144,7 @@ def test_the_cache_reads_each_file_once(make_camvid) -> None:
 def parse(yaml: str) -> SegmentationDataModule:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    data = parser.instantiate_classes(parser.parse_string(yaml)).data
+    data = parser.instantiate(parser.parse_string(yaml)).data
     assert isinstance(data, SegmentationDataModule)
     return data
 

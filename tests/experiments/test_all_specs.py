@@ -117,7 +117,7 @@ def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path, m
         instantiated.append(yaml.safe_load(parser.dump(config, skip_validation=True, skip_none=False)))
         return Namespace(model=None, data=None, trainer={})
 
-    monkeypatch.setattr(LightningArgumentParser, "instantiate_classes", instantiate)
+    monkeypatch.setattr(LightningArgumentParser, "instantiate", instantiate)
     (run,) = plan_runs([spec.file.parent / spec.row], seeds=[3], output=tmp_path, overrides={})
     run.prepare()
     stored = run.folder.config

@@ -14,7 +14,7 @@ from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 
 MEGABYTE = 2**20
-CHECKPOINT = 95 * MEGABYTE  # about; of the tiny network, with its momentum
+CHECKPOINT = 8 * 10**6  # about; of the tiny network, with its momentum
 
 
 @pytest.fixture
