@@ -108,8 +108,9 @@ def missing_evaluations(run: RunFolder, inferers: Iterable[str]) -> list[str]:
     Raises:
         UserError: for an unknown inferer.
     """
-    current = trained_checksum(run)
-    return [one for one in dict.fromkeys(inferers) if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
+    wanted = list(dict.fromkeys(inferers))
+    current = trained_checksum(run) if wanted else None  # a launch asks of thousands of runs, most without evaluations
+    return [one for one in wanted if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
 
 
 def _is_complete(folder: RunFolder, checkpoint: str | None) -> bool:

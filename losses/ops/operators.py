@@ -192,8 +192,7 @@ class BCEPool(torch.autograd.Function):
     @override
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         preds, target, *ctx.options = inputs
-        _, pooled, pooled_target, indices = output
-        ctx.pooled_shape, ctx.pooled_dtype = pooled.shape, pooled.dtype
+        _, _, pooled_target, indices = output
         ctx.mark_non_differentiable(pooled_target, indices)
         ctx.set_materialize_grads(False)  # zeros as large as the results, of which half have no gradient
         ctx.save_for_backward(preds, target, indices)
@@ -205,7 +204,7 @@ class BCEPool(torch.autograd.Function):
         if grad_bce is None:
             grad_bce = preds.new_zeros((), dtype=torch.float64)
         if grad_pooled is None:
-            grad_pooled = preds.new_zeros(ctx.pooled_shape, dtype=ctx.pooled_dtype)
+            grad_pooled = plain.empty_outputs(preds, *ctx.options[:2])[0].zero_()
         grad = torch.ops.beyondpixel.bce_pool_backward(grad_bce, grad_pooled, preds, target, indices, *ctx.options)
         return (grad, *[None] * (1 + len(ctx.options)))
 

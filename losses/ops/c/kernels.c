@@ -31,10 +31,9 @@ static inline void fetch_row(const float *row, int64_t width) {
     for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i, 0, 2);
 }
 
-/* ---- exp(-|x|), log(1 + e) and 1 / (1 + e), accurate to float rounding; NaN stays NaN ----
+/* ---- exp(-|x|) and log(1 + e), accurate to float rounding; NaN stays NaN ----
  *
- * Polynomials of the least relative error over what their argument can be, without a division, which takes longer than
- * all the rest. */
+ * Polynomials of the least relative error over what their argument can be. */
 
 /* A number of this size has no digits behind the point, so that adding it rounds; its last bits are those of 127 */
 #define ROUNDING 12583039.0f
@@ -74,16 +73,6 @@ static inline float log_one_plus(float e) {
     return e * y;
 }
 
-/* e in [0, 1]; a cubic is off by 1/577 at most, and a step of Halley's method cubes that, to 5e-9 */
-static inline float inverse_one_plus(float e) {
-    float y = -0.22183709f;
-    y = fmaf(y, e, 0.66551127f);
-    y = fmaf(y, e, -0.94280763f);
-    y = fmaf(y, e, 0.9982669f);
-    float rest = fmaf(-e, y, 1.0f - y);
-    return fmaf(y, fmaf(rest, rest, rest), y);
-}
-
 /* ---- binary cross entropy and pooling ---- */
 
 typedef struct {
@@ -114,7 +103,7 @@ ALWAYS_INLINE float sweep_row(
     for (int64_t i = 0; i < width; i++) {
         float e = exp_minus_abs(x[i]);
         if (with_probs) {
-            float inverse = inverse_one_plus(e), p = x[i] < 0.0f ? e * inverse : inverse;
+            float inverse = 1.0f / (1.0f + e), p = x[i] < 0.0f ? e * inverse : inverse;
             probs[i] = labels[i] >= 0 ? p : 0.0f;
         }
         if (with_loss) {
@@ -241,7 +230,7 @@ static void backward_plane(int64_t item, void *context) {
         }
         const float *RESTRICT region = rows + (m->indices == NULL ? 0 : (y - top) * width);
         for (int64_t i = 0; i < width; i++) {
-            float e = exp_minus_abs(x[i]), inverse = inverse_one_plus(e), small = e * inverse;
+            float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
             float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
             float difference = labels[i] == class ? -rest : p;
             float g = fmaf(pixel, difference, region[i] * (small * inverse));

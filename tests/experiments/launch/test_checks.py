@@ -15,8 +15,6 @@ from beyondpixel.experiments.launch.command import launch
 from beyondpixel.experiments.plan import Run
 
 pytestmark = pytest.mark.usefixtures("quiet")
-
-
 RESNET18 = {"model.encoder": "resnet18"}
 
 
