@@ -133,6 +133,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         check_options(self)
         if normalization != "dataset":
             self.mean, self.std = NORMALIZATIONS[normalization]
+        self._stored: dict[str, SegmentationDataset] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
 
     @property
@@ -169,15 +170,25 @@ class SegmentationDataModule(LightningDataModule, ABC):
             split: One of `splits`.
         """
         if split not in self._datasets:
+            dataset = self._resized(self.stored(split))
+            self._datasets[split] = CachedDataset(dataset) if self.cache == "ram" else dataset
+        return self._datasets[split]
+
+    def stored(self, split: str) -> SegmentationDataset:
+        """The samples of a split at the images' own sizes; with `on_error="skip"`, the training samples without faults.
+
+        Args:
+            split: One of `splits`.
+        """
+        if split not in self._stored:
             self._check_split(split)
             dataset = self.load_split(split)
             if self.on_error == "skip" and split == self.train_split:
                 dataset = without_faults(dataset, name=self.dataset_name, listing=self._skip_list())
             else:
                 dataset.require_files()
-            dataset = self._resized(dataset)
-            self._datasets[split] = CachedDataset(dataset) if self.cache == "ram" else dataset
-        return self._datasets[split]
+            self._stored[split] = dataset
+        return self._stored[split]
 
     def fingerprint(self, split: str) -> str:
         """A short hash of a split's content: which data a run was trained or tested on.
@@ -189,10 +200,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         Args:
             split: One of `splits`.
         """
-        self._check_split(split)
-        dataset = self.load_split(split)
-        dataset.require_files()
-        return dataset.fingerprint()
+        return self.stored(split).fingerprint()
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files that the stage needs, so that a missing one is noticed before anything is computed."""

@@ -35,7 +35,7 @@ class TrainingSampler(DistributedSampler[Any]):
 
     Args:
         dataset: What is sampled; only its length matters.
-        batch_size: SegmentationDataset per step and process.
+        batch_size: Samples per step and process.
         rank: This process.
         world_size: Number of processes.
         seed: Decides the orders.

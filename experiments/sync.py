@@ -23,6 +23,7 @@ from rich.console import Console
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, find_runs
 from beyondpixel.experiments.run.processes import kill_with_children
+from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
@@ -112,7 +113,8 @@ def is_going_on(run: RunFolder, part: Path) -> bool:
     """Whether a run is still writing to an offline folder."""
     log = log_of(part)
     silent = time.time() - log.stat().st_mtime if log else SECONDS_UNTIL_DEAD
-    return run.state["status"] == "running" and silent < SECONDS_UNTIL_DEAD
+    # of a damaged run, what W&B logged can be uploaded all the same
+    return silent < SECONDS_UNTIL_DEAD and run.status == Status.RUNNING
 
 
 def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:

@@ -278,8 +278,10 @@ class SegmentationModule(HubModule):
         else:
             logits, loss, terms = self.logits_and_loss(images, target, stage)
             logged = {"loss": loss, **terms}
+        # of several processes, those with fewer images get one that is void throughout: it does not count
+        labeled = int((target != self.ignore_index).flatten(1).any(1).sum())
         for name, value in logged.items():
-            self.log(f"{stage}/{name}", value, on_epoch=True, sync_dist=True, batch_size=len(images))
+            self.log(f"{stage}/{name}", value, on_epoch=True, sync_dist=True, batch_size=labeled)
         self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
 
     def _log_metrics(self, stage: str) -> None:

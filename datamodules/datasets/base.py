@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -55,6 +55,10 @@ class SegmentationDataset(Dataset[Sample]):
     def read(self, index: int) -> Sample:
         """As `dataset[index]`, except that a bad file is a `BadFileError` about this file alone."""
         return self[index]
+
+    def select(self, indices: Sequence[int]) -> "SegmentationDataset":
+        """Some of the samples, in this order; a data set with bad files needs it for `on_error="skip"`."""
+        raise NotImplementedError(f'on_error="skip" needs {type(self).__name__} to have a method `select`')
 
 
 class MappedDataset(SegmentationDataset):

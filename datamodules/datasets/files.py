@@ -87,6 +87,11 @@ class FileDataset(SegmentationDataset):
                 digest.update(part)
         return digest.hexdigest()[:16]
 
+    def select(self, indices: Sequence[int]) -> "FileDataset":
+        """Some of the samples, in this order."""
+        pairs = [self.pairs[index] for index in indices]
+        return FileDataset(pairs, self.labels, name=self.name, remedy=self.remedy, convert_images=self.convert_images)
+
     def read(self, index: int) -> Sample:
         """Read sample `index`.
 

@@ -1,28 +1,10 @@
 """Training on a folder with bad files: leave them out and list them."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from beyondpixel.datamodules.datasets.base import MappedDataset, Sample, SegmentationDataset, find_faults
+from beyondpixel.datamodules.datasets.base import SegmentationDataset, find_faults
 from beyondpixel.datamodules.datasets.errors import data_error
-
-
-class DatasetSubset(MappedDataset):
-    """Some of the samples, in the order of `indices`.
-
-    Args:
-        dataset: What to choose from.
-        indices: Which to take.
-    """
-
-    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
-        super().__init__(dataset)
-        self.indices = indices
-        self.ids = [dataset.ids[index] for index in indices]
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
 
 
 def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | None) -> SegmentationDataset:
@@ -52,4 +34,4 @@ def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | N
             expected="at least some good files",
             remedy=dataset.remedy,
         )
-    return DatasetSubset(dataset, [index for index in range(len(dataset)) if index not in faults])
+    return dataset.select([index for index in range(len(dataset)) if index not in faults])

@@ -35,7 +35,8 @@ def predict(
         images: images and folders of images; without it data.predict_path or the data's test images
         config: the run's config.yaml, if the checkpoint does not lie in its run folder
         names: a text file with one image name per line, to which the images are limited
-        inferer: how images are predicted: crf:5, 'tta:flip scales=0.5,1', window:513, or several joined by +
+        inferer: how images are predicted: crf:5, 'tta:flip scales=0.5,1', window:513, memory:exchanged, or several
+            joined by +
         colors: what PNG files hold: class numbers with a palette, or the colors themselves
         overlays: also lay each prediction over its image
         probabilities: also write float16 arrays (C, H, W) as .npz
@@ -73,7 +74,7 @@ def export(
     config: Path | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Write a trained network for use without this package.
+    """Write a trained network: an ONNX graph, which needs neither this package nor PyTorch, or the network's weights.
 
     ONNX takes batches and images of any size and is compared with PyTorch before it is kept. Both formats carry mean,
     std, class names, palette and a description of the input.

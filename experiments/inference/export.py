@@ -1,4 +1,4 @@
-"""A trained network for use without this package: ONNX, or a state dict."""
+"""A trained network as a file: an ONNX graph, or a state dict."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def predict_images(
     if files is None and names_file is not None:
         raise UserError("--names selects among --images: give them as well, or leave it out")
     with as_user_error(DataError):
-        dataset = _Images(data.dataset(data.test_split) if files is None else files)
+        dataset = _Images(data.stored(data.test_split) if files is None else files)
     if submission is not None:
         check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
     with as_user_error(RuntimeError):  # torch's own sentence names the device
@@ -91,7 +91,7 @@ def _unchanged(item: Any) -> Any:
 
 
 class _Images(Dataset[Item]):
-    """Images by name: a user's own files at their own sizes, or a data module's test images at its `image_size`."""
+    """Images by name, at their own sizes: a user's own files, or a data module's test images."""
 
     def __init__(self, images: Sequence[Named] | SegmentationDataset) -> None:
         self.images = images

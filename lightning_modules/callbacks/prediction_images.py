@@ -1,13 +1,14 @@
 """Images of predictions during training and after a test."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -101,15 +102,21 @@ class PredictionImages(Callback):
 
     def _keep_lowest_checksums(self, batch: Any) -> None:
         for index, name in enumerate(batch.get("id") or ()):
-            if name in self._test_files:
-                continue  # distributed samplers repeat some images
-            lowest = sorted([*self._test_files, name], key=_checksum)[: self.num_test_files]
-            if name in lowest:
+            # distributed samplers repeat some images
+            if name not in self._test_files and name in self._lowest([*self._test_files, name]):
                 self._test_files[name] = _sample(batch, index)
-                self._test_files = {kept: self._test_files[kept] for kept in lowest}
+                self._test_files = {kept: self._test_files[kept] for kept in self._lowest(self._test_files)}
+
+    def _lowest(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=_checksum)[: self.num_test_files]
 
     def _save_files(self, trainer: Trainer, module: LightningModule) -> None:
         samples, self._test_files = self._test_files, {}
+        if trainer.world_size > 1:  # each process has those of its own share
+            shares: list[dict[str, Sample]] = [{}] * trainer.world_size
+            dist.all_gather_object(shares, samples)
+            everything = {name: sample for share in shares for name, sample in share.items()}
+            samples = {name: everything[name] for name in self._lowest(everything)}
         if not samples or not trainer.is_global_zero:
             return
         if not isinstance(module, SegmentationModule) or module.num_classes > 255:

@@ -1,5 +1,6 @@
 """A user's own images and masks."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,9 @@ def test_skipping_trains_on_the_good_files_and_lists_the_others(
     for line, (file, fault) in zip(lines, expected.items(), strict=True):
         assert line.startswith(f"{root / file}: {fault}")
     assert snapshot(root) == before
+    # what is trained on is what a folder without these files has
+    clean = shutil.copytree(root, tmp_path / "clean", ignore=shutil.ignore_patterns("train?.*"))
+    assert data.fingerprint("train") == FolderDataModule(str(clean), batch_size=2).fingerprint("train")
     # evaluation never skips
     (root / "masks/val/val0.png").unlink()
     with pytest.raises(DataError, match="1 of 24 files are missing"):

@@ -95,6 +95,14 @@ def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert RunFolder(folder / "ce" / "seed1").config["data"]["init_args"]["root"] == "CamVid"
 
 
+def test_steps_over_several_batches_took_as_many_images(outputs: Path, tmp_path: Path) -> None:
+    for folder in (outputs / "t").glob("*/seed*"):
+        run = RunFolder(folder)
+        run.config = {**run.config, "trainer": {"accumulate_grad_batches": 2}}
+    (folder,) = publish([outputs], results=tmp_path / "results")
+    assert {line["seconds"] for line in csv.DictReader((folder / "runs.csv").open())} == {"100.0"}
+
+
 def test_every_interval_is_recomputed_from_what_is_published(outputs: Path, tmp_path: Path) -> None:
     (folder,) = publish([outputs], results=tmp_path / "results")
     ours, theirs = (compare_runs(read_runs([place]), "test/mIoU").rows for place in (outputs, folder))

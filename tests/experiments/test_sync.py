@@ -151,6 +151,12 @@ def test_a_run_that_goes_on_is_left_and_a_killed_one_is_not(
     assert "going/seed1: still running, left for later" in capsys.readouterr().out
 
 
+def test_a_damaged_run_stops_no_other(tmp_path: Path, stand_in: None) -> None:
+    (make_run(tmp_path, "damaged").path / "state.json").write_text("{")
+    make_run(tmp_path, "sound")
+    assert {run.path.parent.name for run in sync([tmp_path])} == {"damaged", "sound"}
+
+
 def test_dry_run_starts_nothing_and_needs_no_network(
     tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from beyondpixel.lightning_modules import SegmentationModule
 from beyondpixel.lightning_modules.metrics import EvaluationMetrics
@@ -371,6 +372,18 @@ def test_a_batch_of_one_names_batch_size(data: Any, trainer: Make) -> None:
     data.batch_size = 1
     with pytest.raises(ValueError, match=r"this batch of 1 image\(s\).*use batch_size of 2 or more and drop_last=True"):
         trainer().fit(WithGlobalPooling(3), data)
+
+
+def test_images_without_labels_do_not_count_in_the_loss(data: Any, tiny_module: Make, trainer: Make) -> None:
+    """Such are what evens out the processes of a distributed evaluation."""
+    data.setup("validate")
+    batches = list(data.val_dataloader())
+    void = {**batches[0], "mask": torch.full_like(batches[0]["mask"], 255)}
+    module = tiny_module()
+    (expected,) = trainer().validate(module, DataLoader(batches, batch_size=None), verbose=False)
+    (found,) = trainer().validate(module, DataLoader([*batches, void], batch_size=None), verbose=False)
+    assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-6)
+    assert expected["val/loss"] > 0.1
 
 
 def test_two_processes_log_the_metrics_of_the_whole_set(

@@ -291,6 +291,24 @@ def test_mistakes_are_one_message(
     assert not Path("out").exists()
 
 
+def test_the_datas_images_are_predicted_at_their_own_size(any_size: RunFolder, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (any_size.path / folder / "test").mkdir(parents=True)
+    Image.new("RGB", (30, 20), (90, 20, 200)).save(any_size.path / "images" / "test" / "a.png")
+    Image.new("L", (30, 20)).save(any_size.path / "masks" / "test" / "a.png")
+    words = [
+        f"--ckpt_path={any_size.last_checkpoint}",
+        f"--output={tmp_path / 'out'}",
+        "--data.image_size",
+        "[40, 64]",
+        "--data.crop_size",
+        "32",
+    ]
+    main(["predict", *words])
+    (written,) = (tmp_path / "out").rglob("a.png")
+    assert Image.open(written).size == (30, 20)
+
+
 def test_without_images_they_are_the_datas(run: RunFolder, tmp_path: Path) -> None:
     words = ["predict", f"--config={run.config_file}", "--ckpt_path=last", "--inferer", "tta:flip"]
     main([*words, f"--output={tmp_path / 'test'}"])

@@ -180,6 +180,20 @@ def test_a_test_saves_the_images_of_the_lowest_checksums_one_by_one(
         np.testing.assert_array_equal(np.asarray(images["target.png"]), samples[name]["mask"])
 
 
+def test_two_processes_save_the_images_that_one_does(
+    data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
+) -> None:
+    data.sizes["test"] = 5
+    saved = []
+    for options in ({}, {"devices": 2, "strategy": "ddp_fork"}):
+        folder = tmp_path / str(len(saved))
+        callback = PredictionImages(num_test_files=3)
+        trainer(callbacks=[callback], default_root_dir=folder, **options).test(tiny_module(), data, verbose=False)
+        saved.append(sorted(read_samples(folder / "images" / "test.zip")))
+    assert saved[0] == saved[1]
+    assert len(saved[0]) == 3
+
+
 def test_no_files_if_none_are_asked_for(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
     trainer(callbacks=[PredictionImages(num_test_files=0)]).test(tiny_module(), data, verbose=False)
     assert not (tmp_path / "images" / "test.zip").exists()
