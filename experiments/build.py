@@ -81,21 +81,22 @@ def _constructor_errors() -> Iterator[None]:
 
 @cache
 def _parser() -> LightningArgumentParser:
-    parser = LightningArgumentParser(exit_on_error=False)
+    return make_parser(exit_on_error=False)
+
+
+def make_parser(**settings: Any) -> LightningArgumentParser:
+    """A parser of configs."""
+    parser = LightningArgumentParser(**settings)
     parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(Trainer, "trainer")
     put_integers_first(parser)
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    link_arguments(parser)
-    return parser
-
-
-def link_arguments(parser: LightningArgumentParser) -> None:
-    """Say a data set's facts and the seed once: the model takes the former from the data, the data the latter."""
+    # a data set's facts and the seed are said once
     parser.link_arguments("seed_everything", "data.init_args.seed")
     for name in LINKED["model"]:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+    return parser
 
 
 def _first_cause(error: BaseException) -> BaseException:

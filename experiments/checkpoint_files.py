@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from beyondpixel.experiments.disk_space import writing
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,18 +22,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save to a local path; `storage_options` are those of remote ones and play no part."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")  # always the same, so that a killed process leaves one at most
-        try:
-            with writing(path), part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)  # it would keep a full disk full
-            raise
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 def keep_weights(path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -13,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.inference.inferers import Chain
-from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -71,9 +69,8 @@ class EvaluationRecorder(Callback):
         if counts is not None:
             counts.save(self.folder.images_file(stage))
         if stage == "test":
-            archive = io.BytesIO()
-            np.savez_compressed(archive, matrix=matrix, class_names=metrics.class_names)
-            write_atomically(self.folder.confusion_file, archive.getvalue())
+            with replacing(self.folder.confusion_file) as file:
+                np.savez_compressed(file, matrix=matrix, class_names=metrics.class_names)
 
     def _summarize(self, stage: str, trainer: Trainer) -> None:
         if self.folder is None or not trainer.is_global_zero:

@@ -11,10 +11,12 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from beyondpixel.experiments.errors import UserError
+
 PATIENCE = 3  # optimizer steps in a row
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """Loss or gradients were not finite several times in a row."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.experiments.run.folder import replacing
 
 COUNTS = ("intersection", "predicted", "target")
 BOUNDARY_COUNTS = ("boundary_intersection", "boundary_union")
@@ -87,10 +86,9 @@ class ImageCounts:
 
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive atomically."""
-        archive = io.BytesIO()
         arrays: dict[str, Any] = self._arrays()
-        np.savez_compressed(archive, **arrays)
-        write_atomically(Path(path), archive.getvalue())
+        with replacing(Path(path)) as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> ImageCounts:

@@ -41,7 +41,8 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
     with RunLock(folder.lock_file, patience=patience) if first else nullcontext():
         if folder.status is Status.DONE:
             return
-        folder.remove_temporary_files()
+        if first:  # it may be writing already when the others come here
+            folder.remove_temporary_files()
         with _recorded_end(folder), full_disk_as_user_error(folder.path):
             _train_and_evaluate(folder)
         if first:

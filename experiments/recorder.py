@@ -21,7 +21,7 @@ from beyondpixel.experiments.tracking import new_wandb_id
 SECONDS_BETWEEN_STATES = 5.0
 
 
-def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = False) -> dict[str, Any]:
     """Write the config and the record of a run (run.json): what the launcher wrote, completed.
 
     A run keeps its W&B id when it resumes, so this comes before W&B starts.
@@ -29,6 +29,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`.
         config: the resolved config.
+        resumed: whether the run goes on; the commits of all its turns are then in the record, joined by commas.
     """
     known = folder.record
     name = folder.path.name
@@ -42,7 +43,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
         **known,
         "seed": config["seed_everything"],
         "axes": axes_of(config),
-        "git_commit": git_commit(),
+        "git_commit": _with_earlier(known.get("git_commit") if resumed else None, git_commit()),
         "environment": describe_environment(),
     }
     if process_rank() == 0:
@@ -51,6 +52,10 @@ def identify(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
         if changes := uncommitted_changes():
             write_atomically(folder.changes_file, changes)
     return record
+
+
+def _with_earlier(commits: str | None, commit: str | None) -> str | None:
+    return ", ".join(dict.fromkeys([*(commits.split(", ") if commits else []), *([commit] if commit else [])])) or None
 
 
 class RunRecorder(Callback):

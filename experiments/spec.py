@@ -9,6 +9,7 @@ file with a `grid` holds several rows (see `grid.py`).
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,7 +20,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.grid import Changes, expand_grid
 from beyondpixel.experiments.merge import MergedConfig, suggestion
 from beyondpixel.experiments.natural_order import natural_order
-from beyondpixel.experiments.yaml_files import is_usable, read_value, read_yaml, shown
+from beyondpixel.experiments.yaml_files import read_value, read_yaml, shown
 
 BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
@@ -102,7 +103,7 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
 
     Raises:
         SpecError: naming file and key of all that is wrong in all files: no YAML, an unknown key, no such fragment, ...
-        UserError: if a location does not exist or holds no spec, or if two files in a folder have rows of one name.
+        UserError: if a location does not exist or holds no spec, or if two files have a row of one name.
 
     Example:
         >>> (spec,) = load_specs(["demo/rmi"], {"trainer.max_steps": 5})
@@ -110,7 +111,7 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
         ('demo/rmi', 'rmi', 5)
     """
     errors: list[str] = []
-    found: dict[tuple[Path, str], RunSpec] = {}
+    found: dict[str, RunSpec] = {}
     for location in locations:
         files, row = _locate(location)
         specs: list[RunSpec] = []
@@ -125,10 +126,11 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
         for spec in specs:
             if row not in (None, spec.row):
                 continue
-            other = found.setdefault((spec.file.parent, spec.row), spec)
+            other = found.setdefault(spec.name, spec)
             if other.file != spec.file:
                 raise UserError(
-                    f"{shown(other.file)} and {shown(spec.file)} both have a row {spec.row}; rename one of them"
+                    f"{shown(other.file)} and {shown(spec.file)} both have the row {spec.name}, and so the same run "
+                    "folder; rename one of them"
                 )
     if errors:
         raise SpecError(errors)
@@ -167,11 +169,10 @@ def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 def _locate(location: str | Path) -> tuple[list[Path], str | None]:
     """The files that a location stands for, and the row that is meant, if it is one of several."""
     for path in (Path(location), RUNS / location):
-        if not is_usable(path):
-            continue
-        if path.is_file():
+        # unlike Path's own, these take a path that is too long or may not be looked at for one that is not there
+        if os.path.isfile(path):  # noqa: PTH113
             return [path.absolute()], None
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
             try:
                 files = sorted(path.absolute().rglob("*.yaml"), key=natural_order)
             except OSError as error:  # a folder below it that vanishes, or cannot be listed
@@ -179,7 +180,8 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
             if not files:
                 raise UserError(f"no run spec in {location}: expected files that end in .yaml")
             return files, None
-        siblings = sorted(path.parent.absolute().glob("*.yaml"), key=natural_order)
+        there = os.path.isdir(path.parent)  # noqa: PTH112
+        siblings = sorted(path.parent.absolute().glob("*.yaml"), key=natural_order) if there else []
         if siblings and len(path.parts) > 1 and (path.parent != RUNS):
             own = path.parent.absolute() / f"{path.name}.yaml"
             return ([own], None) if own in siblings else (siblings, path.name)
@@ -189,7 +191,7 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
 
 def _read_fragment(name: str) -> dict[str, Any]:
     file = BASE / f"{name}.yaml"
-    if not (is_usable(file) and file.is_file()):
+    if not os.path.isfile(file):  # noqa: PTH113
         known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
         raise UserError(f"no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
     return read_yaml(file)

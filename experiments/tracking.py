@@ -33,6 +33,8 @@ UNDELIVERED = "undelivered"
 class RunFolderLogger(Logger):
     """Writes every logged metric to the run folder: `metrics.jsonl` as it comes, `summary.json` when a stage ends.
 
+    A test's scores come to the summary by `EvaluationRecorder`, which writes them last: they say that a test is done.
+
     Args:
         folder: the run's folder.
     """
@@ -65,7 +67,7 @@ class RunFolderLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a line."""
         metrics = {key: float(value) for key, value in metrics.items()}
-        self._latest.update(metrics)
+        self._latest |= {key: value for key, value in metrics.items() if not key.startswith("test/")}
         self.folder.append_metrics(metrics, step=step or 0)
 
     @rank_zero_only

@@ -60,7 +60,7 @@ def train(
         built = build_all(config)
     if overwrite:
         folder.clear()
-    record = identify(folder, config)
+    record = identify(folder, config, resumed=resume is not None)
     trainer = _make_trainer(
         built,
         callbacks=[*_training_callbacks(folder, config["seed_everything"]), RunRecorder(folder, record)],

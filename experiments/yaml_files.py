@@ -16,7 +16,7 @@ SURELY_SHALLOW, DEEPEST = 1000, 100
 
 
 class _Loader(SafeLoader):  # type: ignore[misc]
-    """Numbers of YAML 1.2 (PyYAML's own 1.1 reads `1e-4` as text), and no key twice."""
+    """Scalars of YAML 1.2, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -28,10 +28,17 @@ class _Loader(SafeLoader):  # type: ignore[misc]
         return mapping
 
 
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+# PyYAML's own are of YAML 1.1: 1e-4 is text, 4:00:00 a number to base 60, `on` is true, and a day is a date
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -90,22 +97,6 @@ def check_depth(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")
-
-
-def is_usable(path: Path) -> bool:
-    """Whether the system takes a path at all: none that is too long for it, or holds a null character.
-
-    Example:
-        >>> is_usable(Path("a.yaml")), is_usable(Path("a" * 5000)), is_usable(Path("a\\0"))
-        (True, False, False)
-    """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def shown(file: Path) -> str:

@@ -79,7 +79,7 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
 
 def is_uncommitted(commit: str | None) -> bool:
     """Whether the code differed from its commit when the run was made."""
-    return commit is not None and commit.endswith(UNCOMMITTED)
+    return any(one.endswith(UNCOMMITTED) for one in (commit or "").split(", "))
 
 
 def confounders(runs: Lines, baseline: Lines) -> list[str]:
@@ -152,7 +152,9 @@ def _is_told(
 
 
 def _short(commit: str | None) -> str:
-    return UNKNOWN if commit is None else commit.removesuffix(UNCOMMITTED)[:9]
+    if commit is None:
+        return UNKNOWN
+    return " + ".join(dict.fromkeys(one.removesuffix(UNCOMMITTED)[:9] for one in commit.split(", ")))
 
 
 def _instead(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> str:

@@ -136,7 +136,8 @@ def _weights_key(run: Run) -> Hashable:
 
 def _processes(run: Run) -> int:
     devices, nodes = run.config["trainer"].get("devices"), run.config["trainer"].get("num_nodes")
-    return (devices if isinstance(devices, int) else 1) * (nodes or 1)
+    count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+    return max(1, count) * (nodes or 1)  # -1 is all that the machine has, which this one need not be
 
 
 def _check_data(run: Run) -> None:

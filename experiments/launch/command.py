@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from beyondpixel.experiments.allowed_imports import VARIABLE
 from beyondpixel.experiments.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
@@ -92,7 +94,11 @@ def launch(
     if as_wandb_sweep is not None:
         from beyondpixel.experiments.launch.sweep import write_sweep
 
-        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {})
+        if slurm is not None:
+            raise UserError("--as-wandb-sweep: its agents do the runs where they are started, not --executor slurm")
+        kept = None if keep == "resume" else keep
+        told = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE)}
+        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {}, options=told)
         return
 
     # what follows imports torch, which takes seconds

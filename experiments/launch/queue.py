@@ -108,6 +108,15 @@ def ask(*command: str) -> str:
         return ""
 
 
+def tell(*command: str) -> bool:
+    """Have one of SLURM's programs do something; whether it did."""
+    try:
+        subprocess.run(command, capture_output=True, timeout=60, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return False
+    return True
+
+
 def environment_outside_allocation() -> dict[str, str]:
     """This process's environment without what SLURM sets in an allocation.
 

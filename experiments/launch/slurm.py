@@ -22,7 +22,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.launch.lock import HeldError
-from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation
+from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation, tell
 from beyondpixel.experiments.launch.slurm_job import SlurmRun
 from beyondpixel.experiments.plan import Run
 
@@ -135,7 +135,9 @@ def submit(
                 state = {"job": number, "job_log": str(folder / f"{number}_0_log.err")}
                 say(_hand_over(run, action, keep=keep, **state))
         begin = parameters["additional_parameters"].get("begin", "now")
-        ask("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
+        release = ("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
+        if not tell(*release):
+            say(f"SLURM did not take the jobs' time to begin: they wait an hour, or for: {' '.join(release)}")
     say(f"Watch them with: squeue --job {','.join(arrays)}; the same command with --dry-run shows each run")
     say(f"Cancel them with: scancel {' '.join(arrays)}; launched again, they resume from their checkpoints")
     return arrays

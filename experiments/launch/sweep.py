@@ -19,7 +19,13 @@ from beyondpixel.experiments.tracking import project_name
 
 
 def write_sweep(
-    file: Path, specs: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
+    file: Path,
+    specs: Sequence[str | Path],
+    *,
+    seeds: Sequence[int],
+    output: Path,
+    overrides: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the sweep of all runs, whatever has been done of them, and say how to start it.
 
@@ -32,6 +38,7 @@ def write_sweep(
         seeds: of each row.
         output: the folder that holds the tables' folders.
         overrides: dotted config keys that win over every spec.
+        options: what else the agents' `launch` is told, such as `{"gpus": 2}`; None is not told.
 
     Returns:
         What was written.
@@ -47,7 +54,8 @@ def write_sweep(
         for run, one in zip(runs, axes, strict=True)
     ]
     names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
-    changes = [word for key, value in overrides.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
+    told = {**overrides, **{key: value for key, value in options.items() if value is not None}}
+    words = [word for key, value in told.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
     sweep = {
         "name": names,
         "project": project_name(),
@@ -56,7 +64,7 @@ def write_sweep(
         "parameters": {"row": {"values": rows}, "seed": {"values": list(dict.fromkeys(seeds))}},
         "command": [
             *("${env}", sys.executable, "-m", "beyondpixel.experiments.launch.sweep", "${args_json}"),
-            *("--output", str(output.absolute()), *changes),
+            *("--output", str(output.absolute()), *words),
         ],
     }
     start = f"Start the sweep with: wandb sweep {file}"

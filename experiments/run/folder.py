@@ -27,8 +27,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -48,20 +49,27 @@ class DamagedRunError(UserError):
         )
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a crash, sees the old or the new content and never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with writing(path), os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
         Path(temporary).replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)  # it would keep a full disk full
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write what is in memory, as :func:`replacing` does."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 class RunFolder:
@@ -82,50 +90,18 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-
-    @property
-    def config_file(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """Every logged metric, one JSON object a line, with its `step`."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def confusion_file(self) -> Path:
-        """Test confusion matrix, rows are the target (NumPy archive with `matrix` and `class_names`)."""
-        return self.path / "confusion.npz"
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.confusion_file = self.path / "confusion.npz"
+        self.log_file = self.path / "log.txt"
+        self.lock_file = self.path / "lock"
+        self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.changes_file = self.path / "changes.diff"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.ckpt"
 
     def images_file(self, stage: str) -> Path:
         """Pixel counts of each image of the evaluation `test` or `val`."""
         return self.path / f"{stage}_images.npz"
-
-    @property
-    def log_file(self) -> Path:
-        """Output of a launched run."""
-        return self.path / "log.txt"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the process that the run belongs to."""
-        return self.path / "lock"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """The newest checkpoint; the papers evaluate this one."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def changes_file(self) -> Path:
-        """What was not committed when the run began."""
-        return self.path / "changes.diff"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The one before, while the run is going on: a resume falls back to it if the newest is damaged."""
-        return self.path / "checkpoints" / "previous.ckpt"
 
     @property
     def config(self) -> dict[str, Any]:

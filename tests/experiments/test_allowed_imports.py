@@ -1,5 +1,6 @@
 """A config's class paths import nothing that the user has not allowed."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -58,6 +59,16 @@ def test_commands_say_what_to_add(module: Path, tmp_path: Path, command: list[st
     shown = ["--resolved"] if command == ["specs"] else []
     with pytest.raises(SystemExit, match="if you trust it, add --allow-import stranger"):
         main([*command, str(file), *shown])
+    assert not module.exists()
+
+
+@pytest.mark.parametrize("form", ["-c=FILE", "-cFILE", "--config=FILE", "-c FILE", "--config=YAML", "--model=FILE"])
+def test_no_way_to_give_a_config_imports_a_strange_module(module: Path, tmp_path: Path, form: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(CONFIG["model"] if "model" in form else CONFIG))
+    words = form.replace("FILE", str(file)).replace("YAML", json.dumps(CONFIG)).split(" ", 1)
+    with pytest.raises(SystemExit):
+        main(["fit", *words])
     assert not module.exists()
 
 

@@ -14,7 +14,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beyondpixel.experiments.cli import COMMANDS, main
-from beyondpixel.experiments.lightning_cli import SegmentationCLI
+from beyondpixel.experiments.lightning_cli import read_command_line
 from beyondpixel.experiments.wandb_log import read_records
 
 
@@ -89,7 +89,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def resolved(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(sys, "argv", ["beyondpixel"])
-    return SegmentationCLI(["fit", *words]).resolved
+    return read_command_line("fit", words).resolved
 
 
 def test_fit_without_arguments_trains_on_generated_scenes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Run specs: how sources merge, what rows a grid makes, what is said of a wrong file."""
 
+import math
 import re
 import subprocess
 import time
@@ -13,6 +14,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.grid import expand_grid
 from beyondpixel.experiments.merge import MergedConfig
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs, parse_overrides
+from beyondpixel.experiments.yaml_files import read_value
 
 MODEL = {"class_path": "DeepLabModule", "init_args": {"lr": 0.1, "loss": {"name": "rmi", "region_size": 5}}}
 DATA = {"class_path": "ShapesDataModule"}
@@ -173,11 +175,49 @@ def test_places(tmp_path: Path) -> None:
         load_specs([tmp_path / "empty"])
 
 
+def test_tables_of_one_name_do_not_share_a_run_folder(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "t" / "r.yaml", {"config": {"model": MODEL, "data": DATA}})
+    with pytest.raises(
+        UserError, match=r"a/t/r\.yaml and .*b/t/r\.yaml both have the row t/r, and so the same run fol"
+    ):
+        load_specs([tmp_path / "a" / "t", tmp_path / "b" / "t"])
+    assert len(load_specs([tmp_path / "a" / "t", tmp_path / "a" / "t" / "r.yaml"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4:00:00", "4:00:00"),
+        ("on", "on"),
+        ("No", "No"),
+        ("2026-11-29", "2026-11-29"),
+        ("010", "010"),
+        ("1_000", "1_000"),
+        ("true", True),
+        ("-3", -3),
+        ("0x1F", 31),
+        ("1e-4", 1e-4),
+        ("1.", 1.0),
+        (".5E+2", 50.0),
+        ("-.inf", -math.inf),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("{a: &x {b: 1}, c: {<<: *x}}", {"a": {"b": 1}, "c": {"b": 1}}),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    read = read_value(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
 def test_two_files_with_a_row_of_one_name(tmp_path: Path) -> None:
     content = {"config": {"model": MODEL, "data": DATA}}
     write(tmp_path / "t" / "r1.yaml", content)
     write(tmp_path / "t" / "g.yaml", {**content, "row": "r{r}", "grid": {"r": {"model.lr": [1]}}})
-    with pytest.raises(UserError, match="both have a row r1; rename one of them"):
+    with pytest.raises(UserError, match="both have the row t/r1, and so the same run folder; rename one"):
         load_specs([tmp_path / "t"])
 
 

@@ -17,8 +17,10 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch.utils.data import DataLoader
 
+from beyondpixel.experiments import recorder
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.class_table import ClassTable
+from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -77,9 +79,22 @@ def test_summary_holds_the_last_of_every_figure(tmp_path: Path) -> None:
     logger.log_metrics({"train/loss": 1.0, "val/mIoU": 0.5}, step=2)
     logger.finalize("success")
     again = RunFolderLogger(RunFolder(tmp_path))  # a resumed run
-    again.log_metrics({"train/loss": 0.5}, step=3)
+    again.log_metrics({"train/loss": 0.5, "test/mIoU": 0.4}, step=3)  # a test's scores come when it is complete
     again.finalize("success")
     assert RunFolder(tmp_path).summary == {"train/loss": 0.5, "val/mIoU": 0.5}
+
+
+def test_the_record_of_a_resumed_run_has_the_commits_of_all_its_turns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {**complete({})[0], "seed_everything": 1}
+    folder = RunFolder(tmp_path)
+    for commit in ("aaa-dirty", "bbb", "bbb"):
+        monkeypatch.setattr(recorder, "git_commit", lambda commit=commit: commit)
+        record = recorder.identify(folder, config, resumed=True)
+    assert record["git_commit"] == folder.record["git_commit"] == "aaa-dirty, bbb"
+    assert is_uncommitted(record["git_commit"])
+    assert recorder.identify(folder, config)["git_commit"] == "bbb"  # begun anew
 
 
 def test_what_wandb_groups_and_filters_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

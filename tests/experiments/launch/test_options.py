@@ -32,6 +32,14 @@ def test_time_limits_are_read_as_slurm_writes_them() -> None:
             read_time_limit(wrong)
 
 
+def test_a_clusters_file_needs_no_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("executor: slurm\ntime: 4:00:00\npartition: on\nmem: 32G\ncpus: 8\n")
+    options = read_options(given(), file)
+    assert (options["partition"], options["cpus"]) == ("on", 8)
+    assert submission_parameters(options)["time"] == 240
+
+
 def test_several_devices_go_into_the_config_and_one_leaves_it_alone() -> None:
     assert command._devices(1, 1) == {}
     assert command._devices(4, 1) == {"trainer.devices": 4, "trainer.num_nodes": 1}

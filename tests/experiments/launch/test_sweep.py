@@ -9,7 +9,7 @@ import yaml
 from wandb.apis.public import sweeps
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from beyondpixel.experiments import cli
+from beyondpixel.experiments import allowed_imports, cli
 from beyondpixel.experiments.launch import sweep
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.plan import Run
@@ -71,6 +71,17 @@ def test_the_agents_command_runs_one_cell(written: Path, place: Path, monkeypatc
     sweep.main()
     expected = ["launch", row["spec"], "--seeds", "2", "--output", str(place / "outputs"), "--trainer.max_steps", "5"]
     assert called == [expected]
+
+
+def test_the_agents_are_told_all_that_a_launch_would_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv(allowed_imports.VARIABLE, "")  # so that it is as before afterwards
+    words = ["--gpus", "2", "--keep", "weights", "--allow-import", "mine", "--allow-import", "yours"]
+    cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", *words])
+    command = yaml.safe_load(Path("sweep.yaml").read_text())["command"]
+    assert command[-6:] == ["--gpus", "2", "--keep", "weights", "--allow-import", "mine,yours"]
+    with pytest.raises(SystemExit, match="agents do the runs where they are started, not --executor slurm"):
+        cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--executor", "slurm"])
 
 
 def test_the_run_has_the_id_that_the_agent_chose(monkeypatch: pytest.MonkeyPatch) -> None:
