@@ -69,7 +69,7 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
     """
     quiet_lightning()
     import_classes()
-    parser = make_parser(prog=f"beyondpixel {command}")
+    parser = make_parser(prog=f"beyondpixel {command}", allow_abbrev=False)  # `peek` has to see every --config
     parser.set_defaults(DEFAULTS)
     parser.add_argument("-c", "--config", action="config", help="a YAML file with keys of the config")
     parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to score, or to go on from")
@@ -98,12 +98,14 @@ def peek(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _with_one_config(words: Sequence[str]) -> list[str]:
     """The words with all config files merged into one, in which arguments of a class that is not used are left out."""
     if any(word in ("-h", "--help") for word in words):
-        return list(words)
+        return ["--help"]  # without the config, which would be read first
     given, rest = peek(words)
     merged = MergedConfig()
     for config in given.config:
-        is_file = os.path.isfile(config)  # noqa: PTH113
-        merged.add(read_yaml(Path(config)) if is_file else read_value(config), source=config)
+        content = read_yaml(Path(config)) if os.path.isfile(config) else read_value(config)  # noqa: PTH113
+        if not isinstance(content, dict):
+            raise UserError(f"--config {config}: no such file; expected a YAML file with keys such as model and data")
+        merged.add(content, source=config)
     check_imports(merged.values)
     for part, default in DEFAULT_CLASSES.items():
         there = merged.values.get(part, {}).get("class_path")

@@ -62,7 +62,9 @@ def test_commands_say_what_to_add(module: Path, tmp_path: Path, command: list[st
     assert not module.exists()
 
 
-@pytest.mark.parametrize("form", ["-c=FILE", "-cFILE", "--config=FILE", "-c FILE", "--config=YAML", "--model=FILE"])
+@pytest.mark.parametrize(
+    "form", ["-c=FILE", "-cFILE", "--config=FILE", "-c FILE", "--conf=FILE", "--config=YAML", "--model=FILE"]
+)
 def test_no_way_to_give_a_config_imports_a_strange_module(module: Path, tmp_path: Path, form: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(CONFIG["model"] if "model" in form else CONFIG))

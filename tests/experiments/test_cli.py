@@ -65,6 +65,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["test"], "beyondpixel: --ckpt_path: expected the checkpoint to score, got none"),
         (["test", "--ckpt_path", "last"], "beyondpixel: --ckpt_path last: of which run? Add --config RUN/config.yaml"),
         (["lunch"], "beyondpixel: no command lunch; did you mean launch?"),
+        (["fit", "--config", "lost.yaml"], "beyondpixel: --config lost.yaml: no such file; expected a YAML file"),
         (["specs", "demo", "--resolved"], "beyondpixel: --resolved: expected one row, such as demo/"),
     ],
 )
