@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional.affinity import Field, make_field, pair_sums
+from beyondpixel.losses.functional.affinity import affinity_sums
 from beyondpixel.losses.functional.arguments import check_positive_int, check_range
 
 
@@ -12,22 +12,46 @@ class _DecayingAffinityLoss(SegmentationLoss):
     """Cross entropy and an affinity term whose weight decays from 1 to 1 / decay over the training."""
 
     def __init__(
-        self, num_classes: int, *, sizes: tuple[int, ...], stride: int, margin: float, decay: float, ignore_index: int
+        self,
+        num_classes: int,
+        *,
+        distances: tuple[int, ...],
+        stride: int,
+        margin: float,
+        decay: float,
+        exclude_void: bool,
+        ignore_index: int,
     ) -> None:
         check_positive_int("stride", stride)
-        for size in sizes:
-            check_positive_int("sizes", size)
         check_range("margin", margin, 0, float("inf"))
         check_range("decay", decay, 1, float("inf"))
-        pairs = tuple(f"{kind}_{size}" for size in sizes for kind in ("edge", "same"))
-        super().__init__(num_classes, term_names=pairs, pixel_loss="ce", ignore_index=ignore_index)
+        super().__init__(
+            num_classes,
+            term_names=("affinity",),
+            parts={"affinity": 2 * len(distances)},
+            pixel_loss="ce",
+            ignore_index=ignore_index,
+        )
+        self.distances = distances
         self.stride = stride
         self.margin = margin
         self.decay = decay
+        self.exclude_void = exclude_void
 
-    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        pairs = [value for name, value in values.items() if name != "pixel"]
-        return {"pixel": values["pixel"], "affinity": torch.stack(pairs).sum()}
+    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
+        total, count = affinity_sums(
+            preds,
+            target,
+            self.distances,
+            stride=self.stride,
+            margin=self.margin,
+            exclude_void=self.exclude_void,
+            class_weights=self._class_weights(),
+        )
+        return {"pixel": self._pixel_term(preds, target), "affinity": (total.flatten(), count.flatten())}
+
+    def _class_weights(self) -> tuple[Tensor, Tensor] | None:
+        return None
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
         return terms["pixel"] + self.decay**-self._progress * terms["affinity"]
@@ -75,16 +99,14 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
     ) -> None:
         check_positive_int("distance", distance)
         super().__init__(
-            num_classes, sizes=(distance,), stride=stride, margin=margin, decay=decay, ignore_index=ignore_index
+            num_classes,
+            distances=(distance,),
+            stride=stride,
+            margin=margin,
+            decay=decay,
+            exclude_void=exclude_void,
+            ignore_index=ignore_index,
         )
-        self.distance = distance
-        self.exclude_void = exclude_void
-
-    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        field = make_field(preds, target, self.stride, exclude_void=self.exclude_void)
-        sums = pair_sums(field, self.distance, self.margin, exclude_void=self.exclude_void)
-        pairs = {f"{kind}_{self.distance}": sum_and_count for kind, sum_and_count in sums.items()}
-        return {"pixel": self._pixel_term(preds, target), **pairs}
 
 
 class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
@@ -131,10 +153,19 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         ignore_index: int = 255,
     ) -> None:
         sizes = tuple(sizes)
-        if not sizes or any(isinstance(size, int) and size % 2 == 0 for size in sizes):
-            raise ValueError(f"sizes: expected at least one odd number, got {sizes}")
-        super().__init__(num_classes, sizes=sizes, stride=stride, margin=margin, decay=decay, ignore_index=ignore_index)
-        self.sizes = sizes
+        for size in sizes:
+            check_positive_int("sizes", size)
+        if not sizes or len(set(sizes)) < len(sizes) or any(size % 2 == 0 or size == 1 for size in sizes):
+            raise ValueError(f"sizes: expected different odd numbers, 3 or more, got {sizes}")
+        super().__init__(
+            num_classes,
+            distances=tuple(size // 2 for size in sizes),
+            stride=stride,
+            margin=margin,
+            decay=decay,
+            exclude_void=True,
+            ignore_index=ignore_index,
+        )
         self.edge_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
         self.same_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
 
@@ -144,24 +175,9 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
                 "target: AdaptiveAffinityFieldLoss weighs a pixel by its class, so it expects integer labels "
                 f"(N, H, W), got a multi-hot target {tuple(target.shape)}"
             )
-        field = make_field(preds, target, self.stride, exclude_void=True)
-        edge_weights = self._pixel_weights(self.edge_logits, field)
-        same_weights = self._pixel_weights(self.same_logits, field)
-        terms = {"pixel": self._pixel_term(preds, target)}
-        for number, size in enumerate(self.sizes):
-            sums = pair_sums(
-                field,
-                size // 2,
-                self.margin,
-                exclude_void=True,
-                edge_weights=edge_weights[..., number],
-                same_weights=same_weights[..., number],
-            )
-            terms.update({f"{kind}_{size}": sum_and_count for kind, sum_and_count in sums.items()})
-        return terms
+        return super()._batch_terms(preds, target)
 
-    @staticmethod
-    def _pixel_weights(logits: Tensor, field: Field) -> Tensor:
-        """(N, h, w, sizes): the weights of each pixel's class."""
-        ascending = 2 * logits.detach() - logits  # the same value, the gradient negated
-        return ascending.softmax(1)[field.one_hot.int().argmax(1)]
+    def _class_weights(self) -> tuple[Tensor, Tensor]:
+        # the same values, the gradient negated
+        edge, same = ((2 * logits.detach() - logits).softmax(1) for logits in (self.edge_logits, self.same_logits))
+        return edge, same

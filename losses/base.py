@@ -14,7 +14,7 @@ from beyondpixel.losses.functional.target import num_valid, raise_pending, read_
 from beyondpixel.losses.ops.operators import bce_pool
 
 PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
-# sum and count of a term on a batch, float64 scalars
+# sum and count of a term on a batch: float64, a scalar or (parts,)
 Term = tuple[Tensor, Tensor]
 
 
@@ -25,7 +25,8 @@ class SegmentationLoss(Metric):
     up over the processes of a distributed run, so it is the loss of all pixels since `reset()`.
 
     A cross entropy among the terms is called `pixel`: `pixel_loss` says which, and `_pixel_term` computes it.
-    A subclass with other terms names them and implements `_batch_terms`, and `_combine` where the loss is no sum.
+    A subclass with other terms names them and implements `_batch_terms`, and `_combine` where the loss is no sum. A
+    term with several `parts`, each a sum and a count of its own, is the sum of their quotients.
 
     Attributes:
         num_classes: C.
@@ -60,6 +61,7 @@ class SegmentationLoss(Metric):
         num_classes: int,
         *,
         term_names: tuple[str, ...] = (),
+        parts: Mapping[str, int] | None = None,
         pixel_loss: str | None = None,
         with_logits: bool = True,
         ignore_index: int = 255,
@@ -78,9 +80,12 @@ class SegmentationLoss(Metric):
         # tensors, since a number that changes from step to step would be compiled in
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64), persistent=False)
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # a MetricCollection has metrics of equal states share them, from the first batch on; NaN equals nothing
+        self.add_state("_unlike_others", torch.tensor(torch.nan), dist_reduce_fx="sum")
         for name in self._term_names:
             for part in ("total", "count"):
-                self.add_state(f"{name}_{part}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+                zeros = torch.zeros((parts or {}).get(name, ()), dtype=torch.float64)
+                self.add_state(f"{name}_{part}", zeros, dist_reduce_fx="sum")
 
     @property
     def progress(self) -> float:
@@ -113,13 +118,9 @@ class SegmentationLoss(Metric):
         """The loss, from its terms: their sum."""
         return torch.stack(list(terms.values())).sum()
 
-    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms that are reported and combined, where these are fewer than the sums kept for them."""
-        return values
-
     def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """The term from its sum and count; 0 where nothing was counted."""
-        return total / (count + 1 if name == "pixel" and self.pixel_loss == "bce" else count.clamp_min(1))
+        """The term from its sum and count, 0 where nothing was counted; the sum of its parts if it has some."""
+        return (total / (count + 1 if name == "pixel" and self.pixel_loss == "bce" else count.clamp_min(1))).sum()
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:
         """Loss of one batch, with a graph; the batch is added to the state without one.
@@ -135,7 +136,7 @@ class SegmentationLoss(Metric):
         terms = self._accumulate(preds, target)
         self._update_count = 1  # "has been updated"; counting here would compile each step anew
         self._computed = None
-        values = self._named_terms({name: self._divide(name, *term) for name, term in terms.items()})
+        values = {name: self._divide(name, *terms[name]) for name in self._term_names}
         dtype = torch.promote_types(preds.dtype, torch.float32)
         self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
         loss = self._combine(values).to(dtype)
@@ -154,7 +155,7 @@ class SegmentationLoss(Metric):
             name: self._divide(name, getattr(self, f"{name}_total"), getattr(self, f"{name}_count"))
             for name in self._term_names
         }
-        return self._combine(self._named_terms(values)).float()
+        return self._combine(values).float()
 
     def _accumulate(self, preds: Tensor, target: Tensor) -> Mapping[str, Term]:
         # half precision has too few digits for sums over pixels and for linear algebra

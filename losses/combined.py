@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.base import SegmentationLoss
 
 
 class CombinedLoss(SegmentationLoss):
@@ -16,7 +16,7 @@ class CombinedLoss(SegmentationLoss):
     are not weighted. RMI and CWMI bring a pixel loss of their own unless made with `pixel_loss=None`.
 
     Args:
-        losses: by name, at least one; all of the same number of classes and ignore_index.
+        losses: by name, at least one; all of the same `num_classes`, `ignore_index` and `with_logits`.
         weights: of each loss, not negative; 1 where none is given.
 
     Attributes:
@@ -38,36 +38,23 @@ class CombinedLoss(SegmentationLoss):
         if not losses:
             raise ValueError("losses: expected at least one loss, got none")
         first = next(iter(losses.values()))
+        shared = ("num_classes", "ignore_index", "with_logits")
         for name, loss in losses.items():
-            if (loss.num_classes, loss.ignore_index) != (first.num_classes, first.ignore_index):
-                raise ValueError(
-                    f"losses: expected the same num_classes and ignore_index in all, got {first.num_classes} and "
-                    f"{first.ignore_index}, but {loss.num_classes} and {loss.ignore_index} in {name!r}"
-                )
+            for attribute in shared:
+                if getattr(loss, attribute) != getattr(first, attribute):
+                    raise ValueError(
+                        f"losses: expected the same {attribute} in all, got {getattr(first, attribute)}, "
+                        f"but {getattr(loss, attribute)} in {name!r}"
+                    )
         unknown = sorted(set(weights or {}) - set(losses))
         if unknown:
             raise ValueError(f"weights: no loss of the name {', '.join(unknown)}; expected {', '.join(losses)}")
         for name, weight in (weights or {}).items():
             if not 0 <= weight < math.inf:
                 raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
-        states = {f"{name}_{term}": (name, term) for name, loss in losses.items() for term in loss._term_names}
-        super().__init__(
-            first.num_classes,
-            term_names=tuple(states),
-            # probabilities are checked to be some where one of the losses takes them
-            with_logits=all(loss.with_logits for loss in losses.values()),
-            ignore_index=first.ignore_index,
-        )
+        super().__init__(first.num_classes, with_logits=first.with_logits, ignore_index=first.ignore_index)
         self.losses = torch.nn.ModuleDict(losses)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
-        self._states = states
-        self._shown = {name: self._shown_names(name, loss) for name, loss in losses.items()}
-
-    @staticmethod
-    def _shown_names(name: str, loss: SegmentationLoss) -> dict[str, str]:
-        """What each reported term of a loss is called here."""
-        terms = list(loss._named_terms({term: torch.zeros(()) for term in loss._term_names}))
-        return {term: name if len(terms) == 1 else f"{name}_{term}" for term in terms}
 
     def _parts(self) -> Iterator[tuple[str, SegmentationLoss]]:
         for name, loss in self.losses.items():
@@ -84,30 +71,30 @@ class CombinedLoss(SegmentationLoss):
         for _, loss in self._parts():
             loss.progress = value
 
-    def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        return {
-            f"{name}_{term}": value
+    def forward(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Loss of one batch, with a graph; the batch is added to the state of each loss."""
+        values = [self.weights[name] * loss(preds, target) for name, loss in self._parts()]
+        self.terms = {
+            name if len(loss.terms) == 1 else f"{name}_{term}": value
             for name, loss in self._parts()
-            for term, value in loss._batch_terms(preds, target).items()
+            for term, value in loss.terms.items()
         }
+        self.num_batches = self.num_batches + 1
+        self._update_count = 1
+        self._computed = None
+        loss = torch.stack(values).sum()
+        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics says None
+        return loss
 
-    def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        owner, inner = self._states[name]
-        return dict(self._parts())[owner]._divide(inner, total, count)
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add one batch to the state of each loss."""
+        self.num_batches = self.num_batches + 1
+        for _, loss in self._parts():
+            loss.update(preds, target)
 
-    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        named = {}
-        for name, loss in self._parts():
-            terms = loss._named_terms({term: values[f"{name}_{term}"] for term in loss._term_names})
-            named.update({self._shown[name][term]: value for term, value in terms.items()})
-        return named
-
-    def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        weighted = [
-            self.weights[name] * loss._combine({term: terms[shown] for term, shown in self._shown[name].items()})
-            for name, loss in self._parts()
-        ]
-        return torch.stack(weighted).sum()
+    def compute(self) -> Tensor:
+        """Weighted sum of what the losses compute."""
+        return torch.stack([self.weights[name] * loss.compute() for name, loss in self._parts()]).sum()
 
     def reset(self) -> None:
         """Forget all batches."""

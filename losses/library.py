@@ -6,7 +6,7 @@ losses get a void pixel as 0 in probabilities and labels alike, which adds nothi
 it as a pixel that is surely right.
 
 The library's Lovász loss branches on values, which no graph can hold, and fails for float64, so
-`functional.lovasz_softmax` is ours.
+`functional.lovasz.lovasz_softmax` is ours.
 """
 
 from collections.abc import Callable
@@ -131,7 +131,7 @@ class TverskyLoss(_OverlapLoss):
 
 
 class LovaszLoss(_OverlapLoss):
-    """Lovász-softmax loss over the batch, `functional.lovasz_softmax`; otherwise as `DiceLoss`.
+    """Lovász-softmax loss over the batch, `functional.lovasz.lovasz_softmax`; otherwise as `DiceLoss`.
 
     >>> loss = LovaszLoss(2)
     >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))

@@ -38,22 +38,23 @@ class PyramidLoss(SegmentationLoss):
         scales = tuple(scales)
         if not scales or not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"scales: expected numbers above 0 and up to 1, got {scales}")
-        names = tuple(f"scale_{number}" for number in range(len(scales)))
-        super().__init__(num_classes, ignore_index=ignore_index, term_names=names)
+        parts = {"pixel": len(scales)}
+        super().__init__(num_classes, ignore_index=ignore_index, term_names=tuple(parts), parts=parts)
         self.scales = scales
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
         preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
         sources = without_void_gradient(preds, target)
-        terms = {}
-        for name, scale in zip(self._term_names, self.scales, strict=True):
+        sums, counts = [], []
+        for scale in self.scales:
             small, small_target = preds, target
             if scale != 1:
                 size = self._size(scale, preds)
                 small = F.interpolate(sources, size, mode="bilinear", align_corners=False)
                 small_target = resize_target(target, size)
-            terms[name] = (cross_entropy_sum(small, small_target), num_valid(small_target))
-        return terms
+            sums.append(cross_entropy_sum(small, small_target))
+            counts.append(num_valid(small_target))
+        return {"pixel": (torch.stack(sums), torch.stack(counts))}
 
     @staticmethod
     def _size(scale: float, preds: Tensor) -> tuple[int, int]:
@@ -65,5 +66,5 @@ class PyramidLoss(SegmentationLoss):
             )
         return size
 
-    def _named_terms(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"pixel": torch.stack(list(values.values())).mean()}
+    def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
+        return super()._divide(name, total, count) / len(self.scales)

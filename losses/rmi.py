@@ -45,9 +45,10 @@ class RMILoss(SegmentationLoss):
         absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
             of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
         backend: what computes the full-size work, with equal results. "auto": the fastest there is; "plain": PyTorch,
-            on any device; "c": C kernels on a CPU, compiled at the first call and kept in ~/.cache/beyondpixel (or
-            $BEYONDPIXEL_CACHE); "triton": Triton kernels on CUDA. What the kernels lack (float64, probabilities) and,
-            after a warning, what cannot be compiled is computed by "plain".
+            on any device that has float64; "c": C kernels on a CPU, compiled at the first call and kept in
+            ~/.cache/beyondpixel (or $BEYONDPIXEL_CACHE); "triton": Triton kernels on CUDA. What the kernels lack
+            (float64, probabilities, in C the moments of pooling="stride") and, after a warning, what cannot be compiled
+            is computed by "plain".
 
     Attributes:
         jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.

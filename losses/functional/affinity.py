@@ -1,11 +1,12 @@
 """Affinity of neighboring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from beyondpixel.losses.functional.arguments import check_positive_int
 from beyondpixel.losses.functional.target import (
     multi_hot,
     read_target,
@@ -16,20 +17,6 @@ from beyondpixel.losses.functional.target import (
 
 _SMALLEST = 1e-4
 _NEIGHBORS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-
-
-class Field(NamedTuple):
-    """What pairs of pixels are compared on, at a stride.
-
-    Attributes:
-        probs: (N, C, h, w) softmax probabilities, 0 where void.
-        one_hot: (N, C, h, w) bool, False where void.
-        valid: (N, h, w) bool.
-    """
-
-    probs: Tensor
-    one_hot: Tensor
-    valid: Tensor
 
 
 def affinity_field(
@@ -68,22 +55,48 @@ def affinity_field(
         Scalar ≥ 0.
 
     Raises:
-        ValueError: if shapes do not fit, a label is out of range, or preds are smaller than the stride.
+        ValueError: if shapes do not fit, a number or a label is out of range, or preds are smaller than the stride.
 
     >>> import torch
     >>> affinity_field(torch.zeros(1, 2, 16, 16), torch.zeros(1, 16, 16, dtype=torch.long), exclude_void=True)
     tensor(0.)
     """
+    check_positive_int("distance", distance)
+    check_positive_int("stride", stride)
     with torch.autocast(preds.device.type, enabled=False):
         target = read_target(preds, target, ignore_index=ignore_index)
-        field = make_field(preds, target, stride, exclude_void=exclude_void)
-        sums = pair_sums(field, distance, margin, exclude_void=exclude_void)
-        loss = torch.stack([total / count.clamp_min(1) for total, count in sums.values()]).sum()
+        total, count = affinity_sums(
+            preds, target, (distance,), stride=stride, margin=margin, exclude_void=exclude_void
+        )
+        loss = (total / count.clamp_min(1)).sum()
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
-def make_field(preds: Tensor, target: Tensor, stride: int, *, exclude_void: bool) -> Field:
-    """Probabilities and labels at a stride; target as of `read_target`."""
+def affinity_sums(
+    preds: Tensor,
+    target: Tensor,
+    distances: Sequence[int],
+    *,
+    stride: int,
+    margin: float,
+    exclude_void: bool,
+    class_weights: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sums over all pairs of a pixel and a neighbor, for each class, and the numbers of these pairs.
+
+    Args:
+        preds: (N, C, H, W) logits.
+        target: as of `read_target`.
+        distances: from the pixel in the middle to its neighbors, at the stride.
+        stride: pixels of the full size from one that is compared to the next.
+        margin: m.
+        exclude_void: whether pairs with a void pixel or one outside the image are left out.
+        class_weights: (C, distances) each, of edge and of other pairs by the class of the pixel in the middle, if any.
+
+    Returns:
+        Sum and number, (distances, 2) float64 each: of max(0, m - KL) of the pairs whose labels differ in the class,
+        and of KL of the others.
+    """
     height, width = preds.shape[2:]
     size = (height // stride, width // stride)
     if min(size) < 1:
@@ -94,57 +107,29 @@ def make_field(preds: Tensor, target: Tensor, stride: int, *, exclude_void: bool
     preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
     if exclude_void:
         preds = without_void_gradient(preds, target)
-    probs = F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1)
     small = resize_target(target, size)
-    valid = valid_mask(small)
-    return Field(torch.where(valid[:, None], probs, 0), multi_hot(small, preds.shape[1], torch.bool), valid)
-
-
-def pair_sums(
-    field: Field,
-    distance: int,
-    margin: float,
-    *,
-    exclude_void: bool,
-    edge_weights: Tensor | None = None,
-    same_weights: Tensor | None = None,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sums over all pairs of a pixel and a neighbor at a distance, for each class, and the numbers of these pairs.
-
-    Args:
-        field: what pairs are compared on.
-        distance: from the pixel in the middle to its neighbors.
-        margin: m.
-        exclude_void: whether pairs with a void pixel or one outside the image are left out.
-        edge_weights, same_weights: (N, h, w) weights of the pixel in the middle, if any.
-
-    Returns:
-        "edge", max(0, m - KL) of the pairs whose labels differ in the class, and "same", KL of the others: sum and
-        number, float64 scalars.
-    """
-    center = field.probs.clamp_min(_SMALLEST)
-    parts = []
-    for dy, dx in _NEIGHBORS:
-        step = (dy * distance, dx * distance)
-        neighbor = _shift(field.probs, step).clamp_min(_SMALLEST)
-        divergence = neighbor * (neighbor / center).log() + _rest(neighbor) * (_rest(neighbor) / _rest(center)).log()
-        edge = _shift(field.one_hot, step) != field.one_hot
-        same = ~edge
-        if exclude_void:
-            counted = (_shift(field.valid[:, None], step) & field.valid[:, None]).expand_as(edge)
-            edge, same = edge & counted, same & counted
-        hinge = (margin - divergence).clamp_min(0)
-        totals = [_weighted_sum(hinge, edge, edge_weights), _weighted_sum(divergence, same, same_weights)]
-        parts.append(torch.stack([*totals, edge.sum().double(), same.sum().double()]))
-    edge_total, same_total, edge_count, same_count = torch.stack(parts).sum(0).unbind()
-    return {"edge": (edge_total, edge_count), "same": (same_total, same_count)}
-
-
-def _weighted_sum(values: Tensor, where: Tensor, weights: Tensor | None) -> Tensor:
-    chosen = torch.where(where, values, 0)
-    if weights is not None:
-        chosen = chosen * weights[:, None]
-    return chosen.sum(dtype=torch.float64)
+    valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
+    probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
+    center = probs.clamp_min(_SMALLEST)
+    sums, counts = [], []
+    for number, distance in enumerate(distances):
+        for dy, dx in _NEIGHBORS:
+            step = (dy * distance, dx * distance)
+            neighbor = _shift(probs, step).clamp_min(_SMALLEST)
+            rest = _rest(neighbor)
+            divergence = neighbor * (neighbor / center).log() + rest * (rest / _rest(center)).log()
+            edge = _shift(one_hot, step) != one_hot
+            chosen = torch.stack([edge, ~edge])
+            if exclude_void:
+                chosen = chosen & _shift(valid, step) & valid
+            values = torch.where(chosen, torch.stack([(margin - divergence).clamp_min(0), divergence]), 0)
+            if class_weights is not None:
+                classes = one_hot.int().argmax(1)
+                values = values * torch.stack([weights[classes, number] for weights in class_weights])[:, :, None]
+            sums.append(values.sum((1, 2, 3, 4), dtype=torch.float64))
+            counts.append(chosen.sum((1, 2, 3, 4)).double())
+    shape = (len(distances), len(_NEIGHBORS), 2)
+    return torch.stack(sums).view(shape).sum(1), torch.stack(counts).view(shape).sum(1)
 
 
 def _rest(probs: Tensor) -> Tensor:

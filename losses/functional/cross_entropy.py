@@ -88,6 +88,6 @@ def cross_entropy_sum(preds: Tensor, target: Tensor, *, with_logits: bool = True
     if target.ndim == 3:
         loss = F.nll_loss(log_probs, target.long(), ignore_index=-1, reduction="none")
     else:
-        loss = -(target * log_probs).sum(1)
+        loss = -torch.where(target == 1, log_probs, 0).sum(1)  # a product would make NaN of 0 and a log of -inf
     # a float32 sum over millions of pixels would lose digits
     return loss.sum(dtype=torch.float64)

@@ -7,8 +7,11 @@ With S_Y, C and S_P the blocks of the second moments of labels Y and probabiliti
 is the moment matrix of the residual when Y is estimated linearly from P.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 def half_log_det(
@@ -33,24 +36,54 @@ def half_log_det(
     Returns:
         The values (...), and how many matrices needed more than their ridge, an int64 scalar.
     """
-    side = moments.shape[-1] // 2
     with torch.no_grad():
-        upper, of_probs = moments[..., :side, :], moments[..., side:, side:]
-        of_labels, cross = upper[..., :side], upper[..., side:]
-        factor, jittered = stable_cholesky(of_probs, ridge, jitter=ridge)
-        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
-        residual = of_labels - half.mT @ half
-        residual_factor, residual_jittered = stable_cholesky(residual, residual_ridge, jitter=ridge, rounding=rounding)
-        value = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        if moments.requires_grad:
-            weights = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT  # W
-            eye = torch.eye(side, dtype=moments.dtype, device=moments.device).expand_as(weights)
-            root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], -1), upper=False)
-            gradient = root.mT @ root / 2
-    if moments.requires_grad:
-        # adds nothing but the gradient: autograd's own goes through two Cholesky factors and loses digits
-        value = value + (gradient * (moments - moments.detach())).sum((-2, -1))
-    return value, jittered + residual_jittered
+        value, jittered, gradient = _solve(moments, ridge, residual_ridge, rounding, moments.requires_grad)
+    if gradient is not None:
+        value = _Solved.apply(moments, value, gradient, (ridge, residual_ridge, rounding))
+    return value, jittered
+
+
+def _solve(
+    moments: Tensor, ridge: float, residual_ridge: float, rounding: Tensor | float, with_gradient: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The values, the number of matrices that needed more than their ridge, and the gradient in the moments."""
+    side = moments.shape[-1] // 2
+    upper, of_probs = moments[..., :side, :], moments[..., side:, side:]
+    of_labels, cross = upper[..., :side], upper[..., side:]
+    factor, jittered = stable_cholesky(of_probs, ridge, jitter=ridge)
+    half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
+    residual = of_labels - half.mT @ half
+    residual_factor, residual_jittered = stable_cholesky(residual, residual_ridge, jitter=ridge, rounding=rounding)
+    value = residual_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    if not with_gradient:
+        return value, jittered + residual_jittered, None
+    weights = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT  # W
+    eye = torch.eye(side, dtype=moments.dtype, device=moments.device).expand_as(weights)
+    root = torch.linalg.solve_triangular(residual_factor, torch.cat([eye, -weights], -1), upper=False)
+    return value, jittered + residual_jittered, root.mT @ root / 2
+
+
+class _Solved(torch.autograd.Function):
+    """The values with their gradient: autograd's own goes through two Cholesky factors and loses digits."""
+
+    @staticmethod
+    @override
+    def forward(moments: Tensor, value: Tensor, gradient: Tensor, options: tuple[Any, ...]) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        moments, _, gradient, ctx.options = inputs
+        ctx.save_for_backward(moments, gradient)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        moments, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives
+            _, _, gradient = _solve(moments, *ctx.options)
+        return grad[..., None, None] * gradient, None, None, None
 
 
 def stable_cholesky(

@@ -28,10 +28,13 @@ def lovasz_softmax(probs: Tensor, labels: Tensor) -> Tensor:
     """
     errors = (labels.to(probs.dtype) - probs).abs().movedim(1, 0).flatten(1)  # (C, pixels)
     errors, order = errors.sort(1, descending=True)
-    hits = labels.to(torch.int32).movedim(1, 0).flatten(1).gather(1, order).cumsum(1, dtype=torch.int32)
+    is_class = labels.to(torch.int32).movedim(1, 0).flatten(1).gather(1, order)
+    hits = is_class.cumsum(1, dtype=torch.int32)
     positions = torch.arange(1, hits.shape[1] + 1, dtype=torch.int32, device=hits.device)
     total = labels.sum((0, 2, 3), dtype=torch.int32)[:, None]
-    jaccard = 1 - (total - hits).to(probs.dtype) / (total + positions - hits).to(probs.dtype)
-    slopes = torch.diff(jaccard, dim=1, prepend=torch.zeros_like(jaccard[:, :1]))
+    intersection, union = (total - hits).to(probs.dtype), (total + positions - hits).to(probs.dtype)
+    # J_i - J_{i-1}, in which the difference of two numbers near 1 is worked out: a pixel of the class takes one from
+    # the intersection, any other adds one to the union
+    slopes = torch.where(is_class > 0, 1 / union, intersection / union / (union - 1).clamp_min(1))
     shown = total[:, 0] > 0
     return torch.where(shown, (errors * slopes).sum(1), 0).sum() / shown.sum().clamp_min(1)

@@ -29,6 +29,7 @@ torch.library.define(
     "beyondpixel::check_target", "(Tensor target, Tensor? probs, int num_classes, int ignore_index) -> Tensor"
 )
 
+_MOST_CLASSES = torch.iinfo(torch.int16).max
 # copies on their way to the host: (values, event that says when they are there, how to read them)
 _pending: list[tuple[Tensor, Any, tuple[bool, int, int]]] = []
 
@@ -55,6 +56,8 @@ def read_target(
     """
     if not preds.is_floating_point():
         raise TypeError(f"preds: expected floating-point logits or probabilities, got {preds.dtype}; use preds.float()")
+    if preds.ndim == 4 and preds.shape[1] > _MOST_CLASSES:
+        raise ValueError(f"preds: expected at most {_MOST_CLASSES} classes, got {preds.shape[1]}")
     if preds.ndim != 4 or (num_classes is not None and preds.shape[1] != num_classes):
         raise ValueError(
             f"preds: expected the shape (N, {num_classes or 'C'}, H, W), got {tuple(preds.shape)} with target "
@@ -109,7 +112,9 @@ def without_void_gradient(preds: Tensor, target: Tensor) -> Tensor:
 
 @torch.library.impl("beyondpixel::check_target", "CompositeExplicitAutograd")
 def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
-    raise_pending(wait=False)
+    capturing = target.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not capturing:
+        raise_pending(wait=False)
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
     if target.ndim == 4:
@@ -117,6 +122,8 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
         wrong = target.masked_fill((target == 0) | (target == 1), 0)
         compact = (target == 1).to(torch.int16)
     else:
+        if target.dtype != torch.int32:
+            target = target.long()  # a narrow type compares with what its range makes of ignore_index
         void = target == ignore_index
         wrong = target.masked_fill(void, 0)
         compact = target.to(torch.int16).masked_fill_(void, -1)
@@ -129,7 +136,7 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
     options = (target.ndim == 4, num_classes, ignore_index)
     if target.device.type == "cpu":
         _raise_if_wrong(values, options)
-    elif not (target.is_cuda and torch.cuda.is_current_stream_capturing()):
+    elif not capturing:
         event = torch.Event(target.device)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
         event.record()

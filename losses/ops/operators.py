@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -67,9 +68,8 @@ def bce_pool(
         probabilities (N, C, h, w), 0 where void, at least float32; and the pooled target of the same shape and dtype,
         empty where nothing is pooled. Differentiable in preds.
     """
-    # torch.func asks for the function; the operator alone has less to do
-    call = BCEPool.apply if backend == "plain" else torch.ops.beyondpixel.bce_pool
-    bce, pooled, pooled_target, _ = call(preds, target, pooling, kernel_size, with_logits, with_bce, backend)
+    inputs = (preds, target, pooling, kernel_size, with_logits, with_bce, backend)
+    bce, pooled, pooled_target, _ = _call("bce_pool", *inputs)
     return bce, pooled, pooled_target
 
 
@@ -90,9 +90,13 @@ def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int
         (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
         of the lower half, added to its transpose's, the gradient in P is W [Y; P].
     """
-    call = RegionMoments.apply if backend == "plain" else torch.ops.beyondpixel.region_moments
-    moments: Tensor = call(labels, probs, region_size, step, backend)
+    moments: Tensor = _call("region_moments", labels, probs, region_size, step, backend)
     return moments
+
+
+def _call(name: str, *inputs: Any) -> Any:
+    # the operator alone has less to do, but is not for torch.func
+    return Operator.apply(name, *inputs) if inputs[-1] == "plain" else getattr(torch.ops.beyondpixel, name)(*inputs)
 
 
 def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: bool) -> ModuleType:
@@ -180,62 +184,77 @@ def _fake_region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor
     return torch.empty_like(probs, memory_format=torch.contiguous_format)
 
 
-class BCEPool(torch.autograd.Function):
-    """`bce_pool` and its gradient."""
+def _save_bce_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    preds, target, *ctx.options = inputs
+    _, _, pooled_target, indices = output
+    ctx.mark_non_differentiable(pooled_target, indices)
+    ctx.set_materialize_grads(False)  # zeros as large as the results, of which half have no gradient
+    ctx.save_for_backward(preds, target, indices)
+
+
+def _differentiate_bce_pool(
+    ctx: Any, grad_bce: Tensor | None, grad_pooled: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    preds, target, indices = ctx.saved_tensors
+    if grad_bce is None:
+        grad_bce = preds.new_zeros((), dtype=torch.float64)
+    if grad_pooled is None:
+        grad_pooled = plain.empty_outputs(preds, *ctx.options[:2])[0].zero_()
+    grad = _gradient("bce_pool_backward", grad_bce, grad_pooled, preds, target, indices, *ctx.options)
+    return (grad, *[None] * (1 + len(ctx.options)))
+
+
+def _save_region_moments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    labels, probs, *ctx.options = inputs
+    ctx.save_for_backward(labels, probs)
+
+
+def _differentiate_region_moments(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    labels, probs = ctx.saved_tensors
+    side = grad.shape[-1] // 2
+    weights = grad[..., side:, :] + grad[..., side:].mT
+    grad = _gradient("region_moments_backward", weights, labels, probs, *ctx.options)
+    return (None, grad, *[None] * len(ctx.options))
+
+
+def _gradient(name: str, *inputs: Any) -> Tensor:
+    """A backward operator; where a second derivative may follow, the plain one, which autograd goes through."""
+    if torch.is_grad_enabled():
+        gradient: Tensor = getattr(plain, name)(*inputs[:-1])
+    else:
+        gradient = getattr(torch.ops.beyondpixel, name)(*inputs)
+    return gradient
+
+
+_AUTOGRAD: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "bce_pool": (_save_bce_pool, _differentiate_bce_pool),
+    "region_moments": (_save_region_moments, _differentiate_region_moments),
+}
+
+
+class Operator(torch.autograd.Function):
+    """An operator and its gradient in the form that `torch.func` asks for."""
 
     @staticmethod
     @override
-    def forward(*inputs: Any) -> Any:
-        return torch.ops.beyondpixel.bce_pool(*inputs)
+    def forward(name: str, *inputs: Any) -> Any:
+        return getattr(torch.ops.beyondpixel, name)(*inputs)
 
     @staticmethod
     @override
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        preds, target, *ctx.options = inputs
-        _, _, pooled_target, indices = output
-        ctx.mark_non_differentiable(pooled_target, indices)
-        ctx.set_materialize_grads(False)  # zeros as large as the results, of which half have no gradient
-        ctx.save_for_backward(preds, target, indices)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0]
+        _AUTOGRAD[ctx.name][0](ctx, inputs[1:], output)
 
     @staticmethod
     @override
-    def backward(ctx: Any, grad_bce: Tensor | None, grad_pooled: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        preds, target, indices = ctx.saved_tensors
-        if grad_bce is None:
-            grad_bce = preds.new_zeros((), dtype=torch.float64)
-        if grad_pooled is None:
-            grad_pooled = plain.empty_outputs(preds, *ctx.options[:2])[0].zero_()
-        grad = torch.ops.beyondpixel.bce_pool_backward(grad_bce, grad_pooled, preds, target, indices, *ctx.options)
-        return (grad, *[None] * (1 + len(ctx.options)))
-
-
-class RegionMoments(torch.autograd.Function):
-    """`region_moments` and its gradient."""
-
-    @staticmethod
-    @override
-    def forward(*inputs: Any) -> Any:
-        return torch.ops.beyondpixel.region_moments(*inputs)
-
-    @staticmethod
-    @override
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        labels, probs, *ctx.options = inputs
-        ctx.save_for_backward(labels, probs)
-
-    @staticmethod
-    @override
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        labels, probs = ctx.saved_tensors
-        side = grad.shape[-1] // 2
-        weights = grad[..., side:, :] + grad[..., side:].mT
-        grad = torch.ops.beyondpixel.region_moments_backward(weights, labels, probs, *ctx.options)
-        return (None, grad, *[None] * len(ctx.options))
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (None, *_AUTOGRAD[ctx.name][1](ctx, *grads))
 
 
 torch.library.register_fake("beyondpixel::bce_pool", _fake_bce_pool)
 torch.library.register_fake("beyondpixel::bce_pool_backward", _fake_bce_pool_backward)
 torch.library.register_fake("beyondpixel::region_moments", _fake_region_moments)
 torch.library.register_fake("beyondpixel::region_moments_backward", _fake_region_moments_backward)
-for _name, _function in (("bce_pool", BCEPool), ("region_moments", RegionMoments)):
-    torch.library.register_autograd(f"beyondpixel::{_name}", _function.backward, setup_context=_function.setup_context)
+for _name, (_save, _differentiate) in _AUTOGRAD.items():
+    torch.library.register_autograd(f"beyondpixel::{_name}", _differentiate, setup_context=_save)

@@ -68,12 +68,13 @@ def bce_pool_backward(
         for number in range(preds.shape[1]):
             x = preds[images, number].to(dtype)
             probs = x.sigmoid() if with_logits else x
-            result = torch.zeros_like(probs)
-            if pooling != "none":
+            if pooling == "none":
+                result = torch.zeros_like(probs)
+            else:
                 chosen = indices[images, number] if pooling == "max" else indices
                 result = _unpool(grad_pooled[images, number], probs, chosen, pooling, kernel_size)
             if with_logits:
-                result = result * (probs * (1 - probs))
+                result = torch.ops.aten.sigmoid_backward(result, probs)
             if with_bce:
                 gradient = _bce_gradient(probs, _is_class(target[images], number, dtype), with_logits)
                 result = result.addcmul_(gradient, grad_bce.to(dtype))
@@ -119,8 +120,9 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     moments = probs.new_empty(*probs.shape[:2], size, size, dtype=torch.float64)
     for images in _image_groups(probs, size * probs.shape[2] * probs.shape[3]):
         for number in range(probs.shape[1]):
-            regions = _centered_regions(labels[images, number], probs[images, number], region_size, step)
-            moments[images, number] = regions @ regions.mT
+            regions = _regions(labels[images, number], probs[images, number], region_size, step)
+            sums = regions.sum(2, keepdim=True)
+            moments[images, number] = regions @ regions.mT - sums @ sums.mT / regions.shape[2]
     return moments
 
 
@@ -129,17 +131,20 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
     grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
     for images in _image_groups(probs, 2 * region_size**2 * probs.shape[2] * probs.shape[3]):
         for number in range(probs.shape[1]):
-            regions = _centered_regions(labels[images, number], probs[images, number], region_size, step)
+            regions = _regions(labels[images, number], probs[images, number], region_size, step)
+            of_regions = weights[images, number] @ regions
+            of_regions -= weights[images, number] @ regions.mean(2, keepdim=True)
             # a pixel is in several regions, and its gradient the sum of theirs
-            summed = F.fold(weights[images, number] @ regions, probs.shape[2:], region_size, stride=step)
-            grad[images, number] = summed[:, 0]
+            grad[images, number] = F.fold(of_regions, probs.shape[2:], region_size, stride=step)[:, 0]
     return grad
 
 
-def _centered_regions(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
-    """(N, H, W) each → [Y; P], (N, 2d, n) float64: the entries of all regions less their means."""
-    regions = F.unfold(torch.stack([labels, probs], 1).double(), region_size, stride=step)
-    return regions.sub_(regions.mean(2, keepdim=True))
+def _regions(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
+    """(N, H, W) each → [Y; P], (N, 2d, n) float64: the entries of all regions, less the mean of their plane."""
+    planes = torch.stack([labels, probs], 1).double()
+    planes -= planes.mean((2, 3), keepdim=True)  # so that the difference of sums loses no digits
+    regions = planes.unfold(2, region_size, step).unfold(3, region_size, step)  # N, 2, rows, columns, R, R
+    return regions.permute(0, 1, 4, 5, 2, 3).reshape(len(planes), 2 * region_size**2, -1)
 
 
 def _image_groups(preds: Tensor, numbers: int) -> Iterator[slice]:

@@ -95,6 +95,12 @@ def test_gradient_is_that_of_the_value(make: Callable[..., SegmentationLoss], ba
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),), fast_mode=True)
 
 
+def test_second_derivative_is_that_of_the_gradient(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
+    logits, labels = batch(1, 3, 12, 10, dtype=torch.float64, void=False)
+    loss = make()
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),), fast_mode=True)
+
+
 def test_void_pixels_have_exactly_no_gradient_and_no_effect_on_the_count(
     make: Callable[..., SegmentationLoss], batch: Batch
 ) -> None:
@@ -209,6 +215,27 @@ def test_wrong_labels_and_shapes_are_named(make: Callable[..., SegmentationLoss]
         make()(logits, labels.float())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_labels_of_any_integer_type_are_read_and_left_alone(
+    make: Callable[..., SegmentationLoss], batch: Batch, dtype: torch.dtype
+) -> None:
+    logits, labels = batch()
+    given = labels.to(dtype)
+    assert torch.equal(make()(logits, given), make()(logits, labels))
+    assert torch.equal(given.long(), labels)
+
+
+def test_narrow_labels_are_not_void_by_their_range(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
+    logits, labels = batch(void=False)
+    for dtype, label, ignore_index in ((torch.uint8, 156, -100), (torch.int8, -1, 255)):
+        wrong = labels.to(dtype)
+        wrong[0, 0, 0] = label
+        loss = make()
+        loss.ignore_index = ignore_index
+        with pytest.raises(ValueError, match=f"got the label {label}"):
+            loss(logits, wrong)
+
+
 def test_compute_is_the_loss_of_all_batches_together(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
     logits, labels = batch(4)
     labels[0] = 255
@@ -264,6 +291,21 @@ def test_pickles_and_copies(make: Callable[..., SegmentationLoss], batch: Batch)
         torch.testing.assert_close(copy(logits, labels), loss(logits, labels))
 
 
+def test_affinity_sizes_and_numbers_of_classes_that_make_no_sense_are_named(batch: Batch) -> None:
+    for sizes in ((), (1,), (4,), (3, 3)):
+        with pytest.raises(ValueError, match="sizes: expected different odd numbers, 3 or more"):
+            build_loss("adaptive_affinity", num_classes=2, sizes=sizes)
+    with pytest.raises(ValueError, match="preds: expected at most 32767 classes, got 32768"):
+        build_loss("bce", num_classes=32768)(torch.zeros(1, 32768, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long))
+
+
+def test_multi_hot_of_a_class_that_is_ruled_out_is_the_same_as_labels() -> None:
+    logits = torch.tensor([0.0, -torch.inf]).view(1, 2, 1, 1)
+    multi_hot = torch.tensor([1, 0]).view(1, 2, 1, 1)
+    loss = build_loss("ce", num_classes=2)
+    assert loss(logits, multi_hot) == loss(logits, torch.zeros(1, 1, 1, dtype=torch.long)) == 0
+
+
 def test_works_in_a_metric_collection(batch: Batch) -> None:
     logits, labels = batch()
     made = {key: build_loss(name, num_classes=3, **arguments) for key, (name, arguments) in VARIANTS.items()}
@@ -278,6 +320,21 @@ def test_works_in_a_metric_collection(batch: Batch) -> None:
             loss.update(logits, labels)
         torch.testing.assert_close(computed[key], loss.compute())
     sum(values.values()).backward()
+
+
+def test_variants_of_one_loss_stay_apart_in_a_metric_collection(batch: Batch) -> None:
+    logits, labels = batch()
+    few = labels.where(labels == 255, labels % 2)  # a class is absent
+    made = {absent: build_loss("rmi", num_classes=3, absent_classes=absent) for absent in ("include", "skip")}
+    collection = MetricCollection({key: loss.clone() for key, loss in made.items()})
+    for target in (labels, few):
+        collection.update(logits, target)
+        for loss in made.values():
+            loss.update(logits, target)
+    computed = collection.compute()
+    assert made["include"].compute() < made["skip"].compute()
+    for key, loss in made.items():
+        torch.testing.assert_close(computed[key], loss.compute())
 
 
 def _one_of_two(rank: int, folder: str) -> None:

@@ -129,8 +129,10 @@ def test_wrong_weights_and_losses_that_do_not_fit_are_named() -> None:
             build_loss([{"name": "ce", "weight": weight}], num_classes=2)
     with pytest.raises(ValueError, match="weights: no loss of the name dice; expected ce"):
         CombinedLoss({"ce": CrossEntropyLoss(2)}, weights={"dice": 1.0})
-    with pytest.raises(ValueError, match="losses: expected the same num_classes and ignore_index .* 3 and 255 in 'lov"):
+    with pytest.raises(ValueError, match="losses: expected the same num_classes in all, got 2, but 3 in 'lovasz'"):
         CombinedLoss({"ce": CrossEntropyLoss(2), "lovasz": LovaszLoss(3)})
+    with pytest.raises(ValueError, match="losses: expected the same with_logits in all, got True, but False in 'lov"):
+        CombinedLoss({"ce": CrossEntropyLoss(2), "lovasz": LovaszLoss(2, with_logits=False)})
     with pytest.raises(ValueError, match="losses: expected at least one"):
         build_loss([], num_classes=2)
 

@@ -161,6 +161,17 @@ def test_lovasz_counts_more_pixels_than_float32_can() -> None:
     assert loss(probs, torch.ones(1, 1, 64, 64)).item() == pytest.approx(1.0)
 
 
+def test_lovasz_has_the_gradient_of_float64_also_of_many_pixels(batch: Batch) -> None:
+    logits, labels = batch(1, 3, 512, 512, dtype=torch.float64)
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        leaf = logits.to(dtype, copy=True).requires_grad_()
+        LovaszLoss(3)(leaf, labels).backward()
+        gradients.append(leaf.grad.double())
+    exact, single = gradients
+    assert (single - exact).norm() <= 1e-5 * exact.norm()
+
+
 @pytest.mark.parametrize("gamma", [0, 1, 2, 5.0])
 def test_focal_of_sure_pixels_has_a_finite_gradient(gamma: float) -> None:
     logits = torch.tensor([100.0, -100.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4).clone().requires_grad_()

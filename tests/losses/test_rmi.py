@@ -186,6 +186,32 @@ def test_c_gives_what_plain_gives(batch: Batch, pooling: str, region_size: int, 
         assert (plain.grad - c.grad).norm() <= 1e-5 * plain.grad.norm()
 
 
+@pytest.mark.parametrize("region_size", [6, 7, 12])
+def test_c_gives_what_plain_gives_in_large_regions(region_size: int) -> None:
+    labels, probs = torch.rand(2, 2, 2, 21, 19, generator=torch.Generator().manual_seed(0))
+    moments = {
+        name: region_moments(labels, probs, region_size=region_size, step=1, backend=name) for name in ("plain", "c")
+    }
+    torch.testing.assert_close(moments["c"], moments["plain"], rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(moments["plain"])
+    gradients = []
+    for name in ("plain", "c"):
+        leaf = probs.clone().requires_grad_()
+        (region_moments(labels, leaf, region_size=region_size, step=1, backend=name) * weights).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["plain", "c"])
+def test_a_class_that_is_ruled_out_has_a_finite_loss(backend: str) -> None:
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    logits = torch.randn(1, 2, 16, 16)
+    logits[:, 1] = -torch.inf
+    value = RMILoss(2, downsampling_factor=2, backend=backend)(logits, labels)
+    logits[:, 1] = -100
+    torch.testing.assert_close(value, RMILoss(2, downsampling_factor=2, backend=backend)(logits, labels))
+
+
 @pytest.mark.parametrize("backend", ["plain", "c"])
 @pytest.mark.parametrize("scale", [1.0, 20.0, 1e4])
 def test_near_perfect_and_extreme_scores_stay_finite(backend: str, scale: float) -> None:

@@ -42,6 +42,10 @@ def variants() -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
         name = f"{pooling} {kernel} {dtype}"
         result.append((f"pool_forward {name}", pool_kernels.pool_forward, pointers, forward))
         result.append((f"pool_backward {name}", pool_kernels.pool_backward, pointers, {**options, "BLOCK": 1024}))
+    # an argument that is 1 is compiled in
+    sizes = {"height": 1, "width": 1}
+    result.append(("pool_forward of 1 x 1", pool_kernels.pool_forward, pointers, {**forward, **sizes}))
+    result.append(("pool_backward of 1 x 1", pool_kernels.pool_backward, pointers, {**options, **sizes, "BLOCK": 1024}))
     for region in (1, 3, 5):
         pointers = {"labels": "*fp32", "probs": "*fp32", "grad": "*fp32"}
         pointers |= dict.fromkeys(("means", "moments", "sums", "weights", "constants"), "*fp64")

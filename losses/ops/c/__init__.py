@@ -68,7 +68,11 @@ def _sizes(preds: Tensor, pooled: Tensor) -> tuple[int, ...]:
 
 
 def _call(function: str, *arguments: Any) -> None:
-    """Call a kernel: tensors as addresses (of nothing where they are empty), integers in 64 bits, then the threads."""
+    """Call a kernel: tensors as addresses (of nothing where they are empty), integers in 64 bits, then the threads.
+
+    Raises:
+        MemoryError: if there is not enough memory to work in.
+    """
     converted: list[Any] = []
     for argument in (*arguments, torch.get_num_threads()):
         if isinstance(argument, Tensor):
@@ -77,4 +81,5 @@ def _call(function: str, *arguments: Any) -> None:
             converted.append(ctypes.c_int64(argument))
         else:
             converted.append(argument)
-    getattr(load_library(), function)(*converted)
+    if getattr(load_library(), function)(*converted) != 0:
+        raise MemoryError(f"{function}: not enough memory for the rows that it works on")

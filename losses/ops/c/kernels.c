@@ -17,12 +17,14 @@
 
 /* ---- threads: items are handed out one by one ---- */
 
-typedef void (*work_fn)(int64_t item, void *context);
+typedef int (*work_fn)(int64_t item, void *context); /* 0, or 1 where there is not enough memory */
 
 /* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since they wait actively */
-static void parallel(work_fn work, void *context, int64_t items, int64_t threads) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t item = 0; item < items; item++) work(item, context);
+static int parallel(work_fn work, void *context, int64_t items, int64_t threads) {
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed)
+    for (int64_t item = 0; item < items; item++) failed |= work(item, context);
+    return failed;
 }
 
 /* ---- memory: it is waited for where the processor does not foresee what is read, as from one row to the next ---- */
@@ -150,13 +152,14 @@ static void finish_windows(
     }
 }
 
-static void forward_plane(int64_t item, void *context) {
+static int forward_plane(int64_t item, void *context) {
     const pool_t *m = context;
     int64_t k = m->factor, padding = k / 2, width = m->width;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
     float *probs = malloc((size_t)width * (sizeof(float) * 3 + sizeof(int32_t)));
+    if (probs == NULL) return 1;
     float *window = probs + width, *hits = window + width;
     int32_t *index = (int32_t *)(hits + width);
     double total = 0.0;
@@ -191,6 +194,7 @@ static void forward_plane(int64_t item, void *context) {
     }
     free(probs);
     if (m->totals != NULL) m->totals[item] = total;
+    return 0;
 }
 
 /* the gradient of a row of windows laid over its rows of pixels, from `top` on; these are all equal for the mean */
@@ -209,7 +213,7 @@ static void spread_windows(const pool_t *m, int64_t item, int64_t window_row, in
     }
 }
 
-static void backward_plane(int64_t item, void *context) {
+static int backward_plane(int64_t item, void *context) {
     const pool_t *m = context;
     int64_t k = m->factor, padding = k / 2, width = m->width, top = 0;
     int16_t class;
@@ -217,6 +221,7 @@ static void backward_plane(int64_t item, void *context) {
     const int16_t *RESTRICT labels = labels_of_plane(m, item, &class);
     float *RESTRICT grad = m->grad + item * m->height * width;
     float *rows = malloc(sizeof(float) * (size_t)(width * (m->indices == NULL ? 1 : k)));
+    if (rows == NULL) return 1;
     float pixel = m->grad_total;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
         int64_t window_row = (y + padding) / k;
@@ -238,15 +243,16 @@ static void backward_plane(int64_t item, void *context) {
         }
     }
     free(rows);
+    return 0;
 }
 
-void pool_forward(
+int pool_forward(
     const float *logits, const int16_t *target, float *pooled, float *pooled_target, int32_t *indices, double *totals,
     int64_t multi_hot, int64_t images, int64_t classes, int64_t height, int64_t width, int64_t pooled_height,
     int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, pooled, pooled_target, indices, totals, NULL, NULL, 0.0f,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    parallel(forward_plane, &pool, images * classes, threads);
+    return parallel(forward_plane, &pool, images * classes, threads);
 }
 
 /* Fresh memory comes page by page as it is first written, which takes as long as computing what is written. Where
@@ -254,7 +260,10 @@ void pool_forward(
  * that meet in a new page would both clear one. A wish: nothing is lost where it is refused. */
 #define LARGE_PAGE ((uintptr_t)1 << 21)
 
-static void touch_page(int64_t page, void *start) { *((volatile char *)start + (uintptr_t)page * LARGE_PAGE) = 0; }
+static int touch_page(int64_t page, void *start) {
+    *((volatile char *)start + (uintptr_t)page * LARGE_PAGE) = 0;
+    return 0;
+}
 
 static void ask_for_large_pages(float *memory, int64_t count, int64_t threads) {
 #ifdef MADV_HUGEPAGE
@@ -265,14 +274,14 @@ static void ask_for_large_pages(float *memory, int64_t count, int64_t threads) {
 #endif
 }
 
-void pool_backward(
+int pool_backward(
     const float *logits, const int16_t *target, int32_t *indices, const float *grad_pooled, float *grad,
     float grad_total, int64_t multi_hot, int64_t images, int64_t classes, int64_t height, int64_t width,
     int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, NULL, NULL, indices, NULL, grad_pooled, grad, grad_total,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
     ask_for_large_pages(grad, images * classes * height * width, threads);
-    parallel(backward_plane, &pool, images * classes, threads);
+    return parallel(backward_plane, &pool, images * classes, threads);
 }
 
 /* ---- moments of regions: sums of lagged products ---- */
@@ -427,11 +436,12 @@ static void moments_of_rows(
     }
 }
 
-static void moments_of_plane(int64_t item, void *context) {
+static int moments_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
     int64_t side = r->side, d = side * side, size = r->height * r->width;
     size_t behind = (size_t)(side + LANES), sums = (size_t)(4 * AT_ONCE * side * r->height);
     double *planes = malloc(sizeof(double) * ((size_t)(2 * size + 2 * d) + behind + sums));
+    if (planes == NULL) return 1;
     double *means = planes + 2 * size + behind, *row_sums = means + 2 * d;
     double *out = r->moments + item * 4 * d * d;
     center(r, item, planes);
@@ -442,6 +452,7 @@ static void moments_of_plane(int64_t item, void *context) {
         if (ly > 0) moments_of_rows(r, planes, means, ly, 1, row_sums, out);
     }
     free(planes);
+    return 0;
 }
 
 /* which offsets a row or column can have within a region that fits: low … high */
@@ -499,13 +510,14 @@ static void filter_row(
         }
 }
 
-static void moments_backward_of_plane(int64_t item, void *context) {
+static int moments_backward_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
     int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1;
     int64_t d = side * side, size = h * w, span = 2 * side - 1, filter = 2 * span * span;
     const double *weights = r->weights + item * 2 * d * d;
     /* columns come in stretches with the same reach: one each at the borders, one long one between */
     int64_t (*stretches)[4] = malloc(sizeof(int64_t[4]) * (size_t)w);
+    if (stretches == NULL) return 1;
     int64_t count = 0;
     for (int64_t x = 0; x < w; x++) {
         int64_t low, high;
@@ -517,6 +529,10 @@ static void moments_backward_of_plane(int64_t item, void *context) {
             stretches[count][3] = high, count++;
     }
     double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + w + count * (filter + 1)));
+    if (planes == NULL) {
+        free(stretches);
+        return 1;
+    }
     double *means = planes + 2 * size, *line = means + 2 * d, *filters = line + w, *constants = filters + count * filter;
     center(r, item, planes);
     offset_means(r, planes, means);
@@ -537,18 +553,19 @@ static void moments_backward_of_plane(int64_t item, void *context) {
     }
     free(planes);
     free(stretches);
+    return 0;
 }
 
-void regions_moments(
+int regions_moments(
     const float *labels, const float *probs, double *moments, int64_t planes, int64_t height, int64_t width,
     int64_t side, int64_t threads) {
     regions_t regions = {labels, probs, moments, NULL, NULL, height, width, side};
-    parallel(moments_of_plane, &regions, planes, threads);
+    return parallel(moments_of_plane, &regions, planes, threads);
 }
 
-void regions_backward(
+int regions_backward(
     const double *weights, const float *labels, const float *probs, float *grad, int64_t planes, int64_t height,
     int64_t width, int64_t side, int64_t threads) {
     regions_t regions = {labels, probs, NULL, weights, grad, height, width, side};
-    parallel(moments_backward_of_plane, &regions, planes, threads);
+    return parallel(moments_backward_of_plane, &regions, planes, threads);
 }

@@ -75,7 +75,8 @@ def bce_pool_backward(
 
 def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
-    images, labels, probs = len(probs), labels.flatten(0, 1).contiguous(), probs.flatten(0, 1).contiguous()
+    planes = probs.shape[:2]
+    labels, probs = labels.flatten(0, 1).contiguous(), probs.flatten(0, 1).contiguous()
     count, height, width = probs.shape
     rows, columns = ((side - region_size) // step + 1 for side in (height, width))
     size = 2 * region_size**2
@@ -94,7 +95,7 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     )
     total = sums.sum(0)
     moments = moments.sum(0).baddbmm_(total[:, :, None], total[:, None], alpha=-1 / (rows * columns))
-    return moments.view(images, count // max(images, 1), size, size)
+    return moments.view(*planes, size, size)
 
 
 def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:

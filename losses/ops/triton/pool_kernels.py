@@ -45,13 +45,14 @@ def pool_forward(
     dx = tl.arange(0, KERNEL_POWER)[None, :]
     x = window_x[:, None] * KERNEL - KERNEL // 2 + dx
     inside_x = (dx < KERNEL) & (x >= 0) & (x < width)
-    size = (height * width).to(tl.int64)
     if MULTI_HOT:
         own = 1
         label_plane = plane
     else:
         own = plane % classes
         label_plane = plane // classes
+    start = plane.to(tl.int64) * height * width
+    label_start = label_plane.to(tl.int64) * height * width
     total = tl.zeros((BLOCK, KERNEL_POWER), tl.float32)
     # sums of the window's columns, or their largest values and where these are
     column = tl.zeros((BLOCK, KERNEL_POWER), tl.float32) - (1.0 if POOLING == "max" else 0.0)
@@ -61,8 +62,8 @@ def pool_forward(
         y = tl.zeros_like(x) + (window_y * KERNEL - KERNEL // 2 + dy)
         inside = inside_x & (y >= 0) & (y < height)
         pixel = y * width + x
-        logit = tl.load(logits + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-        label = tl.load(target + label_plane * size + pixel, mask=inside, other=-1).to(tl.int32)
+        logit = tl.load(logits + start + pixel, mask=inside, other=0.0).to(tl.float32)
+        label = tl.load(target + label_start + pixel, mask=inside, other=-1).to(tl.int32)
         valid, is_class = label >= 0, label == own
         e = tl.exp(-tl.abs(logit))
         probs = tl.where(valid, tl.where(logit < 0, e, 1.0) / (1.0 + e), 0.0)
@@ -120,15 +121,16 @@ def pool_backward(
     plane = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < height * width
-    size = (height * width).to(tl.int64)
     if MULTI_HOT:
         own = 1
         label_plane = plane
     else:
         own = plane % classes
         label_plane = plane // classes
-    logit = tl.load(logits + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    label = tl.load(target + label_plane * size + pixel, mask=inside, other=-1).to(tl.int32)
+    start = plane.to(tl.int64) * height * width
+    label_start = label_plane.to(tl.int64) * height * width
+    logit = tl.load(logits + start + pixel, mask=inside, other=0.0).to(tl.float32)
+    label = tl.load(target + label_start + pixel, mask=inside, other=-1).to(tl.int32)
     e = tl.exp(-tl.abs(logit))
     inverse = 1.0 / (1.0 + e)
     smaller = e * inverse  # of p and 1 - p
@@ -150,4 +152,4 @@ def pool_backward(
         difference = tl.where(label == own, -tl.where(negative, inverse, smaller), tl.where(negative, smaller, inverse))
         result += tl.load(grad_bce).to(tl.float32) * difference
     result = tl.where(label >= 0, result, 0.0)
-    tl.store(grad + plane * size + pixel, result.to(grad.dtype.element_ty), mask=inside)
+    tl.store(grad + start + pixel, result.to(grad.dtype.element_ty), mask=inside)
