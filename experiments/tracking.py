@@ -218,7 +218,13 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
         **run_arguments(config, record),
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
-        settings=wandb.Settings(console="off", init_timeout=SECONDS_TO_BEGIN, **_newer_settings()),
+        settings=wandb.Settings(
+            console="off",
+            init_timeout=SECONDS_TO_BEGIN,
+            finish_timeout=SECONDS_TO_END,
+            finish_timeout_raises=True,
+            x_save_requirements=False,  # the config has them
+        ),
     )
 
 
@@ -242,14 +248,6 @@ def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, A
             "config": config,
         },
     }
-
-
-def _newer_settings() -> dict[str, Any]:
-    """How long W&B may upload at the end, and no list of packages, which the config has; older ones know neither."""
-    import wandb
-
-    settings = {"finish_timeout": SECONDS_TO_END, "finish_timeout_raises": True, "x_save_requirements": False}
-    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
 
 
 def finish_wandb(exit_code: int = 0) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
 from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
-from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive
+from beyondpixel.lightning_modules.visualization.sample_archive import write_samples
 
 Sample = dict[str, Tensor]  # image and mask, on the CPU
 
@@ -121,11 +121,19 @@ class PredictionImages(Callback):
             return
         if not isinstance(module, SegmentationModule) or module.num_classes > 255:
             return
-        archive = SampleArchive(palette_of(trainer, module), ignore_index=module.ignore_index)
-        for name, sample in samples.items():
-            image, preds = _rgb(sample["image"], trainer), _predict(sample["image"], trainer, module)
-            archive.add(name, image, target=sample["mask"].numpy(), preds=preds)
-        archive.save(Path(trainer.default_root_dir, "images", "test.zip"))
+        write_samples(
+            Path(trainer.default_root_dir, "images", "test.zip"),
+            {
+                name: (
+                    _rgb(sample["image"], trainer),
+                    sample["mask"].numpy(),
+                    _predict(sample["image"], trainer, module),
+                )
+                for name, sample in samples.items()
+            },
+            palette_of(trainer, module),
+            ignore_index=module.ignore_index,
+        )
 
     def _draw(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         samples = self._samples[stage]

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -16,13 +16,18 @@ VOID_COLOR: Color = (224, 224, 224)
 JPEG_QUALITY = 85
 
 
-class SampleArchive:
-    """Collects samples, and writes them all as one file: clusters limit the number of files rather than their size.
+def write_samples(
+    file: Path, samples: Mapping[str, tuple[Image, Mask, Mask]], palette: Sequence[Color], *, ignore_index: int = 255
+) -> None:
+    """Write samples as one file: clusters limit the number of files rather than their size.
 
     Each sample is three members, ``NAME.image.jpg``, ``NAME.target.png`` and ``NAME.prediction.png``. The PNGs hold
     class numbers and, for viewers, the palette: ``np.asarray(Image.open(member))`` gives the classes back.
 
     Args:
+        file: the archive; its folder is made if it is missing, and where the disk is full, nothing is left of it.
+        samples: uint8 images (H, W, 3), targets and predictions (H, W) of classes, by the images' ids; characters that
+            a file name cannot hold are percent-encoded.
         palette: RGB color of each of the C classes, C at most 255.
         ignore_index: target label of void, which is written as 255.
 
@@ -31,50 +36,38 @@ class SampleArchive:
 
     Example:
         >>> import tempfile
-        >>> samples = SampleArchive([(0, 0, 0), (255, 0, 0)])
         >>> mask = np.array([[0, 1]])
-        >>> samples.add("a", np.zeros((1, 2, 3), np.uint8), target=mask, preds=mask)
+        >>> samples = {"a": (np.zeros((1, 2, 3), np.uint8), mask, mask)}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     samples.save(Path(folder, "test.zip"))
+        ...     write_samples(Path(folder, "test.zip"), samples, [(0, 0, 0), (255, 0, 0)])
         ...     sorted(read_samples(Path(folder, "test.zip"))["a"])
         ['image.jpg', 'prediction.png', 'target.png']
     """
+    if len(palette) > 255:
+        raise ValueError(f"a palette PNG has room for 255 classes and void, got {len(palette)} classes")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, (image, target, preds) in samples.items():
+            void = np.where(target == ignore_index, 255, target)
+            members = {
+                "image.jpg": _encoded(PIL.Image.fromarray(image), "jpeg", quality=JPEG_QUALITY),
+                "target.png": _encoded(indexed_image(void, palette, VOID_COLOR), "png", optimize=True),
+                "prediction.png": _encoded(indexed_image(preds, palette, VOID_COLOR), "png", optimize=True),
+            }
+            for what, encoded in members.items():
+                archive.writestr(quote(f"{name}.{what}", safe=""), encoded)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.write_bytes(content.getvalue())
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
-    def __init__(self, palette: Sequence[Color], *, ignore_index: int = 255) -> None:
-        if len(palette) > 255:
-            raise ValueError(f"a palette PNG has room for 255 classes and void, got {len(palette)} classes")
-        self._palette = palette
-        self._ignore_index = ignore_index
-        self._content = io.BytesIO()
-        self._archive = zipfile.ZipFile(self._content, "w")
 
-    def add(self, name: str, image: Image, *, target: Mask, preds: Mask) -> None:
-        """Add a sample.
-
-        Args:
-            name: the image's id; characters that a file name cannot hold are percent-encoded.
-            image: uint8 (H, W, 3).
-            target, preds: (H, W) classes 0..C-1; ``target`` also ``ignore_index``.
-        """
-        void = np.where(target == self._ignore_index, 255, target)
-        self._add(f"{name}.image.jpg", PIL.Image.fromarray(image), quality=JPEG_QUALITY)
-        self._add(f"{name}.target.png", indexed_image(void, self._palette, VOID_COLOR), optimize=True)
-        self._add(f"{name}.prediction.png", indexed_image(preds, self._palette, VOID_COLOR), optimize=True)
-
-    def _add(self, name: str, image: PIL.Image.Image, **options: Any) -> None:
-        buffer = io.BytesIO()
-        image.save(buffer, "jpeg" if name.endswith(".jpg") else "png", **options)
-        self._archive.writestr(quote(name, safe=""), buffer.getvalue())
-
-    def save(self, file: Path) -> None:
-        """Write the file, and its folder if that is missing; where the disk is full, nothing is left of it."""
-        self._archive.close()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file.write_bytes(self._content.getvalue())
-        except OSError:
-            file.unlink(missing_ok=True)
-            raise
+def _encoded(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def read_samples(file: Path) -> dict[str, dict[str, bytes]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive
+from beyondpixel.lightning_modules.visualization.sample_archive import write_samples
 
 PACKAGES = {"torch": "2.9.0", "numpy": "2.1.0"}
 PALETTE = [(0, 0, 200), (0, 160, 0), (220, 0, 0)]
@@ -88,10 +88,8 @@ def add_pictures() -> Callable[..., None]:
         preds[:, :wrong] = (preds[:, :wrong] + 1) % 3
         truth[0, 0] = 255
         image = np.full((*size, 3), 90, dtype=np.uint8)
-        samples = SampleArchive(PALETTE)
-        for name in names:
-            samples.add(name, image, target=truth, preds=preds)
-        samples.save(run.path / "images" / "test.zip")
+        samples = dict.fromkeys(names, (image, truth, preds))
+        write_samples(run.path / "images" / "test.zip", samples, PALETTE)
         matrix = np.zeros((3, 3), dtype=np.int64)
         np.add.at(matrix, (truth[truth != 255], preds[truth != 255]), 1)
         np.savez(run.confusion_file, matrix=matrix, class_names=CLASSES)

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from beyondpixel.lightning_modules.callbacks import PredictionImages
 from beyondpixel.lightning_modules.callbacks.prediction_images import _side_by_side
 from beyondpixel.lightning_modules.visualization import denormalize, prediction_grid
-from beyondpixel.lightning_modules.visualization.sample_archive import SampleArchive, read_samples
+from beyondpixel.lightning_modules.visualization.sample_archive import read_samples, write_samples
 
 Make = Callable[..., Any]
 
@@ -201,12 +201,11 @@ def test_no_files_if_none_are_asked_for(data: Any, tiny_module: Make, trainer: M
 
 def test_an_id_with_slashes_and_void_of_another_label(tmp_path: Path) -> None:
     mask, file = np.array([[0, 9]]), tmp_path / "test.zip"
-    samples = SampleArchive([(0, 0, 0), (9, 9, 9)], ignore_index=9)
-    samples.add("../a b/1", np.zeros((1, 2, 3), np.uint8), target=mask, preds=mask % 2)
-    samples.save(file)
+    samples = {"../a b/1": (np.zeros((1, 2, 3), np.uint8), mask, mask % 2)}
+    write_samples(file, samples, [(0, 0, 0), (9, 9, 9)], ignore_index=9)
     with zipfile.ZipFile(file) as archive:
         assert sorted(archive.namelist())[0] == "..%2Fa%20b%2F1.image.jpg"
     target = read_samples(file)["../a b/1"]["target.png"]
     assert np.asarray(Image.open(io.BytesIO(target))).tolist() == [[0, 255]]
     with pytest.raises(ValueError, match="room for 255 classes and void, got 256"):
-        SampleArchive([(0, 0, 0)] * 256)
+        write_samples(file, samples, [(0, 0, 0)] * 256)
