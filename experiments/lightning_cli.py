@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,9 +108,15 @@ def _with_one_config(words: Sequence[str]) -> list[str]:
         merged.add(content, source=config)
     check_imports(merged.values)
     for part, default in DEFAULT_CLASSES.items():
-        there = merged.values.get(part, {}).get("class_path")
+        there = _class_path(merged.values.get(part))
         named = getattr(given, part) or there or default
         if there is None or named.rpartition(".")[2] != there.rpartition(".")[2]:
             merged.set(f"{part}.class_path", named, source="command line")
     checkpoint = [] if given.ckpt_path is None else [f"--ckpt_path={given.ckpt_path}"]
     return [f"--config={yaml.safe_dump(merged.values)}", *checkpoint, *rest]
+
+
+def _class_path(part: Any) -> str | None:
+    """The class that a part of a config names; what is wrong with it otherwise, the parser says."""
+    named = part.get("class_path") if isinstance(part, Mapping) else part
+    return None if named is None else str(named)
