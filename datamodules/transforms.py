@@ -83,7 +83,7 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
         low, high = self.scales
         if self.scale_step is None:
             return float(self.random_generator.uniform(low, high))
-        steps = round((high - low) / self.scale_step)
+        steps = int((high - low) / self.scale_step + 1e-9)
         return low + self.scale_step * int(self.random_generator.integers(steps + 1))
 
     def _draw_crop(self, scaled: Size) -> Rescale:

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from beyondpixel.lightning_modules.hub import HubModule
 from beyondpixel.lightning_modules.inferer import Inferer
@@ -55,7 +55,8 @@ class SegmentationModule(HubModule):
             ``--model.optimizer torch.optim.AdamW --model.optimizer.lr 6e-5`` do. Its own lr and weight decay replace
             ``lr`` and ``weight_decay``; head multiplier and decay rule apply to them.
         lr_scheduler: builds another schedule than warm-up and polynomial decay from the optimizer. It steps once an
-            epoch, as with LightningCLI; ReduceLROnPlateau monitors ``val/mIoU`` unless it has a ``monitor``.
+            epoch, as with LightningCLI; ReduceLROnPlateau, with ``mode="max"``, monitors ``val/mIoU`` unless it has a
+            ``monitor``.
         boundary_metrics: evaluations, "val" or "test", with metrics of boundaries, bands around them and object
             sizes; these take tens of milliseconds per image.
         network: arguments of :meth:`configure_network`.
@@ -168,10 +169,12 @@ class SegmentationModule(HubModule):
             group["weight_decay"] *= factors["weight_decay"]
         if self._make_lr_scheduler is not None:
             own = self._make_lr_scheduler(optimizer)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": own, "monitor": getattr(own, "monitor", "val/mIoU")},
-            }
+            monitor = getattr(own, "monitor", "val/mIoU")
+            if isinstance(own, ReduceLROnPlateau) and monitor == "val/mIoU" and own.mode == "min":
+                raise ValueError(
+                    "lr_scheduler: ReduceLROnPlateau monitors val/mIoU, which is to rise: give it mode='max'"
+                )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": own, "monitor": monitor}}
         scheduler = WarmupPolyLR(
             optimizer,
             lr=optimizer.defaults["lr"],
@@ -281,7 +284,14 @@ class SegmentationModule(HubModule):
         # of several processes, those with fewer images get one that is void throughout: it does not count
         labeled = int((target != self.ignore_index).flatten(1).any(1).sum())
         for name, value in logged.items():
-            self.log(f"{stage}/{name}", value, on_epoch=True, sync_dist=True, batch_size=labeled)
+            # a loss of one's own may be NaN there, and 0 times NaN is NaN
+            self.log(
+                f"{stage}/{name}",
+                value if labeled else torch.zeros_like(value),
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=labeled,
+            )
         self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
 
     def _log_metrics(self, stage: str) -> None:

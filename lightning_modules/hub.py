@@ -76,6 +76,7 @@ class HubModule(
         if datamodule is not None:
             self.describe_data(datamodule)
         card = {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+        Path(save_directory, "README.md").unlink(missing_ok=True)  # an earlier model's card would stay
         path: str | None = super().save_pretrained(save_directory, model_card_kwargs=card, **options)
         return path
 
@@ -124,7 +125,8 @@ class HubModule(
             )
         if datamodule is not None:
             self.describe_data(datamodule)
-        commit = super().push_to_hub(repo_id, model_card_kwargs={} if run is None else {"run": run}, **options)
+        card = {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+        commit = super().push_to_hub(repo_id, model_card_kwargs=card, **options)
         return str(commit)
 
     @classmethod

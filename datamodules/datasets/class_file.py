@@ -121,7 +121,10 @@ def _value(value: Any) -> int:
 
 def _colors(palette: list[Color], void: list[Any]) -> LabelTable:
     mapping = {color: index for index, color in enumerate(palette)}
-    return LabelTable(mapping | {_color("void", color): IGNORE_INDEX for color in void})
+    colors = [_color("void", color) for color in void]
+    if both := sorted(set(mapping) & set(colors)):
+        raise _NotUnderstoodError(f"colors {both} are those of a class and void at once")
+    return LabelTable(mapping | dict.fromkeys(colors, IGNORE_INDEX))
 
 
 def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:

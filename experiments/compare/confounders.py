@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from beyondpixel.experiments.axes import DATA_AXES, RMI_AXES, TRAINER_AXES
+from beyondpixel.experiments.axes import DATA_AXES, MEMORY_AXES, MODEL_AXES, RMI_AXES, TRAINER_AXES
 from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
@@ -28,7 +28,7 @@ INDIFFERENT_KEYS = (
     "data.num_workers",
     "data.cache",
     "data.predict_path",
-    "data.eval_batch_size",
+    "data.timeout",
     "trainer.default_root_dir",
     "trainer.logger",
     "trainer.callbacks",
@@ -41,6 +41,20 @@ INDIFFERENT_KEYS = (
     "trainer.log_every_n_steps",
     "trainer.num_sanity_val_steps",
 )
+# classes of the user's choice: where one config has none, the other's keys are not in both
+WHOLE = ("optimizer", "lr_scheduler")
+# the axis that tells what a key of the config is
+AXIS_OF_KEY = {
+    **{f"model.loss.{key}": axis for axis, key in RMI_AXES.items()},
+    **{f"model.{key}": axis for axis, key in MEMORY_AXES.items()},
+    **{f"model.{axis}": axis for axis in (*MODEL_AXES, "memory", "context")},
+    "model.consistency_from_epoch": "consistency",
+    "model.class_path": "model",
+    "model.variant": "model",
+    "data.class_path": "dataset",
+    **{f"data.{axis}": axis for axis in DATA_AXES},
+    **{f"trainer.{axis}": axis for axis in TRAINER_AXES},
+}
 INDIFFERENT_PACKAGES = ("wandb",)  # it only logs
 UNCOMMITTED = "-dirty"
 UNKNOWN = "unknown"
@@ -72,8 +86,9 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
         **{
             ".".join(key for key in keys if key != "init_args"): value
             for keys, value in leaves(config)
-            if keys[0] in ("data", "model", "trainer")
+            if keys[0] in ("data", "model", "trainer") and not {*keys} & {*WHOLE}
         },
+        **{f"model.{key}": config.get("model", {}).get("init_args", {}).get(key) for key in WHOLE},
     }
 
 
@@ -105,10 +120,9 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
     recipe = [axis for axis in changed if axis in RECIPE_AXES]
     for name in {**ours, **theirs}:
         values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
-        is_told = _is_told(name, (values, others), changed, axes)
         # a key that only one config has belongs to a class or a loss that only one has
         in_both = not name.startswith(PARTS) or (name in ours and name in theirs)
-        if values != others and in_both and not is_told:
+        if values != others and in_both and not _is_told(name, changed):
             found.append(_instead(name, values, others))
     if len(changed) > 1:  # one axis of the recipe alone is an ablation of it
         found += [_instead(axis, *changed[axis]) for axis in recipe]
@@ -136,19 +150,12 @@ def _values(runs: Lines) -> dict[str, list[Any]]:
     return {name: sorted(known, key=str) for name, known in values.items()}
 
 
-def _is_told(
-    name: str,
-    pair: tuple[list[Any], list[Any]],
-    changed: Mapping[str, tuple[list[Any], list[Any]]],
-    axes: Mapping[str, Any],
-) -> bool:
+def _is_told(name: str, changed: Mapping[str, Any]) -> bool:
     """Whether the axes say already that a fact differs."""
     if not name.startswith(PARTS):
         return name == "steps" and any(axis in LENGTH_AXES for axis in changed)
-    last = name.rpartition(".")[2]
-    # class and variant are in the axes model and dataset; keys of two losses, though of one name, are unrelated
-    named = last in axes or last in RMI_AXES.values() or last in ("class_path", "variant")
-    return named or pair in changed.values() or ("loss" in changed and name.startswith("model.loss."))
+    # keys of two losses, though of one name, are unrelated
+    return ("loss" in changed and name.startswith("model.loss")) or AXIS_OF_KEY.get(name) in changed
 
 
 def _short(commit: str | None) -> str:

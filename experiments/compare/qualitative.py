@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from beyondpixel.experiments.compare.rows import Comparison
-from beyondpixel.experiments.compare.units import unit_of
+from beyondpixel.experiments.compare.units import best, unit_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts, mean_iou
 from beyondpixel.experiments.inference.checkpoints import load_trained
@@ -35,7 +35,7 @@ def draw_rows(comparison: Comparison, output: Path) -> None:
     if len(baseline) != 1 or not len(others):
         raise UserError("--grid needs the baseline row and another row with a result")
     runs, titles = [], []
-    for row in (baseline[0], others["mean"].idxmax()):
+    for row in (baseline[0], best(others["mean"], comparison.metric)):
         unit, score = unit_of(comparison.metric), first_runs.loc[row, comparison.metric]
         runs.append(first_runs.loc[row, "run"])
         titles.append(f"{row}\n{comparison.metric}{unit.label} {unit.number(score)}")
@@ -52,14 +52,19 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     scores, rule = image_scores(first, second)
     ids = scores.index.tolist()
     chosen = scores.loc[ids[:EACH_WAY] + ids[EACH_WAY:][-EACH_WAY:]]  # all where there are no more than four
-    models, (_, data) = zip(*(load_trained(run.last_checkpoint, run.config) for run in (first, second)), strict=True)
+    loaded = [load_trained(run.last_checkpoint, run.config) for run in (first, second)]
+    (_, other), (_, data) = loaded
+    if other.image_size != data.image_size:
+        raise UserError(f"--grid: the rows' images have two sizes, {other.image_size} and {data.image_size}")
     data.setup("test")
     samples = data.dataset(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen.index]
     targets = [sample.mask for sample in shown if sample.mask is not None]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
-    images = [data.normalize({"image": tensor})["image"] for tensor in tensors]
-    preds = [[model(image).argmax(1)[0].numpy() for image in images] for model in models]
+    preds = [
+        [model(own.normalize({"image": tensor})["image"]).argmax(1)[0].numpy() for tensor in tensors]
+        for model, own in loaded
+    ]
     one_right = [
         ((ours == target) != (theirs == target)) & (target != data.ignore_index)
         for ours, theirs, target in zip(*preds, targets, strict=True)

@@ -24,6 +24,7 @@ from PIL import Image
 from beyondpixel.experiments.compare.plots import as_svg, draw_panel, draw_trimap, panels, trimap_widths
 from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.tables import Table, class_table, main_table
+from beyondpixel.experiments.compare.units import best
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.lightning_modules.visualization.sample_archive import read_samples
@@ -112,7 +113,7 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
     means = comparison.rows.set_index("row")["mean"][list(layer_of_row)]
     return {
         "layers": layers,
-        "start": [0, layer_of_row[means.idxmax()] if len(means) else 0],
+        "start": [0, layer_of_row[best(means, comparison.metric)] if len(means) else 0],
         "scenes": [{"name": name, "images": [scenes[name].get(layer) for layer in layers]} for name in sorted(scenes)],
         "colors": colors,
         "left_out": len(scored) - len(shown),

@@ -14,7 +14,7 @@ from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
 from beyondpixel.experiments.bootstrap import RESAMPLES
 from beyondpixel.experiments.compare.rank_order import rank_order
 from beyondpixel.experiments.compare.rows import Comparison
-from beyondpixel.experiments.compare.units import NOTHING, unit_of
+from beyondpixel.experiments.compare.units import NOTHING, best, unit_of
 from beyondpixel.experiments.errors import UserError
 
 MARK = "†"
@@ -148,8 +148,8 @@ def best_rows(comparison: Comparison) -> list[int]:
     if unit_of(comparison.metric).scale == 1.0 and not is_loss:
         return []  # whether more steps, seconds or images a second are better depends on the question
     means = comparison.rows.groupby("table")["mean"]
-    best = means.transform("min" if is_loss else "max")
-    return [position for position, is_best in enumerate(best == comparison.rows["mean"]) if is_best]
+    extremes = means.transform("min" if is_loss else "max")
+    return [position for position, is_best in enumerate(extremes == comparison.rows["mean"]) if is_best]
 
 
 def as_markdown(table: Table) -> str:
@@ -187,10 +187,10 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
     known = ["table", "row", "seed", "status", "steps"]
     if per_class:
         prefix = class_prefix(comparison)
-        classes = runs.rename(columns=lambda name: str(name).removeprefix(prefix))
-        names = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
-        long = classes.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
+        names = [name for name in runs if str(name).startswith(prefix)]
+        long = runs.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
         long = long.dropna(subset="IoU").sort_index(kind="stable")
+        long["class"] = long["class"].str.removeprefix(prefix)
         return str(long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n"))
     first = [comparison.metric, *comparison.also]
     further = [name for name in runs.select_dtypes(float) if name not in first]
@@ -289,9 +289,9 @@ def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
     notes, unit = [], unit_of(metric)
     for (trained, *_), group in tested.groupby(["trained", "memory_rows", "tta", "window"], sort=False, dropna=False):
         if len(group) > 1:
-            best, tried = group.loc[group["mean"].idxmax()], ", ".join(group["words"])
+            found, tried = group.loc[best(group["mean"], metric)], ", ".join(group["words"])
             notes.append(
-                f"Best CRF of {trained}: {best['words']} ({unit.number(best['mean'])}), of {tried}; "
+                f"Best CRF of {trained}: {found['words']} ({unit.number(found['mean'])}), of {tried}; "
                 "chosen on the images that it is scored on, as in the papers."
             )
     return notes

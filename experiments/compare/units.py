@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 NOTHING = "–"
 # words in the names of logged values that are no scores
-NO_SCORES = {"loss", "s", "ms", "seconds", "time", "MB", "mb", "epoch", "images"}
+NO_SCORES = {"loss", "s", "ms", "seconds", "time", "MB", "mb", "epoch", "images", "classes", "momentum"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Unit:
     def interval(self, low: float, high: float) -> str:
         """Both ends of an interval of differences."""
         return NOTHING if math.isnan(low) else f"[{self.difference(low)}, {self.difference(high)}]"
+
+
+def best(means: pd.Series, metric: str) -> Any:
+    """The index of the best mean: of the highest score, or the lowest loss."""
+    return means.idxmin() if "loss" in metric else means.idxmax()
 
 
 def unit_of(metric: str) -> Unit:

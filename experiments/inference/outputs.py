@@ -59,7 +59,8 @@ class PredictionFolder:
                 f"--output: {self.path} holds predictions made otherwise ({'; '.join(changed)}): choose another "
                 "folder, or replace them with --overwrite"
             )
-        self._write(file, (json.dumps(settings, indent=2) + "\n").encode())
+        if not file.exists() or differences(self._settings(file), settings):
+            self._write(file, (json.dumps(settings, indent=2) + "\n").encode())
 
     def files(self, name: str) -> dict[str, Path]:
         """Everything that is written for an image: `mask`, `overlay`, `probabilities`."""
@@ -72,8 +73,9 @@ class PredictionFolder:
         return {kind: file for kind, file in files.items() if wanted[kind]}
 
     def is_done(self, name: str) -> bool:
-        """Whether all files of an image are there."""
-        return all(file.exists() for file in self.files(name).values())
+        """Whether all files of an image are there, and made with the settings that are noted."""
+        since = (self.path / SETTINGS).stat().st_mtime_ns
+        return all(file.exists() and file.stat().st_mtime_ns >= since for file in self.files(name).values())
 
     def write(
         self, name: str, image: NDArray[np.uint8], probs: NDArray[np.floating[Any]], palette: Sequence[Color]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def predict_images(
     with as_user_error(RuntimeError):  # torch's own sentence names the device
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module.inferer = options.build(data)
-    settings = {"checkpoint": checksum(checkpoint), **options.axes}
+    made_of = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}
+    settings = {"checkpoint": checksum(checkpoint), **options.axes, **json.loads(json.dumps(made_of))}
     predictions.prepare(files or [], settings, overwrite=overwrite)
     waiting = [index for index, name in enumerate(dataset.names) if overwrite or not predictions.is_done(name)]
     if len(waiting) < len(dataset.names):

@@ -115,7 +115,8 @@ class PredictionImages(Callback):
         if trainer.world_size > 1:  # each process has those of its own share
             shares: list[dict[str, Sample]] = [{}] * trainer.world_size
             dist.all_gather_object(shares, samples)
-            everything = {name: sample for share in shares for name, sample in share.items()}
+            # the first process has what others repeat, or have without labels, to even their numbers out
+            everything = {name: sample for share in reversed(shares) for name, sample in share.items()}
             samples = {name: everything[name] for name in self._lowest(everything)}
         if not samples or not trainer.is_global_zero:
             return
@@ -186,6 +187,7 @@ def _checksum(name: str) -> int:
 
 
 def _rgb(image: Tensor, trainer: Trainer) -> Image:
+    image = image.float()  # NumPy has no bfloat16
     mean, std = data_attribute(trainer, "mean"), data_attribute(trainer, "std")
     if mean is None or std is None:
         low, high = float(image.min()), float(image.max())

@@ -96,17 +96,25 @@ def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_inde
         ignore_index: label of void pixels.
 
     Raises:
-        ValueError: if shapes differ or a target label is out of range.
+        ValueError: if shapes differ, or a label of the target, or a predicted class at a pixel that is not void, is out
+            of range.
     """
     if preds.shape != target.shape:
         raise ValueError(
             f"preds and target must have one shape, (N, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}"
         )
-    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+    valid = target != ignore_index
+    wrong = valid & ((target < 0) | (target >= num_classes))
     if wrong.any():
         raise ValueError(
             f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
             f"0..{num_classes - 1} and ignore_index={ignore_index}"
+        )
+    wrong = valid & ((preds < 0) | (preds >= num_classes))
+    if wrong.any():
+        raise ValueError(
+            f"preds hold the classes {sorted(set(preds[wrong].tolist()))} where the target is labeled, but allowed are "
+            f"0..{num_classes - 1}"
         )
 
 

@@ -206,6 +206,10 @@ def test_converting_images(tmp_path: Path) -> None:
         ("classes: [{name: a, color: [0, 0, 0]}, {name: a, color: [1, 0, 0]}]", "two classes have the same name"),
         ("classes: [{name: a, color: [0, 0, 0], value: 300}]", "whole numbers from 0 to 255, got 300"),
         ("void: [0]\nclasses: [{name: a, color: [0, 0, 0]}]", "values [0] are those of a class and void at once"),
+        (
+            "masks: color\nvoid: [[0, 0, 0]]\nclasses: [{name: a, color: [0, 0, 0]}]",
+            "colors [(0, 0, 0)] are those of a class and void at once",
+        ),
         ("mean: [120, 110, 100]\nclasses: [{name: a, color: [0, 0, 0]}]", "mean must be three numbers between 0 and 1"),
         ("classes: [", "while parsing"),
     ],

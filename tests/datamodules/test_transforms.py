@@ -219,6 +219,13 @@ def test_discrete_scales_are_drawn_equally_often() -> None:
     assert counts.max() < 260
 
 
+def test_discrete_scales_stay_within_the_range() -> None:
+    sample = Sample(np.full((40, 40, 3), 200, dtype=np.uint8), np.zeros((40, 40), dtype=np.uint8), "")
+    transform = training((90, 90), (0.75, 1.25), step=0.3)
+    heights = {int((transform(sample, seed).mask[:, 0] == 0).sum()) for seed in range(60)}
+    assert heights == {30, 42}
+
+
 def test_continuous_scales_fill_the_range() -> None:
     sample = Sample(np.zeros((100, 100, 3), dtype=np.uint8), np.zeros((100, 100), dtype=np.uint8), "")
     transform = training((130, 130), (0.75, 1.25))

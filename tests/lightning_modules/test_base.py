@@ -328,6 +328,9 @@ class TestOptimizer:
         run = trainer(max_epochs=3)
         run.fit(tiny_module(lr=0.1, lr_scheduler=plateau), data)
         assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+        falling = torch.optim.lr_scheduler.ReduceLROnPlateau
+        with pytest.raises(ValueError, match="monitors val/mIoU, which is to rise: give it mode='max'"):
+            trainer().fit(tiny_module(lr_scheduler=falling), data)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +387,9 @@ def test_images_without_labels_do_not_count_in_the_loss(data: Any, tiny_module: 
     (found,) = trainer().validate(module, DataLoader([*batches, void], batch_size=None), verbose=False)
     assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-6)
     assert expected["val/loss"] > 0.1
+    own = tiny_module(loss=nn.CrossEntropyLoss(ignore_index=255))  # NaN without a label
+    (found,) = trainer().validate(own, DataLoader([*batches, void], batch_size=None), verbose=False)
+    assert math.isfinite(found["val/loss"])
 
 
 def test_two_processes_log_the_metrics_of_the_whole_set(

@@ -101,6 +101,8 @@ def test_what_a_user_must_know_of_the_data_is_saved(tmp_path: Path) -> None:
     assert "| 2 | car | #c80000 |" in card
     assert "no run folder was given" in card
     assert "library_name: beyondpixel" in card
+    Pixelwise(2).save_pretrained(tmp_path / "second")  # another model in its place
+    assert "| 2 | car |" not in (tmp_path / "second" / "README.md").read_text()
 
 
 def test_the_card_tells_recipe_seed_and_scores_of_the_run(tmp_path: Path) -> None:

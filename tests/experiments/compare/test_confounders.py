@@ -72,12 +72,28 @@ def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ..
         # the keys of the loss belong to the row's loss; an axis of the model tells its own key
         ({"config": changed(model__loss={"name": "rmi", "backend": "compiled"})}, ()),
         ({"axes": {"memory": 3}, "config": changed(model__slots=3)}, ()),
+        (
+            {"config": changed(model__optimizer={"class_path": "torch.optim.AdamW"})},
+            ("model.optimizer {'class_path': 'torch.optim.AdamW'} instead of none",),
+        ),
+        (
+            {"axes": {"df": 2}, "config": changed(trainer__accumulate_grad_batches=2)},
+            ("trainer.accumulate_grad_batches 2 instead of 1",),
+        ),
     ],
 )
 def test_what_is_a_confounder(
     tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     assert confounders_of(tmp_path, make_run, **run) == expected
+
+
+def test_a_key_of_a_loss_that_has_an_axis_of_another_loss(tmp_path: Path, make_run: MakeRun) -> None:
+    for row, weight in (("ce", 0.9), ("rmi", 0.1)):
+        config = changed(model__loss={"name": "cwmi", "pixel_weight": weight})
+        make_run(tmp_path, row, 1, 0.5, config=config, axes={"loss": "cwmi", "df": None, "pixel_weight": None})
+    rows = compare_runs(read_runs([tmp_path]), "test/mIoU", baseline="ce").rows.set_index("row")
+    assert list(rows.loc["rmi", "confounders"]) == ["model.loss.pixel_weight 0.1 instead of 0.9"]
 
 
 def test_one_recipe_axis_alone_is_an_ablation_and_no_confounder(tmp_path: Path, make_run: MakeRun) -> None:

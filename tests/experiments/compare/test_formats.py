@@ -16,6 +16,7 @@ from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.report import write_report
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
 from beyondpixel.experiments.compare.tables import Table, as_latex, class_table
+from beyondpixel.experiments.compare.units import unit_of
 from beyondpixel.experiments.errors import UserError
 
 MakeRun = Callable[..., Any]
@@ -91,6 +92,19 @@ def test_classes_in_every_format(folder: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(as_text(rows, "csv", per_class=True))))
     assert len(lines) == 8
     assert [float(line["IoU"]) for line in lines[:2]] == [0.8, 0.1]
+
+
+def test_a_class_may_be_called_as_a_column_is(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.5, figures={"test/IoU/table": 0.25, "test/IoU/row": 0.75})
+    lines = list(csv.DictReader(io.StringIO(as_text(compared(tmp_path), "csv", per_class=True))))
+    assert [(line["row"], line["class"], line["IoU"]) for line in lines] == [
+        ("ce", "table", "0.25"),
+        ("ce", "row", "0.75"),
+    ]
+
+
+def test_a_count_is_no_score() -> None:
+    assert unit_of("train/memory_seen_classes").number(11.0) == "11.000"
 
 
 def test_without_classes(tmp_path: Path, make_run: MakeRun) -> None:

@@ -180,17 +180,17 @@ def test_a_test_saves_the_images_of_the_lowest_checksums_one_by_one(
         np.testing.assert_array_equal(np.asarray(images["target.png"]), samples[name]["mask"])
 
 
-def test_two_processes_save_the_images_that_one_does(
+def test_two_processes_and_any_precision_save_the_same_images(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
 ) -> None:
     data.sizes["test"] = 5
     saved = []
-    for options in ({}, {"devices": 2, "strategy": "ddp_fork"}):
+    for options in ({}, {"devices": 2, "strategy": "ddp_fork"}, {"precision": "bf16-true"}):
         folder = tmp_path / str(len(saved))
         callback = PredictionImages(num_test_files=3)
         trainer(callbacks=[callback], default_root_dir=folder, **options).test(tiny_module(), data, verbose=False)
         saved.append(sorted(read_samples(folder / "images" / "test.zip")))
-    assert saved[0] == saved[1]
+    assert saved[0] == saved[1] == saved[2]
     assert len(saved[0]) == 3
 
 

@@ -88,6 +88,15 @@ def test_an_unknown_label_is_refused() -> None:
         metric.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
 
 
+def test_an_unknown_prediction_is_refused_where_it_counts() -> None:
+    metric, target = MeanIoU(3), torch.tensor([[[0, 1, 255]]])
+    metric.update(torch.tensor([[[0, 1, 7]]]), target)
+    for wrong in (5, -1, 255):
+        with pytest.raises(ValueError, match=rf"preds hold the classes \[{wrong}\] where the target is labeled"):
+            metric.update(torch.tensor([[[wrong, 1, 0]]]), target)
+    assert metric.compute()["mIoU"] == 1
+
+
 def test_reset_in_inference_mode_does_not_lock_the_counts() -> None:
     metric = MeanIoU(2)
     with torch.inference_mode():
