@@ -30,6 +30,8 @@ PANELS_ABREAST = 3
 INK = "#010203"  # drawn instead of black, and replaced by the page's own text color afterwards
 FORMATS = (".png", ".pdf", ".svg")
 TRIMAP = "test/trimap_mIoU/"
+# what fits below a plot beside each other, in letters, and how wide a legend's line sample is
+LETTERS_BELOW, LETTERS_OF_A_LINE = 80, 8
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,9 @@ def _style(index: int) -> tuple[str, str]:
 def _finish(axes: Axes) -> None:
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    many = len(axes.get_legend_handles_labels()[1]) > 6
-    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": 3} if many else {}
+    names = axes.get_legend_handles_labels()[1]
+    below: dict[str, Any] = {}
+    if len(names) > 6:
+        columns = max(1, min(3, LETTERS_BELOW // (len(max(names, key=len)) + LETTERS_OF_A_LINE)))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": columns}
     axes.legend(fontsize="small", framealpha=0.0, **below)
