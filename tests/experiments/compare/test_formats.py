@@ -16,7 +16,7 @@ from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.report import write_report
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs
 from beyondpixel.experiments.compare.tables import Table, as_latex, class_table
-from beyondpixel.experiments.compare.units import unit_of
+from beyondpixel.experiments.compare.units import best, unit_of
 from beyondpixel.experiments.errors import UserError
 
 MakeRun = Callable[..., Any]
@@ -101,6 +101,11 @@ def test_a_class_may_be_called_as_a_column_is(tmp_path: Path, make_run: MakeRun)
         ("ce", "table", "0.25"),
         ("ce", "row", "0.75"),
     ]
+
+
+def test_the_best_is_the_highest_score_or_the_lowest_loss() -> None:
+    means = pd.Series([0.5, 0.7], index=["a", "b"])
+    assert (best(means, "test/mIoU"), best(means, "test/loss")) == ("b", "a")
 
 
 def test_a_count_is_no_score() -> None:

@@ -291,6 +291,17 @@ def test_mistakes_are_one_message(
     assert not Path("out").exists()
 
 
+def test_what_other_settings_have_made_is_not_done(
+    any_size: RunFolder, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    predict(any_size, photos, out)
+    predict(any_size, photos / "a.png", out, "--inferer", "tta:flip", "--overwrite")
+    capsys.readouterr()
+    predict(any_size, photos, out, "--inferer", "tta:flip")
+    assert f"1 of {len(SIZES)} images are predicted already and kept" in capsys.readouterr().out
+
+
 def test_the_datas_images_are_predicted_at_their_own_size(any_size: RunFolder, tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (any_size.path / folder / "test").mkdir(parents=True)
