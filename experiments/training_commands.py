@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,7 +30,7 @@ def fit(arguments: Sequence[str]) -> None:
             folder.remove_temporary_files()
         resume = None if overwrite else checkpoint_to_resume(folder, cli.resolved)
         if cli.ckpt_path is not None:
-            resume = find_checkpoint(cli.ckpt_path, _last_config(arguments))
+            resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
         with full_disk_as_user_error(folder.path):
             train(folder, cli.resolved, resume=resume, overwrite=overwrite, test=False)
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")
@@ -50,7 +51,7 @@ def _evaluate(name: str, stage: str, arguments: Sequence[str]) -> None:
     if any(word in ("-h", "--help") for word in words):
         read_command_line(name, words)
     given, _ = peek(words)
-    config = _last_config(words)
+    config = _last_config(given)
     if given.ckpt_path is None:
         where = f" (such as --ckpt_path last, of the run that {config} belongs to)" if config else ""
         raise UserError(f"--ckpt_path: expected the checkpoint to score, got none{where}")
@@ -65,7 +66,6 @@ def _evaluate(name: str, stage: str, arguments: Sequence[str]) -> None:
     print(f"Scored {checkpoint} on the {stage} images" + (f"; see {folder.path}" if folder else ""))
 
 
-def _last_config(words: Sequence[str]) -> Path | None:
+def _last_config(given: Namespace) -> Path | None:
     """The config file that `last` and `best` refer to."""
-    given, _ = peek(words)
     return Path(given.config[-1]) if given.config else None

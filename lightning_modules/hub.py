@@ -75,7 +75,7 @@ class HubModule(
         datamodule = datamodule or getattr(self._trainer, "datamodule", None)
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+        card = _take_card(options, run)
         Path(save_directory, "README.md").unlink(missing_ok=True)  # an earlier model's card would stay
         path: str | None = super().save_pretrained(save_directory, model_card_kwargs=card, **options)
         return path
@@ -125,7 +125,7 @@ class HubModule(
             )
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+        card = _take_card(options, run)
         commit = super().push_to_hub(repo_id, model_card_kwargs=card, **options)
         return str(commit)
 
@@ -218,3 +218,8 @@ def _download(source: str, local_files_only: bool, **options: Any) -> Path:
             "the network, HF_HUB_OFFLINE and the token, or give the folder that save_pretrained wrote"
         ) from error
     return Path(files[0]).parent
+
+
+def _take_card(options: dict[str, Any], run: str | Path | None) -> dict[str, Any]:
+    """What the model card is made of: the mixin's own option, taken out of the others, and the run."""
+    return {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}

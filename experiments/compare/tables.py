@@ -14,7 +14,7 @@ from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
 from beyondpixel.experiments.bootstrap import RESAMPLES
 from beyondpixel.experiments.compare.rank_order import rank_order
 from beyondpixel.experiments.compare.rows import Comparison
-from beyondpixel.experiments.compare.units import NOTHING, best, unit_of
+from beyondpixel.experiments.compare.units import NOTHING, best, is_loss, unit_of
 from beyondpixel.experiments.errors import UserError
 
 MARK = "†"
@@ -144,11 +144,10 @@ def class_prefix(comparison: Comparison) -> str:
 
 def best_rows(comparison: Comparison) -> list[int]:
     """Positions of the rows with the best mean of their table: the highest score, or the lowest loss."""
-    is_loss = "loss" in comparison.metric
-    if unit_of(comparison.metric).scale == 1.0 and not is_loss:
+    if unit_of(comparison.metric).scale == 1.0 and not is_loss(comparison.metric):
         return []  # whether more steps, seconds or images a second are better depends on the question
     means = comparison.rows.groupby("table")["mean"]
-    extremes = means.transform("min" if is_loss else "max")
+    extremes = means.transform("min" if is_loss(comparison.metric) else "max")
     return [position for position, is_best in enumerate(extremes == comparison.rows["mean"]) if is_best]
 
 

@@ -48,9 +48,14 @@ class Unit:
         return NOTHING if math.isnan(low) else f"[{self.difference(low)}, {self.difference(high)}]"
 
 
+def is_loss(metric: str) -> bool:
+    """Whether less is better."""
+    return "loss" in metric
+
+
 def best(means: pd.Series, metric: str) -> Any:
     """The index of the best mean: of the highest score, or the lowest loss."""
-    return means.idxmin() if "loss" in metric else means.idxmax()
+    return means.idxmin() if is_loss(metric) else means.idxmax()
 
 
 def unit_of(metric: str) -> Unit:

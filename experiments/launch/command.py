@@ -97,7 +97,7 @@ def launch(
         if slurm is not None:
             raise UserError("--as-wandb-sweep: its agents do the runs where they are started, not --executor slurm")
         kept = None if keep == "resume" else keep
-        told = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE)}
+        told = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE) or None}
         write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {}, options=told)
         return
 

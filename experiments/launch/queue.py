@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,19 +103,19 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
 
 def ask(*command: str) -> str:
     """What one of SLURM's programs says; nothing if there is none or it fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return ""
+    return _said(command) or ""
 
 
 def tell(*command: str) -> bool:
     """Have one of SLURM's programs do something; whether it did."""
+    return _said(command) is not None
+
+
+def _said(command: Sequence[str]) -> str | None:
     try:
-        subprocess.run(command, capture_output=True, timeout=60, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (subprocess.SubprocessError, OSError):
-        return False
-    return True
+        return None
 
 
 def environment_outside_allocation() -> dict[str, str]:

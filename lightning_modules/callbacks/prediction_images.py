@@ -102,10 +102,12 @@ class PredictionImages(Callback):
 
     def _keep_lowest_checksums(self, batch: Any) -> None:
         for index, name in enumerate(batch.get("id") or ()):
-            # distributed samplers repeat some images
-            if name not in self._test_files and name in self._lowest([*self._test_files, name]):
+            if name in self._test_files:
+                continue  # distributed samplers repeat some images
+            lowest = self._lowest([*self._test_files, name])
+            if name in lowest:
                 self._test_files[name] = _sample(batch, index)
-                self._test_files = {kept: self._test_files[kept] for kept in self._lowest(self._test_files)}
+                self._test_files = {kept: self._test_files[kept] for kept in lowest}
 
     def _lowest(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=_checksum)[: self.num_test_files]

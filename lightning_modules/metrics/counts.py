@@ -105,17 +105,18 @@ def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_inde
         )
     valid = target != ignore_index
     wrong = valid & ((target < 0) | (target >= num_classes))
+    wrong_preds = valid & ((preds < 0) | (preds >= num_classes))
+    if not (wrong | wrong_preds).any():  # which waits for the device, once
+        return
     if wrong.any():
         raise ValueError(
             f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
             f"0..{num_classes - 1} and ignore_index={ignore_index}"
         )
-    wrong = valid & ((preds < 0) | (preds >= num_classes))
-    if wrong.any():
-        raise ValueError(
-            f"preds hold the classes {sorted(set(preds[wrong].tolist()))} where the target is labeled, but allowed are "
-            f"0..{num_classes - 1}"
-        )
+    raise ValueError(
+        f"preds hold the classes {sorted(set(preds[wrong_preds].tolist()))} where the target is labeled, but allowed "
+        f"are 0..{num_classes - 1}"
+    )
 
 
 def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:

@@ -111,6 +111,9 @@ def affinity_sums(
     valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
     probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
     center = probs.clamp_min(_SMALLEST)
+    classes = one_hot.int().argmax(1)
+    # (2, N, h, w, distances) by the class of the pixel in the middle
+    pixel_weights = None if class_weights is None else torch.stack([weights[classes] for weights in class_weights])
     sums, counts = [], []
     for number, distance in enumerate(distances):
         for dy, dx in _NEIGHBORS:
@@ -123,9 +126,8 @@ def affinity_sums(
             if exclude_void:
                 chosen = chosen & _shift(valid, step) & valid
             values = torch.where(chosen, torch.stack([(margin - divergence).clamp_min(0), divergence]), 0)
-            if class_weights is not None:
-                classes = one_hot.int().argmax(1)
-                values = values * torch.stack([weights[classes, number] for weights in class_weights])[:, :, None]
+            if pixel_weights is not None:
+                values = values * pixel_weights[:, :, None, ..., number]
             sums.append(values.sum((1, 2, 3, 4), dtype=torch.float64))
             counts.append(chosen.sum((1, 2, 3, 4)).double())
     shape = (len(distances), len(_NEIGHBORS), 2)
