@@ -1,15 +1,16 @@
-"""The score of each class as one table in W&B instead of a panel a class."""
+"""The scores of each class as one table in W&B instead of a panel a class and score."""
 
 from __future__ import annotations
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
-PREFIX = "test/IoU/"
+# logged for each class, as test/IoU/road
+SCORES_OF_CLASSES = ("IoU", "boundary_IoU", "boundary_F")
 
 
 class ClassTable(Callback):
-    """After a test, gives loggers that take tables (W&B) `test/classes`: class and IoU, one line a class.
+    """After a test, gives loggers that take tables (W&B) `test/classes`: a line a class, a column a score.
 
     Each score is in W&B's history, without a panel each (see `AxesLogger`).
 
@@ -20,10 +21,12 @@ class ClassTable(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The logged scores: the same on all ranks, and logged by the first."""
         scores = trainer.callback_metrics
-        lines = [[key.removeprefix(PREFIX), float(scores[key])] for key in scores if key.startswith(PREFIX)]
-        if not lines or not trainer.is_global_zero:
+        classes = [key.removeprefix("test/IoU/") for key in scores if key.startswith("test/IoU/")]
+        if not classes or not trainer.is_global_zero:
             return
+        columns = [name for name in SCORES_OF_CLASSES if f"test/{name}/{classes[0]}" in scores]
+        lines = [[label, *(float(scores[f"test/{name}/{label}"]) for name in columns)] for label in classes]
         for logger in trainer.loggers:
             log_table = getattr(logger, "log_table", None)
             if callable(log_table):
-                log_table("test/classes", columns=["class", "IoU"], data=lines, step=trainer.global_step)
+                log_table("test/classes", columns=["class", *columns], data=lines, step=trainer.global_step)

@@ -16,11 +16,12 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from beyondpixel.experiments.class_table import SCORES_OF_CLASSES
 from beyondpixel.experiments.run.folder import RunFolder
 
 PROJECT = "beyondpixel"
-# metrics of single classes: forty panels would hide the others
-WITHOUT_PANEL = ("val/IoU/*", "test/IoU/*")
+# a panel for each of these would hide the others
+WITHOUT_PANEL = tuple(f"{stage}/{name}/*" for stage in ("val", "test") for name in SCORES_OF_CLASSES)
 # axes whose values are tags as well, to filter runs with one click
 TAGGED_AXES = ("loss", "model", "memory", "dataset")
 SECONDS_FOR_AN_ANSWER = 5.0

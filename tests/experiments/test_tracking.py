@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -173,11 +174,17 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert summary["test/mIoU"] == 1.0
     assert summary["test/IoU/sky"] == 1.0
     table = {key: summary[f"test/classes/{key}"] for key in ("_type", "ncols", "nrows", "path")}
-    assert (table["_type"], table["ncols"], table["nrows"]) == ("table-file", 2, 3)
+    assert (table["_type"], table["ncols"], table["nrows"]) == ("table-file", 4, 3)
     (file,) = folder.path.glob(f"wandb/offline-run-*/files/{table['path']}")
     content = json.loads(file.read_text())
-    assert content["columns"] == ["class", "IoU"]
-    assert content["data"][:2] == [["sky", 1.0], ["tree", 1.0]]
+    assert content["columns"] == ["class", "IoU", "boundary_IoU", "boundary_F"]
+    assert content["data"][:2] == [["sky", 1.0, 1.0, 1.0], ["tree", 1.0, 1.0, 1.0]]
+    hidden = [
+        metric.glob_name for metric in (r.metric for r in records if r.HasField("metric")) if metric.options.hidden
+    ]
+    of_classes = {key for key in summary if key.rpartition("/")[2] in ("sky", "tree", "car")}
+    assert len(of_classes) == 9
+    assert not [key for key in of_classes if not any(fnmatch(key, pattern) for pattern in hidden)]
 
 
 class PerfectModule(SegmentationModule):
