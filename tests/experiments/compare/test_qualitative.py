@@ -81,7 +81,8 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
 ) -> None:
     number = 5 if 4 in order else max(order) + 1
-    data = ShapesDataModule(num_train=1, num_val=1, num_test=number, image_size=(40, 56), num_workers=0)
+    settings = {"num_train": 1, "num_val": 1, "num_test": number, "image_size": (40, 56), "num_workers": 0}
+    data = ShapesDataModule(normalization="imagenet", **settings)
     data.setup("test")
     samples = {sample.id: sample for sample in data.dataset("test")}
     ids, union, hits = list(samples), [[10]] * number, [6, 1, 5, 9, 4]
@@ -91,10 +92,21 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(
     for run in (first, second):
         run.config = {}
 
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    other_data = ShapesDataModule(normalization="inception", **settings)
+
     def constant(checkpoint: Path, config: dict[str, Any]) -> Any:
-        favored = 1 if checkpoint == first.last_checkpoint else 2
-        logits = torch.eye(11)[favored].reshape(1, 11, 1, 1)
-        return (lambda image: logits.expand(1, 11, *image.shape[-2:])), data
+        """A model of class 1 for images as ImageNet normalizes them, one of class 2 for values of -1..1."""
+        is_first = checkpoint == first.last_checkpoint
+
+        def predict(image: torch.Tensor) -> torch.Tensor:
+            pixels = image[0].movedim(0, -1)
+            seen = 255 * (pixels * std + mean if is_first else (pixels + 1) / 2)
+            known = any((seen - torch.from_numpy(sample.image)).abs().max() < 0.01 for sample in samples.values())
+            favored = (1 if is_first else 2) if known else 0
+            return torch.eye(11)[favored].reshape(1, 11, 1, 1).expand(1, 11, *image.shape[-2:])
+
+        return predict, data if is_first else other_data
 
     shown: dict[str, Any] = {}
 
