@@ -19,6 +19,7 @@ import yaml
 
 from beyondpixel.experiments import cli
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.launch import slurm
 from beyondpixel.experiments.launch.actions import Action, choose_actions
 from beyondpixel.experiments.launch.command import launch
 from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, read_options, submission_parameters
@@ -309,6 +310,20 @@ def test_a_refused_job_leaves_everything_as_it_was(cluster: Any, cheap: Callable
     with pytest.raises(UserError, match=r"--partition fast: SLURM has no such partition; it has main, urgent"):
         launch([str(place / "tiny")], output=place / "new", executor="slurm", gpus=0, partition="fast")
     assert not (place / "new").exists()
+
+
+def test_jobs_that_slurm_does_not_release_are_told_with_the_command_that_does(
+    cluster: Any, cheap: Callable[..., None], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = make_runs(place, 1)
+    told: list[str] = []
+    monkeypatch.setattr(slurm, "tell", lambda *words: False)
+    (array,) = submit_all([run], CPU, job=cheap, say=told.append)
+    release = f"scontrol update JobId={array} StartTime=now"
+    assert f"SLURM did not take the jobs' time to begin: they wait an hour, or for: {release}" in told
+    assert run.folder.status is Status.QUEUED
+    subprocess.run(release.split(), check=True)
+    wait_until_done([run])
 
 
 def test_a_job_that_dies_before_python_is_shown_as_failed(

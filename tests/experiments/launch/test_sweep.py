@@ -80,6 +80,9 @@ def test_the_agents_are_told_all_that_a_launch_would_do(place: Path, monkeypatch
     cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", *words])
     command = yaml.safe_load(Path("sweep.yaml").read_text())["command"]
     assert command[-6:] == ["--gpus", "2", "--keep", "weights", "--allow-import", "mine,yours"]
+    monkeypatch.setenv(allowed_imports.VARIABLE, "")
+    cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--gpus", "2"])
+    assert yaml.safe_load(Path("sweep.yaml").read_text())["command"][-2:] == ["--gpus", "2"]
     with pytest.raises(SystemExit, match="agents do the runs where they are started, not --executor slurm"):
         cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--executor", "slurm"])
 
