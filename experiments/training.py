@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
@@ -21,7 +23,7 @@ from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
 from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
 from beyondpixel.experiments.class_table import ClassTable
-from beyondpixel.experiments.errors import as_user_error
+from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.finite_guard import FiniteGuard
 from beyondpixel.experiments.inference.checkpoints import check_fits
@@ -159,6 +161,7 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     given = dict(built.trainer)
     own, plugins = _as_list(given.pop("callbacks")), _as_list(given.pop("plugins"))
     given.pop("logger")
+    given["accelerator"] = _accelerator(given["accelerator"])
     given["enable_model_summary"] = bool(given["enable_model_summary"])  # by default Lightning prints a table
     if given["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in own):
         own.append(StepProgressBar())
@@ -170,6 +173,20 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     if "SLURM_JOB_ID" in os.environ and alone and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(LightningEnvironment())
     return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+
+
+def _accelerator(asked: Any) -> Any:
+    """What was asked for, but not Apple's GPU, which has no float64: losses and metrics add up in it."""
+    if asked not in ("auto", "gpu", "mps") or not MPSAccelerator.is_available():
+        return asked
+    if asked != "auto":
+        raise UserError(
+            f"trainer.accelerator: {asked!r} is Apple's GPU here, which has no float64, in which losses and metrics "
+            "add up; use --trainer.accelerator cpu"
+        )
+    rank_zero_info("On the CPU: Apple's GPU has no float64, in which losses and metrics add up")
+    warnings.filterwarnings("ignore", message="GPU available but not used")
+    return "cpu"
 
 
 def _as_list(value: Any) -> list[Any]:

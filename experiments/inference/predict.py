@@ -54,7 +54,7 @@ def predict_images(
         dataset = _Images(data.stored(data.test_split) if files is None else files)
     if submission is not None:
         check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
-    with as_user_error(RuntimeError):  # torch's own sentence names the device
+    with as_user_error(RuntimeError, TypeError):  # torch's own sentence names the device, or the dtype that it lacks
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module.inferer = options.build(data)
     made_of = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.accelerators import MPSAccelerator
 
+from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.run.folder import RunFolder
 
 WITHOUT = """
@@ -95,6 +97,23 @@ def test_every_module_is_imported_and_fit_and_launch_train(elsewhere: dict[str, 
     folder = RunFolder(tmp_path / "outputs" / "demo" / "ce" / "seed1")
     assert folder.state["status"] == "done"
     assert folder.summary["test/mIoU"] > 0
+
+
+def test_on_apples_gpu_a_training_takes_the_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """A Mac has one, and Lightning takes it by default; its tensors cannot be float64."""
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    words = ["fit", *SMALL, "--data.num_workers=0", "--trainer.default_root_dir", str(tmp_path)]
+    main([word for word in words if "accelerator" not in word])
+    assert RunFolder(tmp_path).summary["val/mIoU"] > 0
+    assert "On the CPU: Apple's GPU has no float64" in caplog.text
+    assert not [str(one.message) for one in recwarn if "GPU available" in str(one.message)]
+    with pytest.raises(SystemExit, match="trainer.accelerator: 'gpu' is Apple's GPU here, which has no float64"):
+        main([*words, "--overwrite", "--trainer.accelerator", "gpu"])
 
 
 LOCK = """
