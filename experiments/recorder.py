@@ -73,12 +73,13 @@ class RunRecorder(Callback):
         self._metrics_size: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How much had been logged when a checkpoint was saved."""
-        return {"metrics_size": self.folder.metrics_size}
+        """How much this run had logged when a checkpoint was saved."""
+        return {"metrics_size": self.folder.metrics_size, "wandb_id": self.record["wandb_id"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it until the training starts."""
-        self._metrics_size = state_dict["metrics_size"]
+        """Remember it until the training starts; of a run that goes on from another's checkpoint, nothing."""
+        own = state_dict.get("wandb_id", self.record["wandb_id"]) == self.record["wandb_id"]
+        self._metrics_size = state_dict["metrics_size"] if own else 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add to the record what only the trainer knows: device, data, and each process's share of a batch."""

@@ -29,8 +29,15 @@ def fit(arguments: Sequence[str]) -> None:
         if first:
             folder.remove_temporary_files()
         resume = None if overwrite else checkpoint_to_resume(folder, cli.resolved)
-        if cli.ckpt_path is not None:
+        if cli.ckpt_path is not None and resume is not None:
+            print(f"Resuming {resume}; --ckpt_path is where this run began, and --overwrite begins there again")
+        elif cli.ckpt_path is not None:
             resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
+            if overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
+                raise UserError(
+                    f"--ckpt_path: {resume} lies in {folder.path}, which --overwrite empties; "
+                    "choose another folder with --trainer.default_root_dir"
+                )
         with full_disk_as_user_error(folder.path):
             train(folder, cli.resolved, resume=resume, overwrite=overwrite, test=False)
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,12 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from beyondpixel.experiments import training
 from beyondpixel.experiments.cli import COMMANDS, main
+from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.lightning_cli import read_command_line
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.wandb_log import read_records
 
 
@@ -224,3 +229,54 @@ def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain
     assert "Run folder: mine" in said
     for noise in ("TPU", "weights_only", "FLOPs", "/-2", "Modules in train mode", "Non-trainable", "Tip:"):
         assert noise not in said
+
+
+def test_a_run_that_went_on_from_another_is_resumed_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends as one that was not stopped, with each step logged once."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = [
+        "--data.batch_size=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.log_every_n_steps=1",
+        "--model.warmup_iters=0",
+    ]
+    common = ["fit", *small, *quick, "--model.encoder=tu-test_resnet", "--data.num_workers=0"]
+    main([*common, "--trainer.max_steps=3", f"--trainer.default_root_dir={tmp_path / 'first'}"])
+    first = RunFolder(tmp_path / "first")
+    longer = [*common, "--trainer.max_steps=8", f"--ckpt_path={first.last_checkpoint}"]
+    stopped, whole = (RunFolder(tmp_path / name) for name in ("stopped", "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "StepSeeds", StopAtStep6)
+        with pytest.raises(SystemExit):
+            main([*longer, f"--trainer.default_root_dir={stopped.path}"])
+    assert stopped.state["step"] == 6
+    main([*longer, f"--trainer.default_root_dir={whole.path}"])
+    capsys.readouterr()
+    main([*longer, f"--trainer.default_root_dir={stopped.path}"])
+    assert f"Resuming {stopped.last_checkpoint}; --ckpt_path is where this run began" in capsys.readouterr().out
+    logged = [
+        [(line["step"], line.get("train/loss"), line.get("val/mIoU")) for line in run.metrics()]
+        for run in (stopped, whole)
+    ]
+    assert logged[0] == logged[1]
+    assert [step for step, loss, _ in logged[0] if loss is not None] == [3, 4, 5, 6, 7]
+    with pytest.raises(SystemExit, match="stopped/checkpoints/last.ckpt lies in .*stopped, which --overwrite empties"):
+        main(
+            [
+                *longer[:-1],
+                "--overwrite",
+                f"--trainer.default_root_dir={stopped.path}",
+                f"--ckpt_path={stopped.last_checkpoint}",
+            ]
+        )
+    assert stopped.last_checkpoint.exists()
+
+
+class StopAtStep6(StepSeeds):
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        super().on_train_batch_start(trainer, *args)
+        if trainer.global_step == 6:
+            raise Stopped(signal.SIGTERM)
