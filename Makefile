@@ -37,7 +37,7 @@ test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in
 	@$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	@.venv-oldest/bin/python -m pytest -m "not slow"
 
-faults: $(READY) ## inject real faults and write what held to docs/faults.md (half an hour on 2 cores)
+faults: $(READY) ## inject real faults and write what held to docs/faults.md (15 minutes on 2 cores)
 	@$(BIN)/python tests/faults.py
 
 # mypy sees the package as a user's project would: installed, not as a folder of this checkout

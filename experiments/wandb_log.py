@@ -26,7 +26,7 @@ def new_record() -> Any:
 def read_records(file: Path) -> list[Any]:
     """The records of a log up to the first that is damaged; none where it is no log of W&B.
 
-    A process that is killed leaves a log that ends in the midst of a record, or of the header.
+    A process that is killed leaves a log that ends in the middle of a record, or of the header.
 
     Args:
         file: `run-ID.wandb`.

@@ -112,8 +112,8 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
 class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
     r"""Softmax cross entropy and affinity fields of several sizes with learned weights (Ke et al., ECCV 2018).
 
-    .. math:: L = L_\text{CE} + 10^{-t} \sum_s \operatorname{mean}_\text{edge} w_{ys} \max(0, m - D_s)
-        + \operatorname{mean}_\text{same} v_{ys} D_s
+    .. math:: L = L_\text{CE} + \delta^{-t} \sum_s \left[ \operatorname{mean}_\text{edge} w_{ys} \max(0, m - D_s)
+        + \operatorname{mean}_\text{same} v_{ys} D_s \right]
 
     with D as in `functional.affinity_field` at the distance (s - 1) / 2, and w and v for each class y (that of the
     pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimizes and the
@@ -126,7 +126,7 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         sizes: odd sides of the squares on whose border the neighbors are.
         stride: pixels of the full size from one that is compared to the next.
         margin: beyond which neighbors of different classes are unlike enough.
-        decay: 10 in the original.
+        decay: δ, 10 in the original; t is the progress of the training, 0 to 1.
         ignore_index: label of void pixels.
 
     Attributes:

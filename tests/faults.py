@@ -113,12 +113,12 @@ PROMISES = (
     Promise(
         "the training goes on offline with one sentence, `sync` delivers later",
         "an unusable W&B server",
-        "a server that answers 500, 401, HTML or nothing, from the begin or in the midst of a run",
+        "a server that answers 500, 401, HTML or nothing, from the beginning or in the middle of a run",
         (f"{EXPERIMENTS}/test_wandb_faults.py", "-k", "server"),
     ),
     Promise(
         "one message with the sample's name, and a checkpoint of the state before",
-        "stuck, killed and failing data workers; files that are none",
+        "stuck, killed and failing data workers; files that are not images",
         "a FIFO in place of an image, SIGKILL to a worker, a worker that sleeps, damaged images, on two processes too",
         (
             f"{DATA}/test_failures.py",

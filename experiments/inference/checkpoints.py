@@ -68,7 +68,7 @@ def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
     """The checkpoint to resume a run from: `last`, or the one before if `last` is damaged, with a warning.
 
     A damaged `last.ckpt` is kept as `last.damaged.ckpt`, so that it is never taken for the checkpoint before. `best` is
-    none to fall back to: it was saved in the midst of an epoch, after which a resumed run sees other data.
+    none to fall back to: it was saved in the middle of an epoch, after which a resumed run sees other data.
 
     Returns:
         None if the run has no checkpoint.

@@ -15,7 +15,7 @@ class FeatureGrid:
     """The geometry of an encoder's feature maps: pads images to fit it and upsamples features without a shift.
 
     Encoders come in two kinds. Where strided layers pad symmetrically (ResNet, MobileNet, ...), feature k of a row is
-    centred on pixel ``stride * k``: the grid begins on the image's first pixel, and it ends on the last one if the
+    centered on pixel ``stride * k``: the grid begins on the image's first pixel, and it ends on the last one if the
     size is a multiple of the stride plus one, such as the papers' 513. There bilinear interpolation with
     ``align_corners=True`` puts every value exactly where it was computed. At other sizes it would stretch the grid, by
     up to ``stride - 1`` pixels at the far border and by another amount for each crop size. So images are padded right
@@ -83,12 +83,12 @@ def check_images(images: Tensor) -> None:
         >>> check_images(torch.zeros(3, 8, 8))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: images must be (N, 3, H, W), got (3, 8, 8); repeat the channel of grey images three times, ...
+        ValueError: images must be (N, 3, H, W), got (3, 8, 8); repeat the channel of gray images three times, ...
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must be (N, 3, H, W), got {tuple(images.shape)}; "
-            "repeat the channel of grey images three times, and add the batch axis to a single image"
+            "repeat the channel of gray images three times, and add the batch axis to a single image"
         )
 
 

@@ -106,7 +106,7 @@ def resize_target(target: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def without_void_gradient(preds: Tensor, target: Tensor) -> Tensor:
-    """The same values, whose gradient ends at void pixels: interpolation would carry it there from their neighbours."""
+    """The same values, whose gradient ends at void pixels: interpolation would carry it there from their neighbors."""
     return torch.where(valid_mask(target)[:, None], preds, preds.detach())
 
 

@@ -50,7 +50,7 @@ def tiny_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = _scene(rng, num_classes=21)
         Image.fromarray(_photo(rng, labels)).save(root / "JPEGImages" / f"{name}.jpg")
         mask = Image.fromarray(_with_boundaries(labels)).convert("P")
-        mask.putpalette([value for colour in voc_palette(256) for value in colour])
+        mask.putpalette([value for color in voc_palette(256) for value in color])
         mask.save(root / "SegmentationClass" / f"{name}.png")
         Image.fromarray(labels).save(root / "SegmentationClassAug" / f"{name}.png")  # SBD's have no palette
     for split, indices in lists.items():
@@ -67,8 +67,8 @@ def _scene(rng: np.random.Generator, num_classes: int) -> np.ndarray:
 
 
 def _photo(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    colours = np.array(voc_palette(32), dtype=np.int64)[labels]
-    return np.clip(colours + rng.integers(-20, 21, colours.shape), 0, 255).astype(np.uint8)
+    colors = np.array(voc_palette(32), dtype=np.int64)[labels]
+    return np.clip(colors + rng.integers(-20, 21, colors.shape), 0, 255).astype(np.uint8)
 
 
 def _with_boundaries(labels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ def plain_bce_rmi(
     pooling: str = "avg",
     pixel_weight: float = 0.5,
     ridge: float = 5e-4,
-    normalise: bool = False,
+    normalize: bool = False,
     ignore_index: int = 255,
 ) -> Tensor:
     """BCE summed over classes and RMI, labels (N, H, W) with ignored pixels."""
@@ -30,7 +30,7 @@ def plain_bce_rmi(
     bce = (bce * mask).sum() / (valid.sum() + 1)
     probs = logits.sigmoid() * mask
     rmi = plain_rmi(
-        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalise=normalise
+        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalize=normalize
     )
     return pixel_weight * bce + (1 - pixel_weight) * rmi
 
@@ -43,11 +43,11 @@ def plain_rmi(
     factor: int,
     pooling: str,
     ridge: float,
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> Tensor:
     """Mean over images of the sum over classes of -I_l."""
     bound = plain_bound(
-        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalise=normalise
+        probs, one_hot, region_size=region_size, factor=factor, pooling=pooling, ridge=ridge, normalize=normalize
     )
     return -bound.mean(0).sum()
 
@@ -60,7 +60,7 @@ def plain_bound(
     factor: int,
     pooling: str,
     ridge: float,
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> Tensor:
     """I_l (N, C)."""
     step = 1
@@ -76,7 +76,7 @@ def plain_bound(
         one_hot = F.interpolate(one_hot, size, mode="nearest")
     y, p = plain_regions(one_hot, region_size, step).double(), plain_regions(probs, region_size, step).double()
     y, p = y - y.mean(3, keepdim=True), p - p.mean(3, keepdim=True)
-    count = y.shape[3] if normalise else 1
+    count = y.shape[3] if normalize else 1
     eye = ridge * torch.eye(region_size**2, dtype=torch.float64, device=probs.device)
     cov_y, cov_p, cross = y @ y.mT / count, p @ p.mT / count, y @ p.mT / count
     residual = cov_y - cross @ torch.inverse(cov_p + eye) @ cross.mT

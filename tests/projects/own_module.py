@@ -44,7 +44,7 @@ class TinySegmenter(pl.LightningModule):
 
 
 def main() -> None:
-    """Train for three epochs on blobs whose class is their colour."""
+    """Train for three epochs on blobs whose class is their color."""
     pl.seed_everything(0)
     masks = torch.randint(0, 3, (16, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     images = torch.eye(3)[masks].movedim(-1, 1) + 0.1 * torch.randn(16, 3, 32, 32)

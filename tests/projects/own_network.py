@@ -26,7 +26,7 @@ class PlainNet(SegmentationModule):
 
 
 def batches(number: int) -> list[dict[str, Any]]:
-    """Blobs whose class is their colour."""
+    """Blobs whose class is their color."""
     masks = torch.randint(0, 3, (number, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     images = torch.eye(3)[masks].movedim(-1, 1) + 0.1 * torch.randn(number, 3, 32, 32)
     return [

@@ -48,5 +48,5 @@ def test_rmi_in_somebody_elses_lightning_module(site: Path, tmp_path: Path) -> N
 def test_somebody_elses_network_in_our_module(site: Path, tmp_path: Path) -> None:
     shown = run_project("own_network.py", site, tmp_path)
     (score,) = re.findall(r"mIoU (\S+)", shown)
-    assert float(score) > 0.8  # colours are easily told apart; guessing gives 0.2
+    assert float(score) > 0.8  # colors are easily told apart; guessing gives 0.2
     assert "same True True 12" in shown

@@ -51,7 +51,7 @@ def test_average_against_a_sum_pixel_by_pixel() -> None:
         torch.testing.assert_close(result[:, 0, y, x], torch.stack(shares).mean(0))
 
 
-def test_a_network_without_neighbourhood_gives_the_same_in_crops() -> None:
+def test_a_network_without_neighborhood_gives_the_same_in_crops() -> None:
     images = torch.randn(1, 3, 40, 55)
     logits = SlidingWindow(16, overlap=0.4)(images, nn.Identity())
     torch.testing.assert_close(logits.softmax(1), images.softmax(1))

@@ -10,7 +10,7 @@ from beyondpixel.experiments.inference.tta import TestTimeAugmentation
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Sees its neighbourhood, and left and right differently."""
+    """Sees its neighborhood, and left and right differently."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)).eval()
 

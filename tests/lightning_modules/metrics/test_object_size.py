@@ -84,7 +84,7 @@ def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None
     assert metric.wrong[:, 1].tolist() == [3, 6, 0]
 
 
-def test_diagonal_neighbours_are_one_object() -> None:
+def test_diagonal_neighbors_are_one_object() -> None:
     metric = ObjectSizeIoU(2, bounds=(2, 3))
     eye = torch.eye(3, dtype=torch.long)[None]
     metric.update(eye, eye)

@@ -73,7 +73,7 @@ def direct_statistics(memory: Tensor, features: Tensor, target: Tensor, *, momen
     for k in range(len(memory)):
         if (labels == k).any():
             vector = pixels[labels == k].mean(0)
-            centred = vector - vector.mean()
-            deviation = (centred.square().sum() / (len(vector) - 1)).sqrt()
+            centered = vector - vector.mean()
+            deviation = (centered.square().sum() / (len(vector) - 1)).sqrt()
             memory[k] = (1 - momentum) * memory[k] + momentum * torch.stack([vector.mean(), deviation])
     return memory

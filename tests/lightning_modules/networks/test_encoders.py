@@ -96,7 +96,7 @@ def test_the_last_stage_is_dilated_as_documented(name: str, dilations: list[int]
 @pytest.mark.parametrize(
     "name", ["resnet18", "tu-resnet18", "mobilenet_v2", "efficientnet-b0", "tf_efficientnet_lite0"]
 )
-def test_without_dilation_the_last_stage_sees_its_neighbours_only(name: str) -> None:
+def test_without_dilation_the_last_stage_sees_its_neighbors_only(name: str) -> None:
     encoder, _ = build_encoder(name, output_stride=16, dilate_last_stage=False)
     assert {layer.dilation for layer in encoder.modules() if isinstance(layer, nn.Conv2d)} == {(1, 1)}
     with torch.no_grad():

@@ -42,7 +42,7 @@ def test_21_classes_have_cells_that_hold_numbers() -> None:
     right = confusion_figure(np.diag(counts), names)
     # two or three digits are in each painted cell, and names must not take the matrix's room
     assert 13 < _full_cells(right, 21) < 21
-    # rows are normalised: with equal shares in two columns no cell is full, whatever the counts
+    # rows are normalized: with equal shares in two columns no cell is full, whatever the counts
     assert _full_cells(confusion_figure(np.diag(counts) + np.roll(np.diag(counts), 1, axis=1), names), 21) < 0.5
 
 
