@@ -56,12 +56,14 @@ class _OverlapLoss(SegmentationLoss):
 class DiceLoss(_OverlapLoss):
     """Dice loss: 1 - 2 |P ∩ Y| / (|P| + |Y|) of each class over the batch, its mean; 0 for a class not shown.
 
+    With `smooth` it is 1 - (|P ∩ Y| + smooth) / ((|P| + |Y|) / 2 + smooth), as the library's.
+
     Probabilities are a softmax (a sigmoid for one class); any others are given with `with_logits=False`. `compute()`
     is the mean over batches, weighted by their images with a valid pixel.
 
     Args:
         num_classes: C.
-        smooth: added to numerator and denominator.
+        smooth: as above, 0 for none.
         with_logits: whether preds are logits (True) or probabilities (False).
         ignore_index: label of void pixels.
 

@@ -21,7 +21,12 @@ def test_classes_are_known_before_the_data_is_there() -> None:
     assert data.class_names == names
     assert data.num_classes == len(data.palette) == 11
     assert data.ignore_index == 255
+    # the SegNet tutorial's colors
+    colors = [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)]
+    colors += [(192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)]
+    assert data.palette == colors
     authors = CamVidDataModule("nowhere", variant="12")
+    assert authors.palette == [*colors, (0, 0, 0)]
     assert authors.class_names == [*names, "unlabelled"]
     assert authors.num_classes == len(authors.palette) == 12
     assert (data.classes_excluded_from_mean, authors.classes_excluded_from_mean) == ((), ("unlabelled",))

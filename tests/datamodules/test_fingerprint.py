@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from beyondpixel.datamodules import CamVidDataModule, ShapesDataModule, VOCDataModule
+from beyondpixel.datamodules.datasets.files import FileDataset, Pair
+from beyondpixel.datamodules.datasets.labels import LabelTable
 
 SMALL = {"train": 3, "val": 2, "test": 2}
 
@@ -48,6 +50,15 @@ def test_it_depends_on_content(make_camvid, change: str) -> None:
         image.rename(image.with_name("other.png"))
         listing.write_text(listing.read_text().replace("train/train_01.png", "train/other.png"))
     assert CamVidDataModule(str(root)).fingerprint("train") != before
+
+
+def test_it_depends_on_the_size_of_an_image_too_large_to_be_read_whole(tmp_path: Path) -> None:
+    prints = set()
+    for length in (9000, 9001):
+        (tmp_path / "a.jpg").write_bytes(bytes(length))
+        pairs = [Pair("a", tmp_path / "a.jpg", None)]
+        prints.add(FileDataset(pairs, LabelTable.identity(2), name="", remedy="").fingerprint())
+    assert len(prints) == 2
 
 
 def test_generated_scenes() -> None:

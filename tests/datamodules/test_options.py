@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -75,6 +77,60 @@ def test_defaults_are_those_of_the_papers_and_stand_in_the_signature() -> None:
             expected = (value, value) if name == "crop_size" and isinstance(value, int) else value
             if name not in ("classes", "num_train", "num_val", "num_test") and expected is not None:
                 assert getattr(data, name) == expected, (cls, name)
+
+
+SIZE: dict[str, Any] = {"num_train": 40, "image_size": (24, 32), "batch_size": 40, "num_workers": 0}
+SIZE |= {"scales": (1.0, 1.0), "flip": False}
+
+
+def training_batch(**arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images and masks of an epoch, and those that they were made of, normalized as well."""
+    data = ShapesDataModule(**{**SIZE, **arguments})
+    (batch,) = data.train_dataloader()
+    dataset = data.dataset("train")
+    samples = [dataset[dataset.ids.index(name)] for name in batch["id"]]
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).long()
+    return batch["image"], batch["mask"], data.normalize({"image": images})["image"], masks
+
+
+def test_training_images_are_mirrored_and_distorted_where_asked() -> None:
+    image, mask, stored, labels = training_batch()
+    assert torch.equal(image, stored)
+    assert torch.equal(mask, labels)
+    image, mask, stored, labels = training_batch(flip=True)
+    mirrored = [bool((one == other.flip(-1)).all()) for one, other in zip(mask, labels, strict=True)]
+    assert 8 < sum(mirrored) < 32  # each sample by itself: 20 expected, standard deviation 3
+    assert torch.equal(image, torch.where(torch.tensor(mirrored).view(-1, 1, 1, 1), stored.flip(-1), stored))
+    image, mask, stored, labels = training_batch(photometric_distortion=True)
+    assert torch.equal(mask, labels)
+    assert sum(not torch.equal(one, other) for one, other in zip(image, stored, strict=True)) > 20
+
+
+def test_training_images_are_rescaled_as_asked() -> None:
+    enlarged = {"scales": (1.0, 2.0), "scale_step": 1.0, "crop_size": (48, 64), "resampling": "linear"}
+    image, mask, _, labels = training_batch(**enlarged)
+    heights = (mask != 255).any(2).sum(1)
+    assert set(heights.tolist()) == {24, 48}
+    number = int((heights == 48).nonzero()[0])
+    assert torch.equal(mask[number, 1::2, 1::2], labels[number])
+    data = ShapesDataModule(**SIZE)
+    (index,) = [
+        i for i in range(40) if torch.equal(torch.from_numpy(data.dataset("train")[i].mask).long(), labels[number])
+    ]
+    expected = cv2.resize(data.dataset("train")[index].image, (64, 48), interpolation=cv2.INTER_LINEAR)
+    normalized = (expected / 255 - np.array(data.mean)) / np.array(data.std)
+    np.testing.assert_allclose(image[number].permute(1, 2, 0).numpy(), normalized, atol=1e-5)
+
+
+def test_crops_show_more_than_one_class_where_asked() -> None:
+    def of_one_class(**arguments: Any) -> int:
+        _, mask, _, _ = training_batch(crop_size=8, **arguments)
+        shares = [max(one.flatten().bincount()) / one.numel() for one in mask]
+        return sum(bool(share >= 0.75) for share in shares)
+
+    # most scenes have a border of two classes somewhere that ten attempts find
+    assert of_one_class(crop_max_class_share=0.75) < 0.6 * of_one_class()
 
 
 def test_imagenet_normalization(tmp_path) -> None:

@@ -68,6 +68,14 @@ def test_of_damaged_jpegs_the_same_are_refused(tmp_path: Path) -> None:
     assert 50 <= refused < 150
 
 
+def test_sixteen_bits_become_eight_from_black_to_white(tmp_path: Path) -> None:
+    """A step of 8 bits is 257 of 16."""
+    values = {0: 0, 128: 0, 129: 1, 257: 1, 32767: 127, 32768: 128, 65406: 254, 65407: 255, 65535: 255}
+    Image.fromarray(np.array([list(values)], dtype=np.uint16)).save(tmp_path / "gray.png")
+    pixels = read_image(tmp_path / "gray.png", convert=True)
+    assert pixels[0].tolist() == [[value] * 3 for value in values.values()]
+
+
 @pytest.mark.parametrize(("mode", "said"), [("L", "grayscale"), ("CMYK", "CMYK")])
 def test_a_jpeg_of_another_kind_is_refused_by_name(tmp_path: Path, mode: str, said: str) -> None:
     file = tmp_path / "photo.jpg"

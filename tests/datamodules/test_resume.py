@@ -88,6 +88,18 @@ def test_epochs_differ_in_order_and_in_augmentation() -> None:
     assert not set(first.values()) & set(second.values())
 
 
+def test_another_seed_has_another_order_and_other_augmentation() -> None:
+    def epoch(seed: int) -> dict[str, str]:
+        size: dict[str, Any] = {"num_train": 13, "image_size": (48, 64), "batch_size": 1, "num_workers": 0}
+        loader = ShapesDataModule(seed=seed, scales=(1.2, 2.0), **size).train_dataloader()
+        return {batch["id"][0]: digest(batch) for batch in loader}
+
+    first, second = epoch(5), epoch(6)
+    assert list(first) != list(second)
+    assert set(first) == set(second)
+    assert not set(first.values()) & set(second.values())
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     "checkpoint",

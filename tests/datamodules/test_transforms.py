@@ -165,6 +165,7 @@ def test_photometric_distortion_of_grays() -> None:
     gray = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     transform = training((16, 16), (1.0, 1.0), photometric=True)
     kinds = {"same": 0, "shifted": 0, "scaled": 0, "both": 0}
+    offsets, brightness = [], []  # what is added, and what it was before the contrast multiplied it
     for seed in range(400):
         out = transform(Sample(gray, None, ""), seed).image
         assert (out == out[..., :1]).all()
@@ -174,10 +175,15 @@ def test_photometric_distortion_of_grays() -> None:
         slope, offset = np.polyfit(inner, table[inner] + 0.5, 1)
         assert 0.49 < slope < 1.51
         assert abs(offset) < 32 * 1.5 + 1
+        offsets.append(abs(offset))
+        brightness.append(abs(offset) / slope)
         scaled, shifted = abs(slope - 1) > 0.003, abs(offset - 0.5) > 0.8
         kinds["both" if scaled and shifted else "scaled" if scaled else "shifted" if shifted else "same"] += 1
     # a quarter each, 100 expected, standard deviation 9
     assert all(60 < count < 145 for count in kinds.values()), kinds
+    # brightness comes first, so that contrast multiplies its offset as well
+    assert max(offsets) > 34
+    assert 31 < max(brightness) < 33
 
 
 def test_photometric_distortion_of_colors_leaves_mask_and_padding_alone() -> None:
@@ -224,6 +230,10 @@ def test_discrete_scales_stay_within_the_range() -> None:
     transform = training((90, 90), (0.75, 1.25), step=0.3)
     heights = {int((transform(sample, seed).mask[:, 0] == 0).sum()) for seed in range(60)}
     assert heights == {30, 42}
+    # 0.6 / 0.2 is a little less than 3 in floating point
+    transform = training((90, 90), (0.8, 1.4), step=0.2)
+    heights = {int((transform(sample, seed).mask[:, 0] == 0).sum()) for seed in range(60)}
+    assert heights == {32, 40, 48, 56}
 
 
 def test_continuous_scales_fill_the_range() -> None:

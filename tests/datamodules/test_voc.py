@@ -112,6 +112,14 @@ def test_half_extracted_archive(root: Path) -> None:
         VOCDataModule(str(root / "none")).setup("fit")
 
 
+def test_images_are_normalized_with_the_authors_numbers(root: Path) -> None:
+    data = VOCDataModule(str(root))
+    batch = next(iter(data.val_dataloader()))
+    image = data.dataset("val")[0].image.astype(np.float64)
+    expected = (image - [116, 113, 104]) / [69.58, 68.68, 72.67]
+    np.testing.assert_allclose(batch["image"][0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
 class Stripes(torch.nn.Module):
     """A fixed pixel-wise classifier, so that padding cannot change a prediction."""
 

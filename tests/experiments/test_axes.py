@@ -80,6 +80,23 @@ def test_every_run_has_the_same_axes_in_the_same_order(name: str, arguments: dic
     assert set(AXES) > METHOD_AXES
 
 
+def test_every_argument_of_rmi_has_its_axis() -> None:
+    arguments = {
+        "pooling": "max",
+        "downsampling_factor": 3,
+        "region_size": 5,
+        "pixel_weight": 0.25,
+        "pixel_loss": "ce",
+        "covariance": "mean",
+        "ridge": 1e-6,
+        "absent_classes": "skip",
+    }
+    found = axes("DeepLabModule", loss={"name": "rmi", **arguments}, lr=0.02, dropout=0.3)
+    df = arguments.pop("downsampling_factor")
+    assert {axis: found[axis] for axis in arguments} == arguments
+    assert (found["df"], found["lr"], found["dropout"], found["seed"]) == (df, 0.02, 0.3, 1)
+
+
 def test_a_sum_of_losses_is_named_by_its_parts() -> None:
     found = axes("DeepLabModule", loss=[{"name": "ce"}, {"name": "rmi", "weight": 0.5, "region_size": 5}])
     assert (found["loss"], found["region_size"], found["df"]) == ("ce + 0.5 rmi", 5, 4)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from beyondpixel.experiments import bootstrap
-from beyondpixel.experiments.bootstrap import difference_interval, mean_interval, resampled_scores
+from beyondpixel.experiments.bootstrap import difference_interval, mean_interval, mean_scores, resampled_scores
 from beyondpixel.experiments.image_counts import ImageCounts
 
 
@@ -183,6 +183,8 @@ def test_two_seeds_that_differ_make_the_interval_wide() -> None:
     )
     assert difference_interval([good, bad], [good, bad]) == pytest.approx((-0.026, 0.026))
     assert difference_interval([bad], [good]) == pytest.approx((0.026, 0.026))  # one training each: nothing to draw
+    first, second = mean_scores([[good, bad], [good, bad]])
+    assert set((first - second).round(9)) == {-0.026, 0.0, 0.026}  # seeds of each row by themselves
 
 
 def test_evaluations_of_the_same_trainings_share_their_seeds() -> None:

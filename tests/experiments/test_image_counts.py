@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,22 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
         for name in NAMES:
             np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["test_images.npz"]
+
+
+def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(file: Any, **arrays: Any) -> None:
+        with file if hasattr(file, "write") else Path(file).open("wb") as open_file:
+            open_file.write(b"half")
+        raise RuntimeError("stopped")
+
+    counts = ImageCounts(**arrays())
+    counts.save(tmp_path / "test_images.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", half)
+        with pytest.raises(RuntimeError, match="stopped"):
+            counts.save(tmp_path / "test_images.npz")
+    assert len(ImageCounts.load(tmp_path / "test_images.npz")) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["test_images.npz"]
 
 
 def test_narrow_integers_are_read_as_int64(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ PACKAGES = {"torch": "2.9.0"}
 REPOSITORY = Path(__file__).parents[2]
 
 
+def save_confusion(run: RunFolder, hits: int) -> None:
+    np.savez(run.confusion_file, matrix=[[hits, 100 - hits], [0, 200]], class_names=["a", "b"])
+
+
 def make_run(
     folder: Path, row: str, seed: int, hits: int, *, commit: str | None = "abc", published: float = 0
 ) -> RunFolder:
@@ -43,6 +47,7 @@ def make_run(
     run.append_metrics({"val/mIoU": 0.3}, step=39)
     predicted = np.full((3, 1), hits)
     ImageCounts(np.array(["a", "b", "c"]), predicted, predicted, np.full((3, 1), 100)).save(run.images_file("test"))
+    save_confusion(run, hits)
     run.summary = {"test/mIoU": hits / 100, "test/boundary_F": 0.3, "train/peak_memory_mb": 321.0}
     run.last_checkpoint.parent.mkdir()
     torch.save({"weight": torch.full((2,), hits)}, run.last_checkpoint)
@@ -58,6 +63,7 @@ def outputs(tmp_path: Path) -> Path:
         evaluation = RunFolder(run.path / "evaluations" / "crf-5")
         evaluation.record = {"evaluation": {"words": "crf:5", "postprocess": "crf:5", "checkpoint": "0f0f"}}
         evaluation.summary = {"test/mIoU": (hits + 6) / 100}
+        save_confusion(evaluation, hits + 6)
     return tmp_path / "outputs"
 
 
@@ -79,6 +85,7 @@ def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert first["checkpoint"] == checksum(outputs / "t" / "ce" / "seed1" / "checkpoints" / "last.ckpt")
     assert len({line["checkpoint"] for line in lines[:4]}) == 4
     assert lines[4]["checkpoint"] == "0f0f"
+    assert lines[4]["seconds"] == "50.0"  # of the training
     assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "50.0", "321.0"]
     assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
     assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))
@@ -90,8 +97,11 @@ def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "state.json",
         "metrics.jsonl",
         "summary.json",
+        "confusion.npz",
         "test_images.npz",
     }
+    with np.load(folder / "rmi" / "seed2" / "evaluations" / "crf-5" / "confusion.npz") as saved:
+        assert saved["matrix"].tolist() == [[50, 50], [0, 200]]
     assert RunFolder(folder / "ce" / "seed1").config["data"]["init_args"]["root"] == "CamVid"
 
 

@@ -160,6 +160,22 @@ class TestMemory:
         expected.update(features[2], labels[2], momentum=0.7)
         torch.testing.assert_close(recorder.memories[2], expected.memory, rtol=0, atol=0)
 
+    def test_batches_of_a_training_that_was_interrupted_are_forgotten(self, data: Any, trainer: Make) -> None:
+        class Interrupt(Callback):
+            def on_train_batch_end(self, *_: Any) -> None:
+                raise KeyboardInterrupt
+
+        module, recorder = make(memory_momentum_rule="constant"), Recorder()
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            trainer(accumulate_grad_batches=2, callbacks=[Interrupt()], limit_val_batches=0).fit(module, data)
+        features: list[Tensor] = []
+        module.network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
+        trainer(accumulate_grad_batches=2, callbacks=[recorder], limit_val_batches=0).fit(module, data)
+        expected = FeatureMemory(3, 12)
+        labels = [module.network.grid.pad_target(b["mask"], ignore_index=255) for b in data.train_dataloader()]
+        expected.update(torch.cat(features[:2]), torch.cat(labels[:2]), momentum=0.9)
+        torch.testing.assert_close(recorder.memories[1], expected.memory, rtol=0, atol=0)
+
     def test_accumulated_batches_of_different_sizes(self, data: Any, trainer: Make) -> None:
         samples = data.samples("train")
         for sample in samples[2:]:
@@ -200,8 +216,11 @@ class TestMemory:
         assert resumed.network.memory.seen.any()
 
     def test_it_gets_no_gradient(self, data: Any, trainer: Make) -> None:
-        module = make(consistency_from_epoch=0)
-        trainer(max_steps=2).fit(module, data)
+        module, recorder = make(consistency_from_epoch=0), Recorder()
+        trainer(max_steps=2, callbacks=[recorder]).fit(module, data)
+        step = recorder.steps[1]
+        weighted = step["train/loss_pixel"] + 0.4 * step["train/loss_context"] + 0.4 * step["train/loss_auxiliary"]
+        assert step["train/loss"] == pytest.approx(weighted + step["train/loss_consistency"], rel=1e-5)
         assert not [name for name, _ in module.named_parameters() if "memory" in name]
         assert not module.network.memory.memory.requires_grad
 
@@ -215,8 +234,9 @@ class TestMemory:
 
     @pytest.mark.parametrize("slots", [1, 2])
     def test_random_pixels_and_slots_fill_it(self, data: Any, trainer: Make, slots: int) -> None:
-        module = make(slots=slots, initialization="random_pixel")
-        trainer(max_epochs=2).fit(module, data)
+        module, recorder = make(slots=slots, initialization="random_pixel"), Recorder()
+        trainer(max_epochs=2, callbacks=[recorder]).fit(module, data)
+        assert [step["train/memory_seen_classes"] for step in recorder.steps] == [3] * 4  # from their first slot on
         assert module.network.memory.seen.shape == (3, slots)
         assert module.network.memory.seen.all()
 
@@ -311,13 +331,14 @@ def test_bf16_mixed_precision(data: Any, trainer: Make) -> None:
 
 
 def test_more_inference_passes_follow_the_prediction() -> None:
-    """The second pass mixes the class logits with the first prediction, (2 own + 1.5 previous) / 2.5."""
-    once, twice = make(memory="statistics"), make(memory="statistics", inference_passes=2)
-    for module in (once, twice):
+    """Later passes mix the class logits with the mean of the predictions before, (2 own + 1.5 previous) / 2.5."""
+    once, twice, thrice = (make(memory="statistics", inference_passes=passes) for passes in (1, 2, 3))
+    for module in (once, twice, thrice):
         module.eval()
         module.network.memory.memory.copy_(torch.tensor([[-1.0, 1.0], [0.0, 1.0], [2.0, 0.5]]))
         module.network.memory.seen.fill_(True)
     twice.load_state_dict(once.state_dict())
+    thrice.load_state_dict(once.state_dict())
     images = torch.randn(1, 3, 33, 49)  # a size that fits, so that logits at the features are those at every 16th pixel
     with torch.no_grad():
         first = once(images)[..., ::16, ::16]
@@ -325,10 +346,16 @@ def test_more_inference_passes_follow_the_prediction() -> None:
         handle = head.register_forward_hook(lambda _, __, output: own.append(output))
         once(images)
         handle.remove()
-        head.register_forward_hook(lambda _, __, output: (2 * output + 1.5 * first) / 2.5)
+        handle = head.register_forward_hook(lambda _, __, output: (2 * output + 1.5 * first) / 2.5)
         second = once(images)
         assert not torch.allclose(second[..., ::16, ::16], first)
         torch.testing.assert_close(twice(images), second)
+        handle.remove()
+        both = (first + second[..., ::16, ::16]) / 2
+        head.register_forward_hook(lambda _, __, output: (2 * output + 1.5 * both) / 2.5)
+        third = once(images)
+        assert not torch.allclose(third, second)
+        torch.testing.assert_close(thrice(images), third)
         assert twice.train()(torch.randn(2, 3, 33, 49)).shape == (2, 3, 33, 49)
 
 

@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from torchmetrics import MetricCollection
 
 from beyondpixel.losses import LOSSES, SegmentationLoss, build_loss
+from beyondpixel.losses.functional import affinity_field, binary_cross_entropy
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -87,6 +88,32 @@ def test_value_is_the_float64_loops(batch: Batch, loop_losses: ModuleType, name:
         expected = loop_losses.loop_cross_entropy(x, y) + 10**-0.5 * sum(affinity)
     rel = 1e-6 if name == "adaptive_affinity" else 1e-10  # its weights are float32
     assert loss(logits, labels).item() == pytest.approx(expected, rel=rel)
+
+
+@pytest.mark.parametrize("exclude_void", [False, True])
+def test_functions_have_the_published_defaults(batch: Batch, loop_losses: ModuleType, exclude_void: bool) -> None:
+    logits, labels = batch(height=40, width=50, dtype=torch.float64)
+    x, y = logits.numpy(), labels.numpy()
+    expected = loop_losses.loop_affinity(x, y, stride=8, distance=1, exclude_void=exclude_void)
+    assert affinity_field(logits, labels, exclude_void=exclude_void).item() == pytest.approx(expected, rel=1e-10)
+    assert affinity_field(logits, labels) == affinity_field(logits, labels, exclude_void=False)
+    valid = int((labels != 255).sum())
+    class_sum = loop_losses.loop_binary_cross_entropy(x, y)
+    assert binary_cross_entropy(logits, labels).item() == pytest.approx(class_sum, rel=1e-10)
+    mean = class_sum * (valid + 1) / (3 * valid)
+    assert binary_cross_entropy(logits, labels, reduction="mean").item() == pytest.approx(mean, rel=1e-10)
+
+
+def test_learned_weights_of_affinity_ascend(batch: Batch) -> None:
+    logits, labels = batch(height=40, width=50, dtype=torch.float64)
+    loss = build_loss("adaptive_affinity", num_classes=3, stride=2)
+    before = loss(logits, labels)
+    before.backward()
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            assert parameter.grad.abs().max() > 0
+            parameter.sub_(parameter.grad)  # what an optimizer of the network does
+    assert loss(logits, labels) > before
 
 
 def test_gradient_is_that_of_the_value(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
@@ -304,6 +331,12 @@ def test_multi_hot_of_a_class_that_is_ruled_out_is_the_same_as_labels() -> None:
     multi_hot = torch.tensor([1, 0]).view(1, 2, 1, 1)
     loss = build_loss("ce", num_classes=2)
     assert loss(logits, multi_hot) == loss(logits, torch.zeros(1, 1, 1, dtype=torch.long)) == 0
+
+
+def test_cross_entropy_of_probabilities_is_minus_their_log() -> None:
+    probs = torch.tensor([[0.25, 1e-6], [0.75, 1 - 1e-6]]).reshape(1, 2, 1, 2)
+    loss = build_loss("ce", num_classes=2, with_logits=False)
+    assert loss(probs, torch.tensor([[[1, 0]]])).item() == pytest.approx(-(np.log(0.75) + np.log(1e-6)) / 2, rel=1e-6)
 
 
 def test_works_in_a_metric_collection(batch: Batch) -> None:

@@ -90,6 +90,19 @@ def test_progress_reaches_the_losses(batch: Batch) -> None:
     loss.progress = 1.0
     assert loss.progress == 1.0
     assert loss(logits, labels) < begin
+    several = build_loss(["ce", "affinity", "adaptive_affinity"], num_classes=3)
+    several.progress = 0.25
+    assert [part.progress for part in several.losses.values()] == [0.25] * 3
+
+
+def test_batches_may_be_added_without_a_value(batch: Batch) -> None:
+    logits, labels = batch(4)
+    called, added = build_loss(SPEC, num_classes=3), build_loss(SPEC, num_classes=3)
+    for part in (slice(0, 1), slice(1, 4)):
+        called(logits[part], labels[part])
+        added.update(logits[part], labels[part])
+    torch.testing.assert_close(added.compute(), called.compute())
+    assert added.update_count == called.update_count == 2
 
 
 def _one_of_two(rank: int, folder: str) -> None:

@@ -108,6 +108,13 @@ def test_terms_add_up(batch: Batch) -> None:
     torch.testing.assert_close(alone(logits, labels), cwmi.float())
 
 
+def test_defaults_weigh_the_mean_over_pixels_and_classes_by_nine_tenths(batch: Batch) -> None:
+    logits, labels = batch()
+    pixel = BinaryCrossEntropyLoss(3, reduction="mean")(logits, labels)
+    cwmi = cwmi_log_det(logits.sigmoid(), labels, levels=4, orientations=4, complex=True, ridge=5e-4)
+    torch.testing.assert_close(CWMILoss(3)(logits, labels), (0.9 * pixel + cwmi.mean((1, 2)).sum()).float())
+
+
 def test_probabilities_are_taken_as_they_are(batch: Batch) -> None:
     logits, labels = batch()
     expected = CWMILoss(3, levels=2)(logits, labels)
@@ -171,6 +178,8 @@ def test_an_absent_class_is_the_ridges_constant() -> None:
     loss = CWMILoss(3, levels=2)
     loss(probs, labels)
     assert loss.jittered == 2  # one a level
+    loss(probs, labels)
+    assert loss.jittered == 4
 
 
 def test_images_of_void_alone_add_nothing(batch: Batch) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beyondpixel.losses import DiceLoss, FocalLoss, LovaszLoss, TverskyLoss, build_loss
+from beyondpixel.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss, build_loss
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 Array = NDArray[np.float64]
@@ -178,6 +178,32 @@ def test_focal_of_sure_pixels_has_a_finite_gradient(gamma: float) -> None:
     labels = torch.tensor([[0, 0, 1, 255]]).expand(1, 4, 4)
     FocalLoss(2, gamma=gamma)(logits, labels).backward()
     assert logits.grad.isfinite().all()
+
+
+def test_smooth_is_added_to_numerator_and_denominator() -> None:
+    """One pixel of class 0, probability 1/2: |P ∩ Y| = 1/2, and |P| and |Y| have the mean 3/4. The other adds 0."""
+    logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
+    expected = {
+        DiceLoss(2, smooth=1.0): 1 - (0.5 + 1) / (0.75 + 1),
+        JaccardLoss(2, smooth=1.0): 1 - (0.5 + 1) / (1 + 1),
+        TverskyLoss(2, alpha=0.3, beta=0.7, smooth=1.0): 1 - (0.5 + 1) / (0.5 + 0.7 * 0.5 + 1),
+    }
+    for loss, value in expected.items():
+        assert loss(logits, labels).item() == pytest.approx(value / 2)
+
+
+def test_defaults_are_half_and_half_for_tversky_and_two_for_focal() -> None:
+    logits, labels = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 1, 3), torch.tensor([[[0, 1, 1]]])
+    torch.testing.assert_close(TverskyLoss(2)(logits, labels), DiceLoss(2)(logits, labels))
+    # the class's own probability is 1/2, of which (1/2)² log 2 remains
+    zeros = torch.zeros(1, 2, 1, 1)
+    assert FocalLoss(2)(zeros, torch.tensor([[[1]]])).item() == pytest.approx(0.25 * math.log(2))
+
+
+def test_focal_takes_small_probabilities_as_they_are() -> None:
+    for p in (1e-2, 1e-4, 1e-6):
+        value = FocalLoss(1, with_logits=False)(torch.tensor([[[[p]]]]), torch.tensor([[[[1]]]]))
+        assert value.item() == pytest.approx(-((1 - p) ** 2) * math.log(p), rel=1e-4)
 
 
 def test_wrong_arguments_are_named() -> None:

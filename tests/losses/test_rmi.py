@@ -40,7 +40,7 @@ def test_bound_is_eq_15(
     logits, labels = batch(dtype=torch.float64)
     probs, one_hot = masked(logits, labels)
     options = {"region_size": region_size, "pooling": pooling, "covariance": covariance}
-    options["ridge"] = 5e-4 if covariance == "sum" else 1e-6
+    options["ridge"] = 5e-4 if covariance == "sum" else 3e-6
     expected = loop_rmi.loop_bound(probs.numpy(), one_hot.numpy(), factor=factor, **options)
     bound = rmi_lower_bound(logits.sigmoid(), labels, downsampling_factor=factor, **options)
     torch.testing.assert_close(bound, torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
@@ -92,6 +92,31 @@ def test_skip_leaves_out_the_constant_of_absent_classes() -> None:
     logits = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     include, skip = (RMILoss(3, pixel_loss=None, absent_classes=name)(logits, labels) for name in ("include", "skip"))
     assert (skip - include).item() == pytest.approx(2 * 3.80045, abs=1e-4)
+
+
+def test_skip_keeps_a_class_that_one_of_several_factors_shows() -> None:
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    labels[0, 5, 5] = 1  # beside the pixels that the nearest neighbor takes at factor 2
+    logits = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"pooling": "interp", "region_size": 2, "pixel_loss": None}
+
+    def difference(factors: tuple[int, ...]) -> float:
+        include, skip = (
+            RMILoss(2, downsampling_factor=factors, absent_classes=name, **options) for name in ("include", "skip")
+        )
+        return (skip(logits, labels) - include(logits, labels)).item()
+
+    assert difference((2,)) == pytest.approx(3.80045, abs=1e-4)
+    assert difference((1, 2)) == 0
+
+
+def test_defaults_of_the_bound_are_the_authors(batch: Batch, loop_rmi: ModuleType) -> None:
+    logits, labels = batch(dtype=torch.float64)
+    probs, one_hot = masked(logits, labels)
+    expected = loop_rmi.loop_bound(
+        probs.numpy(), one_hot.numpy(), region_size=3, factor=4, pooling="avg", covariance="sum", ridge=5e-4
+    )
+    torch.testing.assert_close(rmi_lower_bound(logits.sigmoid(), labels), torch.from_numpy(expected))
 
 
 def test_affine_predictions_are_perfect_ones() -> None:
@@ -240,6 +265,19 @@ def test_matrix_that_is_not_positive_definite_gets_more_and_is_counted() -> None
     assert factors[2].isnan().all()
 
 
+def test_what_is_added_is_past_the_rounding_of_the_entries() -> None:
+    def diagonal(*entries: float, **options: float | Tensor) -> tuple[list[float], int]:
+        matrix = torch.tensor(entries, dtype=torch.float64).diag()
+        factor, jittered = stable_cholesky(matrix, 0.0, **options)  # type: ignore[arg-type]
+        return (factor @ factor.T).diagonal().tolist(), int(jittered)
+
+    assert diagonal(2.0, 1e-9, jitter=0.25) == (pytest.approx([2.0, 1e-9]), 0)
+    # a pivot that is not above the rounding counts as none
+    assert diagonal(2.0, 1e-9, jitter=0.25, rounding=1e-8) == (pytest.approx([2.25, 0.25]), 1)
+    # 2⁻²⁴ of the largest entry, where that is more than the least that is added
+    assert diagonal(2.0**24, -0.5, jitter=0.25) == (pytest.approx([2.0**24 + 1, 0.5]), 1)
+
+
 def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
     _, labels = batch()
     loss = RMILoss(3, ridge=1e-30, downsampling_factor=1, pooling="avg", region_size=3)
@@ -248,9 +286,16 @@ def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
     value.backward()
     assert value.isfinite()
     assert saturated.grad.isfinite().all()
-    assert loss.jittered > 0
+    once = int(loss.jittered)
+    assert once > 0
+    loss(saturated, labels)
+    assert loss.jittered == 2 * once
     loss.reset()
     assert loss.jittered == 0
+    # each of several factors counts
+    both = RMILoss(3, ridge=1e-30, downsampling_factor=(1, 1), region_size=3)
+    both(saturated, labels)
+    assert both.jittered == 2 * once
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,12 @@ def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ..
         ({"commit": "0123456789abcdef"}, ("commit 012345678 instead of abc",)),
         ({"commit": None}, ("commit unknown instead of abc",)),
         ({"commit": "abc-dirty"}, ("uncommitted changes in the code",)),
+        ({"commit": "abc-dirty, abc"}, ("uncommitted changes in the code",)),
         ({"packages": {"torch": "2.6.0"}}, ("torch 2.6.0 instead of 2.9.0",)),
         ({"packages": {"wandb": "0.1"}}, ()),
         ({"packages": {"timm": "1.0"}}, ("timm 1.0 instead of unknown",)),
         ({"step": 90}, ("steps 90 instead of 100",)),
+        ({"step": 90, "axes": {"lr": 0.2}}, ("steps 90 instead of 100", "lr 0.2 instead of 0.1")),
         ({"step": 200, "axes": {"max_steps": 200}}, ("max_steps 200 instead of 100",)),
         ({"axes": {"dataset": "voc"}}, ("data set voc instead of camvid",)),
         ({"axes": {"lr": 0.2}, "config": changed(model__lr=0.2)}, ("lr 0.2 instead of 0.1",)),
@@ -86,6 +88,14 @@ def test_what_is_a_confounder(
     tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     assert confounders_of(tmp_path, make_run, **run) == expected
+
+
+def test_another_python_or_other_hardware(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.5)
+    run = make_run(tmp_path, "rmi", 1, 0.6)
+    environment = {**run.record["environment"], "python": "3.13.0", "accelerators": ["H200", "H200"]}
+    run.record = {**run.record, "environment": environment}
+    assert listed(tmp_path)["rmi"] == ("Python 3.13.0 instead of 3.12.1", "hardware 2 × H200 instead of CPU")
 
 
 def test_a_key_of_a_loss_that_has_an_axis_of_another_loss(tmp_path: Path, make_run: MakeRun) -> None:

@@ -84,6 +84,15 @@ def test_classes_by_hand(folder: Path) -> None:
     ]
 
 
+def test_classes_of_each_table_differ_from_their_own_baseline(folder: Path, make_run: MakeRun) -> None:
+    for row, sky in (("ce", 0.5), ("rmi", 0.6)):
+        make_run(folder, row, 1, 0.5, table="u", figures={"test/IoU/sky": sky, "test/IoU/car": 0.1})
+    make_run(folder, "late", 1, None, table="u")
+    cells = class_table(compared(folder)).cells
+    assert cells.columns.tolist() == ["class", "t/ce", "t/rmi", "u/ce", "u/rmi"]
+    assert cells.iloc[0].tolist() == ["sky", "85.00 ± 7.07", "90.00 ± 7.07 (+5.00)", "50.00", "60.00 (+10.00)"]
+
+
 def test_classes_in_every_format(folder: Path) -> None:
     rows = compared(folder)
     assert "| sky | 85.00 ± 7.07 | 90.00 ± 7.07 (+5.00) |" in as_text(rows, "md", per_class=True)
@@ -110,6 +119,8 @@ def test_the_best_is_the_highest_score_or_the_lowest_loss() -> None:
 
 def test_a_count_is_no_score() -> None:
     assert unit_of("train/memory_seen_classes").number(11.0) == "11.000"
+    assert unit_of("train/memory_momentum").number(0.9) == "0.900"
+    assert unit_of("lr-SGD/head/decay").number(0.01) == "0.010"
 
 
 def test_without_classes(tmp_path: Path, make_run: MakeRun) -> None:

@@ -46,6 +46,19 @@ def test_two_neighbors_exchanged_of_four(tmp_path: Path, make_run: Callable[...,
     assert ("published (%)" in text) == (data_set is None)
 
 
+def test_equal_scores_share_their_ranks(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    """Ranks 4, 2.5, 2.5, 1 and 4, 3, 2, 1: 4.5 / sqrt(4.5 · 5)."""
+    found = rank_order(add_rows(tmp_path, make_run, {"a": 0.44, "b": 0.40, "c": 0.40, "d": 0.39}, data_set=None))
+    assert found is not None
+    assert found.correlation == pytest.approx(4.5 / 22.5**0.5)
+
+
+def test_three_rows_have_an_order(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    found = rank_order(add_rows(tmp_path, make_run, {"a": 0.4, "b": 0.5, "c": 0.6}, data_set=None))
+    assert found is not None
+    assert found.correlation == pytest.approx(-1)
+
+
 def test_two_rows_have_no_order(tmp_path: Path, make_run: Callable[..., Any]) -> None:
     assert rank_order(add_rows(tmp_path, make_run, {"a": 0.4, "b": 0.5, "e": 0.6}, data_set=None)) is None
 

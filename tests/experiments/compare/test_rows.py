@@ -216,6 +216,34 @@ def test_evaluations_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) ->
     assert math.isnan(rows["ce + crf:10"]["published"])
 
 
+def test_a_published_number_without_steps_is_that_of_all_crfs(tmp_path: Path, make_run: MakeRun) -> None:
+    crf = {"crf:1": 0.41, "crf:10": 0.42}
+    make_run(tmp_path, "ce", 1, 0.4, evaluations=crf, references={"crf": 59.0, "crf:1": 58.0})
+    rows = by_name(tmp_path)
+    assert (rows["ce + crf:1"]["published"], rows["ce + crf:10"]["published"]) == (58.0, 59.0)
+
+
+def test_an_evaluation_has_a_commit_of_its_own(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path, "ce", 1, 0.4, evaluations={"crf:5": 0.41})
+    (evaluation,) = run.evaluations()
+    evaluation.record = {**evaluation.record, "git_commit": "def"}
+    frame = read_runs([tmp_path]).frame.set_index("row")
+    assert frame["commit"].to_dict() == {"ce": "abc", "ce + crf:5": "def"}
+    assert by_name(tmp_path)["ce + crf:5"]["confounders"] == ["commit def instead of abc"]
+
+
+def test_published_numbers_of_classes_are_of_the_test(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path, "ce", 1, 0.4, published=58.5, figures={"test/IoU/sky": 0.9, "val/IoU/sky": 0.8})
+    run.record = {**run.record, "reference": {**run.record["reference"], "per_class": {"sky": 91.5}}}
+    assert by_name(tmp_path, metric="test/IoU/sky")["ce"]["published"] == 91.5
+    assert math.isnan(by_name(tmp_path, metric="val/IoU/sky")["ce"]["published"])
+
+
+def test_no_row_is_the_best_in_speed(folder: Path) -> None:
+    assert main_table(compared(folder)).best == [2]
+    assert main_table(compared(folder, metric="train/images_per_s")).best == []
+
+
 def test_the_best_crf_of_each_row_is_named(tmp_path: Path, make_run: MakeRun) -> None:
     for seed, score in ((1, 0.40), (2, 0.44)):
         crf = {"crf:1": score + 0.01, "crf:5": score + 0.02, "crf:10": score - 0.2 + 0.1 * seed}

@@ -113,6 +113,8 @@ def test_probabilities_sum_to_one_and_impossible_classes_stay_finite() -> None:
     assert refined.dtype == np.float32
     assert np.isfinite(refined).all()
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
+    alone = mean_field(image, hard, steps=1, smooth_weight=0.0, color_weight=0.0)
+    assert alone.min() == pytest.approx(1e-5, rel=1e-3)  # of 1 + 3e-5
 
 
 def test_uniform_stays_uniform_and_classes_have_no_order() -> None:

@@ -195,6 +195,13 @@ def test_by_hand_other_tests_have_folders_of_their_own(run: RunFolder, monkeypat
     evaluations = {one.path.name: one.record["evaluation"]["words"] for one in run.evaluations()}
     assert evaluations == {"best": "best.ckpt", "tta-flip": "tta:flip", "tta-flip-best": "tta:flip of best.ckpt"}
     assert run.summary == {}
+    tested = {one.path.name: one.record["evaluation"]["checkpoint"] for one in run.evaluations()}
+    ours, last = checksum(best), checksum(run.last_checkpoint)
+    assert tested == {"best": ours, "tta-flip": last, "tta-flip-best": ours}
+    before = sorted(run.path.rglob("*"))
+    main(["validate", f"--ckpt_path={run.last_checkpoint}", "--inferer", "tta:flip"])
+    assert sorted(run.path.rglob("*")) == before
+    assert run.summary == {}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +209,7 @@ def test_by_hand_other_tests_have_folders_of_their_own(run: RunFolder, monkeypat
     [
         (["--data.num_test=3"], r"the config is not that of .*seed3 \(data.init_args.num_test was 5 and is 3\)"),
         (["--trainer.limit_test_batches=1"], "trainer.limit_test_batches was None and is 1"),
+        (["--trainer.precision=bf16-mixed"], "trainer.precision was .* and is bf16-mixed"),
     ],
 )
 def test_scores_of_another_config_are_not_the_runs(

@@ -84,6 +84,16 @@ def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None
     assert metric.wrong[:, 1].tolist() == [3, 6, 0]
 
 
+def test_cocos_bounds() -> None:
+    """Squares of 31, 32, 95 and 96 pixels: small below 32², large from 96² on."""
+    target = torch.zeros(1, 100, 300, dtype=torch.long)
+    for left, side in ((0, 31), (40, 32), (80, 95), (180, 96)):
+        target[0, :side, left : left + side] = 1
+    metric = ObjectSizeIoU(2)
+    metric.update(target, target)
+    assert metric.true[:, 1].tolist() == [31**2, 32**2 + 95**2, 96**2]
+
+
 def test_diagonal_neighbors_are_one_object() -> None:
     metric = ObjectSizeIoU(2, bounds=(2, 3))
     eye = torch.eye(3, dtype=torch.long)[None]

@@ -76,6 +76,16 @@ def test_norm_momentum_and_dropout_reach_their_layers(decoder: Any, variant: Any
     assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == dropouts * [0.3]
 
 
+def test_decoder_and_classifier_begin_as_he_et_al() -> None:
+    """Standard deviation sqrt(2 / fan-in), where fan-in and fan-out differ, and biases of 0."""
+    torch.manual_seed(0)
+    network = DeepLab(3, encoder="resnet18", decoder="paper", variant="v3")
+    branch = network.decoder.aspp.branches[1][0].weight  # 3x3 from 512 channels to 256
+    assert branch.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.02)
+    assert network.classifier.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.1)
+    assert not network.classifier.bias.any()
+
+
 def test_papers_decoders_have_ordinary_convolutions() -> None:
     def count(network: DeepLab) -> int:
         return sum(parameter.numel() for parameter in network.decoder.parameters())

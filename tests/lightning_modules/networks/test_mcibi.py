@@ -83,6 +83,14 @@ def test_atrous_rates_follow_the_output_stride() -> None:
     assert rates(make(context="aspp", atrous_rates=(2, 3))) == [2, 3]
 
 
+@pytest.mark.parametrize("memory", [None, "features", "statistics"])
+def test_norm_momentum_and_dropout_reach_all_layers(memory: Any) -> None:
+    network = make(memory=memory, context="upernet", norm_momentum=0.05, dropout=0.3)
+    assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.05}
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout2d)} == {0.3}
+    assert {m.momentum for m in make(memory=memory).modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
 def test_pyramid_pooling_by_hand() -> None:
     """With identities for convolutions, each level is the map of its bins' means."""
     module = PyramidPooling(2, channels=2, bins=(1, 2)).eval()

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torchvision.models import mobilenet_v2, resnet18
 
-from beyondpixel.lightning_modules.networks import DeepLab, build_encoder, pretrained, without_pretrained_weights
+from beyondpixel.lightning_modules.networks import (
+    MCIBI,
+    DeepLab,
+    build_encoder,
+    pretrained,
+    without_pretrained_weights,
+)
 
 
 @pytest.fixture
@@ -39,6 +45,23 @@ def test_torchvision_file_gives_torchvision_features(resnet_file: Path) -> None:
         ours, theirs = encoder.eval()(images)[4], _torchvision_features(model.eval(), images)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(encoder.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        (DeepLab, {}),
+        *((MCIBI, {"memory": memory, "channels": 12}) for memory in (None, "features", "statistics")),
+    ],
+)
+def test_initialization_of_the_heads_leaves_the_files_weights(
+    resnet_file: Path, network: Any, arguments: dict[str, Any]
+) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    made = network(3, encoder="resnet18", encoder_weights=str(resnet_file), **arguments).encoder.state_dict()
+    assert set(made) == {name for name in state if not name.startswith("fc.")}
+    for name, value in made.items():
+        assert torch.equal(value, state[name]), name
 
 
 def test_dequantised_mobilenet(shared: Path) -> None:
