@@ -141,7 +141,10 @@ class RunFolder:
     @property
     def state(self) -> dict[str, Any]:
         """`status`, `step`, `max_steps`, `error`, and `job` of a SLURM job (state.json)."""
-        return {"status": Status.NEW.value, **self._read("state.json")}
+        state = {"status": Status.NEW.value, **self._read("state.json")}
+        if state["status"] not in list(Status):
+            raise DamagedRunError(self.path / "state.json", f"unknown status {state['status']!r}")
+        return state
 
     def update_state(self, **changes: Any) -> None:
         """Change some entries of the state and keep the others; a damaged state is replaced."""
@@ -160,13 +163,9 @@ class RunFolder:
     def damage(self) -> str | None:
         """What cannot be read, and what to do about it; None for a sound folder."""
         try:
-            state = self.state
-            Status(state["status"])
-            _ = self.record, self.config, self.summary
+            _ = self.state, self.record, self.config, self.summary
         except DamagedRunError as error:
             return str(error)
-        except ValueError:
-            return str(DamagedRunError(self.path / "state.json", f"unknown status {state['status']!r}"))
         return None
 
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
