@@ -79,7 +79,8 @@ def _progress(folder: RunFolder) -> tuple[int, bool, int]:
 
 def _is_being_ended() -> bool:
     """Whether SLURM has cancelled or requeued this job already, so that it must not be requeued once more."""
-    found = re.search(r"JobState=(\w+)", ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]))
+    said = ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    found = re.search(r"JobState=(\w+)", said or "")
     return found is not None and found[1] != "RUNNING"
 
 
