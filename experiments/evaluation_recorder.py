@@ -14,16 +14,19 @@ from beyondpixel.experiments.inference.inferers import Chain
 from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.lightning_modules import SegmentationModule
 
+CLASSES = "test/IoU/"
+
 
 class EvaluationRecorder(Callback):
     """Writes what a test, or a validation on its own, has found; a validation inside a training writes nothing.
 
     Logged are the 95 % interval of mIoU over images, `test/mIoU_low` and `test/mIoU_high`, and with a CRF
-    `test/crf_seconds`. In the folder, `summary.json` takes all logged scores of the stage, `<stage>_images.npz` the
-    pixel counts of each image, and `confusion.npz` the matrix of a test.
+    `test/crf_seconds`; loggers that take tables (W&B) get `test/classes`, the IoU of each class, in place of a panel a
+    class. In the folder, `summary.json` takes all logged scores of the stage, `<stage>_images.npz` the pixel counts of
+    each image, and `confusion.npz` the matrix of a test.
 
     Args:
-        folder: of a run, or of an evaluation of its model; None logs and writes nothing.
+        folder: of a run, or of an evaluation of its model; None writes nothing.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:
@@ -45,6 +48,11 @@ class EvaluationRecorder(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the scores of a test."""
+        scores = trainer.callback_metrics
+        classes = [[key.removeprefix(CLASSES), float(scores[key])] for key in scores if key.startswith(CLASSES)]
+        for logger in trainer.loggers if classes and trainer.is_global_zero else ():
+            if callable(log_table := getattr(logger, "log_table", None)):
+                log_table("test/classes", columns=["class", "IoU"], data=classes, step=trainer.global_step)
         self._summarize("test", trainer)
 
     def _record(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:

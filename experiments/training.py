@@ -20,7 +20,6 @@ from pytorch_lightning.utilities import rank_zero_info
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
 from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
-from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.errors import as_user_error
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.finite_guard import FiniteGuard
@@ -120,7 +119,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, speeds, images, and what a test leaves in the run's folder."""
     return [
         # first, so that the batch it stops before leaves no trace
-        LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
+        LastCheckpoint(folder),
         StopAtOnce(folder),
         StepSeeds(seed),
         FiniteGuard(),
@@ -136,7 +135,6 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
         PredictionImages(),
-        ClassTable(),
         ConfusionFigure(),
         InferenceTime(),
         EvaluationRecorder(folder),
@@ -146,13 +144,8 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
 def _loggers(built: Built, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> list[Logger]:
     """The run folder's own, beside the user's, or W&B's where nothing is said."""
     given = built.trainer["logger"]
-    if given in (None, True):
-        others = [wandb_logger(folder, config, record)]
-    elif given is False:
-        others = []
-    else:
-        others = list(given) if isinstance(given, list | tuple) else [given]
-    return [RunFolderLogger(folder), *(logger for logger in others if logger is not None)]
+    others = wandb_logger(folder, config, record) if given in (None, True) else given or None
+    return [RunFolderLogger(folder), *_as_list(others)]
 
 
 def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **arguments: Any) -> Trainer:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from beyondpixel.experiments import recorder
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.compare.confounders import is_uncommitted
+from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -144,7 +144,7 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     module = PerfectModule(num_classes=3, loss=LOSS, class_names=["sky", "tree", "car"])
     trainer = Trainer(
         logger=[logger],
-        callbacks=[ClassTable()],
+        callbacks=[EvaluationRecorder(None)],
         accelerator="cpu",
         enable_progress_bar=False,
         enable_checkpointing=False,
