@@ -130,7 +130,7 @@ class LastCheckpoint(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A signal after the begin of the last step stops here."""
         if self._asked is not None:
-            raise Stopped(self._asked)
+            raise Stopped(self._asked.name)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what the training has come to, if it has to stop between two steps."""
@@ -176,7 +176,7 @@ class LastCheckpoint(Callback):
         if late:
             rank_zero_info(f"SLURM ends this job in {left:.0f} seconds: stopping, with a checkpoint")
         if self._is_wanted_by_any(trainer, late or self._asked is not None):
-            raise Stopped(self._asked or signal.SIGTERM)
+            raise Stopped((self._asked or signal.SIGTERM).name)
 
     def _is_wanted_by_any(self, trainer: Trainer, wanted: bool) -> bool:
         """Whether any process has to stop; parts from the others if one of them does not say in time."""
@@ -198,7 +198,7 @@ class LastCheckpoint(Callback):
 
     def _part(self, asked: signal.Signals) -> None:
         self._parted = True
-        raise Stopped(asked)
+        raise Stopped(asked.name)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

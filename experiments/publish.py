@@ -133,7 +133,7 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
 def _training_seconds(run: RunFolder) -> float | None:
     """Seconds of all training steps, by the logged images a second: neither validations nor interruptions count."""
     batch = (run.record.get("data") or {}).get("batch_size") or 0
-    batch *= (run.config or {}).get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is one of the optimizer
+    batch *= run.config.get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is one of the optimizer
     seconds, before = 0.0, 0
     for line in run.metrics():
         if line.get(SPEED, 0) > 0:

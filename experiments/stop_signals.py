@@ -104,7 +104,7 @@ class StopAtOnce(Callback):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._has_noticed = True
-        raise Stopped(signal.Signals(number))
+        raise Stopped(signal.Signals(number).name)
 
     def _watch(self, trainer: Trainer, numbers: int) -> None:
         while number := os.read(numbers, 1):

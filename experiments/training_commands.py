@@ -23,31 +23,21 @@ def fit(arguments: Sequence[str]) -> None:
 
     cli = read_command_line("fit", arguments[1:])
     folder = RunFolder(cli.resolved["trainer"]["default_root_dir"] or DEFAULT_FOLDER)
-    overwrite = cli.overwrite
     first = process_rank() == 0
     with RunLock(folder.lock_file) if first else nullcontext():
         if first:
             folder.remove_temporary_files()
-        resume = None if overwrite else checkpoint_to_resume(folder, cli.resolved)
+        resume = None if cli.overwrite else checkpoint_to_resume(folder, cli.resolved)
         if cli.ckpt_path is not None:
             resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
         with full_disk_as_user_error(folder.path):
-            train(folder, cli.resolved, resume=resume, overwrite=overwrite, test=False)
+            train(folder, cli.resolved, resume=resume, overwrite=cli.overwrite, test=False)
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")
 
 
-def validate(arguments: Sequence[str]) -> None:
-    """Score a checkpoint on the validation images."""
-    _evaluate("validate", "val", arguments)
-
-
-def test(arguments: Sequence[str]) -> None:
-    """Score a checkpoint on the test images."""
-    _evaluate("test", "test", arguments)
-
-
-def _evaluate(name: str, stage: str, arguments: Sequence[str]) -> None:
-    words = list(arguments[1:])
+def score(arguments: Sequence[str]) -> None:
+    """Score a checkpoint on the validation or the test images, as the first word says: `validate` or `test`."""
+    name, *words = arguments
     if any(word in ("-h", "--help") for word in words):
         read_command_line(name, words)
     given, _ = peek(words)
@@ -63,7 +53,8 @@ def _evaluate(name: str, stage: str, arguments: Sequence[str]) -> None:
     from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint
 
     folder = evaluate_checkpoint(name, checkpoint, cli.resolved, inferer=cli.inferer)
-    print(f"Scored {checkpoint} on the {stage} images" + (f"; see {folder.path}" if folder else ""))
+    images = {"validate": "val", "test": "test"}[name]
+    print(f"Scored {checkpoint} on the {images} images" + (f"; see {folder.path}" if folder else ""))
 
 
 def _last_config(given: Namespace) -> Path | None:

@@ -68,7 +68,7 @@ def job(path, *, patience=0):
         signal.signal(signal.SIGUSR2, submitits)
         folder.update_state(status="stopped" if asked else "done")
     if asked:
-        raise Stopped(asked[0])
+        raise Stopped(asked[0].name)
 """
 
 
