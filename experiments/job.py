@@ -13,9 +13,8 @@ from pathlib import Path
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import process_rank
-from beyondpixel.experiments.run.status import Status
 
 HELD = 75  # the exit code where another process has the run
 

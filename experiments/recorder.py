@@ -12,10 +12,9 @@ from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+from beyondpixel.experiments.run.folder import RunFolder, Status, write_atomically
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit, uncommitted_changes
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import new_wandb_id
 
 SECONDS_BETWEEN_STATES = 5.0

@@ -17,9 +17,8 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.trainer.states import TrainerFn
 
 from beyondpixel.experiments.errors import STOPPED, Stopped
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import KILLS, known_signals
-from beyondpixel.experiments.run.status import Status
 
 SECONDS_TO_NOTICE = 5.0
 Handler = Callable[[int, FrameType | None], Any]

@@ -21,9 +21,8 @@ from pathlib import Path
 from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import RunFolder, find_runs
+from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 from beyondpixel.experiments.run.processes import kill_with_children
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 

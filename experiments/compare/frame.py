@@ -13,8 +13,7 @@ from beyondpixel.experiments.axes import AXES, EVALUATION_AXES
 from beyondpixel.experiments.compare.confounders import facts_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import read_arrays
-from beyondpixel.experiments.run.folder import RunFolder, find_runs
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 
 
 @dataclass(frozen=True)

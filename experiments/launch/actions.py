@@ -15,8 +15,7 @@ from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
 from beyondpixel.experiments.launch.queue import Queue, death_of
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.resume import differences
-from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
 
 Kind = Literal["keep", "leave", "failed", "start", "resume", "replace"]
 WORK: tuple[Kind, ...] = ("start", "resume", "replace")

@@ -20,9 +20,8 @@ from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.launch.queue import environment_outside_allocation
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.run.folder import DamagedRunError
+from beyondpixel.experiments.run.folder import DamagedRunError, Status
 from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
-from beyondpixel.experiments.run.status import Status
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")

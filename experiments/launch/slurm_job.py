@@ -16,9 +16,8 @@ from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.job import HELD, run_job
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.queue import ask
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import process_rank
-from beyondpixel.experiments.run.status import Status
 
 
 @dataclass

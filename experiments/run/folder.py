@@ -28,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,8 +37,25 @@ import yaml
 from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.yaml_files import SafeLoader, check_depth
+
+
+class Status(StrEnum):
+    """What is known of a run, in the words that state.json, the launcher and all tables use."""
+
+    NEW = "new"  # nothing was started
+    QUEUED = "queued"  # handed to a scheduler
+    RUNNING = "running"
+    STOPPED = "stopped"  # by a signal or a time limit, with a checkpoint: it can be resumed
+    FAILED = "failed"
+    TRAINED = "trained"  # its test or an evaluation is missing
+    DONE = "done"
+    DAMAGED = "damaged"  # a file of its folder cannot be read
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a trained model that must not be replaced unasked."""
+        return self in (Status.TRAINED, Status.DONE)
 
 
 class DamagedRunError(UserError):
