@@ -40,7 +40,6 @@ def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
     Raises:
         UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the inferer is unknown.
     """
-    parse_inferer(inferer)
     if not run.status.is_finished:
         raise UserError(f"{run.path} is not trained (its state is {run.status}): launch it first")
     folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, inferer=inferer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Protocol
 
 from beyondpixel.experiments.errors import UserError
 
@@ -20,32 +19,6 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _descriptors: set[int] = set()  # of the locks that this process has open
 
 
-class FileLock(Protocol):
-    """A file that is open to be locked."""
-
-    def acquire(self, *, shared: bool = False) -> bool:
-        """Try once, without waiting; several processes may share a lock."""
-
-    def sign(self, text: str) -> None:
-        """Replace what the file says."""
-
-    def close(self) -> None:
-        """Let go; a forked child does nothing."""
-
-
-def open_lock(file: Path, *, create: bool) -> FileLock:
-    """Open a lock file.
-
-    Args:
-        file: the file.
-        create: whether to make it where it is missing; else it is opened to ask who holds it.
-
-    Raises:
-        FileNotFoundError: if it is missing and is not to be made.
-    """
-    return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
-
-
 class _KernelLock:
     """The kernel's, which it releases when the process ends, however it ends."""
 
@@ -55,6 +28,7 @@ class _KernelLock:
         _descriptors.add(self._descriptor)
 
     def acquire(self, *, shared: bool = False) -> bool:
+        """Try once, without waiting; several processes may share a lock."""
         try:
             fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,11 +43,13 @@ class _KernelLock:
         return True
 
     def sign(self, text: str) -> None:
+        """Replace what the file says."""
         if self._descriptor in _descriptors:
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text.encode(), 0)
 
     def close(self) -> None:
+        """Let go; a forked child does nothing."""
         if self._descriptor in _descriptors:
             _descriptors.discard(self._descriptor)
             os.close(self._descriptor)
@@ -103,6 +79,22 @@ class _PackageLock:
 
     def close(self) -> None:
         self._lock.release()
+
+
+FileLock = _KernelLock | _PackageLock
+
+
+def open_lock(file: Path, *, create: bool) -> FileLock:
+    """Open a lock file.
+
+    Args:
+        file: the file.
+        create: whether to make it where it is missing; else it is opened to ask who holds it.
+
+    Raises:
+        FileNotFoundError: if it is missing and is not to be made.
+    """
+    return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
 
 
 def _close_in_child() -> None:
