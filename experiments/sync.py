@@ -117,12 +117,8 @@ def is_going_on(run: RunFolder, part: Path) -> bool:
 
 
 def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
     waiting = []
-    for run in runs.values():
+    for run in find_runs(*folders):
         parts = tuple(parts_of(run))
         if all(map(is_uploaded, parts)):
             continue

@@ -43,14 +43,10 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     Raises:
         UserError: if a folder does not exist, or no run can be read.
     """
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
     lines: list[dict[str, Any]] = []
     scores: dict[str, None] = {}
     damaged = []
-    for run in found.values():
+    for run in find_runs(*folders):
         evaluations = [] if run.status == Status.DAMAGED else run.evaluations()
         for evaluation in (None, *evaluations):
             try:

@@ -15,7 +15,7 @@ from typing import Any
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.checkpoint_files import checksum, trained_checksum
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import verify
+from beyondpixel.experiments.inference.checkpoints import read_checkpoint
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import RunFolder
@@ -67,7 +67,7 @@ def evaluate_checkpoint(
     from beyondpixel.experiments.training import evaluate
 
     options = None if inferer is None else parse_inferer(inferer)
-    verify(checkpoint)
+    read_checkpoint(checkpoint)
     run = RunFolder(checkpoint.resolve().parent.parent)
     reason = _why_not_kept(stage, run, checkpoint, config, inferer)
     if reason is not None:

@@ -272,13 +272,22 @@ def _with_nan(content: dict[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in content.items()}
 
 
-def find_runs(folder: str | Path) -> list[RunFolder]:
-    """All trained runs at or below a folder, without their evaluations, in the natural order of their paths.
+def find_runs(*folders: str | Path) -> list[RunFolder]:
+    """All trained runs at or below some folders, each once, without their evaluations, in the natural order of paths.
+
+    Raises:
+        UserError: if a folder is not there.
 
     Example:
         >>> import tempfile
         >>> find_runs(tempfile.mkdtemp())
         []
     """
-    files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
-    return [RunFolder(file.parent) for file in sorted(files, key=natural_order)]
+    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
+    if missing:
+        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
+    runs: dict[Path, RunFolder] = {}
+    for folder in folders:
+        files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
+        runs |= {file.parent.resolve(): RunFolder(file.parent) for file in sorted(files, key=natural_order)}
+    return list(runs.values())
