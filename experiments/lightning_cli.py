@@ -130,7 +130,7 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
     else:
         parser.add_argument("--inferer", type=str | None, help=f"how images are predicted: {EXPECTED}")
     config = parser.parse_args(_with_one_config(words))
-    dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True, skip_none=False))
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False))
     resolved, errors = complete({key: dumped[key] for key in ("model", "data", "trainer", "seed_everything")})
     if errors:
         raise UserError("\n".join(f"{'.'.join(keys)}: {text}" for keys, text in errors))

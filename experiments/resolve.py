@@ -221,7 +221,7 @@ def _parser(function: Any, skip: tuple[str, ...]) -> ArgumentParser:
 @cache
 def _defaults(function: Any, skip: tuple[str, ...]) -> dict[str, Any]:
     parser = _parser(function, skip)
-    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parser.get_defaults(), skip_validation=True, skip_none=False))
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(parser.get_defaults(), skip_validation=True, skip_unset=False))
     return dumped
 
 
@@ -232,7 +232,7 @@ def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> st
     others = tuple(name for name in _required(function) if name not in (key, *skip))
     parser = _parser(function, (*skip, *others))
     parsed = parser.parse_object({key: json.loads(value)}, defaults=False)
-    return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_none=False))[key])
+    return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_unset=False))[key])
 
 
 def _required(function: Any) -> list[str]:

@@ -71,14 +71,9 @@ class RunFolderLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the summary up to date."""
+        """Bring the summary up to date; Lightning calls it at the end, and after a failure."""
         if self._latest:
             self.folder.summary = {**self.folder.summary, **self._latest}
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Bring the summary up to date at the end, and after a failure."""
-        self.save()
 
 
 class AxesLogger(WandbLogger):

@@ -114,7 +114,7 @@ def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path, m
     instantiated = []
 
     def instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
-        instantiated.append(yaml.safe_load(parser.dump(config, skip_validation=True, skip_none=False)))
+        instantiated.append(yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False)))
         return Namespace(model=None, data=None, trainer={})
 
     monkeypatch.setattr(LightningArgumentParser, "instantiate", instantiate)
