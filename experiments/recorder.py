@@ -32,6 +32,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
     """
     known = folder.record
     name = folder.path.name
+    earlier = (known.get("git_commit") if resumed else None) or ""
     record = {
         "name": name,
         "table": folder.path.absolute().parent.name,
@@ -42,7 +43,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
         **known,
         "seed": config["seed_everything"],
         "axes": axes_of(config),
-        "git_commit": _with_earlier(known.get("git_commit") if resumed else None, git_commit()),
+        "git_commit": ", ".join(dict.fromkeys(filter(None, [*earlier.split(", "), git_commit()]))) or None,
         "environment": describe_environment(),
     }
     if process_rank() == 0:
@@ -51,10 +52,6 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
         if changes := uncommitted_changes():
             write_atomically(folder.changes_file, changes)
     return record
-
-
-def _with_earlier(commits: str | None, commit: str | None) -> str | None:
-    return ", ".join(dict.fromkeys([*(commits.split(", ") if commits else []), *([commit] if commit else [])])) or None
 
 
 class RunRecorder(Callback):

@@ -155,8 +155,11 @@ def load_trained(
     module, data = built.module, built.datamodule
     assert isinstance(module, SegmentationModule)
     assert isinstance(data, SegmentationDataModule)
-    check_fits(path, module)
-    module.load_state_dict(content["state_dict"])
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError:
+        check_fits(path, module)  # which says what differs
+        raise
     return module.eval(), data
 
 
