@@ -62,6 +62,11 @@ def describe_failed_write(error: OSError, folder: Path) -> str:
     file = Path(error.filename or folder)
     if error.errno not in FULL:
         return f"{file} could not be written: {error.strerror}"
-    there = next(path for path in (file, *file.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(closest_existing(file)).free
     return f"disk full: {file} could not be written, {free:,} bytes are free; make room and give the command again"
+
+
+def closest_existing(path: Path) -> Path:
+    """A path, or where nothing is there yet the closest folder above it."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if one.exists())

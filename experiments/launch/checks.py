@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 
 from beyondpixel.datamodules.options import batch_size_of_process
 from beyondpixel.experiments.build import build_all, build_data
+from beyondpixel.experiments.disk_space import closest_existing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.launch.lock import RunLock
@@ -33,7 +34,7 @@ OF_TRAINING = frozenset(inspect.signature(SegmentationModule.__init__).parameter
 
 def check_output(output: Path) -> list[str]:
     """Whether files can be made and locked in a folder, or where it will be made; nothing is left behind."""
-    parent = _existing(output)
+    parent = closest_existing(output)
     try:
         if not parent.is_dir():
             raise NotADirectoryError(0, f"{parent} is a file")
@@ -84,7 +85,7 @@ def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> 
         What is wrong, if they do not fit; and how many bytes they take.
     """
     needed = sum(_still_to_write(run, sizes[run.spec.name]) for run in runs)
-    free = shutil.disk_usage(_existing(output)).free
+    free = shutil.disk_usage(closest_existing(output)).free
     need, have = (f"{count / 1e9:.1f} GB" for count in (needed, free))
     error = (
         f"--output {output}: the runs need about {need} (each its checkpoints `last`, `previous`, `best` and one being "
@@ -170,8 +171,3 @@ def _check_weights(run: Run) -> None:
 def _still_to_write(run: Run, checkpoint: int) -> int:
     there = sum(file.stat().st_size for file in (run.folder.path / "checkpoints").glob("*.ckpt"))
     return max(0, CHECKPOINTS * checkpoint + BYTES_BESIDE_CHECKPOINTS - there)
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
