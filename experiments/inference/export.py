@@ -1,4 +1,4 @@
-"""`beyondpixel export`: a trained network as a file, an ONNX graph or a state dict."""
+"""A trained network as a file: an ONNX graph, or a state dict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+from beyondpixel.experiments.inference.checkpoints import load_trained
 
 TOLERANCE = 1e-4
 # an odd size, a multiple of the strides, the papers' kind of size (a multiple plus one), and a batch of several
@@ -49,35 +49,31 @@ class Normalized(nn.Module):
         return logits
 
 
-def export(
-    *,
-    ckpt_path: str,
+def export_network(
+    checkpoint: Path,
     output: Path,
+    *,
     format: Literal["onnx", "state_dict"],
-    normalize: bool = False,
-    config: Path | None = None,
-    overrides: dict[str, Any] | None = None,
+    normalize: bool,
+    config: Mapping[str, Any],
 ) -> None:
-    """Write a trained network: an ONNX graph, which needs neither this package nor PyTorch, or the network's weights.
-
-    ONNX takes batches and images of any size and is compared with PyTorch before it is kept. Both formats carry mean,
-    std, class names, palette and a description of the input.
+    """Write the network of a checkpoint, and say how it is used.
 
     Args:
-        ckpt_path: the run's last.ckpt or best.ckpt; or last or best with --config
-        output: file to write, such as model.onnx or model.pth
-        format: a graph for ONNX Runtime, or a state dict for PyTorch
-        normalize: put the normalization into the ONNX graph, which then takes uint8 RGB images
-        config: the run's config.yaml, if the checkpoint does not lie in its run folder
+        checkpoint: of a run.
+        output: the file to write.
+        format: "onnx", a graph from `images` (N, 3, H, W), any N, H and W, to `logits` (N, C, H, W), with metadata as
+            JSON texts; or "state_dict", a dict of `state_dict`, the weights of `module.network`, and `metadata`.
+        normalize: whether the graph takes uint8 RGB images instead of normalized float32 ones.
+        config: the run's config.
 
     Raises:
-        UserError: if the checkpoint cannot be loaded, a package is missing, the output cannot be written, or ONNX
-            Runtime's logits differ from PyTorch's.
+        UserError: if something cannot be loaded or written, or ONNX Runtime's logits are off by more than 1e-4 of the
+            largest.
     """
     if normalize and format != "onnx":
         raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")
-    checkpoint = find_checkpoint(ckpt_path, config)
-    module, data = load_trained(checkpoint, config_of(checkpoint, config, overrides))
+    module, data = load_trained(checkpoint, config)
     metadata = describe(data, normalize=normalize)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

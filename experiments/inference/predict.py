@@ -1,11 +1,11 @@
-"""`beyondpixel predict`: predictions of a trained model for images, without targets."""
+"""Predictions of a trained model for images, without targets."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from beyondpixel.datamodules.loading import default_workers
 from beyondpixel.datamodules.transforms import Resize
 from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.inference.images import Named, find_images
 from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
 from beyondpixel.experiments.inference.outputs import PredictionFolder
@@ -31,59 +31,29 @@ from beyondpixel.experiments.inference.submission import check_submission, pack_
 from beyondpixel.lightning_modules import SegmentationModule
 
 
-def predict(
+def predict_images(
+    checkpoint: Path,
+    config: Mapping[str, Any],
+    images: Sequence[Path] | None,
+    predictions: PredictionFolder,
     *,
-    ckpt_path: str,
-    output: Path,
-    images: list[Path] | None = None,
-    config: Path | None = None,
-    names: Path | None = None,
+    names_file: Path | None = None,
     inferer: str | None = None,
-    colors: Literal["palette", "rgb"] = "palette",
-    overlays: bool = False,
-    probabilities: bool = False,
-    submission: Literal["voc", "voc:comp5", "voc:comp6"] | None = None,
+    submission: str | None = None,
     device: str | None = None,
     overwrite: bool = False,
-    overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Predict images, or folders of them, with a trained model, as PNG files of the images' names and sizes.
-
-    PNG files hold class numbers and, for viewers, their colors. Images that are predicted already are skipped, so an
-    interrupted prediction is continued by the same command; those that cannot be read are listed at the end. Images of
-    any size and kind are taken: gray, 16-bit and transparent ones become RGB, photographs are turned upright. Classes,
-    colors, normalization and image_size are those of the run's data, whose keys can be changed: --data.root DIR.
-
-    Args:
-        ckpt_path: the run's last.ckpt or best.ckpt; or last or best with --config
-        output: folder for the predictions
-        images: images and folders of images; without it data.predict_path or the data's test images
-        config: the run's config.yaml, if the checkpoint does not lie in its run folder
-        names: a text file with one image name per line, to which the images are limited
-        inferer: how images are predicted: crf:5, 'tta:flip scales=0.5,1', window:513, memory:exchanged, or several
-            joined by +
-        colors: what PNG files hold: class numbers with a palette, or the colors themselves
-        overlays: also lay each prediction over its image
-        probabilities: also write float16 arrays (C, H, W) as .npz
-        submission: also pack an archive for VOC 2012's test server; voc is comp6, for models that saw other data
-        device: such as cuda:1 or cpu; without it a GPU where there is one
-        overwrite: predict again what is there
-
-    Raises:
-        UserError: for whatever a user can mend; for images that cannot be read, after all others are done.
-    """
-    checkpoint = find_checkpoint(ckpt_path, config)
+    """Predict images into a folder; see :func:`beyondpixel.experiments.inference.command.predict`."""
     options = InfererOptions() if inferer is None else parse_inferer(inferer)
-    module, data = load_trained(checkpoint, config_of(checkpoint, config, overrides))
-    predictions = PredictionFolder(output, colors=colors, overlays=overlays, probabilities=probabilities)
+    module, data = load_trained(checkpoint, config)
     locations = [Path(data.predict_path)] if images is None and data.predict_path else images
-    files = None if locations is None else find_images(locations, output=output, names_file=names)
-    if files is None and names is not None:
+    files = None if locations is None else find_images(locations, output=predictions.path, names_file=names_file)
+    if files is None and names_file is not None:
         raise UserError("--names selects among --images: give them as well, or leave it out")
     with as_user_error(DataError):
         dataset = _Images(data.stored(data.test_split) if files is None else files)
     if submission is not None:
-        check_submission(submission, num_classes=module.num_classes, colors=colors)
+        check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
     with as_user_error(RuntimeError):  # torch's own sentence names the device
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module.inferer = options.build(data)
@@ -103,7 +73,7 @@ def predict(
         failure = unreadable or _predict_one(name, image, module, data, predictions)
         if failure:
             failures.append(failure)
-    print(f"{len(waiting) - len(failures)} predictions written to {output}")
+    print(f"{len(waiting) - len(failures)} predictions written to {predictions.path}")
     if failures:
         raise UserError(
             f"{len(failures)} of {len(dataset.names)} images could not be predicted; the others are done:\n"
