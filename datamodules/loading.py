@@ -213,14 +213,18 @@ class ResumableLoader(SampleLoader):
             self.sampler.set_epoch(state["epoch"])
 
 
+def available_cores() -> int:
+    """The cores that this process may use, where the system says so, else all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def default_workers(processes: int = 1) -> int:
     """Worker processes per loader: none on a small machine, where they would take the model's cores, else up to 8.
 
     Args:
         processes: Training processes that share this machine.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    available = cores // processes
+    available = available_cores() // processes
     return 0 if available <= 2 else min(8, available - 1)
 
 

@@ -66,14 +66,14 @@ def forbidden_imports(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
     return faults
 
 
-def check_imports(config: Any, where: str = "") -> None:
+def check_imports(config: Any) -> None:
     """Raise for the first class path of a config whose module may not be imported.
 
     Raises:
         UserError: naming the key.
     """
     for keys, text in forbidden_imports(config):
-        raise UserError(f"{where}{'.'.join(map(str, keys))}: {text}")
+        raise UserError(f"{'.'.join(map(str, keys))}: {text}")
 
 
 def _class_paths(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -11,7 +11,6 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
@@ -88,7 +87,8 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
     if not required:
         settings["default"] = parameter.default
         if kind is not bool and parameter.default not in (None, [], ()):
-            settings["help"] += f" (default: {_shown(parameter.default)})"
+            words = parameter.default if several else [parameter.default]
+            settings["help"] += f" (default: {' '.join(map(str, words))})"
     if parameter.kind is parameter.KEYWORD_ONLY:
         dashed = f"--{name.replace('_', '-')}"
         spellings = dict.fromkeys([dashed, f"--{name}"] if name != "ckpt_path" else ["--ckpt_path", dashed])
@@ -106,9 +106,3 @@ def _kind(hint: Any) -> tuple[Any, bool]:
     if typing.get_origin(hint) in (list, Sequence, tuple):
         return typing.get_args(hint)[0], True
     return hint, False
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, list | tuple):
-        return " ".join(map(str, default))
-    return str(default) if not isinstance(default, Path) else default.as_posix()

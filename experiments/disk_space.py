@@ -45,7 +45,7 @@ def full_disk_as_user_error(folder: Path) -> Iterator[None]:
         full = full_disk_error(error)
         if full is None:
             raise
-        raise UserError(describe_full_disk(full, folder)) from error
+        raise UserError(describe_failed_write(full, folder)) from error
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
@@ -57,9 +57,16 @@ def full_disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def describe_full_disk(error: OSError, folder: Path) -> str:
-    """What could not be written, how much is free, and what to do."""
+def describe_failed_write(error: OSError, folder: Path) -> str:
+    """What could not be written and why; of a full disk, how much is free, and what to do."""
     file = Path(error.filename or folder)
-    there = next(path for path in (file, *file.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    if error.errno not in FULL:
+        return f"{file} could not be written: {error.strerror}"
+    free = shutil.disk_usage(closest_existing(file)).free
     return f"disk full: {file} could not be written, {free:,} bytes are free; make room and give the command again"
+
+
+def closest_existing(path: Path) -> Path:
+    """A path, or where nothing is there yet the closest folder above it."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if one.exists())

@@ -1,6 +1,5 @@
 """Errors that a user can mend, shown without a traceback, and the stop that a signal asked for."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,15 +17,8 @@ class OtherProcessError(UserError):
 class Stopped(BaseException):
     """A run was asked to stop by a signal, and has done so between two steps, with a checkpoint.
 
-    It is no `Exception`, like `KeyboardInterrupt`: nothing went wrong.
-
-    Args:
-        signal: what asked.
+    Its text is the signal's name. It is no `Exception`, like `KeyboardInterrupt`: nothing went wrong.
     """
-
-    def __init__(self, signal: signal.Signals) -> None:
-        super().__init__(signal.name)
-        self.signal = signal
 
 
 @contextmanager

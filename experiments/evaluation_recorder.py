@@ -23,7 +23,7 @@ class EvaluationRecorder(Callback):
     pixel counts of each image, and `confusion.npz` the matrix of a test.
 
     Args:
-        folder: of a run, or of an evaluation of its model; None logs and writes nothing.
+        folder: of a run, or of an evaluation of its model; None writes nothing.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:

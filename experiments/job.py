@@ -13,9 +13,8 @@ from pathlib import Path
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import process_rank
-from beyondpixel.experiments.run.status import Status
 
 HELD = 75  # the exit code where another process has the run
 
@@ -73,15 +72,15 @@ def _recorded_end(folder: RunFolder) -> Iterator[None]:
 
 
 def _train_and_evaluate(folder: RunFolder) -> None:
+    from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoint
     from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
-    from beyondpixel.experiments.resume import checkpoint_to_resume
     from beyondpixel.experiments.training import train
 
     config = folder.config
     trained = folder.status is Status.TRAINED
     tested = any(name.startswith("test/") for name in folder.summary)  # what a test writes last
     if not (trained and tested):
-        train(folder, config, resume=folder.last_checkpoint if trained else checkpoint_to_resume(folder, config))
+        train(folder, config, resume=folder.last_checkpoint if trained else newest_whole_checkpoint(folder))
     for words in missing_evaluations(folder, folder.record.get("evaluations", [])):
         evaluate_run(folder, words)
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.errors import OtherProcessError, Stopped
+from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.stop_signals import SIGNALS, end_other_processes, handle, is_fetching
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -58,13 +58,11 @@ class LastCheckpoint(Callback):
     The checkpoint before the newest is kept until the training ends, for the case that the newest is damaged.
 
     Args:
-        file: the checkpoint.
-        previous: where the one before is kept.
+        folder: of the run.
     """
 
-    def __init__(self, file: Path, previous: Path) -> None:
-        self.file = file
-        self.previous = previous
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
         self._asked: signal.Signals | None = None
         self._asked_at = 0.0
         self._alone = True
@@ -127,12 +125,12 @@ class LastCheckpoint(Callback):
         self._logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._save(trainer)
         if trainer.is_global_zero:
-            self.previous.unlink(missing_ok=True)
+            self.folder.previous_checkpoint.unlink(missing_ok=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A signal after the begin of the last step stops here."""
         if self._asked is not None:
-            raise Stopped(self._asked)
+            raise Stopped(self._asked.name)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what the training has come to, if it has to stop between two steps."""
@@ -178,7 +176,7 @@ class LastCheckpoint(Callback):
         if late:
             rank_zero_info(f"SLURM ends this job in {left:.0f} seconds: stopping, with a checkpoint")
         if self._is_wanted_by_any(trainer, late or self._asked is not None):
-            raise Stopped(self._asked or signal.SIGTERM)
+            raise Stopped((self._asked or signal.SIGTERM).name)
 
     def _is_wanted_by_any(self, trainer: Trainer, wanted: bool) -> bool:
         """Whether any process has to stop; parts from the others if one of them does not say in time."""
@@ -200,17 +198,18 @@ class LastCheckpoint(Callback):
 
     def _part(self, asked: signal.Signals) -> None:
         self._parted = True
-        raise Stopped(asked)
+        raise Stopped(asked.name)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         began = time.monotonic()
-        if trainer.is_global_zero and self.file.exists():
-            self.file.replace(self.previous)  # a crash before the next line leaves this one to resume from
+        file = self.folder.last_checkpoint
+        if trainer.is_global_zero and file.exists():
+            file.replace(self.folder.previous_checkpoint)  # a crash before the next line leaves this to resume from
         # as `Trainer.save_checkpoint`, which would wait for processes that are no longer there
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.save_checkpoint(checkpoint, self.file)
+        trainer.strategy.save_checkpoint(checkpoint, file)
         if not self._parted:
             trainer.strategy.barrier()
         self._slowest_save = max(self._slowest_save, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""`beyondpixel fit | validate | test`: LightningCLI's keys, read into a config that is then run."""
+"""`beyondpixel fit | validate | test`: one run by hand, of a config that is read with LightningCLI's keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,16 @@ import yaml
 
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import make_parser
+from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.inference.checkpoints import find_checkpoint
 from beyondpixel.experiments.inference.inferers import EXPECTED
+from beyondpixel.experiments.launch.lock import RunLock
 from beyondpixel.experiments.merge import MergedConfig
 from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, complete, import_classes
+from beyondpixel.experiments.resume import checkpoint_to_resume
+from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.yaml_files import read_value, read_yaml
 
 DEFAULT_FOLDER = "outputs/fit"
@@ -27,6 +34,58 @@ DEFAULTS = {
     "trainer.default_root_dir": DEFAULT_FOLDER,
     "trainer.log_every_n_steps": 10,
 }
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """Train in a run folder, `trainer.default_root_dir`: start, resume what is unfinished, or keep what is finished."""
+    from beyondpixel.experiments.training import train
+
+    cli = read_command_line("fit", arguments[1:])
+    folder = RunFolder(cli.resolved["trainer"]["default_root_dir"] or DEFAULT_FOLDER)
+    first = process_rank() == 0
+    with RunLock(folder.lock_file) if first else nullcontext():
+        if first:
+            folder.remove_temporary_files()
+        resume = None if cli.overwrite else checkpoint_to_resume(folder, cli.resolved)
+        if cli.ckpt_path is not None and resume is not None:
+            print(f"Resuming {resume}; --ckpt_path is where this run began, and --overwrite begins there again")
+        elif cli.ckpt_path is not None:
+            resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
+            if cli.overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
+                raise UserError(
+                    f"--ckpt_path: {resume} lies in {folder.path}, which --overwrite empties; "
+                    "choose another folder with --trainer.default_root_dir"
+                )
+        with full_disk_as_user_error(folder.path):
+            train(folder, cli.resolved, resume=resume, overwrite=cli.overwrite, test=False)
+    print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Score a checkpoint on the validation or the test images, as the first word says: `validate` or `test`."""
+    from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint
+
+    name, *words = arguments
+    if any(word in ("-h", "--help") for word in words):
+        read_command_line(name, words)
+    given, _ = peek(words)
+    config = _last_config(given)
+    if given.ckpt_path is None:
+        where = f" (such as --ckpt_path last, of the run that {config} belongs to)" if config else ""
+        raise UserError(f"--ckpt_path: expected the checkpoint to score, got none{where}")
+    checkpoint = find_checkpoint(given.ckpt_path, config)
+    own_config = checkpoint.resolve().parent.parent / "config.yaml"
+    if config is None and own_config.exists():
+        words = [f"--config={own_config}", *words]
+    cli = read_command_line(name, words)
+    folder = evaluate_checkpoint(name, checkpoint, cli.resolved, inferer=cli.inferer)
+    images = {"validate": "val", "test": "test"}[name]
+    print(f"Scored {checkpoint} on the {images} images" + (f"; see {folder.path}" if folder else ""))
+
+
+def _last_config(given: argparse.Namespace) -> Path | None:
+    """The config file that `last` and `best` refer to."""
+    return Path(given.config[-1]) if given.config else None
 
 
 def quiet_lightning() -> None:

@@ -78,12 +78,8 @@ def plan_runs(
             continue
         for seed in dict.fromkeys(seeds):
             folder = RunFolder(output / spec.table / spec.row / f"seed{seed}")
-            runs.append(Run(spec, seed, folder, _of_run(resolved, seed, folder)))
+            trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
+            runs.append(Run(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
     if errors:
         raise SpecError(errors)
     return runs
-
-
-def _of_run(resolved: Mapping[str, Any], seed: int, folder: RunFolder) -> dict[str, Any]:
-    trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
-    return {**resolved, "seed_everything": seed, "trainer": trainer}

@@ -55,8 +55,8 @@ def publish(
     parts = {}
     for table in comparison.tables:
         part = comparison.table(table)
-        if lines := _finished(part):
-            parts[_folder(results / table, machine or _machine(lines[0]["record"]))] = part
+        if len(part.scored):
+            parts[_folder(results / table, machine or _machine(part.scored.iloc[0]["record"]))] = part
     existing = [str(folder) for folder in parts if folder.exists()]
     if existing:
         raise UserError(f"{', '.join(existing)} exists; remove it, or name another machine with --machine")
@@ -64,12 +64,6 @@ def publish(
         _write(part, folder, allow)
         print(f"Results written to {folder}")
     return list(parts)
-
-
-def _finished(comparison: Comparison) -> list[dict[str, Any]]:
-    """The lines of the runs and evaluations that have a score."""
-    lines: list[dict[str, Any]] = comparison.runs[comparison.runs[METRIC].notna()].to_dict("records")
-    return lines
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -85,7 +79,7 @@ def _folder(parent: Path, machine: str) -> Path:
 def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
     """Write the finished runs of one table, and runs.csv last."""
     lines = []
-    for line in _finished(comparison):
+    for line in comparison.scored.to_dict("records"):
         target = folder / line["record"]["row"] / f"seed{line['seed']}"
         if line["evaluation"]:
             target = target / "evaluations" / line["run"].path.name
@@ -99,7 +93,7 @@ def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
 def _problems(comparison: Comparison) -> list[str]:
     """What keeps runs from being published, one text each."""
     problems = []
-    for line in _finished(comparison):
+    for line in comparison.scored.to_dict("records"):
         if line["commit"] is None or is_uncommitted(line["commit"]):
             what = "uncommitted changes in the code" if line["commit"] else "commit unknown"
             problems.append(f"{line['folder']}: {what}")
@@ -133,7 +127,7 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
 def _training_seconds(run: RunFolder) -> float | None:
     """Seconds of all training steps, by the logged images a second: neither validations nor interruptions count."""
     batch = (run.record.get("data") or {}).get("batch_size") or 0
-    batch *= (run.config or {}).get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is one of the optimizer
+    batch *= run.config.get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is one of the optimizer
     seconds, before = 0.0, 0
     for line in run.metrics():
         if line.get(SPEED, 0) > 0:

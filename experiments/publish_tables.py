@@ -49,7 +49,7 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        fresh = MARKED.sub(lambda found: found["begin"] + _marked_table(results, found) + found["end"], text)
+        fresh = MARKED.sub(lambda marked: marked["begin"] + _results_table(results, marked) + marked["end"], text)
         if fresh != text:
             changed.append(file)
             if not check:
@@ -60,19 +60,7 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
     return changed
 
 
-def _marked_table(results: Path, found: re.Match[str]) -> str:
-    rows = None if found["rows"] is None else found["rows"].split(",")
-    return results_table(results, found["table"], found["also"].split(), baseline=found["baseline"], rows=rows)
-
-
-def results_table(
-    results: Path,
-    table: str,
-    also: Sequence[str] = (),
-    *,
-    baseline: str | None = None,
-    rows: Sequence[str] | None = None,
-) -> str:
+def _results_table(results: Path, marked: re.Match[str]) -> str:
     """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
 
     Rows come with their further evaluations. A row and seed that was published several times counts once, as published
@@ -82,6 +70,7 @@ def results_table(
     Raises:
         UserError: if there are none, or none of a row.
     """
+    table, rows = marked["table"], marked["rows"] and marked["rows"].split(",")
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
@@ -91,7 +80,8 @@ def results_table(
     if missing:
         raise UserError(f"no results of the rows {missing} in {results / table}; it has {', '.join(sorted(there))}")
     newest = {path: run for path, run in newest.items() if rows is None or path.parts[0] in rows}
-    comparison = compare_runs(read_runs(list(newest.values())), METRIC, baseline=baseline, also=also)
+    runs = read_runs(list(newest.values()))
+    comparison = compare_runs(runs, METRIC, baseline=marked["baseline"], also=marked["also"].split())
     shown = main_table(comparison, narrow=True)
     cells, compared, unit = shown.cells, comparison.rows, unit_of(METRIC)
     if compared["published"].notna().any():

@@ -12,10 +12,9 @@ from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.errors import Stopped
-from beyondpixel.experiments.run.folder import RunFolder, write_atomically
+from beyondpixel.experiments.run.folder import RunFolder, Status, write_atomically
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit, uncommitted_changes
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import new_wandb_id
 
 SECONDS_BETWEEN_STATES = 5.0
@@ -33,6 +32,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
     """
     known = folder.record
     name = folder.path.name
+    earlier = (known.get("git_commit") if resumed else None) or ""
     record = {
         "name": name,
         "table": folder.path.absolute().parent.name,
@@ -43,7 +43,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
         **known,
         "seed": config["seed_everything"],
         "axes": axes_of(config),
-        "git_commit": _with_earlier(known.get("git_commit") if resumed else None, git_commit()),
+        "git_commit": ", ".join(dict.fromkeys(filter(None, [*earlier.split(", "), git_commit()]))) or None,
         "environment": describe_environment(),
     }
     if process_rank() == 0:
@@ -52,10 +52,6 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
         if changes := uncommitted_changes():
             write_atomically(folder.changes_file, changes)
     return record
-
-
-def _with_earlier(commits: str | None, commit: str | None) -> str | None:
-    return ", ".join(dict.fromkeys([*(commits.split(", ") if commits else []), *([commit] if commit else [])])) or None
 
 
 class RunRecorder(Callback):

@@ -17,9 +17,8 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.trainer.states import TrainerFn
 
 from beyondpixel.experiments.errors import STOPPED, Stopped
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import KILLS, known_signals
-from beyondpixel.experiments.run.status import Status
 
 SECONDS_TO_NOTICE = 5.0
 Handler = Callable[[int, FrameType | None], Any]
@@ -104,7 +103,7 @@ class StopAtOnce(Callback):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._has_noticed = True
-        raise Stopped(signal.Signals(number))
+        raise Stopped(signal.Signals(number).name)
 
     def _watch(self, trainer: Trainer, numbers: int) -> None:
         while number := os.read(numbers, 1):

@@ -21,9 +21,8 @@ from pathlib import Path
 from rich.console import Console
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import RunFolder, find_runs
+from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 from beyondpixel.experiments.run.processes import kill_with_children
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
@@ -118,12 +117,8 @@ def is_going_on(run: RunFolder, part: Path) -> bool:
 
 
 def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
     waiting = []
-    for run in runs.values():
+    for run in find_runs(*folders):
         parts = tuple(parts_of(run))
         if all(map(is_uploaded, parts)):
             continue

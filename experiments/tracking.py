@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import secrets
 import shutil
@@ -73,14 +72,9 @@ class RunFolderLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the summary up to date."""
+        """Bring the summary up to date; Lightning calls it at the end, and after a failure."""
         if self._latest:
             self.folder.summary = {**self.folder.summary, **self._latest}
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Bring the summary up to date at the end, and after a failure."""
-        self.save()
 
 
 class AxesLogger(WandbLogger):
@@ -147,23 +141,15 @@ def offline_reason() -> str | None:
     if mode in ("offline", "dryrun"):
         return f"WANDB_MODE={mode}"
     import wandb
+    from requests.utils import get_netrc_auth
 
     server = wandb.setup().settings.base_url
     if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):  # W&B exchanges it for a key
         return None
-    key = _api_key(urlparse(server).hostname or "")
-    return "no API key found" if key is None else server_fault(server, key)
-
-
-def _api_key(host: str) -> str | None:
-    """The key that `wandb.init` will find; unlike `wandb.login` this asks neither the user nor the server."""
-    if os.environ.get("WANDB_API_KEY"):
-        return os.environ["WANDB_API_KEY"]
-    try:
-        found = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return None if found is None else found[2]
+    # the key that `wandb.init` will find; unlike `wandb.login` this asks neither the user nor the server
+    _, of_netrc = get_netrc_auth(server) or (None, None)
+    key = os.environ.get("WANDB_API_KEY") or of_netrc
+    return server_fault(server, key) if key else "no API key found"
 
 
 def server_fault(server: str, key: str) -> str | None:

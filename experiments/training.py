@@ -122,7 +122,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
     """Checkpoints `last` and `best`, learning rate, speeds, images, and what a test leaves in the run's folder."""
     return [
         # first, so that the batch it stops before leaves no trace
-        LastCheckpoint(folder.last_checkpoint, folder.previous_checkpoint),
+        LastCheckpoint(folder),
         StopAtOnce(folder),
         StepSeeds(seed),
         FiniteGuard(),
@@ -148,13 +148,8 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
 def _loggers(built: Built, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> list[Logger]:
     """The run folder's own, beside the user's, or W&B's where nothing is said."""
     given = built.trainer["logger"]
-    if given in (None, True):
-        others = [wandb_logger(folder, config, record)]
-    elif given is False:
-        others = []
-    else:
-        others = list(given) if isinstance(given, list | tuple) else [given]
-    return [RunFolderLogger(folder), *(logger for logger in others if logger is not None)]
+    others = wandb_logger(folder, config, record) if given in (None, True) else given or None
+    return [RunFolderLogger(folder), *_as_list(others)]
 
 
 def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **arguments: Any) -> Trainer:

@@ -92,7 +92,7 @@ def _history(run: RunFolder, records: Iterable[Any]) -> list[Any]:
     """A record for each line of metrics.jsonl, and behind the lines of its step each row with media."""
     found = [row for record in records if record.HasField("history") and (row := _row(record.history))]
     times = {row.step: row.times for row in found}
-    rows = [_Row(*_of_line(line), {}) for line in run.metrics()]
+    rows = [_row_of_line(line) for line in run.metrics()]
     # a resumed run has logged the images after its checkpoint twice
     rows += {(row.step, tuple(sorted(path[0] for path in row.values))): row for row in found if row.is_media}.values()
     rows.sort(key=lambda row: row.step)  # keeps the order within a step
@@ -113,10 +113,9 @@ def _row(history: Any) -> _Row | None:
     return None if step is None else _Row(int(float(step)), values, times)
 
 
-def _of_line(line: Mapping[str, float]) -> tuple[int, Mapping[tuple[str, ...], str]]:
+def _row_of_line(line: Mapping[str, float]) -> _Row:
     # json writes NaN as W&B does
-    values: dict[tuple[str, ...], str] = {(name,): json.dumps(line[name]) for name in line if name != "step"}
-    return int(line["step"]), values
+    return _Row(int(line["step"]), {(name,): json.dumps(line[name]) for name in line if name != "step"}, {})
 
 
 def _history_record(number: int, values: Mapping[tuple[str, ...], str]) -> Any:

@@ -13,8 +13,7 @@ from beyondpixel.experiments.axes import AXES, EVALUATION_AXES
 from beyondpixel.experiments.compare.confounders import facts_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import read_arrays
-from beyondpixel.experiments.run.folder import RunFolder, find_runs
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,10 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     Raises:
         UserError: if a folder does not exist, or no run can be read.
     """
-    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
-    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
     lines: list[dict[str, Any]] = []
     scores: dict[str, None] = {}
     damaged = []
-    for run in found.values():
+    for run in find_runs(*folders):
         evaluations = [] if run.status == Status.DAMAGED else run.evaluations()
         for evaluation in (None, *evaluations):
             try:

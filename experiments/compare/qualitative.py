@@ -28,8 +28,7 @@ def draw_rows(comparison: Comparison, output: Path) -> None:
     """
     if len(comparison.tables) > 1:
         raise UserError(f"--grid compares rows of one table, got {', '.join(comparison.tables)}: name one folder")
-    scored = comparison.runs[comparison.runs[comparison.metric].notna() & comparison.runs["evaluation"].isna()]
-    first_runs = scored.groupby("row", sort=False).first()
+    first_runs = comparison.scored[comparison.scored["evaluation"].isna()].groupby("row", sort=False).first()
     rows = comparison.rows[comparison.rows["row"].isin(first_runs.index)].set_index("row")
     baseline, others = rows.index[rows["is_baseline"]], rows[~rows["is_baseline"]]
     if len(baseline) != 1 or not len(others):

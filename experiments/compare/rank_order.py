@@ -37,7 +37,7 @@ def rank_order(comparison: Comparison) -> RankOrder | None:
     rows = rows[rows[column].notna()]
     if len(rows) < LEAST_ROWS or rows[column].nunique() == 1:
         return None
-    scored = comparison.runs[comparison.runs[comparison.metric].notna()]
+    scored = comparison.scored
     groups = [scored[scored["row"] == row] for row in rows["row"]]
     theirs = rows[column].to_numpy(dtype=float)
     drawn = paired(*groups)

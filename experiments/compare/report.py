@@ -95,7 +95,7 @@ def _table(table: Table) -> str:
 
 def _gallery(comparison: Comparison) -> dict[str, Any]:
     """The images that the runs of one table saved of their test; it starts with the photo beside the best row."""
-    scored = comparison.runs[comparison.runs[comparison.metric].notna()]
+    scored = comparison.scored
     shown = scored if len(scored) <= MAX_RUNS else scored.groupby("row", sort=False).head(1).head(MAX_RUNS)
     scenes: dict[str, dict[str, str]] = {}
     colors: list[tuple[str, str]] = []

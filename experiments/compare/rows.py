@@ -59,6 +59,11 @@ class Comparison:
         damaged = self.damaged if name == self.tables[-1] else []
         return Comparison(self.metric, self.also, runs, rows, self.axes, damaged)
 
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The lines of `runs` that have a score."""
+        return self.runs[self.runs[self.metric].notna()]
+
     def statistics(self, score: str) -> pd.DataFrame:
         """`mean` and `std` over seeds of any score, a line a row in the order of `rows`."""
         grouped = self.runs.groupby(ROW, sort=False)[score].agg(["mean", "std"])

@@ -40,28 +40,17 @@ def find_checkpoint(ckpt_path: str | Path, config_file: Path | None = None) -> P
         config_file: the run's config.yaml.
 
     Raises:
-        UserError: if it is not said which run is meant, or as :func:`verify`.
+        UserError: if it is not said which run is meant, or as :func:`read_checkpoint`.
     """
-    if str(ckpt_path) not in NAMED or Path(ckpt_path).is_file():
-        return verify(ckpt_path)
-    if config_file is None:
-        raise UserError(f"--ckpt_path {ckpt_path}: of which run? Add --config RUN/config.yaml, or give the file's path")
-    return verify(Path(config_file).resolve().parent / "checkpoints" / f"{ckpt_path}.ckpt")
-
-
-def verify(path: str | Path) -> Path:
-    """Check that a checkpoint is whole and as it was written: every byte is read and compared with its checksum.
-
-    Torch's own reader does not compare the checksums (CRC-32) that `torch.save` writes, so it loads changed weights.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: if the file is missing, cut short, changed, no checkpoint, or holds more than plain values.
-    """
+    path = Path(ckpt_path)
+    if str(ckpt_path) in NAMED and not path.is_file():
+        if config_file is None:
+            raise UserError(
+                f"--ckpt_path {ckpt_path}: of which run? Add --config RUN/config.yaml, or give the file's path"
+            )
+        path = Path(config_file).resolve().parent / "checkpoints" / f"{ckpt_path}.ckpt"
     read_checkpoint(path)
-    return Path(path)
+    return path
 
 
 def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
@@ -80,7 +69,7 @@ def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
     problems = []
     for file in present:
         try:
-            verify(file)
+            read_checkpoint(file)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -95,10 +84,13 @@ def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint, verified, on the CPU; tensors are read when they are used.
+    """The content of a Lightning checkpoint on the CPU, if it is whole and as it was written.
+
+    Every byte is read and compared with its checksum: torch's own reader does not compare the checksums (CRC-32) that
+    `torch.save` writes, so it loads changed weights. Tensors are read again when they are used.
 
     Raises:
-        UserError: as :func:`verify`.
+        UserError: if the file is missing, cut short, changed, no checkpoint, or holds more than plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -147,7 +139,7 @@ def load_trained(
         config: the resolved config of its run; the one beside the checkpoint if None.
 
     Raises:
-        UserError: as :func:`verify`, if module or data cannot be built, or if the weights do not fit the module.
+        UserError: as :func:`read_checkpoint`, if module or data cannot be built, or the weights do not fit the module.
     """
     content = read_checkpoint(path)
     config = config_of(path) if config is None else config
@@ -163,8 +155,11 @@ def load_trained(
     module, data = built.module, built.datamodule
     assert isinstance(module, SegmentationModule)
     assert isinstance(data, SegmentationDataModule)
-    check_fits(path, module)
-    module.load_state_dict(content["state_dict"])
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError:
+        check_fits(path, module)  # which says what differs
+        raise
     return module.eval(), data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beyondpixel.datamodules.loading import available_cores
 from beyondpixel.experiments.inference.mean_field import timed_mean_field
 from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
 
@@ -61,6 +61,5 @@ class DenseCRF:
 
     @cached_property
     def _processes(self) -> ProcessPoolExecutor:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # forked copies of a process that holds threads or a GPU may hang
-        return ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn"))
+        return ProcessPoolExecutor(available_cores(), mp_context=multiprocessing.get_context("spawn"))

@@ -15,7 +15,7 @@ from typing import Any
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.checkpoint_files import checksum, trained_checksum
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import verify
+from beyondpixel.experiments.inference.checkpoints import read_checkpoint
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import RunFolder
@@ -40,7 +40,6 @@ def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
     Raises:
         UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the inferer is unknown.
     """
-    parse_inferer(inferer)
     if not run.status.is_finished:
         raise UserError(f"{run.path} is not trained (its state is {run.status}): launch it first")
     folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, inferer=inferer)
@@ -68,7 +67,7 @@ def evaluate_checkpoint(
     from beyondpixel.experiments.training import evaluate
 
     options = None if inferer is None else parse_inferer(inferer)
-    verify(checkpoint)
+    read_checkpoint(checkpoint)
     run = RunFolder(checkpoint.resolve().parent.parent)
     reason = _why_not_kept(stage, run, checkpoint, config, inferer)
     if reason is not None:

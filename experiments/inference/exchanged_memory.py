@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,37 +11,34 @@ from torch import Tensor
 from beyondpixel.experiments.errors import UserError
 
 
-@dataclass(frozen=True)
-class ExchangedMemory:
+@torch.no_grad()
+def exchanged_memory(images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
     """Predict while each class has the memory of the one before it, the first that of the last.
 
     The score falls if the network uses what its memory says of a class, and stays if the memory is no more than
     further parameters. Afterwards the memory is as it was.
 
+    Returns:
+        Logits (N, C, H, W) of normalized images (N, 3, H, W).
+
+    Raises:
+        UserError: if the network is no MCIBIModule with a memory.
+
     Example:
         >>> from beyondpixel.lightning_modules import MCIBIModule
         >>> module = MCIBIModule(num_classes=4, encoder="resnet18", channels=32, attention_channels=16).eval()
-        >>> ExchangedMemory()(torch.zeros(1, 3, 33, 47), module).shape
+        >>> exchanged_memory(torch.zeros(1, 3, 33, 47), module).shape
         torch.Size([1, 4, 33, 47])
     """
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (N, C, H, W) of normalized images (N, 3, H, W).
-
-        Raises:
-            UserError: if the network is no MCIBIModule with a memory.
-        """
-        module: Any = network
-        memory = getattr(getattr(module, "network", None), "memory", None)
-        if memory is None:
-            raise UserError(
-                "inferer 'memory:exchanged': expected MCIBIModule with memory 'features' or 'statistics', got "
-                f"{type(network).__name__}, which has no memory of classes"
-            )
-        own = {name: state.clone() for name, state in memory.state_dict().items()}
-        try:
-            memory.load_state_dict({name: state.roll(1, dims=0) for name, state in own.items()})
-            return network(images)
-        finally:
-            memory.load_state_dict(own)
+    memory: Any = getattr(getattr(network, "network", None), "memory", None)
+    if memory is None:
+        raise UserError(
+            "inferer 'memory:exchanged': expected MCIBIModule with memory 'features' or 'statistics', got "
+            f"{type(network).__name__}, which has no memory of classes"
+        )
+    own = {name: state.clone() for name, state in memory.state_dict().items()}
+    try:
+        memory.load_state_dict({name: state.roll(1, dims=0) for name, state in own.items()})
+        return network(images)
+    finally:
+        memory.load_state_dict(own)

@@ -13,7 +13,7 @@ from torch import Tensor
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.crf import DenseCRF
-from beyondpixel.experiments.inference.exchanged_memory import ExchangedMemory
+from beyondpixel.experiments.inference.exchanged_memory import exchanged_memory
 from beyondpixel.experiments.inference.mean_field import import_package
 from beyondpixel.experiments.inference.sliding import DEFAULT_OVERLAP, SlidingWindow
 from beyondpixel.experiments.inference.tta import TestTimeAugmentation
@@ -68,7 +68,7 @@ class InfererOptions:
         crf_steps: mean-field steps of the CRF, or None for none.
     """
 
-    memory: ExchangedMemory | None = None
+    memory: Inferer | None = None
     window: SlidingWindow | None = None
     tta: TestTimeAugmentation | None = None
     crf_steps: int | None = None
@@ -171,10 +171,10 @@ def _parse_tta(arguments: list[str]) -> TestTimeAugmentation:
     return TestTimeAugmentation(scales, flip="flip" in arguments)
 
 
-def _parse_memory(arguments: list[str]) -> ExchangedMemory:
+def _parse_memory(arguments: list[str]) -> Inferer:
     if arguments != ["exchanged"]:
         raise ValueError(f"expected memory:exchanged, got {' '.join(arguments) or 'nothing'!r}")
-    return ExchangedMemory()
+    return exchanged_memory
 
 
 def _number(text: str, kind: type, name: str) -> Any:

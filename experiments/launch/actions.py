@@ -15,8 +15,7 @@ from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
 from beyondpixel.experiments.launch.queue import Queue, death_of
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.resume import differences
-from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
 
 Kind = Literal["keep", "leave", "failed", "start", "resume", "replace"]
 WORK: tuple[Kind, ...] = ("start", "resume", "replace")
@@ -80,7 +79,8 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
     if holder is not None:
         return Action("leave", f"{Status.RUNNING}, {holder}")
     try:
-        state, config = _read(run.folder)
+        state, config = run.folder.state, run.folder.config
+        _ = run.folder.record, run.folder.summary
     except DamagedRunError as error:
         seen = _state(run.folder)
         damaged = Action("failed", str(error), seen, damaged=True)
@@ -164,23 +164,6 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
         status = Status.TRAINED if finished else Status.QUEUED
         no_job = dict.fromkeys(former.keys() & {"job", "job_log"})  # of an earlier launch
         folder.update_state(**{"status": status, **no_job, **state})
-
-
-def _read(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State and config of a run, each file read once.
-
-    Raises:
-        DamagedRunError: if one of its files cannot be read.
-    """
-    if not folder.path.exists():
-        return {"status": Status.NEW.value}, {}
-    state = folder.state
-    try:
-        Status(state["status"])
-    except ValueError as error:
-        raise DamagedRunError(folder.path / "state.json", f"unknown status {state['status']!r}") from error
-    _ = folder.record, folder.summary
-    return state, folder.config
 
 
 def _state(folder: RunFolder) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 
 from beyondpixel.datamodules.options import batch_size_of_process
 from beyondpixel.experiments.build import build_all, build_data
+from beyondpixel.experiments.disk_space import closest_existing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.launch.lock import RunLock
@@ -33,7 +34,7 @@ OF_TRAINING = frozenset(inspect.signature(SegmentationModule.__init__).parameter
 
 def check_output(output: Path) -> list[str]:
     """Whether files can be made and locked in a folder, or where it will be made; nothing is left behind."""
-    parent = _existing(output)
+    parent = closest_existing(output)
     try:
         if not parent.is_dir():
             raise NotADirectoryError(0, f"{parent} is a file")
@@ -58,14 +59,14 @@ def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str]
     Returns:
         What is wrong, a sentence for each different thing; and the bytes of a checkpoint, by the row's name.
     """
-    errors = _errors(runs, _data_key, _check_data)
+    errors = _errors(runs, lambda run: [run.config["data"], _processes(run)], _check_data)
     sizes: dict[str, int] = {}
-    for group in _groups(runs, _network_key):
+    for group in _groups(runs, _network_of):
         found, size = _check_networks(group)
         errors += found
         sizes |= dict.fromkeys((run.spec.name for run in group), size)
-    errors += _errors(fresh, _weights_key, _check_weights)
-    errors += _errors(runs, lambda run: run.spec.evaluations, _check_evaluations)
+    errors += _errors(fresh, lambda run: list(map(_arguments(run).get, ("encoder", "encoder_weights"))), _check_weights)
+    errors += _errors(runs, lambda run: run.spec.evaluations, lambda run: [*map(parse_inferer, run.spec.evaluations)])
     first_runs: dict[str, Run] = {}
     for run, text in errors:
         first_runs.setdefault(text, run)
@@ -84,7 +85,7 @@ def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> 
         What is wrong, if they do not fit; and how many bytes they take.
     """
     needed = sum(_still_to_write(run, sizes[run.spec.name]) for run in runs)
-    free = shutil.disk_usage(_existing(output)).free
+    free = shutil.disk_usage(closest_existing(output)).free
     need, have = (f"{count / 1e9:.1f} GB" for count in (needed, free))
     error = (
         f"--output {output}: the runs need about {need} (each its checkpoints `last`, `previous`, `best` and one being "
@@ -93,16 +94,15 @@ def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> 
     return [error] if needed > free else [], f"{need} of {have} that are free"
 
 
-def _groups(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
-    groups: dict[Hashable, list[Run]] = {}
+def _groups(runs: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    """Runs of which a part of their configs, or some of its values, are equal."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(key(run), []).append(run)
+        groups.setdefault(json.dumps(key(run), default=str), []).append(run)
     return list(groups.values())
 
 
-def _errors(
-    runs: Iterable[Run], key: Callable[[Run], Hashable], check: Callable[[Run], object]
-) -> list[tuple[Run, str]]:
+def _errors(runs: Iterable[Run], key: Callable[[Run], Any], check: Callable[[Run], object]) -> list[tuple[Run, str]]:
     """What is wrong with runs; of those with the same key only the first is checked."""
     errors = []
     for run, *_ in _groups(runs, key):
@@ -117,21 +117,9 @@ def _arguments(run: Run) -> dict[str, Any]:
     return dict(run.config["model"].get("init_args") or {})
 
 
-def _data_key(run: Run) -> Hashable:
-    return json.dumps([run.config["data"], _processes(run)], default=str)
-
-
-def _network_key(run: Run) -> Hashable:
+def _network_of(run: Run) -> list[Any]:
     arguments = {key: value for key, value in _arguments(run).items() if key not in OF_TRAINING}
-    return json.dumps([run.config["model"]["class_path"], arguments], default=str)
-
-
-def _loss_key(run: Run) -> Hashable:
-    return json.dumps(_arguments(run).get("loss"), default=str)
-
-
-def _weights_key(run: Run) -> Hashable:
-    return _arguments(run).get("encoder"), _arguments(run).get("encoder_weights")
+    return [run.config["model"]["class_path"], arguments]
 
 
 def _processes(run: Run) -> int:
@@ -157,7 +145,9 @@ def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
         return [(runs[0], str(error))], 0
     errors: list[tuple[Run, str]] = []
     if isinstance(module, SegmentationModule):
-        errors = _errors(runs, _loss_key, lambda run: module.configure_loss(_arguments(run)["loss"]))
+        errors = _errors(
+            runs, lambda run: _arguments(run).get("loss"), lambda run: module.configure_loss(_arguments(run)["loss"])
+        )
     weights = sum(value.numel() * value.element_size() for value in module.parameters())
     buffers = sum(value.numel() * value.element_size() for value in module.buffers())
     return errors, 2 * weights + buffers  # each weight has a momentum
@@ -178,16 +168,6 @@ def _check_weights(run: Run) -> None:
         build_encoder(given["encoder"], output_stride=given["output_stride"], weights=given["encoder_weights"])
 
 
-def _check_evaluations(run: Run) -> None:
-    for words in run.spec.evaluations:
-        parse_inferer(words)
-
-
 def _still_to_write(run: Run, checkpoint: int) -> int:
     there = sum(file.stat().st_size for file in (run.folder.path / "checkpoints").glob("*.ckpt"))
     return max(0, CHECKPOINTS * checkpoint + BYTES_BESIDE_CHECKPOINTS - there)
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())

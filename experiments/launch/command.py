@@ -165,7 +165,7 @@ def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) ->
     """Do runs on this machine; what went wrong, in sentences."""
     from beyondpixel.experiments.launch.local import run_locally
     from beyondpixel.experiments.launch.progress import Progress
-    from beyondpixel.experiments.run.status import Status
+    from beyondpixel.experiments.run.folder import Status
 
     progress = Progress([run for run, _ in work], console)
     try:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from beyondpixel.experiments.disk_space import describe_full_disk, full_disk_error
+from beyondpixel.datamodules.loading import available_cores
+from beyondpixel.experiments.disk_space import describe_failed_write
 from beyondpixel.experiments.errors import STOPPED, UserError
 from beyondpixel.experiments.job import HELD
 from beyondpixel.experiments.launch.actions import Action, take
@@ -20,9 +20,8 @@ from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.launch.queue import environment_outside_allocation
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.run.folder import DamagedRunError
+from beyondpixel.experiments.run.folder import DamagedRunError, Status
 from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
-from beyondpixel.experiments.run.status import Status
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
@@ -53,8 +52,7 @@ def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Seq
         raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give as many or fewer, or 0 to run on the CPU")
     if not found:
         number = jobs or 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
         return [{"OMP_NUM_THREADS": threads} if number > 1 else {} for _ in range(number)]
     groups = [",".join(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
     # more jobs than groups share GPUs, which pays for small models
@@ -149,7 +147,7 @@ def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) 
         progress.ended(run, Status.RUNNING, str(error))
         return None
     except OSError as error:
-        progress.ended(run, Status.FAILED, _record(run, Status.FAILED, _explain(error, run)))
+        progress.ended(run, Status.FAILED, _record(run, Status.FAILED, describe_failed_write(error, run.folder.path)))
         return None
     progress.started(run, f"process {process.pid}")
     return _Process(run, slot, process)
@@ -184,13 +182,6 @@ def _record(run: Run, status: Status, error: str) -> str:
         run.folder.remove_temporary_files()
         run.folder.update_state(status=status, error=error)
     return error
-
-
-def _explain(error: OSError, run: Run) -> str:
-    file = Path(error.filename or run.folder.path)
-    if full_disk_error(error) is None:
-        return f"{file} could not be written: {error.strerror}"
-    return describe_full_disk(error, run.folder.path)
 
 
 def _stop(running: Sequence[_Process], progress: Progress) -> None:

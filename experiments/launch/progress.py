@@ -11,8 +11,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
 
 SECONDS_BETWEEN_LINES = 60.0
 COLUMNS = (

@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,9 +64,8 @@ class Queue:
             return self._jobs[number].state
         array = number.partition("_")[0]
         if array not in self._accounts:
-            said = ask(
-                "sacct", "--noheader", "--parsable2", "--allocations", "--format", "JobID,State", "--jobs", array
-            )
+            wanted = ("--noheader", "--parsable2", "--allocations", "--format", "JobID,State")
+            said = ask("sacct", *wanted, "--jobs", array) or ""
             entries = (line.split("|") for line in said.splitlines() if "|" in line)
             # it says by whom a job was cancelled
             self._accounts[array] = {entry[0].strip(): entry[1].split()[0] for entry in entries if entry[1].strip()}
@@ -76,8 +74,8 @@ class Queue:
     @cached_property
     def _jobs(self) -> dict[str, Job]:
         wanted = ("--noheader", "--array", "--states=all", "--user", getpass.getuser())
-        lines = ask("squeue", *wanted, "--format", "%i|%T|%r").splitlines()
-        jobs = (Job(*line.strip().split("|", 2)) for line in lines if line.count("|") > 1)
+        said = ask("squeue", *wanted, "--format", "%i|%T|%r") or ""
+        jobs = (Job(*line.strip().split("|", 2)) for line in said.splitlines() if line.count("|") > 1)
         return {job.number: job for job in jobs}
 
 
@@ -101,17 +99,8 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
     return f"SLURM job {number} ended before the run began: {said} ({log})"
 
 
-def ask(*command: str) -> str:
-    """What one of SLURM's programs says; nothing if there is none or it fails."""
-    return _said(command) or ""
-
-
-def tell(*command: str) -> bool:
-    """Have one of SLURM's programs do something; whether it did."""
-    return _said(command) is not None
-
-
-def _said(command: Sequence[str]) -> str | None:
+def ask(*command: str) -> str | None:
+    """What one of SLURM's programs says; None if there is none or it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (subprocess.SubprocessError, OSError):

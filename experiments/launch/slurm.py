@@ -22,7 +22,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.launch.lock import HeldError
-from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation, tell
+from beyondpixel.experiments.launch.queue import ask, environment_outside_allocation
 from beyondpixel.experiments.launch.slurm_job import SlurmRun
 from beyondpixel.experiments.plan import Run
 
@@ -79,7 +79,7 @@ def check_slurm(partition: str | None) -> list[str]:
             f"--executor slurm: {', '.join(missing)} cannot be found; launch on a node from which jobs are submitted, "
             "or leave --executor away to run here"
         )
-    known = list(dict.fromkeys(ask("sinfo", "--noheader", "--format", "%R").split()))
+    known = list(dict.fromkeys((ask("sinfo", "--noheader", "--format", "%R") or "").split()))
     if partition and known and not set(partition.split(",")) <= set(known):
         errors.append(f"--partition {partition}: SLURM has no such partition; it has {', '.join(known)}")
     return errors
@@ -112,7 +112,7 @@ def submit(
     Raises:
         UserError: if SLURM refuses a job; those before it go on.
     """
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
     size = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_SIZE
     # a new folder, as a cluster that was set up anew gives the same job numbers again
     folder = output.absolute() / "slurm" / secrets.token_hex(4)
@@ -130,13 +130,15 @@ def submit(
             raise UserError(f"{error}; {before if arrays else 'nothing was started'}") from error
         arrays.append(numbers[0].partition("_")[0])
         # no job finds a run unprepared, and one that SLURM refuses leaves all runs as they were
-        with _cancelled_on_error(arrays[-1]):
+        try:
             for (run, action), number in zip(part, numbers, strict=True):
-                state = {"job": number, "job_log": str(folder / f"{number}_0_log.err")}
-                say(_hand_over(run, action, keep=keep, **state))
+                say(_hand_over(run, action, job=number, log=folder / f"{number}_0_log.err", keep=keep))
+        except BaseException:
+            ask("scancel", arrays[-1])
+            raise
         begin = parameters["additional_parameters"].get("begin", "now")
         release = ("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
-        if not tell(*release):
+        if ask(*release) is None:
             say(f"SLURM did not take the jobs' time to begin: they wait an hour, or for: {' '.join(release)}")
     say(f"Watch them with: squeue --job {','.join(arrays)}; the same command with --dry-run shows each run")
     say(f"Cancel them with: scancel {' '.join(arrays)}; launched again, they resume from their checkpoints")
@@ -158,23 +160,14 @@ def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[st
     return [job.job_id for job in submitted]
 
 
-def _hand_over(run: Run, action: Action, *, job: str, **state: str) -> str:
+def _hand_over(run: Run, action: Action, *, job: str, log: Path, keep: str) -> str:
     """Prepare a run for its job, or cancel the job of one that somebody else has; what was done."""
     try:
-        take(run, action, job=job, **state)
+        take(run, action, keep=keep, job=job, job_log=str(log))
     except HeldError as error:
         ask("scancel", job)
         return f"{run.name} is left alone: {error}"
     return f"{run.name} is SLURM job {job}, log: {run.folder.log_file}"
-
-
-@contextmanager
-def _cancelled_on_error(array: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        ask("scancel", array)
-        raise
 
 
 @contextmanager

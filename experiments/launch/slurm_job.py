@@ -16,9 +16,8 @@ from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.job import HELD, run_job
 from beyondpixel.experiments.launch.lock import HeldError
 from beyondpixel.experiments.launch.queue import ask
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import process_rank
-from beyondpixel.experiments.run.status import Status
 
 
 @dataclass
@@ -79,7 +78,8 @@ def _progress(folder: RunFolder) -> tuple[int, bool, int]:
 
 def _is_being_ended() -> bool:
     """Whether SLURM has cancelled or requeued this job already, so that it must not be requeued once more."""
-    found = re.search(r"JobState=(\w+)", ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]))
+    said = ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    found = re.search(r"JobState=(\w+)", said or "")
     return found is not None and found[1] != "RUNNING"
 
 

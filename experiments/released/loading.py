@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pooch
-import yaml
 
 from beyondpixel import lightning_modules
 from beyondpixel.datamodules.fetching import fetch
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import suggestion
+from beyondpixel.experiments.yaml_files import read_yaml
 from beyondpixel.lightning_modules import SegmentationModule
 
 ENTRIES = Path(__file__).parent
@@ -69,8 +69,7 @@ def read_entry(name: str | Path) -> dict[str, Any]:
     if not file.is_file():
         released = [entry.stem for entry in sorted(ENTRIES.glob("*.yaml"))]
         raise UserError(f"no released network {name}; {suggestion(name, released)}")
-    entry: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return entry
+    return read_yaml(file)
 
 
 def score(module: SegmentationModule, entry: Mapping[str, Any]) -> dict[str, float]:

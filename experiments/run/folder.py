@@ -28,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,8 +37,25 @@ import yaml
 from beyondpixel.experiments.disk_space import writing
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.natural_order import natural_order
-from beyondpixel.experiments.run.status import Status
 from beyondpixel.experiments.yaml_files import SafeLoader, check_depth
+
+
+class Status(StrEnum):
+    """What is known of a run, in the words that state.json, the launcher and all tables use."""
+
+    NEW = "new"  # nothing was started
+    QUEUED = "queued"  # handed to a scheduler
+    RUNNING = "running"
+    STOPPED = "stopped"  # by a signal or a time limit, with a checkpoint: it can be resumed
+    FAILED = "failed"
+    TRAINED = "trained"  # its test or an evaluation is missing
+    DONE = "done"
+    DAMAGED = "damaged"  # a file of its folder cannot be read
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a trained model that must not be replaced unasked."""
+        return self in (Status.TRAINED, Status.DONE)
 
 
 class DamagedRunError(UserError):
@@ -141,7 +159,10 @@ class RunFolder:
     @property
     def state(self) -> dict[str, Any]:
         """`status`, `step`, `max_steps`, `error`, and `job` of a SLURM job (state.json)."""
-        return {"status": Status.NEW.value, **self._read("state.json")}
+        state = {"status": Status.NEW.value, **self._read("state.json")}
+        if state["status"] not in list(Status):
+            raise DamagedRunError(self.path / "state.json", f"unknown status {state['status']!r}")
+        return state
 
     def update_state(self, **changes: Any) -> None:
         """Change some entries of the state and keep the others; a damaged state is replaced."""
@@ -160,13 +181,9 @@ class RunFolder:
     def damage(self) -> str | None:
         """What cannot be read, and what to do about it; None for a sound folder."""
         try:
-            state = self.state
-            Status(state["status"])
-            _ = self.record, self.config, self.summary
+            _ = self.state, self.record, self.config, self.summary
         except DamagedRunError as error:
             return str(error)
-        except ValueError:
-            return str(DamagedRunError(self.path / "state.json", f"unknown status {state['status']!r}"))
         return None
 
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
@@ -255,13 +272,22 @@ def _with_nan(content: dict[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in content.items()}
 
 
-def find_runs(folder: str | Path) -> list[RunFolder]:
-    """All trained runs at or below a folder, without their evaluations, in the natural order of their paths.
+def find_runs(*folders: str | Path) -> list[RunFolder]:
+    """All trained runs at or below some folders, each once, without their evaluations, in the natural order of paths.
+
+    Raises:
+        UserError: if a folder is not there.
 
     Example:
         >>> import tempfile
         >>> find_runs(tempfile.mkdtemp())
         []
     """
-    files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
-    return [RunFolder(file.parent) for file in sorted(files, key=natural_order)]
+    missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
+    if missing:
+        raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
+    runs: dict[Path, RunFolder] = {}
+    for folder in folders:
+        files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
+        runs |= {file.parent.resolve(): RunFolder(file.parent) for file in sorted(files, key=natural_order)}
+    return list(runs.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -27,29 +26,25 @@ PACKAGES = (
 
 def git_commit() -> str | None:
     """The commit of the checkout this code runs from, with `-dirty` behind it if files differ; None outside git."""
-    try:
-        # an installed copy may lie inside somebody else's repository: then it is not tracked there
-        _git("ls-files", "--error-unmatch", Path(__file__).name)
-        dirty = _git("status", "--porcelain", "--untracked-files=no")
-        return _git("rev-parse", "HEAD").strip() + ("-dirty" if dirty else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
+    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return None if commit is None or dirty is None else commit.strip() + ("-dirty" if dirty else "")
 
 
 def uncommitted_changes() -> str:
     """How the checkout that this code runs from differs from its commit, as a patch; empty where it does not."""
+    return _git("diff", "HEAD") or ""
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in this code's checkout; None where there is none, or git does not answer."""
+    command = ("git", "-C", str(Path(__file__).parent))
+    settings: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 10}
     try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)
-        return _git("diff", "HEAD")
+        # an installed copy may lie inside somebody else's repository: then it is not tracked there
+        subprocess.run([*command, "ls-files", "--error-unmatch", Path(__file__).name], check=True, **settings)
+        return str(subprocess.run([*command, *arguments], check=True, **settings).stdout)
     except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(
-        command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=10
-    ).stdout
+        return None
 
 
 def device_name(device: torch.device) -> str:
@@ -86,7 +81,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu_threads": torch.get_num_threads() or os.cpu_count(),
+        "cpu_threads": torch.get_num_threads(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": packages,
     }

@@ -10,8 +10,7 @@ from pytorch_lightning import Trainer
 from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
-from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import RunFolder, Status
 
 NUM_TEST = 5
 

@@ -20,7 +20,6 @@ from beyondpixel.experiments.inference.checkpoints import (
     load_trained,
     newest_whole_checkpoint,
     read_checkpoint,
-    verify,
 )
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import DeepLabModule
@@ -32,7 +31,7 @@ def test_cut_short(run: RunFolder) -> None:
         run.last_checkpoint.write_bytes(whole[:length])
         message = rf"last.ckpt is damaged or no checkpoint \({length:,} bytes; was it cut short"
         with pytest.raises(UserError, match=message):
-            verify(run.last_checkpoint)
+            read_checkpoint(run.last_checkpoint)
         with pytest.raises(UserError, match=message):
             load_trained(run.last_checkpoint, run.config)
 

@@ -20,8 +20,7 @@ from beyondpixel.experiments.inference.crf import DenseCRF
 from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.inference.mean_field import mean_field
-from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.lightning_modules.callbacks import InferenceTime
 from beyondpixel.lightning_modules.metrics import MeanIoU
 

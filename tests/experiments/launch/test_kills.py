@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from beyondpixel.experiments.job import run_job
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import Status
 
 FULL = os.environ.get("BEYONDPIXEL_FAULTS") == "full"
 RUNS, KILLS = (16, 50) if FULL else (1, 2)

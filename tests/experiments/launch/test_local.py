@@ -23,7 +23,7 @@ from beyondpixel.experiments.launch.local import Slot, make_slots, run_locally
 from beyondpixel.experiments.launch.lock import RunLock
 from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import Status
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

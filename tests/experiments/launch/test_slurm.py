@@ -26,8 +26,7 @@ from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, read_opt
 from beyondpixel.experiments.launch.queue import Queue
 from beyondpixel.experiments.launch.slurm import split_into_chunks, submit
 from beyondpixel.experiments.plan import Run, plan_runs
-from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import RunFolder, Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -69,7 +68,7 @@ def job(path, *, patience=0):
         signal.signal(signal.SIGUSR2, submitits)
         folder.update_state(status="stopped" if asked else "done")
     if asked:
-        raise Stopped(asked[0])
+        raise Stopped(asked[0].name)
 """
 
 

@@ -9,8 +9,7 @@ import torch
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resume import checkpoint_to_resume
-from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, find_runs, write_atomically
-from beyondpixel.experiments.run.status import Status
+from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status, find_runs, write_atomically
 
 CONFIG = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"max_steps": 5}}
 
