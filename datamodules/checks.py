@@ -3,7 +3,6 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from beyondpixel.datamodules.base import SegmentationDataModule
-from beyondpixel.datamodules.datasets.base import Sample
+from beyondpixel.datamodules.datasets.base import Sample, read_all
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 
@@ -105,18 +104,9 @@ def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool)
         except DataError as error:
             return SplitReport(split, error=str(error))
     noted = [str(warning.message) for warning in caught]
-
-    def look(index: int) -> _Seen | str:
-        try:
-            return _look(dataset.read(index))
-        except BadFileError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(look, range(len(dataset)))
-        description = f"Checking {datamodule.dataset_name} {split}"
-        seen = list(track(results, description, total=len(dataset), disable=not progress))
-    faults = [entry for entry in seen if isinstance(entry, str)]
+    description = f"Checking {datamodule.dataset_name} {split}"
+    seen = list(track(read_all(dataset, _look), description, total=len(dataset), disable=not progress))
+    faults = [str(entry) for entry in seen if isinstance(entry, BadFileError)]
     good = [entry for entry in seen if isinstance(entry, _Seen)]
     if not good:
         return SplitReport(split, faults=faults, remedy=dataset.remedy, warnings=noted)

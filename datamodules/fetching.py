@@ -45,7 +45,7 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
     part = target.with_name(f"{target.name}.part")
     failures = []
     for url in urls:
-        download = _FileCopy() if url.startswith("file:") else _ResumingDownload(part, progress, wait_s)
+        download = _copy_file if url.startswith("file:") else _ResumingDownload(part, progress, wait_s)
         try:
             pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=download)
             return
@@ -63,11 +63,9 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
     )
 
 
-class _FileCopy:
+def _copy_file(url: str, output_file: str, pooch: Any) -> None:
     """Downloader for file addresses, which pooch does not know."""
-
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        shutil.copyfile(unquote(urlsplit(url).path), output_file)
+    shutil.copyfile(unquote(urlsplit(url).path), output_file)
 
 
 class _ResumingDownload:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from beyondpixel.datamodules.datasets.errors import DataError, data_error
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
-from beyondpixel.datamodules.transforms import Augmentation, pad
+from beyondpixel.datamodules.transforms import TrainingTransform, pad
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class AugmentedDataset(Dataset["Sample | Failure"]):
         seed: The seed of the augmentation.
     """
 
-    def __init__(self, dataset: SegmentationDataset, *, augment: Augmentation | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, *, augment: TrainingTransform | None = None, seed: int = 0
+    ) -> None:
         self.dataset = dataset
         self.augment = augment
         self.seed = seed
@@ -151,13 +153,6 @@ def _worker_deaths_raise(workers: int) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-class LoaderState(TypedDict):
-    """Position in a pass over the training data."""
-
-    epoch: int
-    batch: int
-
-
 class ResumableLoader(SampleLoader):
     """A training loader that continues in the middle of an epoch.
 
@@ -176,7 +171,7 @@ class ResumableLoader(SampleLoader):
     ) -> None:
         super().__init__(dataset, **arguments)
         self._batches_done = batches_done
-        self._loaded: LoaderState | None = None
+        self._loaded: dict[str, int] | None = None
         self._batch = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -201,12 +196,12 @@ class ResumableLoader(SampleLoader):
         self.sampler.start_at(self._batch)
         return self._batch
 
-    def state_dict(self) -> LoaderState:
-        """The epoch and the number of its batches that were handed out."""
+    def state_dict(self) -> dict[str, int]:
+        """`epoch`, and `batch`, the number of its batches that were handed out."""
         epoch = self.sampler.epoch if isinstance(self.sampler, TrainingSampler) else 0
         return {"epoch": epoch, "batch": self._batch}
 
-    def load_state_dict(self, state: LoaderState) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next pass where `state` was taken."""
         self._loaded = state
         if isinstance(self.sampler, TrainingSampler):

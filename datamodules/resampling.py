@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -71,12 +71,8 @@ class Rescale:
 
     def mask(self, mask: Pixels) -> Pixels:
         """Resample a mask, uint8 (H, W): the nearest pixel, exactly as Pillow's NEAREST."""
-        if mask.shape == self.scaled:
-            return mask[self.rows, self.columns]
-        rows, columns = (_nearest(size, scaled) for size, scaled in zip(mask.shape, self.scaled, strict=True))
-        # rows are copied as blocks, columns pixel by pixel, so columns are taken as rows of the transposed mask
-        transposed = cv2.transpose(mask.take(rows[self.rows], axis=0)).take(columns[self.columns], axis=0)
-        return np.asarray(cv2.transpose(transposed), dtype=np.uint8)
+        scaled = cv2.resize(mask, self.scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(scaled[self.rows, self.columns], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +94,3 @@ def _source(size: int, scaled: int, kept: slice) -> _Source:
     needed = slice(first * size // scaled, min(size, math.ceil(stop * size / scaled + support) + 1))
     # a little more than the factor: torch rounds the product with the length down, which may be a whole number
     return _Source(needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first))
-
-
-def _nearest(size: int, scaled: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """The source pixel of each scaled pixel of an axis."""
-    steps = np.full(scaled, size / scaled)
-    steps[0] /= 2
-    # Pillow adds up its sample points as well, so those between two pixels are rounded alike
-    return np.add.accumulate(steps).astype(np.intp).clip(max=size - 1)

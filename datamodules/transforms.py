@@ -6,7 +6,7 @@ Masks are moved pixel by pixel (nearest neighbor), and whatever is not image get
 import os
 import random
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 # albumentations asks a server for its newest version when it is imported, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -21,13 +21,6 @@ from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 from beyondpixel.datamodules.resampling import Resampling, Rescale, Size
 
 CROP_ATTEMPTS = 10
-
-
-class Augmentation(Protocol):
-    """From a sample and a seed to an augmented sample; the same seed gives the same pixels."""
-
-    def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Augment."""
 
 
 class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
@@ -162,7 +155,7 @@ class TrainingTransform:
         self._compose = A.Compose(steps)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Augment `sample`, which stays as it is."""
+        """Augment `sample`, which stays as it is; the same seed gives the same pixels."""
         # set_random_seed would give every transform a generator of its own with the same seed, and so the same draws
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         arrays: Mapping[str, Pixels]

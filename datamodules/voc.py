@@ -83,7 +83,7 @@ class VOCDataModule(SegmentationDataModule):
         listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         masks = {"trainaug": "SegmentationClassAug", "test": None}.get(split, "SegmentationClass")
         remedy = self._remedy(split)
-        needed = [path for path in (listing, folder / "JPEGImages", folder / masks if masks else folder) if path]
+        needed = (listing, folder / "JPEGImages", folder / (masks or ""))
         absent = [str(path.relative_to(folder)) for path in needed if not path.exists()]
         if absent:
             raise data_error(

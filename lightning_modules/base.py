@@ -156,9 +156,6 @@ class SegmentationModule(HubModule):
         hparams = self.hparams
         relative = parameter_groups(
             self.network,
-            encoder=getattr(self.network, "encoder", None),
-            lr=1.0,
-            weight_decay=1.0,
             head_lr_multiplier=hparams["head_lr_multiplier"],
             decay_norm_and_bias=hparams["decay_norm_and_bias"],
             loss=self.loss,

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.networks import MCIBI
+from beyondpixel.lightning_modules.networks.context_network import check_choice
 from beyondpixel.lightning_modules.schedules import annealed_momentum
 from beyondpixel.losses.functional import cross_entropy
 
@@ -68,10 +69,7 @@ class MCIBIModule(SegmentationModule):
         Raises:
             ValueError: for an argument out of range.
         """
-        if memory_momentum_rule not in ("poly", "lr", "constant"):
-            raise ValueError(
-                f"memory_momentum_rule must be one of 'poly', 'lr', 'constant', got {memory_momentum_rule!r}"
-            )
+        check_choice("memory_momentum_rule", memory_momentum_rule, ("poly", "lr", "constant"))
         if not 0 <= memory_momentum <= 1:
             raise ValueError(f"memory_momentum must be in [0, 1], got {memory_momentum}")
         if consistency_from_epoch is not None and network.get("memory") == "statistics":

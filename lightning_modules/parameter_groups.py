@@ -12,9 +12,6 @@ _DECAYED = (_ConvNd, nn.Linear)
 def parameter_groups(
     network: nn.Module,
     *,
-    encoder: nn.Module | None,
-    lr: float,
-    weight_decay: float,
     head_lr_multiplier: float = 1.0,
     decay_norm_and_bias: bool = False,
     loss: nn.Module | None = None,
@@ -23,41 +20,39 @@ def parameter_groups(
 
     Weight decay acts on the weights of convolutions and linear layers only; norm layers, biases and everything else go
     without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). With ``decay_norm_and_bias`` it acts on
-    all of them (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). What is not in ``encoder`` is the head
-    and learns ``head_lr_multiplier`` times faster. Each group has a ``name``, which
+    all of them (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). What is not in the network's submodule
+    ``encoder`` is the head and learns ``head_lr_multiplier`` times faster. Each group has a ``name``, which
     :class:`~pytorch_lightning.callbacks.LearningRateMonitor` puts into the logged key.
 
     Args:
-        network: the module to train.
-        encoder: its pretrained part, a submodule of ``network``; None if there is none, then all is ``network/…`` and
-            learns at ``lr``.
-        lr: base learning rate, that of the encoder.
-        weight_decay: the decay of convolution and linear weights.
-        head_lr_multiplier: ratio of the head's learning rate to ``lr``.
+        network: the module to train; without a submodule ``encoder`` all is ``network/…`` and learns at one rate.
+        head_lr_multiplier: ratio of the head's learning rate to the encoder's.
         decay_norm_and_bias: whether weight decay acts on norm layers and biases, too.
-        loss: a loss with trainable parameters of its own; they learn at ``lr`` without weight decay.
+        loss: a loss with trainable parameters of its own; they learn like the encoder, without weight decay.
 
     Returns:
-        Groups for an optimizer, without the empty ones. Every trainable parameter is in exactly one.
+        Groups without the empty ones: ``name``, ``params``, and ``lr`` and ``weight_decay`` as factors of those of the
+        optimizer. Every trainable parameter is in exactly one.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 1)})
-        >>> groups = parameter_groups(network, encoder=network["encoder"], lr=0.1, weight_decay=1e-4)
-        >>> [(group["name"], group["weight_decay"]) for group in groups]
-        [('encoder/decay', 0.0001), ('encoder/no_decay', 0.0), ('head/decay', 0.0001), ('head/no_decay', 0.0)]
+        >>> groups = parameter_groups(network, head_lr_multiplier=10)
+        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups[:3]]
+        [('encoder/decay', 1.0, 1.0), ('encoder/no_decay', 1.0, 0.0), ('head/decay', 10, 1.0)]
     """
+    encoder = getattr(network, "encoder", None)
     in_encoder = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
-    rest, rest_lr = ("network", lr) if encoder is None else ("head", lr * head_lr_multiplier)
+    rest, rest_lr = ("network", 1.0) if encoder is None else ("head", head_lr_multiplier)
     groups: dict[str, dict[str, Any]] = {}
-    for part, part_lr in (("encoder", lr), (rest, rest_lr)):
-        groups[f"{part}/decay"] = {"params": [], "lr": part_lr, "weight_decay": weight_decay}
-        groups[f"{part}/no_decay"] = {"params": [], "lr": part_lr, "weight_decay": 0.0}
+    for part, lr in (("encoder", 1.0), (rest, rest_lr)):
+        groups[f"{part}/decay"] = {"params": [], "lr": lr, "weight_decay": 1.0}
+        groups[f"{part}/no_decay"] = {"params": [], "lr": lr, "weight_decay": 0.0}
     for parameter, decayed in _trainable(network):
         part = "encoder" if id(parameter) in in_encoder else rest
         groups[f"{part}/decay" if decayed or decay_norm_and_bias else f"{part}/no_decay"]["params"].append(parameter)
     shared = {id(parameter) for parameter in network.parameters()}
     of_loss = [parameter for parameter, _ in _trainable(loss or nn.Identity()) if id(parameter) not in shared]
-    groups["loss"] = {"params": of_loss, "lr": lr, "weight_decay": 0.0}
+    groups["loss"] = {"params": of_loss, "lr": 1.0, "weight_decay": 0.0}
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
 
 

@@ -58,30 +58,24 @@ def warmup_poly(
     return max(lr * decay, min_lr) if decay_to == "zero" else (lr - min_lr) * decay + min_lr
 
 
-def annealed_momentum(
-    iteration: int, *, base: float, max_iters: int, power: float = 0.9, floor_ratio: float = 0.01
-) -> float:
+def annealed_momentum(iteration: int, *, base: float, max_iters: int) -> float:
     r"""Momentum of MCIBI's memory in one iteration (Jin et al., ICCV 2021; the formula is the published code's).
 
-    .. math:: m_t = (1 - t / T)^{p}\, (m_0 - m_{min}) + m_{min}
+    .. math:: m_t = (1 - t / T)^{0.9}\, (m_0 - m_0 / 100) + m_0 / 100
 
-    with :math:`t` the iterations done before, :math:`T` = ``max_iters`` and :math:`m_{min}` = ``floor_ratio`` *
-    :math:`m_0`.
+    with :math:`t` the iterations done before and :math:`T` = ``max_iters``: what :func:`warmup_poly` is with
+    ``decay_to="min_lr"``.
 
     Args:
         iteration: iterations done before this one, from 0.
         base: the first iteration's momentum.
         max_iters: iterations of the whole training.
-        power: exponent of the decay.
-        floor_ratio: where the decay ends, as a fraction of ``base``.
 
     Example:
         >>> [round(annealed_momentum(t, base=0.9, max_iters=4), 4) for t in (0, 1, 2, 3)]
         [0.9, 0.6968, 0.4865, 0.2649]
     """
-    floor = floor_ratio * base
-    momentum: float = max(1.0 - iteration / max_iters, 0.0) ** power * (base - floor) + floor
-    return momentum
+    return warmup_poly(iteration + 1, lr=base, max_iters=max_iters, min_lr=0.01 * base, decay_to="min_lr")
 
 
 class WarmupPolyLR(LambdaLR):
@@ -94,7 +88,7 @@ class WarmupPolyLR(LambdaLR):
         optimizer: its groups' initial rates are multiples of ``lr``.
         lr: base rate, above 0.
         max_iters: iterations of the whole training; must exceed ``warmup_iters``.
-        warmup_iters, warmup_start_lr, power, min_lr, decay_to: see :func:`warmup_poly`.
+        warmup_iters, decay_to, shape: the other arguments of :func:`warmup_poly`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -114,10 +108,8 @@ class WarmupPolyLR(LambdaLR):
         lr: float,
         max_iters: int,
         warmup_iters: int = 0,
-        warmup_start_lr: float = 1e-4,
-        power: float = 0.9,
-        min_lr: float = 1e-6,
         decay_to: Literal["zero", "min_lr"] = "zero",
+        **shape: float,
     ) -> None:
         if lr <= 0:
             raise ValueError(f"lr must be above 0, got {lr}")
@@ -133,14 +125,7 @@ class WarmupPolyLR(LambdaLR):
 
         def factor(steps_done: int) -> float:
             rate = warmup_poly(
-                steps_done + 1,
-                lr=lr,
-                max_iters=max_iters,
-                warmup_iters=warmup_iters,
-                warmup_start_lr=warmup_start_lr,
-                power=power,
-                min_lr=min_lr,
-                decay_to=decay_to,
+                steps_done + 1, lr=lr, max_iters=max_iters, warmup_iters=warmup_iters, decay_to=decay_to, **shape
             )
             return rate / lr
 

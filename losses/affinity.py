@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional.affinity import affinity_sums
+from beyondpixel.losses.functional.affinity import AffinityPairs
 from beyondpixel.losses.functional.arguments import check_positive_int, check_range
 
 
@@ -14,40 +14,24 @@ class _DecayingAffinityLoss(SegmentationLoss):
     def __init__(
         self,
         num_classes: int,
+        pairs: AffinityPairs,
         *,
-        distances: tuple[int, ...],
-        stride: int,
-        margin: float,
         decay: float,
-        exclude_void: bool,
         ignore_index: int,
     ) -> None:
-        check_positive_int("stride", stride)
-        check_range("margin", margin, 0, float("inf"))
         check_range("decay", decay, 1, float("inf"))
         super().__init__(
             num_classes,
             term_names=("affinity",),
-            parts={"affinity": 2 * len(distances)},
+            parts={"affinity": 2 * len(pairs.distances)},
             pixel_loss="ce",
             ignore_index=ignore_index,
         )
-        self.distances = distances
-        self.stride = stride
-        self.margin = margin
+        self.pairs = pairs
         self.decay = decay
-        self.exclude_void = exclude_void
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        total, count = affinity_sums(
-            preds,
-            target,
-            self.distances,
-            stride=self.stride,
-            margin=self.margin,
-            exclude_void=self.exclude_void,
-            class_weights=self._class_weights(),
-        )
+        total, count = self.pairs.sums(preds, target, self._class_weights())
         return {"pixel": self._pixel_term(preds, target), "affinity": (total.flatten(), count.flatten())}
 
     def _class_weights(self) -> tuple[Tensor, Tensor] | None:
@@ -98,15 +82,8 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
         ignore_index: int = 255,
     ) -> None:
         check_positive_int("distance", distance)
-        super().__init__(
-            num_classes,
-            distances=(distance,),
-            stride=stride,
-            margin=margin,
-            decay=decay,
-            exclude_void=exclude_void,
-            ignore_index=ignore_index,
-        )
+        pairs = AffinityPairs((distance,), stride, margin, exclude_void)
+        super().__init__(num_classes, pairs, decay=decay, ignore_index=ignore_index)
 
 
 class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
@@ -157,15 +134,8 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
             check_positive_int("sizes", size)
         if not sizes or len(set(sizes)) < len(sizes) or any(size % 2 == 0 or size == 1 for size in sizes):
             raise ValueError(f"sizes: expected different odd numbers, 3 or more, got {sizes}")
-        super().__init__(
-            num_classes,
-            distances=tuple(size // 2 for size in sizes),
-            stride=stride,
-            margin=margin,
-            decay=decay,
-            exclude_void=True,
-            ignore_index=ignore_index,
-        )
+        pairs = AffinityPairs(tuple(size // 2 for size in sizes), stride, margin, exclude_void=True)
+        super().__init__(num_classes, pairs, decay=decay, ignore_index=ignore_index)
         self.edge_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
         self.same_logits = nn.Parameter(torch.zeros(num_classes, len(sizes)))
 

@@ -180,7 +180,7 @@ class Pixelwise(SegmentationModule):
 
 def forms_of_mask(name: str, value: Any) -> list[Any]:
     """The file's values, sample, batch, confusion matrix, mIoU, and the summary on the disk."""
-    if name in ("MeanIoU.count", "RunFolder.summary") and value is None:
+    if name == "MeanIoU.count" or (name == "RunFolder.summary" and value is None):
         return [name]
     is_mask = isinstance(value, np.ndarray) and value.shape == (8, 8)
     is_sample = isinstance(value, Sample) and value.mask is not None

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from beyondpixel.datamodules.datasets.errors import BadFileError
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,20 @@ class CachedDataset(MappedDataset):
                 pass
 
 
-def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
-    """Read every sample; what is wrong, by index."""
+def read_all(dataset: SegmentationDataset, look: Callable[[Sample], T]) -> Iterator[T | BadFileError]:
+    """Read every sample: what `look` makes of it, or the error of its bad file, in order."""
 
-    def fault(index: int) -> str | None:
+    def seen(index: int) -> T | BadFileError:
         try:
-            dataset.read(index)
+            return look(dataset.read(index))
         except BadFileError as error:
-            return str(error)
-        return None
+            return error
 
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(fault, range(len(dataset)))
-        return {index: fault for index, fault in enumerate(faults) if fault is not None}
+        yield from pool.map(seen, range(len(dataset)))
+
+
+def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
+    """Read every sample; what is wrong, by index."""
+    errors = read_all(dataset, lambda sample: None)
+    return {index: str(error) for index, error in enumerate(errors) if error is not None}

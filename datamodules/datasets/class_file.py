@@ -56,10 +56,6 @@ def read_class_file(path: Path) -> ClassFile:
         raise _bad(path, str(error)) from error
 
 
-class _NotUnderstoodError(ValueError):
-    """Something in the file is not as it should be."""
-
-
 def _bad(path: Path, fault: str) -> DataError:
     example = "".join(f"\n    {line}" for line in EXAMPLE.splitlines())
     return data_error(
@@ -72,28 +68,28 @@ def _bad(path: Path, fault: str) -> DataError:
 
 def _parse(content: Any) -> ClassFile:
     if not isinstance(content, dict):
-        raise _NotUnderstoodError("holds no mapping")
+        raise ValueError("holds no mapping")
     _known("key", content, _KEYS)
     kind = content.get("masks", "index")
     if kind not in ("index", "color"):
-        raise _NotUnderstoodError(f"masks must be index or color, got {kind!r}")
+        raise ValueError(f"masks must be index or color, got {kind!r}")
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
-        raise _NotUnderstoodError("has no list of classes")
+        raise ValueError("has no list of classes")
     names, palette, values = [], [], []
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise _NotUnderstoodError(f"class {index} has no name: {entry!r}")
+            raise ValueError(f"class {index} has no name: {entry!r}")
         _known(f"key in class {entry['name']}", entry, _CLASS_KEYS)
         names.append(entry["name"])
         palette.append(_color(entry["name"], entry.get("color")))
         values.append(_value(entry.get("value", index)))
     for what, given in (("names", names), ("colors", palette), ("values", values)):
         if len(set(given)) < len(given):
-            raise _NotUnderstoodError(f"two classes have the same {what[:-1]}: {given}")
+            raise ValueError(f"two classes have the same {what[:-1]}: {given}")
     void = content.get("void", [255] if kind == "index" else [])
     if not isinstance(void, list):
-        raise _NotUnderstoodError(f"void must be a list, got {void!r}")
+        raise ValueError(f"void must be a list, got {void!r}")
     return ClassFile(
         names,
         palette,
@@ -106,16 +102,13 @@ def _parse(content: Any) -> ClassFile:
 def _labels(values: list[int], void: list[Any]) -> LabelTable:
     void = [_value(value) for value in void]
     if both := set(values) & set(void):
-        raise _NotUnderstoodError(f"values {sorted(both)} are those of a class and void at once")
-    try:
-        return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
-    except ValueError as error:
-        raise _NotUnderstoodError(str(error)) from error
+        raise ValueError(f"values {sorted(both)} are those of a class and void at once")
+    return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
 
 
 def _value(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value <= 255:
-        raise _NotUnderstoodError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
+        raise ValueError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
     return value
 
 
@@ -123,19 +116,19 @@ def _colors(palette: list[Color], void: list[Any]) -> LabelTable:
     mapping = {color: index for index, color in enumerate(palette)}
     colors = [_color("void", color) for color in void]
     if both := sorted(set(mapping) & set(colors)):
-        raise _NotUnderstoodError(f"colors {both} are those of a class and void at once")
+        raise ValueError(f"colors {both} are those of a class and void at once")
     return LabelTable(mapping | dict.fromkeys(colors, IGNORE_INDEX))
 
 
 def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in mapping:
         if key not in known:
-            raise _NotUnderstoodError(f"unknown {what}: {key!r}; known are {', '.join(known)}")
+            raise ValueError(f"unknown {what}: {key!r}; known are {', '.join(known)}")
 
 
 def _color(name: str, value: Any) -> Color:
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
-        raise _NotUnderstoodError(f"{name} needs a color of three whole numbers from 0 to 255, got {value!r}")
+        raise ValueError(f"{name} needs a color of three whole numbers from 0 to 255, got {value!r}")
     red, green, blue = value
     return red, green, blue
 
@@ -143,5 +136,5 @@ def _color(name: str, value: Any) -> Color:
 def _three(name: str, value: Any) -> Triple:
     numbers = list(value) if isinstance(value, (list, tuple)) else []
     if len(numbers) != 3 or not all(isinstance(number, (int, float)) and 0 < number <= 1 for number in numbers):
-        raise _NotUnderstoodError(f"{name} must be three numbers between 0 and 1, got {value!r}")
+        raise ValueError(f"{name} must be three numbers between 0 and 1, got {value!r}")
     return numbers[0], numbers[1], numbers[2]

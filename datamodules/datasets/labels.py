@@ -16,10 +16,6 @@ _UNKNOWN = 254
 _NAMED = 5
 
 
-class UnknownLabelsError(ValueError):
-    """A mask has values that its data set does not define."""
-
-
 class LabelTable:
     """Maps the values, or the RGB colors, that a data set's mask files may have to class indices and 255.
 
@@ -58,7 +54,7 @@ class LabelTable:
         """Class indices (H, W) of a mask of uint8 values (H, W) or colors (H, W, 3).
 
         Raises:
-            UnknownLabelsError: A value is not in the table; the first of them are named, with the allowed ones.
+            ValueError: A value is not in the table; the first of them are named, with the allowed ones.
         """
         codes = mask if self.kind == "index" else _code(*np.moveaxis(mask.astype(np.uint32), -1, 0))
         indices = np.asarray(cv2.LUT(mask, self._table) if self.kind == "index" else self._table[codes], dtype=np.uint8)
@@ -70,7 +66,7 @@ class LabelTable:
                 for value, count in zip(values[:_NAMED], counts, strict=False)
             )
             more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
-            raise UnknownLabelsError(f"{found}{more}; allowed are {self.allowed}")
+            raise ValueError(f"{found}{more}; allowed are {self.allowed}")
         return indices
 
     def _name(self, code: int) -> str:

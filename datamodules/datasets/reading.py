@@ -12,7 +12,7 @@ from torchvision.io import decode_jpeg
 
 from beyondpixel.datamodules.datasets.base import Pixels
 from beyondpixel.datamodules.datasets.errors import BadFileError
-from beyondpixel.datamodules.datasets.labels import LabelTable, UnknownLabelsError
+from beyondpixel.datamodules.datasets.labels import LabelTable
 
 UPRIGHT = 1
 
@@ -67,7 +67,7 @@ def read_mask(path: Path, labels: LabelTable) -> Pixels:
         values = np.asarray(image if labels.kind == "index" else image.convert("RGB"), dtype=np.uint8)
     try:
         return labels.apply(values)
-    except UnknownLabelsError as error:
+    except ValueError as error:
         raise BadFileError(f"{path}: holds {error}") from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
-from beyondpixel.lightning_modules.visualization import Image, denormalize, prediction_grid
+from beyondpixel.lightning_modules.visualization import Image, Mask, denormalize, prediction_grid
 from beyondpixel.lightning_modules.visualization.sample_archive import write_samples
 
 Sample = dict[str, Tensor]  # image and mask, on the CPU
@@ -126,14 +126,7 @@ class PredictionImages(Callback):
             return
         write_samples(
             Path(trainer.default_root_dir, "images", "test.zip"),
-            {
-                name: (
-                    _rgb(sample["image"], trainer),
-                    sample["mask"].numpy(),
-                    _predict(sample["image"], trainer, module),
-                )
-                for name, sample in samples.items()
-            },
+            {name: _shown(sample, trainer, module) for name, sample in samples.items()},
             palette_of(trainer, module),
             ignore_index=module.ignore_index,
         )
@@ -143,9 +136,7 @@ class PredictionImages(Callback):
         if not trainer.is_global_zero or not samples or not isinstance(module, SegmentationModule):
             return
         self._drawn_at_step = trainer.global_step
-        images = [_rgb(sample["image"], trainer) for sample in samples]
-        targets = [sample["mask"].numpy() for sample in samples]
-        preds = [_predict(sample["image"], trainer, module) for sample in samples]
+        images, targets, preds = zip(*[_shown(sample, trainer, module) for sample in samples], strict=True)
         names = [str(name) for name in data_attribute(trainer, "class_names") or module.class_names]
 
         path = Path(trainer.default_root_dir, "images", f"{stage}.png")
@@ -186,6 +177,12 @@ def _sample(batch: Any, index: int) -> Sample:
 
 def _checksum(name: str) -> int:
     return zlib.crc32(name.encode())
+
+
+def _shown(sample: Sample, trainer: Trainer, module: SegmentationModule) -> tuple[Image, Mask, Mask]:
+    """Image, target and prediction."""
+    image = sample["image"]
+    return _rgb(image, trainer), sample["mask"].numpy(), _predict(image, trainer, module)
 
 
 def _rgb(image: Tensor, trainer: Trainer) -> Image:

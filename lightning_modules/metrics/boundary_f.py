@@ -8,32 +8,12 @@ are summed over the whole set first, so that an image with a long boundary weigh
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counts import CountMetric, pixels_per_class, ratio
-from beyondpixel.lightning_modules.metrics.neighborhoods import dilate_bits
-
-_BITS = 31  # of int32, without its sign
-
-
-def class_boundaries(labels: Tensor) -> Tensor:
-    """Pixels that have another label above, below, left or right of them: (N, H, W) integers to bool.
-
-    Both sides of an edge are boundary, each of its own class. The image's border is none.
-
-    Example:
-        >>> class_boundaries(torch.tensor([[[3, 3, 3, 5, 5]]])).int().tolist()
-        [[[0, 0, 1, 1, 0]]]
-    """
-    boundary = torch.zeros_like(labels, dtype=torch.bool)
-    vertical = labels[:, 1:] != labels[:, :-1]
-    boundary[:, 1:] |= vertical
-    boundary[:, :-1] |= vertical
-    horizontal = labels[:, :, 1:] != labels[:, :, :-1]
-    boundary[:, :, 1:] |= horizontal
-    boundary[:, :, :-1] |= horizontal
-    return boundary
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
+from beyondpixel.lightning_modules.metrics.neighborhoods import dilate, edges, with_void
 
 
 class BoundaryF(CountMetric):
@@ -41,8 +21,9 @@ class BoundaryF(CountMetric):
 
     Precision of a class is the share of its predicted boundary pixels with a true boundary pixel of the same class at
     most the tolerance away (Euclidean, between centers); recall the share of its true ones with a predicted one.
-    F = 2PR / (P + R), and 0 where only one of target and prediction has a boundary. Boundary pixels are those of
-    :func:`class_boundaries`, where void is a label of its own, in the prediction too; void pixels themselves are none.
+    F = 2PR / (P + R), and 0 where only one of target and prediction has a boundary. A boundary pixel has another label
+    above, below, left or right of it, where void is a label of its own, in the prediction too; void pixels themselves
+    are none, and the image's border is no boundary.
 
     Args:
         num_classes: C, at least 2.
@@ -62,11 +43,6 @@ class BoundaryF(CountMetric):
         1.0
     """
 
-    true: Tensor
-    true_found: Tensor
-    predicted: Tensor
-    predicted_right: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -81,45 +57,29 @@ class BoundaryF(CountMetric):
             raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
         if unit not in ("diagonal", "pixels"):
             raise ValueError(f"unit must be 'diagonal' or 'pixels', got {unit!r}")
-        states = dict.fromkeys(("true", "true_found", "predicted", "predicted_right"), (num_classes,))
-        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        super().__init__(num_classes, ignore_index, class_names, shape=(4, num_classes), **kwargs)
         self.tolerance = tolerance
         self.unit = unit
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add the boundary pixels of a batch."""
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Boundary pixels of a batch: true ones, those of them that were found, predicted ones, and right ones."""
         height, width = target.shape[-2:]
         radius = self.tolerance * ((height**2 + width**2) ** 0.5 if self.unit == "diagonal" else 1.0)
-        valid = target != self.ignore_index
-        preds, target = preds.where(valid, self.num_classes), target.where(valid, self.num_classes)
-        in_preds, in_target = class_boundaries(preds) & valid, class_boundaries(target) & valid
-        found, right = torch.zeros_like(valid), torch.zeros_like(valid)
-        for first in range(0, self.num_classes, _BITS):
-            found |= in_target & _within(radius, target, _bits(preds, in_preds, first), first)
-            right |= in_preds & _within(radius, preds, _bits(target, in_target, first), first)
-        self.true += pixels_per_class(target, in_target, self.num_classes).sum(dim=0)
-        self.true_found += pixels_per_class(target, found, self.num_classes).sum(dim=0)
-        self.predicted += pixels_per_class(preds, in_preds, self.num_classes).sum(dim=0)
-        self.predicted_right += pixels_per_class(preds, right, self.num_classes).sum(dim=0)
+        maps = [with_void(labels, target != self.ignore_index, self.num_classes) for labels in (preds, target)]
+        # the class of each boundary pixel, and of no class elsewhere
+        of_preds, of_target = (np.where(edges(labels, corners=False), labels, self.num_classes) for labels in maps)
+        counts = np.zeros((4, self.num_classes), dtype=np.int64)
+        for index in np.setdiff1d([of_preds, of_target], self.num_classes):
+            predicted, true = of_preds == index, of_target == index
+            found = true & dilate(predicted, radius, euclidean=True)
+            right = predicted & dilate(true, radius, euclidean=True)
+            counts[:, index] = [np.count_nonzero(pixels) for pixels in (true, found, predicted, right)]
+        return torch.from_numpy(counts)
 
     def compute(self) -> dict[str, Tensor]:
         """``boundary_F``, the mean over the classes that have boundaries, and ``boundary_F/<class>``."""
-        precision = ratio(self.predicted_right, self.predicted).nan_to_num(0.0)
-        recall = ratio(self.true_found, self.true).nan_to_num(0.0)
+        true, found, predicted, right = self.counts
+        precision, recall = ratio(right, predicted).nan_to_num(0.0), ratio(found, true).nan_to_num(0.0)
         score = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
-        score = score.where(self.true + self.predicted > 0, float("nan"))
+        score = score.where(true + predicted > 0, float("nan"))
         return {"boundary_F": score.nanmean(), **self.named("boundary_F", score)}
-
-
-def _bits(labels: Tensor, boundary: Tensor, first: int) -> Tensor:
-    """A bit for each of the classes from ``first`` on, set where a boundary pixel of the class is."""
-    bit = labels.int() - first
-    known = boundary & (bit >= 0) & (bit < _BITS)
-    return torch.ones_like(bit).bitwise_left_shift(bit.where(known, 0)).where(known, 0)
-
-
-def _within(radius: float, labels: Tensor, bits: Tensor, first: int) -> Tensor:
-    """Whether a pixel's own class has its bit set within the radius."""
-    bit = labels.int() - first
-    known = (bit >= 0) & (bit < _BITS)
-    return known & (dilate_bits(bits, radius).bitwise_right_shift(bit.where(known, 0)) & 1).bool()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from beyondpixel.lightning_modules.metrics.counts import CountMetric, pixels_per_class, ratio
-from beyondpixel.lightning_modules.metrics.neighborhoods import beside_other_label, dilate
+from beyondpixel.lightning_modules.metrics.neighborhoods import dilate, edges, with_void
 
 
 def boundary_pixel_counts(
@@ -42,8 +42,8 @@ def boundary_pixel_counts(
     valid = target != ignore_index
     strips = []
     for labels in (preds, target):
-        edges = beside_other_label(labels.where(valid, num_classes), image_border=True)
-        strips.append(dilate(edges, distance - 1) & valid)
+        near = edges(with_void(labels, valid, num_classes), corners=True, image_border=True)
+        strips.append(torch.from_numpy(dilate(near, distance - 1)).to(target.device) & valid)
     in_preds, in_target = strips
     intersection = pixels_per_class(target, in_preds & in_target & (preds == target), num_classes)
     predicted = pixels_per_class(preds, in_preds, num_classes)
@@ -75,9 +75,6 @@ class BoundaryIoU(CountMetric):
         1.0
     """
 
-    intersection: Tensor
-    union: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -89,19 +86,16 @@ class BoundaryIoU(CountMetric):
     ) -> None:
         if dilation <= 0:
             raise ValueError(f"dilation must be a positive share of the image's diagonal, got {dilation}")
-        states = dict.fromkeys(("intersection", "union"), (num_classes,))
-        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        super().__init__(num_classes, ignore_index, class_names, shape=(2, num_classes), **kwargs)
         self.dilation = dilation
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add the strips of a batch."""
-        intersection, union = boundary_pixel_counts(
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Intersection and union of the strips of a batch."""
+        return boundary_pixel_counts(
             preds, target, num_classes=self.num_classes, dilation=self.dilation, ignore_index=self.ignore_index
         ).sum(dim=1)
-        self.intersection += intersection
-        self.union += union
 
     def compute(self) -> dict[str, Tensor]:
         """``boundary_IoU``, the mean over the classes that are there, and ``boundary_IoU/<class>``."""
-        iou = ratio(self.intersection, self.union)
+        iou = ratio(*self.counts)
         return {"boundary_IoU": iou.nanmean(), **self.named("boundary_IoU", iou)}

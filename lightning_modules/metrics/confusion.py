@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, count_codes, ratio
 
 
 class MeanIoU(CountMetric):
@@ -35,24 +35,19 @@ class MeanIoU(CountMetric):
          'IoU/road': 1.0, 'IoU/car': 1.0}
     """
 
-    confusion: Tensor
-
     def __init__(
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
-        states = {"confusion": (num_classes, num_classes)}
-        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        super().__init__(num_classes, ignore_index, class_names, shape=(num_classes, num_classes), **kwargs)
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch to the confusion matrix."""
-        bins = self.num_classes**2
-        # one more bin for ignored pixels: selecting the others takes far longer than counting all of them
-        flat = (target.long() * self.num_classes + preds).where(target != self.ignore_index, bins)
-        self.confusion += torch.bincount(flat.flatten(), minlength=bins + 1)[:bins].view_as(self.confusion)
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """The confusion matrix of a batch."""
+        codes = target.long() * self.num_classes + preds
+        return count_codes(codes, target != self.ignore_index, self.counts.shape)
 
     def compute(self) -> dict[str, Tensor]:
         """``mIoU``, accuracies, ``frequency_weighted_IoU`` and ``IoU/<class>``."""
-        hits, true, predicted = self.confusion.diagonal(), self.confusion.sum(dim=1), self.confusion.sum(dim=0)
+        hits, true, predicted = self.counts.diagonal(), self.counts.sum(dim=1), self.counts.sum(dim=0)
         iou = ratio(hits, true + predicted - hits)
         return {
             "mIoU": iou.nanmean(),
@@ -74,7 +69,7 @@ class MeanIoU(CountMetric):
             [[1, 1], [0, 1]]
         """
         with self.sync_context():
-            return self.confusion.clone()
+            return self.counts.clone()
 
 
 def mean_over_classes(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:

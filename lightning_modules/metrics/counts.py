@@ -1,6 +1,7 @@
 """Base of the metrics that sum pixel counts, and the counting itself."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torchmetrics import Metric
 
 
 class CountMetric(Metric):
-    """A metric whose states are counts: ``update`` adds to them, ``compute`` sums them over processes and divides once.
+    """A metric whose state is counts: ``update`` adds to them, ``compute`` sums them over processes and divides once.
 
     ``compute`` returns a dict from each logged name to a float64 scalar in 0..1, or NaN where nothing was counted, so
     metrics can be used alone or together in a :class:`torchmetrics.MetricCollection`.
@@ -18,12 +19,14 @@ class CountMetric(Metric):
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
-        states: shapes of the counts, by name.
+        shape: that of the counts.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: if the names do not fit.
     """
+
+    counts: Tensor
 
     full_state_update = False
 
@@ -33,7 +36,7 @@ class CountMetric(Metric):
         ignore_index: int = 255,
         class_names: Sequence[str] | None = None,
         *,
-        states: Mapping[str, tuple[int, ...]],
+        shape: tuple[int, ...],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,8 +48,9 @@ class CountMetric(Metric):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = names
-        for name, shape in states.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+        # a MetricCollection has metrics of equal states share them, from the first batch on; NaN equals nothing
+        self.add_state("_unlike_others", torch.tensor(torch.nan), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add a batch.
@@ -59,10 +63,10 @@ class CountMetric(Metric):
             ValueError: if shapes differ or a label is out of range.
         """
         check_labels(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
-        self.count(preds, target)
+        self.counts += self.count(preds, target).to(self.counts.device)
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add the counts of a valid batch to the states."""
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Counts of a valid batch, int64."""
         raise NotImplementedError
 
     def named(self, name: str, per_class: Tensor) -> dict[str, Tensor]:
@@ -136,8 +140,12 @@ def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
         [[0, 0, 2], [0, 1, 0]]
     """
     images = len(labels)
-    bins = images * num_classes
-    offsets = num_classes * torch.arange(images, device=labels.device)
+    offsets = num_classes * torch.arange(images, device=labels.device)[:, None, None]
+    return count_codes(labels.long() + offsets, where, (images, num_classes))
+
+
+def count_codes(codes: Tensor, where: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """How often each code, a place in an array of the given shape counted row by row, is among the selected ones."""
+    bins = math.prod(shape)
     # one more bin for what is not selected: selecting pixels by a mask takes far longer than counting all of them
-    flat = (labels.long() + offsets[:, None, None]).where(where, bins)
-    return torch.bincount(flat.flatten(), minlength=bins + 1)[:bins].reshape(images, num_classes)
+    return torch.bincount(codes.where(where, bins).flatten(), minlength=bins + 1)[:bins].view(shape)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
+from beyondpixel.lightning_modules.metrics.neighborhoods import with_void
 
 Labels = NDArray[np.integer]
 Numbers = NDArray[np.int32]
@@ -50,10 +51,6 @@ class ObjectSizeIoU(CountMetric):
         {'IoU_small': 0.5, 'IoU_medium': 0.5, 'IoU_large': 0.75}
     """
 
-    found: Tensor
-    true: Tensor
-    wrong: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -65,27 +62,21 @@ class ObjectSizeIoU(CountMetric):
     ) -> None:
         if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
             raise ValueError(f"bounds must be two areas in pixels, positive and ascending, got {bounds}")
-        states = dict.fromkeys(("found", "true", "wrong"), (len(SIZES), num_classes))
-        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        super().__init__(num_classes, ignore_index, class_names, shape=(3, len(SIZES), num_classes), **kwargs)
         self.bounds = bounds
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add the objects of a batch; connected components are found on the CPU."""
-        void = target == self.ignore_index
-        pairs = torch.stack([preds.masked_fill(void, self.num_classes), target.masked_fill(void, self.num_classes)])
-        counts = np.zeros((3, len(SIZES), self.num_classes), dtype=np.int64)
-        # small integers, because connected components are found class by class
-        labels = pairs.to(torch.uint8 if self.num_classes < 256 else torch.int32).cpu().numpy()
-        for image_preds, image_target in zip(*labels, strict=True):
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Found, true and wrongly predicted pixels of a batch, for each size and class."""
+        maps = [with_void(labels, target != self.ignore_index, self.num_classes) for labels in (preds, target)]
+        counts = np.zeros(self.counts.shape, dtype=np.int64)
+        for image_preds, image_target in zip(*maps, strict=True):
             _add_image(counts, image_preds, image_target, self.num_classes, self.bounds)
-        found, true, wrong = torch.from_numpy(counts).to(self.found.device)
-        self.found += found
-        self.true += true
-        self.wrong += wrong
+        return torch.from_numpy(counts)
 
     def compute(self) -> dict[str, Tensor]:
         """``IoU_small``, ``IoU_medium`` and ``IoU_large``; NaN where there is no such object."""
-        mean = ratio(self.found, self.true + self.wrong).nanmean(dim=1)
+        found, true, wrong = self.counts
+        mean = ratio(found, true + wrong).nanmean(dim=1)
         return {f"IoU_{size}": value for size, value in zip(SIZES, mean, strict=True)}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.metrics.counts import CountMetric, ratio
-from beyondpixel.lightning_modules.metrics.neighborhoods import beside_other_label, dilate
+from beyondpixel.lightning_modules.metrics.counts import CountMetric, count_codes, ratio
+from beyondpixel.lightning_modules.metrics.neighborhoods import dilate, edges, with_void
 
 
 class TrimapIoU(CountMetric):
@@ -41,10 +41,6 @@ class TrimapIoU(CountMetric):
         {'trimap_mIoU/1': 0.25, 'trimap_mIoU/4': 0.775}
     """
 
-    intersection: Tensor
-    predicted: Tensor
-    true: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -56,32 +52,23 @@ class TrimapIoU(CountMetric):
     ) -> None:
         if not widths or min(widths) < 1 or sorted(set(widths)) != list(widths):
             raise ValueError(f"widths must be ascending numbers of pixels, 1 or more, got {list(widths)}")
-        states = dict.fromkeys(("intersection", "predicted", "true"), (len(widths), num_classes))
-        super().__init__(num_classes, ignore_index, class_names, states=states, **kwargs)
+        shape = (len(widths), num_classes, num_classes)
+        super().__init__(num_classes, ignore_index, class_names, shape=shape, **kwargs)
         self.widths = tuple(widths)
 
-    def count(self, preds: Tensor, target: Tensor) -> None:
-        """Add the bands' pixels of a batch."""
+    def count(self, preds: Tensor, target: Tensor) -> Tensor:
+        """For each band the confusion matrix of its pixels that are in no narrower one."""
         valid = target != self.ignore_index
-        near = beside_other_label(target.where(valid, self.num_classes), image_border=False)
-        ring = torch.full_like(target, len(self.widths), dtype=torch.long)  # the narrowest band that a pixel is in
-        reach = 1
-        for width in self.widths:
-            near, reach = dilate(near, width - reach), width
-            ring -= near.long()
-        self.intersection += self._per_band(target, ring, valid & (preds == target))
-        self.predicted += self._per_band(preds, ring, valid)
-        self.true += self._per_band(target, ring, valid)
-
-    def _per_band(self, labels: Tensor, ring: Tensor, where: Tensor) -> Tensor:
-        """(bands, C): pixels in each band."""
-        bins = len(self.widths) * self.num_classes
-        flat = (ring * self.num_classes + labels).where(where & (ring < len(self.widths)), bins)
-        counts = torch.bincount(flat.flatten(), minlength=bins + 1)[:bins].reshape(-1, self.num_classes)
-        # torch has no deterministic cumulative sum of integers on CUDA, and the few rows are added as fast this way
-        return torch.stack([counts[: band + 1].sum(dim=0) for band in range(len(counts))])
+        near = edges(with_void(target, valid, self.num_classes), corners=True)
+        outside = sum(~dilate(near, width - 1) for width in self.widths)  # of so many bands a pixel is outside
+        band = torch.from_numpy(outside).to(target.device)
+        codes = (band * self.num_classes + target) * self.num_classes + preds
+        return count_codes(codes, valid & (band < len(self.widths)), self.counts.shape)
 
     def compute(self) -> dict[str, Tensor]:
         """``trimap_mIoU/<width>`` for each band; NaN for a band that is empty."""
-        mean = ratio(self.intersection, self.predicted + self.true - self.intersection).nanmean(dim=1)
+        # torch has no deterministic cumulative sum of integers on CUDA, and the few bands are added as fast this way
+        matrices = torch.stack([self.counts[: band + 1].sum(dim=0) for band in range(len(self.widths))])
+        hits = matrices.diagonal(dim1=1, dim2=2)
+        mean = ratio(hits, matrices.sum(dim=1) + matrices.sum(dim=2) - hits).nanmean(dim=1)
         return {f"trimap_mIoU/{width}": value for width, value in zip(self.widths, mean, strict=True)}

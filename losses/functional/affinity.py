@@ -1,12 +1,13 @@
 """Affinity of neighboring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyondpixel.losses.functional.arguments import check_positive_int
+from beyondpixel.losses.functional.arguments import check_positive_int, check_range
 from beyondpixel.losses.functional.target import (
     multi_hot,
     read_target,
@@ -62,76 +63,81 @@ def affinity_field(
     tensor(0.)
     """
     check_positive_int("distance", distance)
-    check_positive_int("stride", stride)
+    pairs = AffinityPairs((distance,), stride, margin, exclude_void)
     with torch.autocast(preds.device.type, enabled=False):
         target = read_target(preds, target, ignore_index=ignore_index)
-        total, count = affinity_sums(
-            preds, target, (distance,), stride=stride, margin=margin, exclude_void=exclude_void
-        )
+        total, count = pairs.sums(preds, target)
         loss = (total / count.clamp_min(1)).sum()
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
 
 
-def affinity_sums(
-    preds: Tensor,
-    target: Tensor,
-    distances: Sequence[int],
-    *,
-    stride: int,
-    margin: float,
-    exclude_void: bool,
-    class_weights: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sums over all pairs of a pixel and a neighbor, for each class, and the numbers of these pairs.
+@dataclass(frozen=True)
+class AffinityPairs:
+    """Which pixels are compared, and how: the arguments of `affinity_field`, for neighbors at several distances.
 
-    Args:
-        preds: (N, C, H, W) logits.
-        target: as of `read_target`.
-        distances: from the pixel in the middle to its neighbors, at the stride.
-        stride: pixels of the full size from one that is compared to the next.
-        margin: m.
-        exclude_void: whether pairs with a void pixel or one outside the image are left out.
-        class_weights: (C, distances) each, of edge and of other pairs by the class of the pixel in the middle, if any.
-
-    Returns:
-        Sum and number, (distances, 2) float64 each: of max(0, m - KL) of the pairs whose labels differ in the class,
-        and of KL of the others.
+    Raises:
+        ValueError: if a number is out of range.
     """
-    height, width = preds.shape[2:]
-    size = (height // stride, width // stride)
-    if min(size) < 1:
-        raise ValueError(
-            f"stride: preds of {height} × {width} have no pixel at stride {stride}; "
-            f"use larger crops or a smaller stride"
-        )
-    preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
-    if exclude_void:
-        preds = without_void_gradient(preds, target)
-    small = resize_target(target, size)
-    valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
-    probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
-    center = probs.clamp_min(_SMALLEST)
-    classes = one_hot.int().argmax(1)
-    # (2, N, h, w, distances) by the class of the pixel in the middle
-    pixel_weights = None if class_weights is None else torch.stack([weights[classes] for weights in class_weights])
-    sums, counts = [], []
-    for number, distance in enumerate(distances):
-        for dy, dx in _NEIGHBORS:
-            step = (dy * distance, dx * distance)
-            neighbor = _shift(probs, step).clamp_min(_SMALLEST)
-            rest = _rest(neighbor)
-            divergence = neighbor * (neighbor / center).log() + rest * (rest / _rest(center)).log()
-            edge = _shift(one_hot, step) != one_hot
-            chosen = torch.stack([edge, ~edge])
-            if exclude_void:
-                chosen = chosen & _shift(valid, step) & valid
-            values = torch.where(chosen, torch.stack([(margin - divergence).clamp_min(0), divergence]), 0)
-            if pixel_weights is not None:
-                values = values * pixel_weights[:, :, None, ..., number]
-            sums.append(values.sum((1, 2, 3, 4), dtype=torch.float64))
-            counts.append(chosen.sum((1, 2, 3, 4)).double())
-    shape = (len(distances), len(_NEIGHBORS), 2)
-    return torch.stack(sums).view(shape).sum(1), torch.stack(counts).view(shape).sum(1)
+
+    distances: tuple[int, ...]
+    stride: int
+    margin: float
+    exclude_void: bool
+
+    def __post_init__(self) -> None:
+        check_positive_int("stride", self.stride)
+        check_range("margin", self.margin, 0, math.inf)
+
+    def sums(
+        self, preds: Tensor, target: Tensor, class_weights: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over all pairs of a pixel and a neighbor, for each class, and the numbers of these pairs.
+
+        Args:
+            preds: (N, C, H, W) logits.
+            target: as of `read_target`.
+            class_weights: (C, distances) each, of edge and of other pairs by the class of the pixel in the middle, if
+                any.
+
+        Returns:
+            Sum and number, (distances, 2) float64 each: of max(0, m - KL) of the pairs whose labels differ in the
+            class, and of KL of the others.
+        """
+        height, width = preds.shape[2:]
+        size = (height // self.stride, width // self.stride)
+        if min(size) < 1:
+            raise ValueError(
+                f"stride: preds of {height} × {width} have no pixel at stride {self.stride}; "
+                f"use larger crops or a smaller stride"
+            )
+        preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
+        if self.exclude_void:
+            preds = without_void_gradient(preds, target)
+        small = resize_target(target, size)
+        valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
+        probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
+        center = probs.clamp_min(_SMALLEST)
+        classes = one_hot.int().argmax(1)
+        # (2, N, h, w, distances) by the class of the pixel in the middle
+        pixel_weights = None if class_weights is None else torch.stack([weights[classes] for weights in class_weights])
+        sums, counts = [], []
+        for number, distance in enumerate(self.distances):
+            for dy, dx in _NEIGHBORS:
+                step = (dy * distance, dx * distance)
+                neighbor = _shift(probs, step).clamp_min(_SMALLEST)
+                rest = _rest(neighbor)
+                divergence = neighbor * (neighbor / center).log() + rest * (rest / _rest(center)).log()
+                edge = _shift(one_hot, step) != one_hot
+                chosen = torch.stack([edge, ~edge])
+                if self.exclude_void:
+                    chosen = chosen & _shift(valid, step) & valid
+                values = torch.where(chosen, torch.stack([(self.margin - divergence).clamp_min(0), divergence]), 0)
+                if pixel_weights is not None:
+                    values = values * pixel_weights[:, :, None, ..., number]
+                sums.append(values.sum((1, 2, 3, 4), dtype=torch.float64))
+                counts.append(chosen.sum((1, 2, 3, 4)).double())
+        shape = (len(self.distances), len(_NEIGHBORS), 2)
+        return torch.stack(sums).view(shape).sum(1), torch.stack(counts).view(shape).sum(1)
 
 
 def _rest(probs: Tensor) -> Tensor:

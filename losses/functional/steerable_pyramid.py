@@ -31,7 +31,7 @@ from beyondpixel.losses.functional.arguments import check_positive_int
 
 @dataclass(frozen=True)
 class SteerablePyramid:
-    """Oriented subbands of maps.
+    """Oriented subbands of maps, as the products of spectra and filters.
 
     Args:
         levels: number of scales, each half the size of the one before.
@@ -42,8 +42,9 @@ class SteerablePyramid:
         ValueError: if a number is not a positive integer.
 
     >>> pyramid = SteerablePyramid(levels=2)
-    >>> [tuple(subbands.shape) for subbands in pyramid(torch.zeros(2, 3, 60, 100))]
-    [(2, 3, 4, 60, 100), (2, 3, 4, 30, 50)]
+    >>> spectra = pyramid.spectra(torch.zeros(2, 3, 60, 100))
+    >>> [tuple(spectrum.shape) for spectrum in spectra], [tuple(one.shape) for one in pyramid.filters(spectra[0])]
+    ([(2, 3, 60, 100), (2, 3, 30, 50)], [(4, 60, 100), (4, 30, 50)])
     """
 
     levels: int = 4
@@ -54,28 +55,12 @@ class SteerablePyramid:
         check_positive_int("levels", self.levels)
         check_positive_int("orientations", self.orientations)
 
-    def __call__(self, maps: Tensor) -> list[Tensor]:
-        """The subbands, fine to coarse.
-
-        Args:
-            maps: (N, C, H, W) real.
-
-        Returns:
-            (N, C, K, H' / 2^i, W' / 2^i) for each level i from 0, complex128 or float64, with H' and W' the sides
-            padded to multiples of 2^levels.
+    def spectra(self, maps: Tensor) -> list[Tensor]:
+        """(N, C, H, W) → the frequencies that each level i holds, (N, C, H' / 2^i, W' / 2^i) complex128, not filtered.
 
         Raises:
             ValueError: if a side is not above 2^levels.
         """
-        spectra = self.spectra(maps)
-        subbands = []
-        for spectrum, filters in zip(spectra, self.filters(spectra[0]), strict=True):
-            subband = torch.fft.ifft2(torch.fft.ifftshift(spectrum[:, :, None] * filters, dim=(-2, -1)))
-            subbands.append(subband if self.complex else subband.real)
-        return subbands
-
-    def spectra(self, maps: Tensor) -> list[Tensor]:
-        """(N, C, H, W) → the frequencies that each level holds, (N, C, H' / 2^i, W' / 2^i) complex128, not filtered."""
         height, width = maps.shape[-2:]
         step = 2**self.levels
         if min(height, width) <= step:

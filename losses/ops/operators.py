@@ -141,47 +141,26 @@ def _pool_implementation(preds: Tensor, options: tuple[Any, ...]) -> ModuleType:
 
 
 def _moments_implementation(probs: Tensor, options: tuple[Any, ...]) -> ModuleType:
-    _, step, backend = options
+    *_, step, backend = options
     single = probs.dtype == torch.float32
     return implementation(backend, probs, fits_c=single and step == 1, fits_triton=single)
 
 
-@torch.library.impl("beyondpixel::bce_pool", "CompositeExplicitAutograd")
-def _bce_pool(preds: Tensor, target: Tensor, *options: Any) -> Any:
-    return _pool_implementation(preds, options).bce_pool(preds, target, *options[:-1])
-
-
-@torch.library.impl("beyondpixel::bce_pool_backward", "CompositeExplicitAutograd")
-def _bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor, *options: Any) -> Any:
-    module = _pool_implementation(preds, options)
-    return module.bce_pool_backward(grad_bce, grad_pooled, preds, *options[:-1])
-
-
-@torch.library.impl("beyondpixel::region_moments", "CompositeExplicitAutograd")
-def _region_moments(labels: Tensor, probs: Tensor, *options: Any) -> Any:
-    return _moments_implementation(probs, options).region_moments(labels, probs, *options[:-1])
-
-
-@torch.library.impl("beyondpixel::region_moments_backward", "CompositeExplicitAutograd")
-def _region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *options: Any) -> Any:
-    module = _moments_implementation(probs, options)
-    return module.region_moments_backward(weights, labels, probs, *options[:-1])
+def _run(name: str, number: int, choose: Callable[..., ModuleType], *inputs: Any) -> Any:
+    """Run an operator; the input of that number and the options say where."""
+    return getattr(choose(inputs[number], inputs), name)(*inputs[:-1])
 
 
 def _fake_bce_pool(preds: Tensor, target: Tensor, pooling: str, kernel_size: int, *_: Any) -> tuple[Tensor, ...]:
     return preds.new_empty((), dtype=torch.float64), *plain.empty_outputs(preds, pooling, kernel_size)
 
 
-def _fake_bce_pool_backward(grad_bce: Tensor, grad_pooled: Tensor, preds: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(preds, memory_format=torch.contiguous_format)
-
-
 def _fake_region_moments(labels: Tensor, probs: Tensor, region_size: int, *_: Any) -> Tensor:
     return probs.new_empty(*probs.shape[:2], 2 * region_size**2, 2 * region_size**2, dtype=torch.float64)
 
 
-def _fake_region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(probs, memory_format=torch.contiguous_format)
+def _fake_gradient(first: Tensor, second: Tensor, preds: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(preds, memory_format=torch.contiguous_format)
 
 
 def _save_bce_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -252,9 +231,14 @@ class Operator(torch.autograd.Function):
         return (None, *_AUTOGRAD[ctx.name][1](ctx, *grads))
 
 
-torch.library.register_fake("beyondpixel::bce_pool", _fake_bce_pool)
-torch.library.register_fake("beyondpixel::bce_pool_backward", _fake_bce_pool_backward)
-torch.library.register_fake("beyondpixel::region_moments", _fake_region_moments)
-torch.library.register_fake("beyondpixel::region_moments_backward", _fake_region_moments_backward)
+for _name, _number, _choose, _fake in (
+    ("bce_pool", 0, _pool_implementation, _fake_bce_pool),
+    ("bce_pool_backward", 2, _pool_implementation, _fake_gradient),
+    ("region_moments", 1, _moments_implementation, _fake_region_moments),
+    ("region_moments_backward", 2, _moments_implementation, _fake_gradient),
+):
+    _work = functools.partial(_run, _name, _number, _choose)
+    torch.library.impl(f"beyondpixel::{_name}", "CompositeExplicitAutograd", _work)
+    torch.library.register_fake(f"beyondpixel::{_name}", _fake)
 for _name, (_save, _differentiate) in _AUTOGRAD.items():
     torch.library.register_autograd(f"beyondpixel::{_name}", _differentiate, setup_context=_save)

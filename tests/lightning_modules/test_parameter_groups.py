@@ -12,19 +12,19 @@ def network() -> DeepLab:
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group(network: DeepLab) -> None:
-    groups = parameter_groups(network, encoder=network.encoder, lr=0.1, weight_decay=1e-4, head_lr_multiplier=10)
+    groups = parameter_groups(network, head_lr_multiplier=10)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(parameter) for parameter in network.parameters()}
 
 
 def test_groups_follow_the_authors_rule(network: DeepLab) -> None:
-    groups = parameter_groups(network, encoder=network.encoder, lr=0.1, weight_decay=1e-4, head_lr_multiplier=10)
+    groups = parameter_groups(network, head_lr_multiplier=10)
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
-        ("encoder/decay", 0.1, 1e-4),
-        ("encoder/no_decay", 0.1, 0.0),
-        ("head/decay", 1.0, 1e-4),
-        ("head/no_decay", 1.0, 0.0),
+        ("encoder/decay", 1, 1),
+        ("encoder/no_decay", 1, 0),
+        ("head/decay", 10, 1),
+        ("head/no_decay", 10, 0),
     ]
     # in this network exactly the convolutions' weights have four axes; BatchNorm's and biases have one
     for group in groups:
@@ -39,13 +39,8 @@ def test_groups_follow_the_authors_rule(network: DeepLab) -> None:
 
 
 def test_all_parameters_decay_if_asked(network: DeepLab) -> None:
-    groups = parameter_groups(
-        network, encoder=network.encoder, lr=0.1, weight_decay=5e-4, head_lr_multiplier=10, decay_norm_and_bias=True
-    )
-    assert [(group["name"], group["weight_decay"]) for group in groups] == [
-        ("encoder/decay", 5e-4),
-        ("head/decay", 5e-4),
-    ]
+    groups = parameter_groups(network, head_lr_multiplier=10, decay_norm_and_bias=True)
+    assert [(group["name"], group["weight_decay"]) for group in groups] == [("encoder/decay", 1), ("head/decay", 1)]
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in network.parameters()}
 
 
@@ -53,20 +48,20 @@ def test_frozen_parameters_are_left_out_and_shared_ones_counted_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
     second.weight = first.weight
     first.bias.requires_grad_(False)
-    (group,) = parameter_groups(nn.Sequential(first, second), encoder=None, lr=0.1, weight_decay=1e-4)
+    (group,) = parameter_groups(nn.Sequential(first, second))
     assert group["name"] == "network/decay"
     assert [id(parameter) for parameter in group["params"]] == [id(first.weight)]
 
 
 def test_layers_that_are_neither_convolution_nor_linear_do_not_decay() -> None:
     network = nn.Sequential(nn.Embedding(4, 2), nn.LayerNorm(2), nn.ConvTranspose2d(2, 2, 2))
-    groups = {group["name"]: group["params"] for group in parameter_groups(network, encoder=None, lr=1, weight_decay=1)}
+    groups = {group["name"]: group["params"] for group in parameter_groups(network)}
     assert [id(p) for p in groups["network/decay"]] == [id(network[2].weight)]
     assert len(groups["network/no_decay"]) == 4
 
 
 def test_a_loss_with_parameters_trains_at_the_base_rate_without_decay() -> None:
     network, loss = nn.Conv2d(3, 2, 1), nn.ParameterList([nn.Parameter(torch.zeros(2, 3))])
-    groups = parameter_groups(network, encoder=None, lr=0.1, weight_decay=1e-4, head_lr_multiplier=10, loss=loss)
-    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups][-1] == ("loss", 0.1, 0.0)
+    groups = parameter_groups(network, head_lr_multiplier=10, loss=loss)
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups][-1] == ("loss", 1, 0)
     assert groups[-1]["params"][0] is loss[0]

@@ -95,6 +95,19 @@ def test_each_metric_gives_the_same_alone_and_in_a_collection(label_maps: Make) 
     assert not together
 
 
+def test_metrics_of_equal_counts_stay_apart_in_a_collection() -> None:
+    """After a batch of void all counts are zero, and those of two classes have one shape as well."""
+    collection = MetricCollection([MeanIoU(2), BoundaryIoU(2)])
+    preds, target = torch.zeros(1, 9, 9, dtype=torch.long), torch.full((1, 9, 9), 255)
+    collection.update(preds, target)
+    preds, target = preds + 1, target.clone().fill_(1)
+    preds[:, 4, 4] = 0  # far from every boundary of the target
+    collection.update(preds, target)
+    values = collection.compute()
+    assert values["mIoU"].item() == pytest.approx(80 / 81 / 2)
+    assert values["boundary_IoU"].item() == pytest.approx(32 / 40 / 2)
+
+
 def test_counts_of_each_image_add_up_to_the_metrics(label_maps: Make) -> None:
     metrics = EvaluationMetrics(5, class_names=NAMES, boundaries=True)
     for seed in range(3):

@@ -79,9 +79,9 @@ def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None
     preds[0, 10, 5:8] = 1  # 3 pixels that cover nothing
     metric = ObjectSizeIoU(2, bounds=(10, 1000))
     metric.update(torch.from_numpy(preds), torch.from_numpy(target))
-    assert metric.found[:, 1].tolist() == [4, 40, 0]
-    assert metric.true[:, 1].tolist() == [4, 40, 0]
-    assert metric.wrong[:, 1].tolist() == [3, 6, 0]
+    found, true, wrong = metric.counts[:, :, 1].tolist()
+    assert found == true == [4, 40, 0]
+    assert wrong == [3, 6, 0]
 
 
 def test_cocos_bounds() -> None:
@@ -98,8 +98,9 @@ def test_diagonal_neighbors_are_one_object() -> None:
     metric = ObjectSizeIoU(2, bounds=(2, 3))
     eye = torch.eye(3, dtype=torch.long)[None]
     metric.update(eye, eye)
-    assert metric.true[:, 1].tolist() == [0, 0, 3]
-    assert metric.true[:, 0].tolist() == [0, 0, 6]
+    _, true, _ = metric.counts
+    assert true[:, 1].tolist() == [0, 0, 3]
+    assert true[:, 0].tolist() == [0, 0, 6]
 
 
 def test_all_void() -> None:
