@@ -63,9 +63,12 @@ class VOCDataModule(SegmentationDataModule):
         **common: Any,
     ) -> None:
         super().__init__(crop_size=crop_size, scales=scales, scale_step=scale_step, resampling=resampling, **common)
-        for name, value in (("train_split", train_split), ("test_split", test_split)):
-            if value not in self.splits:
-                raise ValueError(f"{name} must be one of {', '.join(self.splits)}, got {value!r}")
+        for name, value, known in (
+            ("train_split", train_split, ("trainaug", "train", "trainval")),
+            ("test_split", test_split, ("val", "test")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.root = root
         self.train_split = train_split
         self.val_split = None if train_split == "trainval" else "val"

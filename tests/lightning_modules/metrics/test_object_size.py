@@ -91,7 +91,8 @@ def test_cocos_bounds() -> None:
         target[0, :side, left : left + side] = 1
     metric = ObjectSizeIoU(2)
     metric.update(target, target)
-    assert metric.true[:, 1].tolist() == [31**2, 32**2 + 95**2, 96**2]
+    _, true, _ = metric.counts
+    assert true[:, 1].tolist() == [31**2, 32**2 + 95**2, 96**2]
 
 
 def test_diagonal_neighbors_are_one_object() -> None:
