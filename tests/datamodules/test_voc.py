@@ -156,3 +156,10 @@ def test_real_images(shared: Path) -> None:
     real = batch["image"][(batch["mask"] != 255)[:, None].expand_as(batch["image"])]
     assert abs(real.mean()) < 0.6
     assert 0.6 < real.std() < 1.5
+
+
+def test_splits_that_cannot_be_trained_or_tested_on(root: Path) -> None:
+    with pytest.raises(ValueError, match="train_split must be one of trainaug, train, trainval, got 'test'"):
+        VOCDataModule(str(root), train_split="test")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="test_split must be one of val, test, got 'train'"):
+        VOCDataModule(str(root), test_split="train")  # type: ignore[arg-type]
