@@ -25,7 +25,7 @@ $(READY): pyproject.toml requirements.lock
 	fi
 	@touch $@
 
-demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 minutes on 2 cores)
+demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 to 20 minutes on 2 cores)
 	@$(BIN)/beyondpixel demo
 
 test: $(READY) ## run the whole test suite, in as many processes as there are cores
