@@ -117,9 +117,10 @@ class AffinityPairs:
         valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
         probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
         center = probs.clamp_min(_SMALLEST)
-        classes = one_hot.int().argmax(1)
-        # (2, N, h, w, distances) by the class of the pixel in the middle
-        pixel_weights = None if class_weights is None else torch.stack([weights[classes] for weights in class_weights])
+        pixel_weights = None
+        if class_weights is not None:  # (2, N, h, w, distances) by the class of the pixel in the middle
+            classes = one_hot.int().argmax(1)
+            pixel_weights = torch.stack([weights[classes] for weights in class_weights])
         sums, counts = [], []
         for number, distance in enumerate(self.distances):
             for dy, dx in _NEIGHBORS:
