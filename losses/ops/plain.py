@@ -19,21 +19,20 @@ def bce_pool(
     """See `operators.bce_pool`."""
     preds = preds.contiguous()
     pooled, pooled_target, indices = empty_outputs(preds, pooling, kernel_size)
+    if pooling in ("avg", "max"):
+        pooled_target = pool_target(target, pooled_target, pooling, kernel_size)
     bce = preds.new_zeros((), dtype=torch.float64)
     for images in _image_groups(preds, preds.shape[2] * preds.shape[3]):
         void = _void(target[images])
         pixel_loss = preds.new_zeros(void.shape, dtype=pooled.dtype)
         for number in range(preds.shape[1]):
             x = preds[images, number].to(pooled.dtype)
-            is_class = _is_class(target[images], number, pooled.dtype)
             if with_bce:
-                pixel_loss += _bce(x, is_class, with_logits)
+                pixel_loss += _bce(x, _is_class(target[images], number, pooled.dtype), with_logits)
             if pooling == "none":
                 continue
             probs = (x.sigmoid() if with_logits else x.clone()).masked_fill_(void, 0)
             pooled[images, number], chosen = pool(probs, pooling, kernel_size)
-            if pooling != "identity":
-                pooled_target[images, number], _ = pool(is_class, pooling, kernel_size)
             if pooling == "max":
                 indices[images, number] = chosen
         bce += pixel_loss.masked_fill_(void, 0).sum(dtype=torch.float64)
@@ -97,6 +96,31 @@ def pool(planes: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor
         return pooled, planes.new_empty(0, dtype=torch.int32)
     pooled, indices = F.max_pool2d(planes, kernel_size, kernel_size, kernel_size // 2, return_indices=True)
     return pooled, indices.to(torch.int32)
+
+
+def pool_target(target: Tensor, like: Tensor, pooling: str, kernel_size: int) -> Tensor:
+    """Pool the target: the share of a window's pixels that are of a class, or whether one is.
+
+    Args:
+        target: as of `operators.bce_pool`.
+        like: (N, C, h, w), of the shape and dtype of the result.
+        pooling: "avg" or "max".
+        kernel_size: side of a window.
+    """
+    if target.ndim == 4:
+        return pool(target.to(like.dtype), pooling, kernel_size)[0]
+    # a pixel is of one class, so it is counted where it lies instead of being compared with all classes
+    images, num_classes, height, width = like.shape
+    image = torch.arange(images, device=like.device)[:, None, None]
+    row, column = (
+        (torch.arange(side, device=like.device) + kernel_size // 2) // kernel_size for side in target.shape[1:]
+    )
+    inside = (target >= 0) & (row < height)[:, None] & (column < width)
+    index = ((image * num_classes + target) * height + row[:, None]) * width + column
+    counts = like.new_zeros(like.numel())
+    counts.scatter_add_(0, index.masked_fill_(~inside, 0).flatten(), inside.flatten().to(like.dtype))
+    counts = counts.view(like.shape)
+    return counts.clamp_max_(1) if pooling == "max" else counts / kernel_size**2
 
 
 def empty_outputs(preds: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
