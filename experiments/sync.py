@@ -26,7 +26,7 @@ from beyondpixel.experiments.run.processes import kill_with_children
 from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
-COMMAND = (sys.executable, "-m", "wandb", "sync")
+COMMAND = (sys.executable, "-P", "-m", "wandb", "sync")
 # a run that says it is running, but has written nothing for so long, was killed
 SECONDS_UNTIL_DEAD = 600.0
 LINES_OF_AN_ERROR = 3

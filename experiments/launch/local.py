@@ -24,7 +24,8 @@ from beyondpixel.experiments.run.folder import DamagedRunError, Status
 from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
 
 SECONDS_BETWEEN_LOOKS = 0.5
-COMMAND = (sys.executable, "-m", "beyondpixel.experiments.job")
+# -P: a file of the current folder, say queue.py, is not to stand in for a module of the same name
+COMMAND = (sys.executable, "-P", "-m", "beyondpixel.experiments.job")
 
 Slot = Mapping[str, str]
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -150,7 +152,8 @@ def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[st
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
+    # -P: as where runs are done on this machine
+    executor = SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=f"{shlex.quote(sys.executable)} -P")
     executor.update_parameters(**parameters, job_name=f"beyondpixel-{folder.name}")
     try:
         with _outside_allocation(), executor.batch():

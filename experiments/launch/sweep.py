@@ -63,7 +63,7 @@ def write_sweep(
         "metric": {"name": "test/mIoU", "goal": "maximize"},
         "parameters": {"row": {"values": rows}, "seed": {"values": list(dict.fromkeys(seeds))}},
         "command": [
-            *("${env}", sys.executable, "-m", "beyondpixel.experiments.launch.sweep", "${args_json}"),
+            *("${env}", sys.executable, "-P", "-m", "beyondpixel.experiments.launch.sweep", "${args_json}"),
             *("--output", str(output.absolute()), *words),
         ],
     }

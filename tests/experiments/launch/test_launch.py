@@ -33,7 +33,7 @@ def say(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
 
 def run(place: Path, *words: str) -> str:
     """Gives a command in a process of its own; returns what it says."""
-    command = [sys.executable, "-m", "beyondpixel.experiments", *words]
+    command = [sys.executable, "-P", "-m", "beyondpixel.experiments", *words]  # -P: as the installed command
     done = subprocess.run(
         command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False
     )
@@ -43,6 +43,7 @@ def run(place: Path, *words: str) -> str:
 
 @pytest.mark.slow
 def test_from_specs_to_a_table(place: Path, say: Callable[..., str]) -> None:
+    (place / "queue.py").write_text("raise ImportError('the file of the current folder instead of the module')")
     said = run(place, "launch", "tiny", "--seeds", "2", "--jobs", "2", "--data.num_train", "8")
     assert "2 of 2 runs to do" in said
     for row in ("ce", "rmi"):

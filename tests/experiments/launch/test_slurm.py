@@ -84,7 +84,7 @@ def cluster(slurm_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
         changes = {
             "SLURM_CONF": own["SLURM_CONF"],
             "PATH": own["PATH"],
-            "PYTHONPATH": f"{home}:{own.get('PYTHONPATH', '')}",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(home), own.get("PYTHONPATH")])),
             "MPLCONFIGDIR": matplotlib.get_configdir(),
             "HOME": str(home),
             "OMP_NUM_THREADS": "1",
@@ -408,8 +408,12 @@ def test_from_inside_an_allocation(cluster: Any, place: Path, name: str) -> None
     assert turns(here)[0]["variables"][3] is None
 
 
-def test_a_real_training_on_two_processes_is_requeued_and_resumes(cluster: Any, place: Path) -> None:
+def test_a_real_training_on_two_processes_is_requeued_and_resumes(
+    cluster: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two tasks of one run train together; SLURM's warning reaches them; W&B's second segment has the same id."""
+    monkeypatch.chdir(place)
+    (place / "queue.py").write_text("raise ImportError('the file of the current folder instead of the module')")
     options = ["--executor", "slurm", "--gpus", "2", "--time", "10", "--mem", "4G", "--output", str(place / "outputs")]
     words = ["--trainer.max_steps", "30", "--data.num_workers", "0", "--data.batch_size", "4"]
     cli.main(["launch", str(place / "tiny" / "ce.yaml"), *options, *words])

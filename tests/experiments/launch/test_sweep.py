@@ -64,10 +64,10 @@ def test_the_agents_command_runs_one_cell(written: Path, place: Path, monkeypatc
     for part in create_sweep_command(content["command"]):
         words += arguments["args_json"] if part == "${args_json}" else [part]
     words = words[words.index(sys.executable) :]  # before it stands /usr/bin/env
-    assert words[:3] == [sys.executable, "-m", "beyondpixel.experiments.launch.sweep"]
+    assert words[:4] == [sys.executable, "-P", "-m", "beyondpixel.experiments.launch.sweep"]
     called: list[list[str]] = []
     monkeypatch.setattr(cli, "main", called.append)
-    monkeypatch.setattr(sys, "argv", words[2:])
+    monkeypatch.setattr(sys, "argv", words[3:])
     sweep.main()
     expected = ["launch", row["spec"], "--seeds", "2", "--output", str(place / "outputs"), "--trainer.max_steps", "5"]
     assert called == [expected]
