@@ -46,7 +46,8 @@ def test_differing_keys() -> None:
     found = differing_keys(load_specs(["rmi_covariance_voc"]))
     assert found == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
     # its networks have a variant, or none; that of the data is one for all rows
-    assert set(differing_keys(load_specs(["camvid_small_pretrained"]))) == {"loss", "downsampling_factor", "max_steps"}
+    keys = {"loss", "downsampling_factor", "region_size", "max_steps"}
+    assert set(differing_keys(load_specs(["camvid_small_pretrained"]))) == keys
 
 
 def test_a_sum_of_losses_is_short(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
