@@ -60,11 +60,12 @@ def build_data(config: Mapping[str, Any]) -> LightningDataModule:
     """The data module of a resolved config alone; arguments and errors as for `build_all`."""
     check_imports(config)
     parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    data = config["data"]
-    given = {**data, "init_args": {**data["init_args"], "seed": config["seed_everything"]}}
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    given = {key: config[key] for key in ("data", "seed_everything")}
     with _constructor_errors():
-        module: LightningDataModule = parser.instantiate(parser.parse_object({"data": given}))["data"]
+        module: LightningDataModule = parser.instantiate(parser.parse_object(given))["data"]
     return module
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from beyondpixel.experiments.allowed_imports import take_allowed
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
+from beyondpixel.experiments.run.processes import exit_code
 
 # importing torch takes seconds, so help and a mistyped word import none of these modules
 COMMANDS = {
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.exit(f"beyondpixel: this needs the package {error.name}; try: pip install 'beyondpixel[train]'")
     except (KeyboardInterrupt, Stopped):
-        sys.exit(STOPPED)
+        sys.exit(exit_code(STOPPED))
     except BrokenPipeError:
         if not _reader_has_left():
             raise

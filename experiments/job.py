@@ -14,7 +14,7 @@ from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.run.folder import RunFolder, Status
-from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.run.processes import exit_code, process_rank
 
 HELD = 75  # the exit code where another process has the run
 
@@ -67,7 +67,9 @@ def _recorded_end(folder: RunFolder) -> Iterator[None]:
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             with suppress(OSError):  # of a disk that is still full; the launcher says so, too
                 folder.remove_temporary_files()
-                folder.update_state(status=Status.FAILED, error=text)
+                # a run that is trained stays so: an evaluation that failed is no reason to train anew
+                kept = folder.status is Status.TRAINED
+                folder.update_state(status=Status.TRAINED if kept else Status.FAILED, error=text)
         raise
 
 
@@ -90,6 +92,8 @@ def _prune_checkpoints(folder: RunFolder) -> None:
     from beyondpixel.experiments.checkpoint_files import keep_weights, trained_checksum
 
     keep = folder.record.get("keep", "resume")
+    for damaged in folder.last_checkpoint.parent.glob("*.damaged.ckpt"):
+        damaged.unlink()
     if keep != "resume":  # evaluations are known by the checkpoint that they were made from
         folder.record = {**folder.record, "checkpoint": trained_checksum(folder)}
     for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
@@ -111,7 +115,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
     except (Stopped, KeyboardInterrupt):
-        sys.exit(STOPPED)
+        sys.exit(exit_code(STOPPED))
 
 
 if __name__ == "__main__":

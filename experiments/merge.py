@@ -55,7 +55,7 @@ class MergedConfig:
         return next(below, default)
 
     def _add(self, here: dict[str, Any], change: Mapping[str, Any], above: Keys, source: str) -> None:
-        if any(key in here and key in change and here[key] != change[key] for key in SELECTORS):
+        if any(key in here and key in change and not _is_same(key, here[key], change[key]) for key in SELECTORS):
             here.clear()
             self._forget(above)
         for key, value in change.items():
@@ -73,6 +73,13 @@ class MergedConfig:
     def _forget(self, keys: Keys) -> None:
         for path in [path for path in self.sources if path[: len(keys)] == keys]:
             del self.sources[path]
+
+
+def _is_same(key: str, one: Any, other: Any) -> bool:
+    """Whether two names are of one class, which the short name of a class of this package is, too."""
+    short = [name for name in (one, other) if "." not in str(name)]
+    full = [name for name in (one, other) if str(name).startswith("beyondpixel.")]
+    return one == other or (key == "class_path" and len(short) == len(full) == 1 and full[0].endswith(f".{short[0]}"))
 
 
 def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:

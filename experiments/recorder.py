@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.errors import Stopped, UserError
 from beyondpixel.experiments.run.folder import RunFolder, Status, write_atomically
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit, uncommitted_changes
@@ -83,8 +83,14 @@ class RunRecorder(Callback):
             return
         self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
         data: Any = getattr(trainer, "datamodule", None)
+        fingerprint, earlier = _fingerprint(data), (self.record.get("data") or {}).get("fingerprint")
+        if trainer.ckpt_path and earlier not in (None, fingerprint):
+            raise UserError(
+                f"{self.folder.path} was begun on other images or masks (fingerprint {earlier}, now {fingerprint}); "
+                "resume it with the data.root that it had, or add --overwrite to start anew"
+            )
         self.record["data"] = {
-            "fingerprint": _fingerprint(data),
+            "fingerprint": fingerprint,
             "batch_size": getattr(data, "batch_size", None),
             "processes": trainer.world_size,
             "batch_size_per_process": getattr(data, "batch_size_per_process", None),

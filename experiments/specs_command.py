@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from beyondpixel.experiments.axes import loss_label
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, leaves
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
+from beyondpixel.experiments.yaml_files import in_one_line
 
 
 def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[str, Any] | None = None) -> None:  # noqa: B006
@@ -61,7 +61,7 @@ def resolved_text(spec: RunSpec) -> str:
     for keys, value in leaves(resolve(spec)):
         for depth, key in enumerate(keys):
             lines.setdefault(keys[: depth + 1], f"{'  ' * depth}{key}:")
-        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        text = in_one_line(value)
         lines[keys] += f" {text}  # {spec.merged.source_of(keys, default='default')}"
     return "\n".join(lines.values()) + "\n"
 

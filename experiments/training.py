@@ -33,6 +33,7 @@ from beyondpixel.experiments.lightning_cli import quiet_lightning
 from beyondpixel.experiments.progress_bar import StepProgressBar
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.stop_signals import StopAtOnce
 from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
@@ -60,7 +61,7 @@ def train(
     # a checkpoint fills the whole network, so the file or network that its encoder's weights came from may be gone
     with without_pretrained_weights() if resume else nullcontext():
         built = build_all(config)
-    if overwrite:
+    if overwrite and process_rank() == 0:  # the others come when the new config lies there already
         folder.clear()
     record = identify(folder, config, resumed=resume is not None)
     trainer = _make_trainer(

@@ -78,6 +78,17 @@ def read_value(text: str) -> Any:
         raise UserError(f"{text}: not a valid YAML value: {str(error).splitlines()[0]}") from error
 
 
+def in_one_line(value: Any) -> str:
+    """A value as YAML in one line.
+
+    Example:
+        >>> in_one_line({"name": "rmi", "region_size": 5}), in_one_line([321, 321]), in_one_line("rmi")
+        ('{name: rmi, region_size: 5}', '[321, 321]', 'rmi')
+    """
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()
+
+
 def check_depth(text: str) -> None:
     """Refuse YAML that is nested so deep that the compiled parser, which recurses, would overflow the stack.
 

@@ -83,7 +83,8 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
             axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
             of_evaluations = reference.get("evaluations") or {}
             kind = str(evaluated["words"]).partition(":")[0]  # a published number that names no steps, such as `crf`
-            reference = of_evaluations.get(evaluated["words"]) or of_evaluations.get(kind) or {}
+            metric = {name: reference[name] for name in reference.keys() & {"metric"}}
+            reference = {**metric, **(of_evaluations.get(evaluated["words"]) or of_evaluations.get(kind) or {})}
         summary = {name: float(value) for name, value in folder.summary.items()}
         arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
         return {

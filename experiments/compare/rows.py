@@ -164,7 +164,7 @@ def _published(group: pd.DataFrame, metric: str, *, elsewhere: bool = False) -> 
             continue
         if score.startswith("IoU/") and stage == "test" and score[4:] in (reference.get("per_class") or {}):
             return float(reference["per_class"][score[4:]])
-        if "value" in reference and reference.get("metric", metric) in (metric, score):
+        if "value" in reference and reference.get("metric", "test/mIoU") in (metric, score):
             return float(reference["value"])
     return math.nan
 

@@ -91,7 +91,8 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
     status, failure = _status(state, queue)
     if overwrite and status is not Status.NEW:
         return Action("replace", f"a run that was {status}", state)
-    if status is Status.FAILED and not retry_failed and not DISK_FULL.search(failure):
+    has_failed = status is Status.FAILED or (status is Status.TRAINED and failure)  # the latter in an evaluation
+    if has_failed and not retry_failed and not DISK_FULL.search(failure):
         return Action("failed", failure, state)
     return _continue(run, status, state, config)
 
@@ -108,6 +109,8 @@ def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str,
     missing = missing_evaluations(folder, run.spec.evaluations) if status is Status.DONE else []
     if status is Status.DONE and not missing:
         return Action("keep", status, state)
+    if status is Status.DONE and not has_checkpoint:
+        return Action("keep", f"{status}, but without {', '.join(missing)}: its checkpoint was not kept", state)
     if status.is_finished:
         return Action("resume", f"with {', '.join(missing) or 'its test'}", state)
     if has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
@@ -119,7 +122,7 @@ def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
     """Write down what could not say itself that it failed; and what was left alone for it, in sentences."""
     failed = [(run, action) for run, action in plan if action.kind == "failed"]
     for run, action in failed:
-        if not action.damaged and action.seen and action.seen["status"] != Status.FAILED:
+        if not action.damaged and action.seen and action.seen["status"] in (Status.QUEUED, Status.RUNNING):
             _record_failure(run, action)
     kinds = (
         ("failed in an earlier launch", "--retry-failed does them again"),
@@ -162,8 +165,8 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
         former = now or {}
         finished = action.kind == "resume" and Status(former["status"]).is_finished
         status = Status.TRAINED if finished else Status.QUEUED
-        no_job = dict.fromkeys(former.keys() & {"job", "job_log"})  # of an earlier launch
-        folder.update_state(**{"status": status, **no_job, **state})
+        cleared = dict.fromkeys(former.keys() & {"job", "job_log", "error"})  # of an earlier launch
+        folder.update_state(**{"status": status, **cleared, **state})
 
 
 def _state(folder: RunFolder) -> dict[str, Any] | None:

@@ -46,6 +46,16 @@ def check_output(output: Path) -> list[str]:
         return [str(error)]
 
 
+def check_devices(runs: Sequence[Run], gpus: int | None) -> list[str]:
+    """Whether each run's trainer asks for as many GPUs as a run gets; None where nobody hands out GPUs."""
+    asked = {run.config["trainer"].get("devices") for run in runs}
+    wrong = sorted(number for number in asked if isinstance(number, int) and number not in (-1, gpus))
+    return [
+        f"trainer.devices {number}: a run gets {gpus}; leave it out, and give --gpus {number}"
+        for number in (wrong if gpus is not None else ())
+    ]
+
+
 def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str], dict[str, int]]:
     """Look for the data of each row, and build its network and its loss, each different one once.
 

@@ -125,6 +125,8 @@ def launch(
             [run for run, _ in work], fresh=[run for run, action in work if action.kind != "resume"]
         )
         no_space, space = checks.check_space([run for run, _ in work], sizes, output)
+        handed_out = _gpus_of(slots[0]) if slots else max(1, 1 if options["gpus"] is None else options["gpus"])
+        errors += checks.check_devices([run for run, _ in work], handed_out)
         if found + errors + no_space:
             raise _nothing_started(found + errors + no_space)
     _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
@@ -145,6 +147,12 @@ def launch(
 def _devices(gpus: int, nodes: int) -> dict[str, int]:
     """The trainer's keys for several devices; none for one, so that a run is the same wherever it runs."""
     return {"trainer.devices": gpus, "trainer.num_nodes": nodes} if gpus * nodes > 1 else {}
+
+
+def _gpus_of(slot: Slot) -> int | None:
+    """How many GPUs a slot has; None on a machine without."""
+    devices = slot.get("CUDA_VISIBLE_DEVICES")
+    return len(devices.split(",")) if devices else None
 
 
 def _nothing_started(errors: Sequence[str]) -> UserError:

@@ -25,6 +25,7 @@ from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_
 
 SECONDS_BETWEEN_LOOKS = 0.5
 # -P: a file of the current folder, say queue.py, is not to stand in for a module of the same name
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # a Trainer takes what it sees
 COMMAND = (sys.executable, "-P", "-m", "beyondpixel.experiments.job")
 
 Slot = Mapping[str, str]
@@ -54,7 +55,8 @@ def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Seq
     if not found:
         number = jobs or 1
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
-        return [{"OMP_NUM_THREADS": threads} if number > 1 else {} for _ in range(number)]
+        shared = {"OMP_NUM_THREADS": threads} if number > 1 else {}
+        return [{**shared, **(NO_GPU if gpus == 0 else {})} for _ in range(number)]
     groups = [",".join(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
     # more jobs than groups share GPUs, which pays for small models
     return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} for index in range(jobs or len(groups))]
@@ -164,13 +166,14 @@ def _outcome(one: _Process) -> tuple[Status, str]:
         state = run.folder.state
     except DamagedRunError as error:
         return Status.DAMAGED, str(error)
+    if state["status"] == Status.FAILED or (state["status"] == Status.TRAINED and state.get("error")):
+        # also where Lightning then killed it, since another process of the run had failed, too
+        return Status.FAILED, state.get("error") or ""
     if code < 0:  # killed: it is no failure of the run, and the next launch resumes it
         note = f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
         if not Status(state["status"]).is_finished:
             _record(run, Status.STOPPED, note)
         return Status.STOPPED, note
-    if state["status"] == Status.FAILED:
-        return Status.FAILED, state.get("error") or ""
     # it ended before it could say why, or could not write it
     lines = run.folder.log_file.read_text(encoding="utf-8", errors="replace").split("\n")
     said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -83,9 +83,14 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         "partition": asked["partition"],
         "cpus_per_task": asked["cpus"],
         "mem": asked["mem"],
-        "setup": asked["setup"] or None,
+        "setup": [*(["export CUDA_VISIBLE_DEVICES="] if gpus == 0 else []), *asked["setup"]] or None,
         # one task that fails must not leave the others waiting for it
-        "srun_args": ["--kill-on-bad-exit=1", *(f"--{word.lstrip('-')}" for word in asked["srun"])],
+        # srun of SLURM 22.05 to 23.02 does not take sbatch's number of CPUs over
+        "srun_args": [
+            "--kill-on-bad-exit=1",
+            *([f"--cpus-per-task={asked['cpus']}"] if asked["cpus"] else []),
+            *(f"--{word.lstrip('-')}" for word in asked["srun"]),
+        ],
         "additional_parameters": {**requeue, **sbatch},
     }
     return {key: value for key, value in parameters.items() if value is not None}

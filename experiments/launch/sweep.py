@@ -16,6 +16,7 @@ from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.spec import RUNS, RunSpec
 from beyondpixel.experiments.tracking import project_name
+from beyondpixel.experiments.yaml_files import in_one_line
 
 
 def write_sweep(
@@ -55,7 +56,7 @@ def write_sweep(
     ]
     names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
     told = {**overrides, **{key: value for key, value in options.items() if value is not None}}
-    words = [word for key, value in told.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
+    words = [word for key, value in told.items() for word in (f"--{key}", in_one_line(value))]
     sweep = {
         "name": names,
         "project": project_name(),

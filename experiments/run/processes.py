@@ -22,6 +22,15 @@ def process_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
+def exit_code(code: int) -> int:
+    """The code for the end of a run, which is told by its first process alone.
+
+    Lightning kills the first process as soon as one that it has started ends with a code, be it while a checkpoint is
+    written.
+    """
+    return code if process_rank() == 0 else 0
+
+
 def ask_to_stop(process: subprocess.Popen[Any]) -> None:
     """Send Ctrl-C to a process that was started in a session of its own.
 

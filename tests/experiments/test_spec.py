@@ -58,6 +58,17 @@ def test_later_sources_win() -> None:
     [
         ({"model": MODEL}, {"model": {"class_path": "Other", "init_args": {"lr": 0.2}}}, {"lr": 0.2}),
         ({"model": MODEL}, {"model": {"init_args": {"loss": {"name": "ce"}}}}, {"lr": 0.1, "loss": {"name": "ce"}}),
+        # a class by its full and by its short name is the same class; one of another package is not
+        (
+            {"model": {"class_path": "beyondpixel.m.Module", "init_args": {"a": 1}}},
+            {"model": {"class_path": "Module", "init_args": {"b": 2}}},
+            {"a": 1, "b": 2},
+        ),
+        (
+            {"model": {"class_path": "Module", "init_args": {"a": 1}}},
+            {"model": {"class_path": "theirs.Module", "init_args": {"b": 2}}},
+            {"b": 2},
+        ),
     ],
 )
 def test_another_class_or_loss_drops_the_arguments_of_the_first(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,15 @@ def test_published_numbers_of_another_metric_are_not_shown(folder: Path, make_ru
     make_run(folder, "ce", 1, 0.4, published=58.5)
     assert by_name(folder)["rmi"]["published_difference"] == pytest.approx(2.61)
     assert math.isnan(by_name(folder, metric="train/images_per_s")["rmi"]["published"])
+
+
+def test_a_published_number_is_of_the_mean_iou_unless_it_says_otherwise(tmp_path: Path, make_run: MakeRun) -> None:
+    boundary = {"test/boundary_F": 0.3}
+    make_run(tmp_path, "ce", 1, 0.4, figures=boundary, evaluations={"crf:5": 0.41}, references={"crf:5": 59.0})
+    (file,) = tmp_path.glob("**/evaluations/*/summary.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **boundary}))
+    assert by_name(tmp_path)["ce + crf:5"]["published"] == 59.0
+    assert math.isnan(by_name(tmp_path, metric="test/boundary_F")["ce + crf:5"]["published"])
 
 
 def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run: MakeRun) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from beyondpixel.experiments import job
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.launch.actions import Action, choose_actions, record_failures, take
@@ -40,6 +41,8 @@ def leave_behind(run: Run, **state: Any) -> Run:
         ({"status": "running"}, {}, "resume", "step 8"),  # says so, but nobody holds its lock: it was killed
         ({"status": "stopped"}, {}, "resume", "step 8"),
         ({"status": "trained"}, {}, "resume", "with its test"),
+        ({"status": "trained", "error": "no such layer"}, {}, "failed", "no such layer"),  # in an evaluation
+        ({"status": "trained", "error": "no such layer"}, {"retry_failed": True}, "resume", "with its test"),
         ({"status": "queued", "job": "99999_1"}, {}, "resume", "step 8"),  # a job that is no more
     ],
 )
@@ -127,6 +130,31 @@ def test_evaluations_that_a_row_has_got_since_or_that_are_not_whole_are_made(
     take(run, action)
     assert run.folder.state["status"] == "trained"  # so that the job trains nothing
     assert run.folder.record["evaluations"] == evaluations
+    run.folder.update_state(status="done")
+    run.folder.last_checkpoint.unlink()  # as with --keep none; it is not trained anew for an evaluation
+    (action,) = choose_actions([run], retry_failed=True)
+    assert action.kind == "keep"
+    assert action.reason == "done, but without window:16, window:32: its checkpoint was not kept"
+
+
+def test_an_evaluation_that_fails_leaves_a_trained_run(
+    runs_of: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Any) -> None:
+        raise UserError("--crf: no such package")
+
+    run = leave_behind(runs_of(1)[0], status="trained")
+    monkeypatch.setattr(job, "_train_and_evaluate", fail)
+    with pytest.raises(UserError, match="no such package"):
+        job.run_job(run.folder.path)
+    assert (run.folder.state["status"], run.folder.state["error"]) == ("trained", "--crf: no such package")
+    (action,) = choose_actions([run])
+    assert (action.kind, action.reason) == ("failed", "--crf: no such package")
+    record_failures([(run, action)])
+    (action,) = choose_actions([run], retry_failed=True)
+    assert action.kind == "resume"
+    take(run, action)
+    assert run.folder.state["error"] is None
 
 
 def test_a_run_that_somebody_else_has_begun_since_is_not_taken(runs_of: Callable[..., list[Run]]) -> None:

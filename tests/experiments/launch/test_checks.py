@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.launch import checks
+from beyondpixel.experiments.launch import checks, local
 from beyondpixel.experiments.launch.command import launch
 from beyondpixel.experiments.plan import Run
 
@@ -71,6 +71,14 @@ def test_all_errors_are_told_at_once_each_with_its_file(place: Path, tiny: dict[
     for expected in ("a.yaml (a): ", "b.yaml (b): ", "c.yaml (c): ", "--output"):
         assert sum(expected in line for line in lines) == 1, str(told.value)
     assert "file is a file" in str(told.value)
+
+
+def test_more_devices_than_a_run_gets_are_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "make_slots", lambda *options: [{"CUDA_VISIBLE_DEVICES": "0"}])
+    with pytest.raises(UserError, match="trainer.devices 2: a run gets 1; leave it out, and give --gpus 2"):
+        dry_run(place, overrides={"trainer.devices": 2})
+    monkeypatch.setattr(local, "make_slots", lambda *options: [{"CUDA_VISIBLE_DEVICES": "0,1"}])
+    dry_run(place, overrides={"trainer.devices": 2})
 
 
 def test_too_little_space_is_told_with_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,11 +101,14 @@ def test_a_failure_stops_no_other_and_says_why(fakes: Callable[..., list[Run]]) 
         "os.kill(os.getpid(), signal.SIGKILL)",
         "sys.exit(75)",
         DONE,
+        "state(status='failed', error='not finite'); os.kill(os.getpid(), signal.SIGKILL)",  # by Lightning
+        "state(status='trained', error='no such layer'); sys.exit(1)",  # in an evaluation
     )
     progress, said = progress_of(several)
     run_all(several, progress=progress)
-    rained, silent, killed, held, done = several
-    assert progress.names(Status.FAILED) == [rained.name, silent.name]
+    rained, silent, killed, held, done, ended, evaluated = several
+    assert progress.names(Status.FAILED) == [rained.name, silent.name, ended.name, evaluated.name]
+    assert (ended.folder.state["error"], evaluated.folder.state["status"]) == ("not finite", "trained")
     assert progress.names(Status.STOPPED) == [killed.name]
     assert progress.names(Status.RUNNING) == [held.name]
     assert progress.names(Status.DONE) == [done.name]
@@ -261,7 +264,8 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices(gpus=2, devices=gpus) == ["0,1", "2,3"]
     assert devices(jobs=1, gpus=3, devices=gpus) == ["0,1,2"]
     assert devices(jobs=3, devices=["5"]) == ["5"] * 3  # they share it
-    assert devices(gpus=0, devices=gpus) == [None]
+    assert devices(gpus=0, devices=gpus) == [""]
+    assert devices(gpus=0, jobs=2, devices=gpus) == ["", ""]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert make_slots(devices=[]) == [{}]

@@ -64,6 +64,9 @@ def test_what_sbatch_is_asked_for() -> None:
     assert parameters["setup"] == ["module load cuda"]
     assert (parameters["time"], parameters["signal_delay_s"]) == (60, 120)
     assert "gpus_per_node" not in asked(gpus=0)
+    # a node may show its GPUs to all, and a Trainer takes those that it sees
+    assert asked(gpus=0, setup=["module load cuda"])["setup"] == ["export CUDA_VISIBLE_DEVICES=", "module load cuda"]
+    assert asked(cpus=8)["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=8"]
     assert "gpus_per_node" not in asked(gpus=2, sbatch=["gres=gpu:a100:2"])
     assert "requeue" not in asked(sbatch=["no-requeue"])["additional_parameters"]
     assert asked(time="1")["signal_delay_s"] == 15

@@ -81,6 +81,11 @@ def test_the_agents_are_told_all_that_a_launch_would_do(place: Path, monkeypatch
     command = yaml.safe_load(Path("sweep.yaml").read_text())["command"]
     assert command[-6:] == ["--gpus", "2", "--keep", "weights", "--allow-import", "mine,yours"]
     monkeypatch.setenv(allowed_imports.VARIABLE, "")
+    loss, scales = "{name: rmi, region_size: 5, pooling: max}", "[0.5, 2.0]"
+    cli.main(["launch", "tiny/ce", "--as-wandb-sweep", "sweep.yaml", "--model.loss", loss, "--data.scales", scales])
+    words = yaml.safe_load(Path("sweep.yaml").read_text())["command"][-4:]
+    assert words[::2] == ["--model.loss", "--data.scales"]
+    assert [yaml.safe_load(word) for word in words[1::2]] == [yaml.safe_load(loss), yaml.safe_load(scales)]
     cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--gpus", "2"])
     assert yaml.safe_load(Path("sweep.yaml").read_text())["command"][-2:] == ["--gpus", "2"]
     with pytest.raises(SystemExit, match="agents do the runs where they are started, not --executor slurm"):
