@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ SECONDS_TO_NOTICE = 5.0
 Handler = Callable[[int, FrameType | None], Any]
 
 
+_started: list[subprocess.Popen[Any]] = []  # the other processes of this one's run
 # Ctrl-C; what submitit lets SLURM send before the time limit
 SIGNALS = (*known_signals("SIGINT", "SIGUSR2"), *KILLS)
 
@@ -60,6 +62,13 @@ class StopAtOnce(Callback):
         self.folder = folder
         self._has_noticed = False
         self._numbers: int | None = None  # where numbers of signals are written to, in a stage on several processes
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A later Trainer of a process, such as that of an evaluation, is to end what the first one has started."""
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            _started.extend(process for process in launcher.procs if process not in _started)
+            launcher.procs = list(_started)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which waits for the end of the next training step."""

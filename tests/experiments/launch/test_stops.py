@@ -2,15 +2,18 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from beyondpixel.experiments import stop_signals
 from beyondpixel.experiments.errors import STOPPED
 
 FULL = os.environ.get("BEYONDPIXEL_FAULTS") == "full"
@@ -115,3 +118,16 @@ def test_a_run_stops_while_there_is_time_for_a_step_and_a_checkpoint(
     assert 0 < run.state["step"] < 8
     forks.finish(run)
     assert forks.outcome(run) == whole
+
+
+def test_an_evaluation_ends_the_processes_that_the_training_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_signals, "_started", [])
+    trainers: list[Any] = []
+    with subprocess.Popen(["sleep", "600"]) as other:
+        for started in ([other], []):  # by the training's Trainer, and none by the evaluation's
+            launcher = _SubprocessScriptLauncher.__new__(_SubprocessScriptLauncher)
+            launcher.procs = started
+            trainers.append(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))
+            stop_signals.StopAtOnce(None).setup(trainers[-1], torch.nn.Module(), "test")  # type: ignore[arg-type]
+        stop_signals.end_other_processes(trainers[1], signal.SIGTERM)
+        assert other.wait(timeout=60) == -signal.SIGTERM
