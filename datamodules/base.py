@@ -57,8 +57,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         scales: Lowest and highest factor of the random rescaling of training images.
         scale_step: Distance of the factors, such as 0.25 for 0.5, 0.75, 1, ...; None takes any factor in the range.
         flip: Mirror every other training image, on average.
-        crop_max_class_share: Draw a crop's position again, up to 10 times, while one class has at least this share of
-            its labeled pixels; None takes the first. The MCIBI authors have 0.75.
+        crop_max_class_share: Draw up to 10 positions of a crop, until no class has this share or more of its labeled
+            pixels; None takes the first. The MCIBI authors have 0.75.
         photometric_distortion: Distort brightness, contrast, saturation and hue of training images at random, as the
             MCIBI authors do.
         image_size: Height and width to which everything is resized first, targets and evaluation included; None works

@@ -1,5 +1,6 @@
 """Report on the content and the faults of a data set: `beyondpixel data check`."""
 
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class SplitReport:
         faults: What is wrong, one entry for each sample that cannot be used.
         remedy: What to do about the faults.
         error: Why the split as a whole cannot be used, if it cannot.
-        warnings: What is unusual, such as fewer images than published.
+        warnings: What is unusual, such as fewer images than published, or images that another split has as well.
     """
 
     split: str
@@ -83,20 +84,25 @@ def check(
     """
     used = [datamodule.train_split, datamodule.val_split, datamodule.test_split]
     names = dict.fromkeys(split for split in used if split is not None) if splits is None else splits
-    return [_check_split(datamodule, split, progress) for split in names]
+    split_of: dict[bytes, str] = {}
+    return [_check_split(datamodule, split, split_of, progress) for split in names]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one sample adds to the sums."""
+    """What one sample adds to the sums, and its image's digest."""
 
+    id: str
+    digest: bytes
     size: tuple[int, int]
     labels: NDArray[np.int64] | None
     sums: NDArray[np.float64]
     squares: NDArray[np.float64]
 
 
-def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool) -> SplitReport:
+def _check_split(
+    datamodule: SegmentationDataModule, split: str, split_of: dict[bytes, str], progress: bool
+) -> SplitReport:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -110,6 +116,11 @@ def _check_split(datamodule: SegmentationDataModule, split: str, progress: bool)
     good = [entry for entry in seen if isinstance(entry, _Seen)]
     if not good:
         return SplitReport(split, faults=faults, remedy=dataset.remedy, warnings=noted)
+    for other in dict.fromkeys(split_of.values()):
+        if shared := [entry.id for entry in good if split_of.get(entry.digest) == other]:
+            noted.append(f"images that are in {other}, too: {len(shared)}, such as {shared[0]}")
+    for entry in good:
+        split_of.setdefault(entry.digest, split)
     sizes = Counter(entry.size for entry in good)
     pixels = sum(height * width * count for (height, width), count in sizes.items())
     mean = np.sum([entry.sums for entry in good], axis=0) / pixels
@@ -133,7 +144,8 @@ def _look(sample: Sample) -> _Seen:
     counts = np.stack([np.bincount(sample.image[..., channel].ravel(), minlength=256) for channel in range(3)])
     labels = None if sample.mask is None else np.bincount(sample.mask.ravel(), minlength=256)
     height, width = sample.image.shape[:2]
-    return _Seen((height, width), labels, counts @ values, counts @ values**2)
+    digest = hashlib.sha256(np.ascontiguousarray(sample.image).data).digest()  # a copy has another name
+    return _Seen(sample.id, digest, (height, width), labels, counts @ values, counts @ values**2)
 
 
 def _count_classes(names: list[str], histograms: list[NDArray[np.int64]]) -> list[ClassCount]:

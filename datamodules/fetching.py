@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pooch
 import requests
@@ -65,7 +66,8 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
 
 def _copy_file(url: str, output_file: str, pooch: Any) -> None:
     """Downloader for file addresses, which pooch does not know."""
-    shutil.copyfile(unquote(urlsplit(url).path), output_file)
+    # on Windows the path of file:///C:/x is C:\x, not /C:/x
+    shutil.copyfile(url2pathname(urlsplit(url).path), output_file)
 
 
 class _ResumingDownload:

@@ -1,14 +1,14 @@
 """A user's own images and masks."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
-
-from PIL import Image
 
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.class_file import read_class_file
 from beyondpixel.datamodules.datasets.errors import DataError, data_error
 from beyondpixel.datamodules.datasets.files import FileDataset, Pair
+from beyondpixel.datamodules.datasets.images import images_among
 from beyondpixel.datamodules.datasets.listing import read_list
 
 
@@ -43,7 +43,8 @@ class FolderDataModule(SegmentationDataModule):
         crop_size: Side, or height and width, of the training crops.
         scales: Lowest and highest factor of the random rescaling of training images.
         convert_images: Accept grayscale, RGBA, CMYK and 16-bit images, and photographs that are stored rotated; all
-            are turned to upright 8-bit RGB when they are read.
+            are turned to upright 8-bit RGB when they are read. Masks are never turned: they must be those of the
+            upright image.
         **common: As for `SegmentationDataModule`.
     """
 
@@ -118,9 +119,17 @@ class FolderDataModule(SegmentationDataModule):
         names = read_list(listing, remedy=f"write one image name a line, relative to {folder}")
         if not names:
             raise self._no_split(listing.stem, f"{listing} is empty")
-        return [
+        images = [
             folder / name if (folder / name).is_file() else by_stem.get(Path(name), folder / name) for name in names
         ]
+        if twice := [str(image) for image, count in Counter(images).items() if count > 1]:
+            raise data_error(
+                f"{listing} names {len(twice)} of its images more than once",
+                twice,
+                expected="each image once, for it would count more than the others",
+                remedy=f"remove the repeated lines from {listing}",
+            )
+        return images
 
     def _in_folder(self, split: str) -> list[Path]:
         folder = Path(self.root) / self.images / split
@@ -142,8 +151,7 @@ class FolderDataModule(SegmentationDataModule):
 
 def _by_stem(folder: Path) -> dict[Path, Path]:
     """The images in a folder and below it, by their relative path without ending."""
-    known = Image.registered_extensions()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known) if folder.is_dir() else []
+    files = images_among(folder.rglob("*")) if folder.is_dir() else []
     by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
     if len(by_stem) < len(files):
         hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]

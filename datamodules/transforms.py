@@ -31,8 +31,8 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
         scales: Lowest and highest factor.
         scale_step: Factors are `scales[0]`, `scales[0] + scale_step`, ...; None draws them uniformly from the range.
         resampling: How images are rescaled, see `Rescale.image`.
-        max_class_share: Draw the crop's position again, up to 10 times, while one class has at least this share of
-            its labeled pixels; None takes the first.
+        max_class_share: Draw up to 10 positions of the crop, until no class has this share or more of its labeled
+            pixels; None takes the first.
     """
 
     def __init__(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,8 +20,8 @@ from beyondpixel.datamodules import (
 )
 from beyondpixel.datamodules.checks import SplitReport, check
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
-from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
-from beyondpixel.experiments.errors import UserError, as_user_error
+from beyondpixel.datamodules.datasets.errors import BadFileError
+from beyondpixel.experiments.errors import UserError
 from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
 SIZES_SHOWN = 5
@@ -39,22 +39,27 @@ def check_data(
     root: Path | None = None,
     grid: Path | None = None,
     samples: int = 4,
+    overrides: Mapping[str, Any] | None = None,
 ) -> None:
     """Read every file of a data set, print what is in it, and draw some samples.
+
+    Takes the data module's own options as well, such as --data.mask_suffix _mask; with --data.on_error skip, bad files
+    of the training split are listed but accepted.
 
     Args:
         name: the data set.
         root: its folder; `shapes` needs none.
         grid: a PNG to draw samples with their masks on.
         samples: how many samples of each split to draw.
+        overrides: options of the data module, as `{"data.mask_suffix": "_mask"}`.
 
     Raises:
-        UserError: after everything has been printed, if the data set cannot be used as it is.
+        UserError: for options that the data module does not have; after everything has been printed, if the data set
+            cannot be used as it is.
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, got {samples}")
-    with as_user_error(DataError):
-        data = _build(name, root)
+    data = _build(name, root, overrides or {})
     reports = check(data)
     console = Console()
     for split in reports:
@@ -67,22 +72,34 @@ def check_data(
         if drawn:
             _draw(data, drawn, f"{samples} samples of each of {', '.join(usable)}", grid)
             print(f"Samples are drawn in {grid}")
-    bad = [split.split for split in reports if not split.ok]
+    skipped = data.train_split if data.on_error == "skip" else None
+    bad = [split.split for split in reports if not split.ok and not (split.split == skipped and split.images)]
     if bad:
         raise UserError(f"{data.dataset_name} cannot be used as it is: see {', '.join(bad)} above")
-    print(f"{data.dataset_name}: no fault found")
+    left_out = sum(len(split.faults) for split in reports)
+    skipping = f" but {left_out} training samples that on_error skip leaves out" if left_out else ""
+    print(f"{data.dataset_name}: no fault found{skipping}")
 
 
-def _build(name: str, root: Path | None) -> SegmentationDataModule:
-    data_module: Any = DATA_MODULES[name]  # their arguments differ
-    if name == "shapes":
-        data: SegmentationDataModule = data_module()
-    elif root is None:
+def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> SegmentationDataModule:
+    from beyondpixel.experiments.build import build_data
+    from beyondpixel.experiments.resolve import complete
+
+    # CamVid holds nothing out unless told to, and then val would not be read
+    arguments: dict[str, Any] = {"train_split": "train"} if name == "camvid" else {}
+    if root is not None:
+        arguments["root"] = str(root)
+    for key, value in overrides.items():
+        if not key.startswith("data."):
+            raise UserError(f"--{key}: unknown key; data check takes --data.KEY, the options of the data set")
+        arguments[key.removeprefix("data.").removeprefix("init_args.")] = value
+    if name != "shapes" and "root" not in arguments:
         raise UserError(f"data check {name} needs --root DIR, the folder of the data set")
-    else:
-        # CamVid holds nothing out unless told to, and then val would not be read
-        data = data_module(str(root), **({"train_split": "train"} if name == "camvid" else {}))
-    return data
+    class_path = DATA_MODULES[name].__name__
+    config, errors = complete({"data": {"class_path": class_path, "init_args": arguments}})
+    if errors:
+        raise UserError("\n".join(f"--data.{'.'.join(keys[2:])}: {text}" for keys, text in errors))
+    return cast(SegmentationDataModule, build_data(config))
 
 
 def _summary(dataset: str, split: SplitReport) -> str:
@@ -90,9 +107,9 @@ def _summary(dataset: str, split: SplitReport) -> str:
     shown = ", ".join(sizes[:SIZES_SHOWN]) + (f" and {len(sizes) - SIZES_SHOWN} more" if sizes[SIZES_SHOWN:] else "")
     lines = [f"[bold]{dataset} {split.split}[/bold]: {split.images} images" + (f", {shown}" if shown else "")]
     if split.mean:
-        channels = " ".join(f"{255 * value:.1f}" for value in split.mean)
-        deviations = " ".join(f"{255 * value:.1f}" for value in split.std)
-        lines.append(f"mean RGB {channels}, standard deviation {deviations}")
+        # lines of a class file
+        for name, values in (("mean", split.mean), ("std", split.std)):
+            lines.append(escape(f"{name}: [{', '.join(f'{value:.4f}' for value in values)}]"))
     lines += [f"[yellow]{escape(warning)}[/yellow]" for warning in split.warnings]
     if split.absent_classes:
         lines.append(f"[yellow]no pixel of: {', '.join(split.absent_classes)}[/yellow]")

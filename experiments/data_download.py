@@ -24,5 +24,8 @@ def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequ
     with as_user_error(DataError, DownloadError, ArchiveError):
         done = get(name, root, mirrors=mirrors)
     print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
-    if name != "sbd":
-        print(f"Look at it with: beyondpixel data check {name} --root {root} --grid {name}.png")
+    if name == "voc":
+        print(f"Its training split trainaug is added by: beyondpixel data get sbd --root {root}")
+    else:
+        checked = "voc" if name == "sbd" else name
+        print(f"Look at it with: beyondpixel data check {checked} --root {root} --grid {checked}.png")

@@ -26,9 +26,10 @@ class RMILoss(SegmentationLoss):
     ridge's (-3.80 for each class with ξ = 5e-4) as predictions get better. Log `terms["pixel"]` and `terms["rmi"]`
     apart, and choose checkpoints by a metric.
 
-    **The RMI term alone cannot tell a prediction from its inverse**: P enters through covariances, and those of 1 - P
-    are the same up to a sign that squares away. The pixel term decides which of the two is learned, so a network from
-    scratch needs enough of it (λ, or some training without RMI).
+    **Covariances cannot tell a prediction from its inverse**: those of P and of 1 - P are the same up to a sign that
+    squares away. With DF 1, "interp" and "stride" both score the same; by the zeros that "avg" pads borders with, the
+    inverse falls between the prediction and noise, and with "max" close to noise. The pixel term decides which of the
+    two is learned, so a network from scratch needs enough of it (λ, or some training without RMI).
 
     Args:
         num_classes: C.

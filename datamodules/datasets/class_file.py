@@ -87,7 +87,7 @@ def _parse(content: Any) -> ClassFile:
     for what, given in (("names", names), ("colors", palette), ("values", values)):
         if len(set(given)) < len(given):
             raise ValueError(f"two classes have the same {what[:-1]}: {given}")
-    void = content.get("void", [255] if kind == "index" else [])
+    void = content.get("void", [255] if kind == "index" and 255 not in values else [])
     if not isinstance(void, list):
         raise ValueError(f"void must be a list, got {void!r}")
     return ClassFile(

@@ -1,5 +1,6 @@
 """A user's own images, without target, for prediction."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -15,8 +16,7 @@ def image_dataset(path: Path) -> FileDataset:
     Raises:
         DataError: There is no image.
     """
-    known = Image.registered_extensions()
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+    files = images_among(path.iterdir()) if path.is_dir() else [path]
     if not files or not path.exists():
         raise data_error(
             f"predict_path {path} {'holds no images' if path.exists() else 'does not exist'}",
@@ -28,3 +28,9 @@ def image_dataset(path: Path) -> FileDataset:
     return FileDataset(
         pairs, LabelTable({}), name=f"predict_path {path}", remedy="remove or replace the file", convert_images=True
     )
+
+
+def images_among(paths: Iterable[Path]) -> list[Path]:
+    """The paths with an ending that Pillow knows, sorted; hidden files, such as macOS's `._a.jpg`, are no images."""
+    known = Image.registered_extensions()
+    return sorted(path for path in paths if path.suffix.lower() in known and not path.name.startswith("."))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 
 from beyondpixel.datamodules.datasets.base import Pixels
 from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.datamodules.datasets.labels import LabelTable
 
-UPRIGHT = 1
+ROTATED = range(2, 9)  # EXIF orientations; 1 is upright, 0 unknown
 
 
 def read_image(path: Path, *, convert: bool = False) -> Pixels:
@@ -22,21 +22,26 @@ def read_image(path: Path, *, convert: bool = False) -> Pixels:
 
     Args:
         path: A file that Pillow can read.
-        convert: Accept any kind: gray is repeated, alpha is dropped, 16 bits are scaled down to 8, and photographs are
-            turned upright as their EXIF note says.
+        convert: Accept any kind of 8 or 16 bits: gray is repeated, alpha is dropped, 16 bits are scaled down to 8, and
+            photographs are turned upright as their EXIF note says.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        BadFileError: The file is damaged, or is not upright 8-bit RGB and `convert` is off.
+        BadFileError: The file is damaged, has more than 16 bits, or is not upright 8-bit RGB and `convert` is off.
     """
     with _opened(path) as image:
         if convert:
+            if _is_32_bit(image):
+                raise BadFileError(
+                    f"{path}: is {_kind(image)}: which values are black and white is unclear; store it as 8-bit RGB"
+                )
             return np.asarray(_to_rgb(image), dtype=np.uint8)
-        if image.mode != "RGB":
-            raise BadFileError(f"{path}: is {_kind(image)}, not 8-bit RGB")
-        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        if image.mode != "RGB" or _bits(image, path) > 8:
+            kind = "16-bit" if image.mode == "RGB" else _kind(image)
+            raise BadFileError(f"{path}: is {kind}, not 8-bit RGB")
+        if image.getexif().get(ExifTags.Base.Orientation) in ROTATED:
             raise BadFileError(
                 f"{path}: is stored rotated (EXIF orientation), so it is unclear which way up its mask is"
             )
@@ -88,9 +93,28 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise BadFileError(f"{path}: is not an image") from error
     except RuntimeError as error:  # of torchvision, with the place in its source first
         raise BadFileError(f"{path}: is damaged ({str(error).rpartition(', ')[2]})") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadFileError(
+            f"{path}: has more than about 178 million pixels, Pillow's limit; cut image and mask into tiles"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         # Pillow reports damage by any of these: OSError in JPEG data, SyntaxError in PNG chunks
         raise BadFileError(f"{path}: is damaged ({error})") from error
+
+
+def _bits(image: Image.Image, path: Path) -> int:
+    """Bits of each channel in the file: Pillow calls 16-bit RGB RGB, too, and drops the low byte."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]  # the header's bit depth
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))))
+    return 8
+
+
+def _is_32_bit(image: Image.Image) -> bool:
+    # 16-bit PGM files, and PNG files in older Pillow, are opened in the mode of 32 bits
+    return image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -103,6 +127,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _kind(image: Image.Image) -> str:
+    if _is_32_bit(image):
+        return f"32-bit (Pillow mode {image.mode})"
     kinds = {
         "1": "1-bit black and white",
         "L": "grayscale",

@@ -46,6 +46,14 @@ def test_everything_wrong_is_in_the_report_and_nothing_is_raised(make_camvid) ->
     assert test.images == 2
 
 
+def test_an_image_in_two_splits_is_noted_also_under_another_name(make_camvid) -> None:
+    root: Path = make_camvid({"train": 3, "val": 2, "test": 2})
+    (root / "test" / "test_01.png").write_bytes((root / "train" / "train_02.png").read_bytes())
+    reports = check(CamVidDataModule(str(root), train_split="train"), progress=False)
+    assert [report.warnings for report in reports] == [[], [], ["images that are in train, too: 1, such as test_01"]]
+    assert all(report.ok for report in reports)
+
+
 def test_absent_classes() -> None:
     names = ["sky", "building", "road", "pavement", "car", "person"]
     data = ShapesDataModule(num_train=1, num_val=40, num_test=1, classes=names, image_size=(48, 64))

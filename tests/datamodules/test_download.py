@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import nturl2path
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,14 +16,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from beyondpixel.datamodules import CamVidDataModule, VOCDataModule, download, voc
+from beyondpixel.datamodules import CamVidDataModule, VOCDataModule, download, fetching, voc
 from beyondpixel.datamodules.datasets import sbd
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.datamodules.download import get, install
@@ -180,6 +182,14 @@ def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Pat
     (tmp_path / "data.tar").write_bytes(CONTENT)
     fetch_quietly([f"{server.url}/data.tar"], tmp_path / "data.tar")
     assert server.requests == []
+
+
+def test_an_address_of_windows_is_the_path_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(fetching, "url2pathname", nturl2path.url2pathname)
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: copied.append(source) or Path(target).touch())
+    fetch([PureWindowsPath("C:/my data/data.tar").as_uri()], tmp_path / "data.tar", checksum=None)
+    assert copied == [r"C:\my data\data.tar"]
 
 
 def tar_with(path: Path, members: list[tarfile.TarInfo]) -> Path:

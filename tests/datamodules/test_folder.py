@@ -10,6 +10,7 @@ from PIL import Image
 from beyondpixel.datamodules import FolderDataModule
 from beyondpixel.datamodules.datasets.class_file import EXAMPLE
 from beyondpixel.datamodules.datasets.errors import DataError
+from beyondpixel.datamodules.datasets.images import image_dataset
 
 COLORS = np.array([[0, 0, 0], [0, 160, 0], [200, 30, 30]], dtype=np.uint8)
 CLASSES = """\
@@ -250,6 +251,31 @@ def test_missing_pieces(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"4 of 6 files are missing(.|\n)*images.gone(.|\n)*images.lost\.jpg"):
         FolderDataModule(str(tmp_path)).setup("test")
     assert FolderDataModule(str(tmp_path), val_split=None).val_dataloader() == []
+
+
+def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
+    """With and without its ending: it would count twice in mIoU."""
+    write(tmp_path, splits=False)
+    (tmp_path / "test.txt").write_text("test0\ntest1\ntest0.jpg\n")
+    with pytest.raises(DataError, match=r"test\.txt names 1 of its images more than once:\n.*test0\.jpg\n"):
+        FolderDataModule(str(tmp_path)).load_split("test")
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """macOS puts `._a.jpg` beside `a.jpg` on disks of other systems."""
+    write(tmp_path)
+    for kind, ending in (("images", "jpg"), ("masks", "png")):
+        (tmp_path / kind / "train" / f"._train0.{ending}").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert FolderDataModule(str(tmp_path)).load_split("train").ids == [f"train/train{index}" for index in range(3)]
+    assert image_dataset(tmp_path / "images" / "train").ids == [f"train{index}" for index in range(3)]
+
+
+def test_255_is_a_class_where_one_has_it_as_its_value(tmp_path: Path) -> None:
+    leaf = "{name: leaf, color: [0, 160, 0], value: 255}"
+    write(tmp_path, count=1)
+    (tmp_path / "classes.yaml").write_text(f"classes: [{{name: ground, color: [0, 0, 0]}}, {leaf}]")
+    Image.fromarray(np.full((24, 32), 255, dtype=np.uint8)).save(tmp_path / "masks/test/test0.png")
+    assert (FolderDataModule(str(tmp_path)).dataset("test")[0].mask == 1).all()
 
 
 def test_masks_must_be_lossless(tmp_path: Path) -> None:

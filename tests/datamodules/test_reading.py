@@ -1,9 +1,10 @@
-"""JPEGs are decoded by another library than Pillow: the pixels, and what is refused, must be Pillow's."""
+"""What image files are read as, and which are refused; JPEGs are decoded by another library, to the same pixels."""
 
 import itertools
 import random
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,3 +83,62 @@ def test_a_jpeg_of_another_kind_is_refused_by_name(tmp_path: Path, mode: str, sa
     photo(24, 32).convert(mode).save(file)
     with pytest.raises(BadFileError, match=f"photo.jpg: is {said}, not 8-bit RGB"):
         read_image(file)
+
+
+def write_sixteen_bits(file: Path) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 1 << 16, (8, 9, 3), dtype=np.uint16)
+    assert cv2.imwrite(str(file), values[..., ::-1])  # which takes BGR
+    return values
+
+
+@pytest.mark.parametrize("name", ["color.png", "color.tif"])
+def test_sixteen_bits_in_color_are_refused_or_become_eight(tmp_path: Path, name: str) -> None:
+    values = write_sixteen_bits(tmp_path / name)
+    with pytest.raises(BadFileError, match=rf"{name}: is 16-bit, not 8-bit RGB"):
+        read_image(tmp_path / name)
+    assert np.abs(read_image(tmp_path / name, convert=True) - values / 257).max() < 1
+
+
+@pytest.mark.parametrize("name", ["color.png", "color.tif"])
+def test_eight_bits_in_color_are_read(tmp_path: Path, name: str) -> None:
+    photo(8, 9).save(tmp_path / name)
+    np.testing.assert_array_equal(read_image(tmp_path / name), np.asarray(photo(8, 9)))
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_thirty_two_bits_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+    Image.fromarray(np.full((4, 5), 70000, dtype=dtype)).save(tmp_path / "depth.tif")
+    with pytest.raises(BadFileError, match=rf"depth.tif: is 32-bit \(Pillow mode {mode}\), not 8-bit RGB"):
+        read_image(tmp_path / "depth.tif")
+    message = rf"depth.tif: is 32-bit \(Pillow mode {mode}\): which values .*; store it as 8-bit RGB"
+    with pytest.raises(BadFileError, match=message):
+        read_image(tmp_path / "depth.tif", convert=True)
+
+
+def test_sixteen_bit_gray_in_a_mode_of_thirty_two_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5), 32768, dtype=np.uint16)).save(tmp_path / "gray.pgm")
+    assert Image.open(tmp_path / "gray.pgm").mode == "I"
+    assert (read_image(tmp_path / "gray.pgm", convert=True) == 128).all()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_of_all_orientations_the_rotated_are_refused(tmp_path: Path, orientation: int) -> None:
+    """2 to 8 are rotated or mirrored; 0 is "unknown", and 9 has no meaning."""
+    image, file = photo(24, 32), tmp_path / "photo.jpg"
+    image.getexif()[0x0112] = orientation
+    image.save(file, exif=image.getexif())
+    if 2 <= orientation <= 8:
+        with pytest.raises(BadFileError, match=r"is stored rotated \(EXIF orientation\)"):
+            read_image(file)
+    else:
+        assert read_image(file).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("convert", [False, True])
+def test_an_image_above_pillows_limit_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, convert: bool
+) -> None:
+    photo(24, 32).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 // 2 - 1)  # twice as many are an error
+    with pytest.raises(BadFileError, match=r"photo.png: has more than about 178 million pixels.*cut .* into tiles"):
+        read_image(tmp_path / "photo.png", convert=convert)

@@ -1,11 +1,14 @@
 """`beyondpixel data` as it is typed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from beyondpixel.datamodules import FolderDataModule
+from beyondpixel.experiments import data_download
 from beyondpixel.experiments.cli import main
 
 CLASSES = "masks: index\nclasses:\n  - {name: ground, color: [0, 0, 0]}\n  - {name: leaf, color: [0, 160, 0]}\n"
@@ -32,7 +35,6 @@ def test_check_counts_and_draws(leaves: Path, capsys: pytest.CaptureFixture[str]
     main(["data", "check", "folder", "--root", str(leaves), "--grid", str(tmp_path / "grid.png"), "--samples", "1"])
     said = capsys.readouterr().out
     assert "Folder train: 2 images, 6x4 (2)" in said
-    assert "mean RGB 90.0 90.0 90.0, standard deviation 0.0 0.0 0.0" in said
     (row,) = (line for line in said[: said.index("Folder val:")].splitlines() if "leaf" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["leaf", "12", "25.00 %", "2"]
     assert said.endswith("Folder: no fault found\n")
@@ -54,9 +56,67 @@ def test_check_lists_all_faults_and_fails(leaves: Path, capsys: pytest.CaptureFi
     assert "is 6x5, but its image 0.png is 6x4 (width x height)" in said
 
 
+def test_mean_and_std_go_into_the_class_file_as_they_are_printed(
+    leaves: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(leaves / "images" / "train" / f"{index}.png")
+    main(["data", "check", "folder", "--root", str(leaves)])
+    said = capsys.readouterr().out
+    lines = [line for line in said[: said.index("Folder val:")].splitlines() if line.startswith(("mean: ", "std: "))]
+    (leaves / "classes.yaml").write_text(CLASSES + "\n".join(lines))
+    data = FolderDataModule(str(leaves))
+    np.testing.assert_allclose(data.mean, (pixels / 255).mean((0, 1, 2)), atol=5e-5)
+    np.testing.assert_allclose(data.std, (pixels / 255).std((0, 1, 2)), atol=5e-5)
+
+
+def test_check_takes_the_options_of_the_data_module(leaves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for mask in leaves.glob("masks/*/*.png"):
+        mask.rename(mask.with_name(f"{mask.stem}_mask.png"))
+    words = ["data", "check", "folder", "--root", str(leaves), "--data.mask_suffix", "_mask"]
+    main(words)
+    assert capsys.readouterr().out.endswith("Folder: no fault found\n")
+    Image.fromarray(np.full((4, 6), 90, dtype=np.uint8)).save(leaves / "images" / "val" / "0.png")
+    with pytest.raises(SystemExit, match="cannot be used as it is: see val above"):
+        main(words)
+    main([*words, "--data.convert_images", "true"])
+    assert capsys.readouterr().out.endswith("Folder: no fault found\n")
+    main([*words, "--data.val_split=null"])
+    assert "Folder val:" not in capsys.readouterr().out
+
+
+def test_check_accepts_what_training_skips(leaves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (leaves / "masks" / "train" / "0.png").write_text("no image")
+    words = ["data", "check", "folder", "--root", str(leaves), "--data.on_error", "skip"]
+    main(words)
+    said = capsys.readouterr().out
+    assert "0.png: is not an image" in said
+    assert said.endswith("Folder: no fault found but 1 training samples that on_error skip leaves out\n")
+    (leaves / "masks" / "val" / "0.png").write_text("no image")
+    with pytest.raises(SystemExit, match="cannot be used as it is: see val above"):
+        main(words)
+
+
+@pytest.mark.parametrize("name", ["voc", "sbd"])
+def test_get_names_the_command_that_comes_next(
+    name: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check of VOC reads trainaug, which is there after both downloads alone."""
+    monkeypatch.setattr(data_download, "get", lambda *args, **kwargs: True)
+    main(["data", "get", name, "--root", "VOC"])
+    following = {"voc": "data get sbd --root VOC", "sbd": "data check voc --root VOC --grid voc.png"}
+    assert capsys.readouterr().out.endswith(f": beyondpixel {following[name]}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["check", "shapes", "--data.nun_train", "3"], "--data.nun_train: unknown key; did you mean num_train"),
+        (["check", "shapes", "--data.x", "3"], "--data.x: unknown key; expected one of num_train, num_val, "),
+        (["check", "shapes", "--data.num_train", "few"], "--data.num_train: expected int, got 'few'"),
+        (["check", "shapes", "--data.class_path", "VOCDataModule"], "--data.class_path: unknown key"),
+        (["check", "shapes", "--model.lr", "1"], "--model.lr: unknown key; data check takes --data.KEY"),
         (["check", "camvid"], "data check camvid needs --root DIR, the folder of the data set"),
         (["check", "folder", "--root", "nowhere"], "nowhere"),
         (["get", "sbd", "--root", "nowhere"], "sbd adds to voc, which is not, or not completely, in .*nowhere"),
