@@ -287,7 +287,8 @@ class SegmentationModule(HubModule):
                 value if labeled else torch.zeros_like(value),
                 on_epoch=True,
                 sync_dist=True,
-                batch_size=labeled,
+                # Lightning averages the number over processes in the type that it has, which cuts an integer
+                batch_size=float(labeled),  # type: ignore[arg-type]
             )
         self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
 
