@@ -210,8 +210,9 @@ class SegmentationModule(HubModule):
         self._max_iters = self._training_iterations()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
-        if isinstance(self.loss, SegmentationLoss):
-            self.loss.progress = self.global_step / self._max_iters
+        loss_module = getattr(self.loss, "_orig_mod", self.loss)  # torch.compile hides the loss's type
+        if isinstance(loss_module, SegmentationLoss):
+            loss_module.progress = self.global_step / self._max_iters
         images, target = _entry(batch, "image", "train"), _entry(batch, "mask", "train")
         try:
             _, loss, logged = self.logits_and_loss(images, target, "train")

@@ -85,7 +85,8 @@ class HubModule(
         from safetensors.torch import save_file
 
         weights = {
-            name: weight.detach().cpu().contiguous()
+            # as if the network were not a module that torch.compile made
+            name.replace("_orig_mod.", ""): weight.detach().cpu().contiguous()
             for name, weight in self.state_dict().items()
             if not name.startswith(TRAINING_ONLY)
         }

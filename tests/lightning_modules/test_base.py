@@ -112,6 +112,16 @@ def test_the_loss_knows_how_far_training_is(data: Any, tiny_module: Make, traine
     assert recorder.progress == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_a_compiled_loss_knows_it_too(data: Any, tiny_module: Make, trainer: Make) -> None:
+    recorder = Recorder()
+    module = tiny_module(loss={"name": "affinity", "stride": 4, "decay": 10})
+    module.loss = torch.compile(module.loss, backend="eager")
+    trainer(max_epochs=2, callbacks=[recorder]).fit(module, data)
+    for progress, step in enumerate(recorder.steps):
+        weighted = step["train/loss_pixel"] + 10 ** (-progress / 4) * step["train/loss_affinity"]
+        assert step["train/loss"] == pytest.approx(weighted, rel=1e-5)
+
+
 def test_schedule_runs_per_iteration_and_groups_have_names(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
 ) -> None:

@@ -51,6 +51,14 @@ def test_a_deeplab_there_and_back(tmp_path: Path) -> None:
     assert torch.equal(logits(other), logits(module))
 
 
+def test_a_compiled_network_is_saved_as_the_one_it_was_made_of(tmp_path: Path) -> None:
+    module = Pixelwise(3, loss="adaptive_affinity").eval()
+    expected = logits(module)
+    module.network, module.loss = (torch.compile(part, backend="eager") for part in (module.network, module.loss))
+    module.save_pretrained(tmp_path)
+    assert torch.equal(logits(Pixelwise.from_pretrained(tmp_path)), expected)
+
+
 def test_the_loss_is_not_part_of_what_is_shared(tmp_path: Path) -> None:
     """A loss with weights of its own, and a module as loss, which no file could hold."""
     for loss in ("adaptive_affinity", nn.CrossEntropyLoss(weight=torch.ones(3))):
