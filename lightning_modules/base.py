@@ -164,6 +164,7 @@ class SegmentationModule(HubModule):
         for group, factors in zip(optimizer.param_groups, relative, strict=True):
             group["lr"] *= factors["lr"]
             group["weight_decay"] *= factors["weight_decay"]
+            group.setdefault("initial_lr", group["lr"])  # as all schedulers but ReduceLROnPlateau do
         if self._make_lr_scheduler is not None:
             own = self._make_lr_scheduler(optimizer)
             monitor = getattr(own, "monitor", "val/mIoU")

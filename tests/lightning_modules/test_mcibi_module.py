@@ -1,6 +1,7 @@
 """MCIBIModule through Trainer: what it minimises, and when its memory changes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,15 @@ def test_lr_rule_is_the_annealed_one_with_the_authors_schedule(data: Any, traine
         trainer(max_epochs=2, callbacks=[recorder]).fit(make(memory_momentum_rule=rule, **schedule), data)
         found.append([step["train/memory_momentum"] for step in recorder.steps])
     assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+def test_lr_rule_follows_a_plateau(data: Any, trainer: Make) -> None:
+    recorder = Recorder()
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, factor=0.1, threshold=9.0)
+    module = make(memory_momentum_rule="lr", lr_scheduler=plateau)
+    trainer(max_epochs=3, callbacks=[recorder]).fit(module, data)
+    momenta = [step["train/memory_momentum"] for step in recorder.steps]
+    assert momenta == pytest.approx([0.9, 0.9, 0.9, 0.9, 0.09, 0.09], rel=1e-5)
 
 
 class TestConsistency:
