@@ -2,6 +2,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from beyondpixel.lightning_modules.networks import FeatureMemory
+from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
 
 Make = Callable[..., tuple[Tensor, Tensor]]
 CLASSES, CHANNELS = 4, 6
@@ -128,6 +129,30 @@ def test_no_precision_is_lost_in_any_type_and_layout(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         memory.update(features, target, momentum=0.7, strategy=strategy)
     torch.testing.assert_close(memory.memory, expected.float(), rtol=1e-6, atol=0)
+
+
+class DrawsLikeCuda(TorchDispatchMode):
+    """Refuses a generator of another device than the numbers', as CUDA does and the meta device does not."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        assert generator is None or generator.device == result.device
+        return result
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(FeatureMemory, initialization="random_pixel"),
+        partial(FeatureMemory, initialization="random"),
+        StatisticsMemory,
+    ],
+)
+def test_it_can_be_built_on_another_device_by_default(build: Make) -> None:
+    with torch.device("meta"), DrawsLikeCuda():
+        memory: Any = build(CLASSES, CHANNELS)
+    assert {buffer.device.type for buffer in memory.buffers()} == {"meta"}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
