@@ -79,7 +79,7 @@ class FeatureMemory(ClassMemory):
         generator = torch.Generator().manual_seed(seed)
         # on the CPU, as the generator is, whatever the default device
         self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator, device="cpu")
-        memory = torch.zeros(num_classes, slots, channels)
+        memory = torch.zeros(num_classes, slots, channels, dtype=torch.float32)
         if initialization == "random":
             memory.copy_(torch.randn(memory.shape, generator=generator, device="cpu"))
             self.seen.fill_(True)

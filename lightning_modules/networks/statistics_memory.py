@@ -53,7 +53,7 @@ class StatisticsMemory(ClassMemory):
         # drawn on the CPU, whose generator gives the same numbers on every machine
         generators = [torch.Generator().manual_seed(k) for k in range(num_classes)]
         noise = [torch.randn(1, channels, generator=generator, device="cpu") for generator in generators]
-        self.register_buffer("memory", torch.tensor([0.0, 1.0]).repeat(num_classes, 1))
+        self.register_buffer("memory", torch.tensor([0.0, 1.0], dtype=torch.float32).repeat(num_classes, 1))
         self.register_buffer("_noise", torch.stack(noise).to(self.memory.device), persistent=False)
 
     def representations(self) -> Tensor:

@@ -340,6 +340,19 @@ def test_bf16_mixed_precision(data: Any, trainer: Make) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("memory", ["features", "statistics"])
+def test_bf16_true_precision_keeps_the_memory_in_single(data: Any, trainer: Make, memory: str) -> None:
+    consistency = 0 if memory == "features" else None
+    module, recorder = make(consistency_from_epoch=consistency, memory=memory, memory_momentum=1e-4), Recorder()
+    run = trainer(precision="bf16-true", max_epochs=2, callbacks=[recorder])
+    run.fit(module, data)
+    run.test(module, data, verbose=False)
+    assert next(module.network.parameters()).dtype == torch.bfloat16
+    assert module.network.memory.memory.dtype == torch.float32
+    assert (recorder.memories[1] != recorder.memories[0]).any()
+    assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in recorder.steps)
+
+
 def test_more_inference_passes_follow_the_prediction() -> None:
     """Later passes mix the class logits with the mean of the predictions before, (2 own + 1.5 previous) / 2.5."""
     once, twice, thrice = (make(memory="statistics", inference_passes=passes) for passes in (1, 2, 3))
