@@ -164,6 +164,7 @@ class SegmentationModule(HubModule):
         for group, factors in zip(optimizer.param_groups, relative, strict=True):
             group["lr"] *= factors["lr"]
             group["weight_decay"] *= factors["weight_decay"]
+            group.setdefault("initial_lr", group["lr"])  # as all schedulers but ReduceLROnPlateau do
         if self._make_lr_scheduler is not None:
             own = self._make_lr_scheduler(optimizer)
             monitor = getattr(own, "monitor", "val/mIoU")
@@ -210,8 +211,9 @@ class SegmentationModule(HubModule):
         self._max_iters = self._training_iterations()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
-        if isinstance(self.loss, SegmentationLoss):
-            self.loss.progress = self.global_step / self._max_iters
+        loss_module = getattr(self.loss, "_orig_mod", self.loss)  # torch.compile hides the loss's type
+        if isinstance(loss_module, SegmentationLoss):
+            loss_module.progress = self.global_step / self._max_iters
         images, target = _entry(batch, "image", "train"), _entry(batch, "mask", "train")
         try:
             _, loss, logged = self.logits_and_loss(images, target, "train")
@@ -287,7 +289,8 @@ class SegmentationModule(HubModule):
                 value if labeled else torch.zeros_like(value),
                 on_epoch=True,
                 sync_dist=True,
-                batch_size=labeled,
+                # Lightning averages the number over processes in the type that it has, which cuts an integer
+                batch_size=float(labeled),  # type: ignore[arg-type]
             )
         self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
 

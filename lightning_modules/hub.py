@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,8 +59,8 @@ class HubModule(
                 ``ignore_index`` and ``image_size``.
         """
         known = {name: getattr(datamodule, name, None) for name in DATA_ATTRIBUTES}
-        # through JSON, so that it is the same before saving and after loading
-        self.data_description = json.loads(json.dumps({**known, "input": INPUT}))
+        # through JSON, so that it is the same before saving and after loading; tensors and arrays become lists
+        self.data_description = json.loads(json.dumps({**known, "input": INPUT}, default=methodcaller("tolist")))
 
     def save_pretrained(
         self, save_directory: str | Path, *, run: str | Path | None = None, datamodule: Any = None, **options: Any
@@ -84,7 +85,8 @@ class HubModule(
         from safetensors.torch import save_file
 
         weights = {
-            name: weight.detach().cpu().contiguous()
+            # as if the network were not a module that torch.compile made
+            name.replace("_orig_mod.", ""): weight.detach().cpu().contiguous()
             for name, weight in self.state_dict().items()
             if not name.startswith(TRAINING_ONLY)
         }

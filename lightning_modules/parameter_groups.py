@@ -51,7 +51,7 @@ def parameter_groups(
         part = "encoder" if id(parameter) in in_encoder else rest
         groups[f"{part}/decay" if decayed or decay_norm_and_bias else f"{part}/no_decay"]["params"].append(parameter)
     shared = {id(parameter) for parameter in network.parameters()}
-    of_loss = [parameter for parameter, _ in _trainable(loss or nn.Identity()) if id(parameter) not in shared]
+    of_loss = [] if loss is None else [weight for weight, _ in _trainable(loss) if id(weight) not in shared]
     groups["loss"] = {"params": of_loss, "lr": 1.0, "weight_decay": 0.0}
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
 

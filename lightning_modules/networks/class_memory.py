@@ -1,5 +1,8 @@
 """Base of the memories that are updated with labeled features."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +13,7 @@ class ClassMemory(nn.Module):
     If torch.distributed is initialized, ``update`` must be called by all processes together, each with its own batch,
     even if that has no valid pixels. Sums over pixels are added over the processes, not memories averaged, so n
     processes get the memory that one process gets from the concatenated batch. Void pixels, classes that no batch
-    shows and batches with a feature that is not finite change nothing.
+    shows and batches with a feature that is not finite change nothing. Moved to half precision, it stays float32.
 
     Args:
         num_classes: K.
@@ -33,6 +36,14 @@ class ClassMemory(nn.Module):
             check_count(name, value)
         self.num_classes, self.channels, self.slots = num_classes, channels, slots
         self.register_buffer("seen", torch.zeros(num_classes, slots, dtype=torch.bool))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            # half precision would round away the small updates late in training
+            return tensor.float().to(found.device) if found.dtype in (torch.float16, torch.bfloat16) else found
+
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
 
     def check_batch(self, features: Tensor, target: Tensor, momentum: float) -> None:
         """Raise unless features (N, C, h, w), target (N, H, W) and momentum fit each other and the memory.

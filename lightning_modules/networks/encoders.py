@@ -26,6 +26,9 @@ DILATABLE = (
     "tu-convnext_tiny",
 )
 
+# SMP's EfficientNets keep the layers after the last feature map
+_UNUSED_LAYERS = (("_conv_head", "_bn1"), ("conv_head", "bn2"))
+
 # of encoders that were built before, by name and output stride
 _grids: dict[tuple[str, int], FeatureGrid] = {}
 
@@ -107,6 +110,10 @@ def build_encoder(
             f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
             f"({str(error) or type(error).__name__}); these can, among others: {', '.join(DILATABLE)}"
         ) from error
+    for layers in _UNUSED_LAYERS:
+        if hasattr(encoder, layers[0]):
+            for layer in layers:  # DDP refuses trainable parameters that get no gradient
+                getattr(encoder, layer).requires_grad_(False)
     if not dilate_last_stage:
         _remove_dilation(encoder)
     if weights is not None and pretrained is not None:

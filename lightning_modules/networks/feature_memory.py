@@ -77,10 +77,11 @@ class FeatureMemory(ClassMemory):
             raise ValueError(f"initialization: expected one of {names}, got {initialization!r}")
         self.initialization = initialization
         generator = torch.Generator().manual_seed(seed)
-        self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator)
-        memory = torch.zeros(num_classes, slots, channels)
+        # on the CPU, as the generator is, whatever the default device
+        self._draws = torch.rand(num_classes, slots, dtype=torch.float64, generator=generator, device="cpu")
+        memory = torch.zeros(num_classes, slots, channels, dtype=torch.float32)
         if initialization == "random":
-            memory.normal_(generator=generator)
+            memory.copy_(torch.randn(memory.shape, generator=generator, device="cpu"))
             self.seen.fill_(True)
         self.register_buffer("memory", memory)
 

@@ -58,7 +58,7 @@ class ClassificationHead(nn.Module):
         norm = self.norm
         # copies: the next batch changes the originals, maybe before the backward pass
         mean, variance = (torch.clone(statistic) for statistic in (norm.running_mean, norm.running_var))  # type: ignore[arg-type]
-        hidden = self.conv(vectors[:, :, None, None])
+        hidden = self.conv(vectors[:, :, None, None].to(norm.weight.dtype))
         hidden = F.batch_norm(hidden, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
         logits: Tensor = self.classifier(F.relu(hidden))
         return logits.flatten(1)

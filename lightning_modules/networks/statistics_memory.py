@@ -51,9 +51,10 @@ class StatisticsMemory(ClassMemory):
         super().__init__(num_classes, channels)
         check_count("channels", channels, at_least=2)
         # drawn on the CPU, whose generator gives the same numbers on every machine
-        noise = [torch.randn(1, channels, generator=torch.Generator().manual_seed(k)) for k in range(num_classes)]
-        self.register_buffer("memory", torch.tensor([0.0, 1.0]).repeat(num_classes, 1))
-        self.register_buffer("_noise", torch.stack(noise), persistent=False)
+        generators = [torch.Generator().manual_seed(k) for k in range(num_classes)]
+        noise = [torch.randn(1, channels, generator=generator, device="cpu") for generator in generators]
+        self.register_buffer("memory", torch.tensor([0.0, 1.0], dtype=torch.float32).repeat(num_classes, 1))
+        self.register_buffer("_noise", torch.stack(noise).to(self.memory.device), persistent=False)
 
     def representations(self) -> Tensor:
         """(K, 1, C) float32, drawn from Normal(μ, σ) of each class; equal draws for equal μ and σ."""

@@ -110,9 +110,10 @@ def without_void_gradient(preds: Tensor, target: Tensor) -> Tensor:
     return torch.where(valid_mask(target)[:, None], preds, preds.detach())
 
 
-@torch.library.impl("beyondpixel::check_target", "CompositeExplicitAutograd")
 def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
-    capturing = target.is_cuda and torch.cuda.is_current_stream_capturing()
+    # another device may be the current one, here and where the event is recorded
+    with torch.cuda.device_of(target):  # type: ignore[no-untyped-call]
+        capturing = target.is_cuda and torch.cuda.is_current_stream_capturing()
     if not capturing:
         raise_pending(wait=False)
     if target.dtype == torch.bool:
@@ -139,7 +140,7 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
     elif not capturing:
         event = torch.Event(target.device)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-        event.record()
+        event.record(torch.accelerator.current_stream(target.device))
         _pending.append((host, event, options))
     return compact.contiguous()
 
@@ -148,6 +149,7 @@ def _fake_check_target(target: Tensor, probs: Tensor | None, num_classes: int, i
     return target.new_empty(target.shape, dtype=torch.int16)
 
 
+torch.library.impl("beyondpixel::check_target", "CompositeExplicitAutograd", _check_target)
 torch.library.register_fake("beyondpixel::check_target", _fake_check_target)
 
 

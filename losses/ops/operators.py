@@ -7,6 +7,7 @@ An implementation is a module with four functions, `bce_pool`, `bce_pool_backwar
 import functools
 import importlib
 import os
+import subprocess
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -123,11 +124,15 @@ def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: b
 @functools.cache
 def _load_triton() -> ModuleType | None:
     try:
-        return importlib.import_module("beyondpixel.losses.ops.triton")
-    except ImportError as error:
+        kernels = importlib.import_module("beyondpixel.losses.ops.triton")
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            # Triton compiles a part of its driver here, or at the first launch, where it would be too late
+            importlib.import_module("triton").runtime.driver.active.get_current_target()
+        return kernels
+    except (ImportError, RuntimeError, OSError, AssertionError, subprocess.CalledProcessError) as error:
         warnings.warn(
             f"The losses run on their plain PyTorch backend, which gives equal results but is slower, because Triton "
-            f"cannot be imported ({error}); it comes with PyTorch's CUDA wheels. "
+            f"cannot be used ({error}); it comes with PyTorch's CUDA wheels and needs a C compiler. "
             'backend="plain" turns this warning off.',
             stacklevel=2,
         )

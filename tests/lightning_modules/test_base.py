@@ -112,6 +112,16 @@ def test_the_loss_knows_how_far_training_is(data: Any, tiny_module: Make, traine
     assert recorder.progress == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_a_compiled_loss_knows_it_too(data: Any, tiny_module: Make, trainer: Make) -> None:
+    recorder = Recorder()
+    module = tiny_module(loss={"name": "affinity", "stride": 4, "decay": 10})
+    module.loss = torch.compile(module.loss, backend="eager")
+    trainer(max_epochs=2, callbacks=[recorder]).fit(module, data)
+    for progress, step in enumerate(recorder.steps):
+        weighted = step["train/loss_pixel"] + 10 ** (-progress / 4) * step["train/loss_affinity"]
+        assert step["train/loss"] == pytest.approx(weighted, rel=1e-5)
+
+
 def test_schedule_runs_per_iteration_and_groups_have_names(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
 ) -> None:
@@ -406,7 +416,7 @@ def test_images_without_labels_do_not_count_in_the_loss(data: Any, tiny_module: 
 def test_two_processes_log_the_metrics_of_the_whole_set(
     data: Any, tiny_module: Make, trainer: Make, tmp_path: Path
 ) -> None:
-    """DDP with gloo: each process sees half of the validation set, and both log what one process would."""
+    """DDP with gloo: two images on one process, one and a void one on the other; both log what one process would."""
 
     class Save(Callback):
         def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -414,10 +424,13 @@ def test_two_processes_log_the_metrics_of_the_whole_set(
             torch.save(values, tmp_path / f"{trainer.global_rank}.pt")
 
     data.sizes["val"] = 4
+    samples = data.samples("val")
+    samples[3]["mask"].fill_(255)
+    loader = DataLoader(samples, batch_size=2)
     module = tiny_module()
-    (alone,) = trainer().validate(module, data, verbose=False)
+    (alone,) = trainer().validate(module, loader, verbose=False)
     run = trainer(devices=2, strategy="ddp_fork", callbacks=[Save()])
-    run.validate(module, data, verbose=False)
+    run.validate(module, loader, verbose=False)
     for rank in range(2):
         together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert "val/loss" in together

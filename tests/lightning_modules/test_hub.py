@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -48,6 +49,14 @@ def test_a_deeplab_there_and_back(tmp_path: Path) -> None:
     other = DeepLabModule.from_pretrained(tmp_path / "new" / "folder", loss="ce", lr=0.5)
     assert (type(other.loss).__name__, other.hparams["lr"]) == ("CrossEntropyLoss", 0.5)
     assert torch.equal(logits(other), logits(module))
+
+
+def test_a_compiled_network_is_saved_as_the_one_it_was_made_of(tmp_path: Path) -> None:
+    module = Pixelwise(3, loss="adaptive_affinity").eval()
+    expected = logits(module)
+    module.network, module.loss = (torch.compile(part, backend="eager") for part in (module.network, module.loss))
+    module.save_pretrained(tmp_path)
+    assert torch.equal(logits(Pixelwise.from_pretrained(tmp_path)), expected)
 
 
 def test_the_loss_is_not_part_of_what_is_shared(tmp_path: Path) -> None:
@@ -103,6 +112,18 @@ def test_what_a_user_must_know_of_the_data_is_saved(tmp_path: Path) -> None:
     assert "library_name: beyondpixel" in card
     Pixelwise(2).save_pretrained(tmp_path / "second")  # another model in its place
     assert "| 2 | car |" not in (tmp_path / "second" / "README.md").read_text()
+
+
+def test_data_may_be_described_by_tensors_and_arrays(tmp_path: Path) -> None:
+    data = CityModule()
+    data.mean, data.std = torch.tensor([0.5, 0.25, 0.75]), np.array([0.25, 0.5, 0.25])  # type: ignore[assignment]
+    data.palette = torch.tensor(CityModule.palette, dtype=torch.uint8)  # type: ignore[misc, assignment]
+    data.ignore_index = np.int64(255)  # type: ignore[assignment]
+    Pixelwise(3).save_pretrained(tmp_path, datamodule=data)
+    description = Pixelwise.from_pretrained(tmp_path).data_description
+    assert (description["mean"], description["std"]) == ([0.5, 0.25, 0.75], [0.25, 0.5, 0.25])
+    assert (description["palette"], description["ignore_index"]) == ([[0, 0, 255], [9, 9, 9], [200, 0, 0]], 255)
+    assert "| 2 | car | #c80000 |" in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_tells_recipe_seed_and_scores_of_the_run(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """MCIBIModule through Trainer: what it minimises, and when its memory changes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,15 @@ def test_lr_rule_is_the_annealed_one_with_the_authors_schedule(data: Any, traine
     assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
+def test_lr_rule_follows_a_plateau(data: Any, trainer: Make) -> None:
+    recorder = Recorder()
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, factor=0.1, threshold=9.0)
+    module = make(memory_momentum_rule="lr", lr_scheduler=plateau)
+    trainer(max_epochs=3, callbacks=[recorder]).fit(module, data)
+    momenta = [step["train/memory_momentum"] for step in recorder.steps]
+    assert momenta == pytest.approx([0.9, 0.9, 0.9, 0.9, 0.09, 0.09], rel=1e-5)
+
+
 class TestConsistency:
     def test_is_the_mean_over_seen_rows(self) -> None:
         module = make(slots=2, consistency_from_epoch=0)
@@ -328,6 +338,19 @@ def test_bf16_mixed_precision(data: Any, trainer: Make) -> None:
     assert module.network.memory.memory.dtype == torch.float32
     assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in recorder.steps)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("memory", ["features", "statistics"])
+def test_bf16_true_precision_keeps_the_memory_in_single(data: Any, trainer: Make, memory: str) -> None:
+    consistency = 0 if memory == "features" else None
+    module, recorder = make(consistency_from_epoch=consistency, memory=memory, memory_momentum=1e-4), Recorder()
+    run = trainer(precision="bf16-true", max_epochs=2, callbacks=[recorder])
+    run.fit(module, data)
+    run.test(module, data, verbose=False)
+    assert next(module.network.parameters()).dtype == torch.bfloat16
+    assert module.network.memory.memory.dtype == torch.float32
+    assert (recorder.memories[1] != recorder.memories[0]).any()
+    assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in recorder.steps)
 
 
 def test_more_inference_passes_follow_the_prediction() -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from beyondpixel.losses import BinaryCrossEntropyLoss, RMILoss
 from beyondpixel.losses.functional import cross_entropy, rmi_lower_bound
+from beyondpixel.losses.functional import target as target_module
 from beyondpixel.losses.functional.target import read_target
 from beyondpixel.losses.ops.operators import bce_pool
 
@@ -43,6 +46,29 @@ def test_target_check_passes_opcheck(batch: Batch) -> None:
     logits, labels = batch()
     torch.library.opcheck(OPERATORS.check_target.default, (labels, None, 3, 255))
     torch.library.opcheck(OPERATORS.check_target.default, ((logits > 0), logits.sigmoid(), 3, 255))
+
+
+@pytest.mark.parametrize("capturing", [None, 0, 1])
+def test_labels_on_another_device_than_the_current_are_checked_in_its_stream(
+    monkeypatch: pytest.MonkeyPatch, capturing: int | None
+) -> None:
+    """With tensors that have no values, as if the current device were 0; a stream that is captured takes no event."""
+    current, event = [0], Mock()
+
+    def exchange(device: int) -> int:
+        previous, current[0] = current[0], device
+        return previous
+
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == capturing)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch, "Event", Mock(return_value=event))
+    monkeypatch.setattr(target_module, "_pending", [])
+    with FakeTensorMode():
+        target_module._check_target(torch.zeros(1, 2, 3, dtype=torch.int64, device="cuda:1"), None, 3, 255)
+    assert event.record.mock_calls == ([] if capturing == 1 else [call("stream of cuda:1")])
+    assert current == [0]
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "interp", "stride"])

@@ -64,6 +64,15 @@ def test_all_named_as_dilatable_are(output_stride: int) -> None:
         _check(name, output_stride)
 
 
+@pytest.mark.parametrize("name", [*DILATABLE, "timm-efficientnet-b0"])
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
+    """Otherwise DistributedDataParallel refuses the second step."""
+    encoder, _ = build_encoder(name, output_stride=16)
+    features = encoder.eval()(torch.zeros(1, 3, 64, 64))
+    torch.stack([feature.sum() for feature in features]).sum().backward()
+    assert not [key for key, weight in encoder.named_parameters() if weight.requires_grad and weight.grad is None]
+
+
 def test_the_papers_backbone_has_the_deep_stem() -> None:
     encoder, _ = build_encoder("resnet101s", output_stride=16)
     stem = [layer for layer in encoder.model.conv1 if isinstance(layer, nn.Conv2d)]

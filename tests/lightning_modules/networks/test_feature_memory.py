@@ -2,6 +2,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from beyondpixel.lightning_modules.networks import FeatureMemory
+from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
 
 Make = Callable[..., tuple[Tensor, Tensor]]
 CLASSES, CHANNELS = 4, 6
@@ -128,6 +129,47 @@ def test_no_precision_is_lost_in_any_type_and_layout(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         memory.update(features, target, momentum=0.7, strategy=strategy)
     torch.testing.assert_close(memory.memory, expected.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("build", [FeatureMemory, StatisticsMemory])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_it_stays_float32_in_half_precision(build: Make, dtype: torch.dtype, labeled_features: Make) -> None:
+    """Small updates add up to what they add up to in single precision; bfloat16 would round each away."""
+    features, target = labeled_features((4, 4), (16, 16), num_classes=CLASSES)
+    single: Any = build(CLASSES, CHANNELS)
+    half: Any = nn.Sequential(build(CLASSES, CHANNELS), nn.Linear(2, 2)).to(dtype)
+    assert half[1].weight.dtype == dtype
+    for scale in (1, *[2] * 20):
+        for memory in (single, half[0]):
+            memory.update((scale * features).to(dtype), target, momentum=1e-3, strategy="mean")
+    assert {buffer.dtype for buffer in half[0].buffers()} == {torch.float32, torch.bool}
+    assert torch.equal(half[0].memory, single.memory)
+    assert half[0].to("meta").memory.device.type == "meta"
+    assert single.double().memory.dtype == torch.float64
+
+
+class DrawsLikeCuda(TorchDispatchMode):
+    """Refuses a generator of another device than the numbers', as CUDA does and the meta device does not."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        assert generator is None or generator.device == result.device
+        return result
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(FeatureMemory, initialization="random_pixel"),
+        partial(FeatureMemory, initialization="random"),
+        StatisticsMemory,
+    ],
+)
+def test_it_can_be_built_on_another_device_by_default(build: Make) -> None:
+    with torch.device("meta"), DrawsLikeCuda():
+        memory: Any = build(CLASSES, CHANNELS)
+    assert {buffer.device.type for buffer in memory.buffers()} == {"meta"}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
