@@ -134,7 +134,7 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
             {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
         )
         axes.set_xticks(list(panel.ticks.values()), labels, **turned)
-    _finish(axes)
+    _finish(axes, legend_below=right is not None)  # matplotlib does not see what lies on the other axis
 
 
 def draw_plots(comparison: Comparison) -> Figure:
@@ -249,12 +249,12 @@ def _style(index: int) -> tuple[str, str]:
     return COLORS[index % len(COLORS)], ("-", "--", ":")[index // len(COLORS) % 3]
 
 
-def _finish(axes: Axes) -> None:
+def _finish(axes: Axes, *, legend_below: bool = False) -> None:
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     names = axes.get_legend_handles_labels()[1]
     below: dict[str, Any] = {}
-    if len(names) > 6:
+    if legend_below or len(names) > 6:
         columns = max(1, min(3, LETTERS_BELOW // (len(max(names, key=len)) + LETTERS_OF_A_LINE)))
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": columns}
     axes.legend(fontsize="small", framealpha=0.0, **below)

@@ -44,6 +44,12 @@ def test_two_neighbors_exchanged_of_four(tmp_path: Path, make_run: Callable[...,
     text = as_text(compared, "md")
     assert f"Order of the 4 rows of t and that published{where}: Spearman's ρ 0.80." in text
     assert ("published (%)" in text) == (data_set is None)
+    figure = draw_plots(compared)
+    figure.canvas.draw()
+    legend, panel = figure.axes[0].get_legend(), figure.axes[0].get_window_extent()
+    assert legend is not None
+    # what has the right axis may lie anywhere in the panel
+    assert (legend.get_window_extent().y1 < panel.y0) == (data_set is not None)
 
 
 def test_equal_scores_share_their_ranks(tmp_path: Path, make_run: Callable[..., Any]) -> None:

@@ -183,11 +183,15 @@ def test_published_numbers_of_another_metric_are_not_shown(folder: Path, make_ru
 
 def test_a_published_number_is_of_the_mean_iou_unless_it_says_otherwise(tmp_path: Path, make_run: MakeRun) -> None:
     boundary = {"test/boundary_F": 0.3}
-    make_run(tmp_path, "ce", 1, 0.4, figures=boundary, evaluations={"crf:5": 0.41}, references={"crf:5": 59.0})
+    run = make_run(tmp_path, "ce", 1, 0.4, figures=boundary, evaluations={"crf:5": 0.41})
+    run.record = {**run.record, "reference": {"value": 58.5, "evaluations": {"crf:5": {"value": 59.0}}}}
     (file,) = tmp_path.glob("**/evaluations/*/summary.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **boundary}))
-    assert by_name(tmp_path)["ce + crf:5"]["published"] == 59.0
-    assert math.isnan(by_name(tmp_path, metric="test/boundary_F")["ce + crf:5"]["published"])
+    assert [row["published"] for row in by_name(tmp_path).values()] == [58.5, 59.0]
+    assert all(math.isnan(row["published"]) for row in by_name(tmp_path, metric="test/boundary_F").values())
+    reference = {**run.record["reference"], "metric": "test/boundary_F"}  # of all its numbers
+    run.record = {**run.record, "reference": reference}
+    assert [row["published"] for row in by_name(tmp_path, metric="test/boundary_F").values()] == [58.5, 59.0]
 
 
 def test_a_loss_is_no_percentage_and_the_lowest_is_best(tmp_path: Path, make_run: MakeRun) -> None:
