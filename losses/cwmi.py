@@ -22,8 +22,8 @@ class CWMILoss(SegmentationLoss):
     second term; here the pixel loss is chosen, and both terms count from the start.
 
     **A negative loss is normal**: a log determinant has no lower bound but the ridge's. `terms["pixel"]` and
-    `terms["cwmi"]` show both apart. As with RMI, the second term alone scores the inverse of a
-    prediction far above noise, nearly as the prediction.
+    `terms["cwmi"]` show both apart. As with RMI, the second term alone scores the inverse of
+    a prediction far above noise, nearly as the prediction.
 
     Args:
         num_classes: C.

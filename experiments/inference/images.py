@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from beyondpixel.datamodules.datasets.images import images_among
 from beyondpixel.experiments.errors import UserError
 
 SHOWN = 10
@@ -39,15 +38,11 @@ def find_images(locations: Sequence[Path], *, output: Path, names_file: Path | N
 
 
 def _in_folder(folder: Path, output: Path) -> list[Named]:
-    known = Image.registered_extensions()
     own = output.resolve() if output.resolve() != folder.resolve() else None
     files = [
         file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in known
-        and not file.name.startswith(".")
-        and not (own is not None and own in file.resolve().parents)
-        and file.is_file()
+        for file in images_among(folder.rglob("*"))
+        if not (own is not None and own in file.resolve().parents) and file.is_file()
     ]
     if not files:
         raise UserError(f"--images: the folder {folder} holds no images")

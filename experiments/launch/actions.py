@@ -91,8 +91,7 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
     status, failure = _status(state, queue)
     if overwrite and status is not Status.NEW:
         return Action("replace", f"a run that was {status}", state)
-    has_failed = status is Status.FAILED or (status is Status.TRAINED and failure)  # the latter in an evaluation
-    if has_failed and not retry_failed and not DISK_FULL.search(failure):
+    if status.has_failed(failure) and not retry_failed and not DISK_FULL.search(failure):
         return Action("failed", failure, state)
     return _continue(run, status, state, config)
 

@@ -166,7 +166,7 @@ def _outcome(one: _Process) -> tuple[Status, str]:
         state = run.folder.state
     except DamagedRunError as error:
         return Status.DAMAGED, str(error)
-    if state["status"] == Status.FAILED or (state["status"] == Status.TRAINED and state.get("error")):
+    if Status(state["status"]).has_failed(state.get("error")):
         # also where Lightning then killed it, since another process of the run had failed, too
         return Status.FAILED, state.get("error") or ""
     if code < 0:  # killed: it is no failure of the run, and the next launch resumes it

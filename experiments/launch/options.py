@@ -85,9 +85,9 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         "mem": asked["mem"],
         "setup": [*(["export CUDA_VISIBLE_DEVICES="] if gpus == 0 else []), *asked["setup"]] or None,
         # one task that fails must not leave the others waiting for it
-        # srun of SLURM 22.05 to 23.02 does not take sbatch's number of CPUs over
         "srun_args": [
             "--kill-on-bad-exit=1",
+            # srun of SLURM 22.05 to 23.02 does not take sbatch's number of CPUs over
             *([f"--cpus-per-task={asked['cpus']}"] if asked["cpus"] else []),
             *(f"--{word.lstrip('-')}" for word in asked["srun"]),
         ],

@@ -57,6 +57,10 @@ class Status(StrEnum):
         """Whether there is a trained model that must not be replaced unasked."""
         return self in (Status.TRAINED, Status.DONE)
 
+    def has_failed(self, error: str | None) -> bool:
+        """Whether a run with this status and error failed: before it was trained, or in a later evaluation."""
+        return self is Status.FAILED or (self is Status.TRAINED and bool(error))
+
 
 class DamagedRunError(UserError):
     """A file of a run folder cannot be read."""
