@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,14 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # Gloo looks the host's name up unless it is told an interface. There a forked process may wait for ever, if another
 # thread of the tests' process, such as W&B's, was looking up a name: libc's lock is copied as it is held.
 os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_nameindex() if name.startswith("lo")))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """A test draws the same numbers each time it runs, alone or after others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
