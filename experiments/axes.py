@@ -38,7 +38,8 @@ NETWORKS = {
     "upernet": "upernet",
     "upernet_aspp": "upernet",
 }
-MODEL_AXES = ("encoder", "output_stride", "atrous_rates", "dropout", "lr")
+MODEL_AXES = ("encoder", "output_stride", "atrous_rates", "dropout")
+OPTIMIZER_AXES = ("optimizer", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
 EVALUATION_AXES = ("memory_rows", "tta", "window", "postprocess")
@@ -74,12 +75,22 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
         "model": _model_name(config["model"]["class_path"], model),
         **_memory_axes(model),
         **{axis: model.get(axis) for axis in MODEL_AXES},
+        **_optimizer_axes(model),
         "dataset": config["data"]["class_path"].rpartition(".")[2].removesuffix("DataModule").lower(),
         **{axis: data.get(axis) for axis in DATA_AXES},
         **{axis: trainer.get(axis) for axis in TRAINER_AXES},
         **{axis: (evaluation or {}).get(axis) for axis in EVALUATION_AXES},
         "seed": config.get("seed_everything"),
     }
+
+
+def _optimizer_axes(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer, None for the module's own SGD, and the learning rate that it uses: another has one of its own."""
+    optimizer = model.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "class_path" not in optimizer:
+        return {"optimizer": None, "lr": model.get("lr")}
+    arguments = optimizer.get("init_args") or {}
+    return {"optimizer": optimizer["class_path"].rpartition(".")[2].lower(), "lr": arguments.get("lr")}
 
 
 def _memory_axes(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from beyondpixel.experiments.axes import DATA_AXES, MEMORY_AXES, MODEL_AXES, RMI_AXES, TRAINER_AXES
+from beyondpixel.experiments.axes import DATA_AXES, MEMORY_AXES, MODEL_AXES, OPTIMIZER_AXES, RMI_AXES, TRAINER_AXES
 from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
 # What an ablation of a method holds fixed. Where a row differs from its baseline in one of these alone, that is its
 # ablation; together with another axis it is a second thing changed at the same time.
-RECIPE_AXES = (*DATA_AXES, "lr", *TRAINER_AXES)
+RECIPE_AXES = (*DATA_AXES, *OPTIMIZER_AXES, *TRAINER_AXES)
 LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each of them changes the steps trained
 ROOT = "data.root"
 CONTENT = ("training data", "test labels")
@@ -47,7 +47,7 @@ WHOLE = ("optimizer", "lr_scheduler")
 AXIS_OF_KEY = {
     **{f"model.loss.{key}": axis for axis, key in RMI_AXES.items()},
     **{f"model.{key}": axis for axis, key in MEMORY_AXES.items()},
-    **{f"model.{axis}": axis for axis in (*MODEL_AXES, "memory", "context")},
+    **{f"model.{axis}": axis for axis in (*MODEL_AXES, *OPTIMIZER_AXES, "memory", "context")},
     "model.consistency_from_epoch": "consistency",
     "model.class_path": "model",
     "model.variant": "model",
@@ -88,8 +88,16 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
             for keys, value in leaves(config)
             if keys[0] in ("data", "model", "trainer") and not {*keys} & {*WHOLE}
         },
-        **{f"model.{key}": config.get("model", {}).get("init_args", {}).get(key) for key in WHOLE},
+        **{f"model.{key}": _without_lr(config.get("model", {}).get("init_args", {}).get(key)) for key in WHOLE},
     }
+
+
+def _without_lr(chosen: Any) -> Any:
+    """An optimizer or a schedule as the config has it; the learning rate is an axis."""
+    arguments = chosen.get("init_args") if isinstance(chosen, Mapping) else None
+    if not isinstance(arguments, Mapping):
+        return chosen
+    return {**chosen, "init_args": {key: value for key, value in arguments.items() if key != "lr"}}
 
 
 def is_uncommitted(commit: str | None) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from beyondpixel.experiments.axes import AXES, METHOD_AXES, axes_of
 from beyondpixel.experiments.resolve import complete
 
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 6e-5}}
 OF_A_MEMORY = (
     "refinement",
     "momentum_rule",
@@ -67,10 +68,25 @@ def test_other_models_have_none_of_them() -> None:
     assert all(found[axis] is None for axis in ("memory", "context", *OF_A_MEMORY))
 
 
+def test_the_learning_rate_is_that_of_the_optimizer_that_runs() -> None:
+    own, other = axes("DeepLabModule", lr=0.02), axes("DeepLabModule", lr=0.02, optimizer=ADAMW)
+    assert (own["optimizer"], own["lr"]) == (None, 0.02)
+    assert (other["optimizer"], other["lr"]) == ("adamw", 6e-5)
+
+
+def test_a_module_may_call_something_else_its_optimizer() -> None:
+    config = {
+        "model": {"class_path": "a.Model", "init_args": {"optimizer": "adam", "lr": 0.1}},
+        "data": {"class_path": "b"},
+    }
+    assert axes_of(config)["lr"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("DeepLabModule", {"variant": "v3", "loss": "rmi"}),
+        ("DeepLabModule", {"optimizer": ADAMW}),
         ("MCIBIModule", {"memory": None}),
         ("MCIBIModule", {"memory": "statistics", "memory_momentum_rule": "constant"}),
     ],

@@ -23,6 +23,7 @@ CONFIG = {
     },
     "data": {"class_path": "x.CamVidDataModule", "init_args": {"root": "/a", "scales": [0.5, 2.0], "num_workers": 1}},
 }
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "weight_decay": 0.1}}
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -77,6 +78,10 @@ def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ..
         (
             {"config": changed(model__optimizer={"class_path": "torch.optim.AdamW"})},
             ("model.optimizer {'class_path': 'torch.optim.AdamW'} instead of none",),
+        ),
+        (
+            {"axes": {"optimizer": "adamw", "lr": 0.01}, "config": changed(model__optimizer=ADAMW)},
+            ("lr 0.01 instead of 0.1", "optimizer adamw instead of none"),
         ),
         (
             {"axes": {"df": 2}, "config": changed(trainer__accumulate_grad_batches=2)},
@@ -164,3 +169,13 @@ def test_marked_in_every_format_and_refused_if_strict(tmp_path: Path, make_run: 
 def test_strict_lets_equals_pass(tmp_path: Path, make_run: MakeRun) -> None:
     confounders_of(tmp_path, make_run)
     compare([tmp_path], strict=True)
+
+
+def test_the_learning_rate_of_another_optimizer_is_the_axis(tmp_path: Path, make_run: MakeRun) -> None:
+    faster = {**ADAMW, "init_args": {**ADAMW["init_args"], "lr": 0.03}}  # type: ignore[dict-item]
+    for row, optimizer in (("ce", ADAMW), ("ce_faster", faster)):
+        config = changed(model__optimizer=optimizer)
+        axes = {"loss": "ce", "optimizer": "adamw", "lr": optimizer["init_args"]["lr"]}  # type: ignore[index]
+        make_run(tmp_path, row, 1, 0.5, config=config, axes=axes)
+    rows = compare_runs(read_runs([tmp_path]), "test/mIoU", baseline="ce").rows.set_index("row")
+    assert list(rows.loc["ce_faster", "confounders"]) == []
