@@ -308,15 +308,35 @@ def test_the_search_gives_ce_and_rmi_as_many_trials() -> None:
         assert all(len(keys) <= 1 for keys in changes), changes
 
 
-def test_the_pretrained_table_has_ce_and_rmi_with_half_and_twice_the_steps() -> None:
-    rows = {row: plain(config) for row, config in table("camvid_small_pretrained").items()}
-    others = {f"{loss}_steps{steps}": (loss, steps) for loss in ("ce", "rmi_df4") for steps in (400, 1600)}
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("camvid_small_pretrained", ("ce", "rmi_df4")), ("camvid_small_adamw", ("ce", "rmi_df4", "rmi_r1"))],
+)
+def test_a_pretrained_table_has_losses_with_half_and_twice_the_steps(name: str, losses: tuple[str, ...]) -> None:
+    rows = {row: plain(config) for row, config in table(name).items()}
+    others = {f"{loss}_steps{steps}": (loss, steps) for loss in losses for steps in (400, 1600)}
     assert {row: config["trainer"]["max_steps"] for row, config in rows.items()} == {
         row: others[row][1] if row in others else 800 for row in rows
     }
     for row, (loss, _) in others.items():
         assert rows[row]["model"] == rows[loss]["model"]
         assert rows[row]["data"] == rows[loss]["data"]
+
+
+def test_the_table_with_adamw_differs_from_the_one_with_sgd_in_its_optimizer_alone() -> None:
+    sgd, adamw = (
+        {row: plain(config) for row, config in table(f"camvid_small_{name}").items()}
+        for name in ("pretrained", "adamw")
+    )
+    both = sorted(sgd.keys() & adamw.keys())
+    assert {"ce", "bce", "rmi_df4", "rmi_r1", "cwmi", "lovasz"} <= set(both)
+    for row in both:
+        one, other = dict(leaves(sgd[row])), dict(leaves(adamw[row]))
+        differing = {keys for keys in {*one, *other} if one.get(keys) != other.get(keys)}
+        assert {keys[:3] for keys in differing} == {
+            ("model", "init_args", "optimizer"),
+            ("model", "init_args", "head_lr_multiplier"),
+        }, row
 
 
 def changed_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
