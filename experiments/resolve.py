@@ -231,7 +231,7 @@ def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> st
     # without the other arguments that a class requires: what other keys lack is none of this one's faults
     others = tuple(name for name in _required(function) if name not in (key, *skip))
     parser = _parser(function, (*skip, *others))
-    parsed = parser.parse_object({key: json.loads(value)}, defaults=False)
+    parsed = parser.parse_object({key: json.loads(value)})  # with the defaults of a class within it, as an optimizer
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_unset=False))[key])
 
 

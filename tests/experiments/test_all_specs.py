@@ -90,6 +90,9 @@ def test_every_value_is_given_or_the_default_of_its_own_class(spec: RunSpec) -> 
             default = signature_default(LOSSES[loss["name"]], keys[-1]) if keys[-1] != "name" else "ce"
         elif keys[0] == "trainer":
             default = signature_default(Trainer, keys[-1])
+        elif keys[2:4] == ("optimizer", "init_args"):
+            optimizer = getattr(torch.optim, config["model"]["init_args"]["optimizer"]["class_path"].rpartition(".")[2])
+            default = signature_default(optimizer, keys[-1])
         else:
             default = signature_default(import_class(config[keys[0]]["class_path"], keys[0]), keys[-1])
         assert value == plain(default), keys
