@@ -199,8 +199,27 @@ def _complete_arguments(
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            errors.append((keys, f"expected {annotation(key)}, got {value!r}"))
+            errors.append(_error_within(value, keys) or (keys, f"expected {annotation(key)}, got {value!r}"))
     return values, errors
+
+
+def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
+    """The wrong name in a value that is a class with arguments, such as an optimizer, if there is one."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return None
+    module_name, _, name = str(value["class_path"]).rpartition(".")
+    names: list[str] = []
+    try:
+        module = importlib.import_module(module_name)
+        names = [known for known, one in vars(module).items() if isinstance(one, type)]
+        arguments = inspect.signature(getattr(module, name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        return (*keys, "class_path"), f"no class {value['class_path']!r} ({error}); {suggestion(name, names)}"
+    given = value.get("init_args") or {}
+    for key in given if isinstance(given, Mapping) else ():
+        if key not in arguments:
+            return (*keys, "init_args", str(key)), f"unknown key; {suggestion(key, arguments)}"
+    return None
 
 
 def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:

@@ -56,6 +56,19 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
         ("variant: v4", "model.init_args.variant: expected Literal['v3', 'v3plus'], got 'v4'"),
         ("atrous_rates: 5", "model.init_args.atrous_rates: expected Sequence[int] | None, got 5"),
         ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; take it out"),
+        (
+            "optimizer: {class_path: torch.optim.AdamV}",
+            "model.init_args.optimizer.class_path: no class 'torch.optim.AdamV' (module 'torch.optim' has no attribute "
+            "'AdamV'); did you mean Adam",
+        ),
+        (
+            "optimizer: {class_path: torch.optim.AdamW, init_args: {lrr: 1}}",
+            "model.init_args.optimizer.init_args.lrr: unknown key; did you mean lr?",
+        ),
+        (
+            "optimizer: {class_path: torch.optim.AdamW, init_args: {lr: fast}}",
+            "model.init_args.optimizer: expected Callable",
+        ),
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
         ("loss: {name: []}", "model.init_args.loss.name: expected the name of a loss, got []"),
@@ -154,6 +167,23 @@ def test_arguments_are_keys_and_values() -> None:
 
 
 @pytest.mark.slow
+def test_defaults_of_a_class_within_a_value_are_resolved() -> None:
+    stopping = {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/mIoU"}}
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "nesterov": True, "momentum": 0.8}}
+    values, errors = complete({"model": {"init_args": {"optimizer": optimizer}}, "trainer": {"callbacks": [stopping]}})
+    assert errors == []
+    found = values["model"]["init_args"]["optimizer"]["init_args"]
+    assert {key: found[key] for key in ("lr", "momentum", "nesterov", "dampening", "weight_decay")} == {
+        "lr": 0.1,
+        "momentum": 0.8,
+        "nesterov": True,
+        "dampening": 0,
+        "weight_decay": 0,
+    }
+    (callback,) = values["trainer"]["callbacks"]
+    assert (callback["init_args"]["patience"], callback["init_args"]["mode"]) == (3, "min")
+
+
 def test_an_integer_stays_one_whatever_was_imported_before(tmp_path: Path) -> None:
     """Which order Trainer's int | float has depends on other libraries; 1.0 would be all batches, 2.0 an error."""
     code = """
