@@ -208,13 +208,16 @@ def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
     if not isinstance(value, Mapping) or "class_path" not in value:
         return None
     module_name, _, name = str(value["class_path"]).rpartition(".")
+    if not module_name:  # a short name, of which the parser knows the modules
+        return None
     names: list[str] = []
     try:
         module = importlib.import_module(module_name)
         names = [known for known, one in vars(module).items() if isinstance(one, type)]
         arguments = inspect.signature(getattr(module, name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        return (*keys, "class_path"), f"no class {value['class_path']!r} ({error}); {suggestion(name, names)}"
+        hint = suggestion(name, names) if names else "expected a full path such as torch.optim.AdamW"
+        return (*keys, "class_path"), f"no class {value['class_path']!r} ({error}); {hint}"
     given = value.get("init_args") or {}
     for key in given if isinstance(given, Mapping) else ():
         if key not in arguments:

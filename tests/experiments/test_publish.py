@@ -14,10 +14,11 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.publish import publish
 from beyondpixel.experiments.publish_tables import update_tables
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, find_runs
 
 PACKAGES = {"torch": "2.9.0"}
 REPOSITORY = Path(__file__).parents[2]
+ENCODER_RATE = "lr-AdamW/encoder/decay"
 
 
 def save_confusion(run: RunFolder, hits: int) -> None:
@@ -244,3 +245,13 @@ def test_a_table_without_results(tmp_path: Path) -> None:
     page.write_text("<!-- results: nothing -->\n<!-- /results -->\n")
     with pytest.raises(UserError, match="no results of nothing in .*; publish them with"):
         update_tables([page], results=tmp_path / "results")
+
+
+def test_published_runs_trained_at_the_rate_that_their_axis_names() -> None:
+    """What the learning rate's monitor logged of the encoder, whose rate is the axis, against the record."""
+    runs = [run for run in find_runs(REPOSITORY / "results") if run.record["table"].startswith("camvid_small_adamw")]
+    assert len(runs) > 12
+    for run in runs:
+        logged = [value for line in run.metrics() for name, value in line.items() if name == ENCODER_RATE]
+        assert max(logged) == pytest.approx(run.record["axes"]["lr"]), run.path
+        assert run.record["axes"]["optimizer"] == "adamw", run.path

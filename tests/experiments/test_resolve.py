@@ -69,6 +69,13 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
             "optimizer: {class_path: torch.optim.AdamW, init_args: {lr: fast}}",
             "model.init_args.optimizer: expected Callable",
         ),
+        (
+            "optimizer: {class_path: torch.optimm.AdamW}",
+            "model.init_args.optimizer.class_path: no class 'torch.optimm.AdamW' (No module named 'torch.optimm'); "
+            "expected a full path such as torch.optim.AdamW",
+        ),
+        ("optimizer: {class_path: AdamWW}", "model.init_args.optimizer: expected Callable"),
+        ("optimizer: {class_path: AdamW, init_args: {lrr: 1}}", "model.init_args.optimizer: expected Callable"),
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
         ("loss: {name: []}", "model.init_args.loss.name: expected the name of a loss, got []"),
@@ -166,7 +173,6 @@ def test_arguments_are_keys_and_values() -> None:
     assert errors == [(("data", "init_args"), "expected keys and values, got [None]")]
 
 
-@pytest.mark.slow
 def test_defaults_of_a_class_within_a_value_are_resolved() -> None:
     stopping = {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/mIoU"}}
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "nesterov": True, "momentum": 0.8}}
@@ -184,6 +190,7 @@ def test_defaults_of_a_class_within_a_value_are_resolved() -> None:
     assert (callback["init_args"]["patience"], callback["init_args"]["mode"]) == (3, "min")
 
 
+@pytest.mark.slow
 def test_an_integer_stays_one_whatever_was_imported_before(tmp_path: Path) -> None:
     """Which order Trainer's int | float has depends on other libraries; 1.0 would be all batches, 2.0 an error."""
     code = """
