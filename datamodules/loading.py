@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
 from beyondpixel.datamodules.transforms import TrainingTransform, pad
+
+SECONDS_TO_DIE = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,13 @@ def _worker_deaths_raise(workers: int) -> Iterator[None]:
     try:
         _error_if_any_worker_fails()  # of those that died meanwhile
         yield
+    except (OSError, EOFError):
+        # a batch whose memory a worker was still to hand over: its connections end a little before it is dead
+        end = time.monotonic() + SECONDS_TO_DIE
+        while time.monotonic() < end:
+            _error_if_any_worker_fails()
+            time.sleep(0.01)
+        raise
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

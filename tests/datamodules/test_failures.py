@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from beyondpixel.datamodules import CamVidDataModule, FolderDataModule, ShapesDataModule, VOCDataModule
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
@@ -90,6 +92,31 @@ def test_a_stuck_worker_ends_after_the_timeout_with_the_samples_it_held(monkeypa
 def test_a_killed_worker_is_named_with_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"worker \(pid.*(killed|exited)(.|\n)*val_00001"):
         list(odd(monkeypatch, "die", num_workers=1).val_dataloader())
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError, FileNotFoundError, EOFError])
+def test_a_worker_that_dies_before_it_hands_a_batch_over(
+    monkeypatch: pytest.MonkeyPatch, lost: type[Exception]
+) -> None:
+    """The connection to it ends first, and then the process."""
+
+    def fetch(batches: Any, timeout: float) -> Any:
+        threading.Timer(0.1, os.kill, (batches._workers[0].pid, signal.SIGKILL)).start()
+        raise lost("the other end has left")
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", fetch)
+    with pytest.raises(DataError, match=r"The data workers stopped: .*killed by signal(.|\n)*val_00001") as caught:
+        list(odd(monkeypatch, "none", num_workers=1).val_dataloader())
+    assert caught.value.__cause__ is None
+
+
+def test_a_lost_connection_of_living_workers_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(batches: Any, timeout: float) -> Any:
+        raise ConnectionResetError("of a store that the images come from")
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", fetch)
+    with pytest.raises(ConnectionResetError, match="of a store"):
+        list(odd(monkeypatch, "none", num_workers=1).val_dataloader())
 
 
 def test_a_programming_error_keeps_its_traceback_and_names_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
