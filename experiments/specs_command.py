@@ -81,8 +81,16 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
             column = keys[0], "loss" if keys[-2:] == ("loss", "name") else keys[-1]
             old = columns.get(column, [None] * len(rows))
             columns[column] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
-    # that a key does not apply to a row is no difference
-    return {name: values for (_, name), values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
+    # that a key does not apply to a row is no difference, unless nothing else tells the row from another
+    differing = {at: values for at, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
+    alike: dict[str, list[int]] = {}
+    for index in range(len(rows)):
+        alike.setdefault(str([values[index] for values in differing.values()]), []).append(index)
+    return {
+        name: values
+        for (part, name), values in columns.items()
+        if (part, name) in differing or any(len({str(values[i]) for i in group}) > 1 for group in alike.values())
+    }
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:

@@ -312,12 +312,17 @@ def test_the_search_gives_ce_and_rmi_as_many_trials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "losses"),
-    [("camvid_small_pretrained", ("ce", "rmi_df4")), ("camvid_small_adamw", ("ce", "rmi_df4", "rmi_r1"))],
+    ("name", "losses", "lengths"),
+    [
+        ("camvid_small_pretrained", ("ce", "rmi_df4"), (400, 1600)),
+        ("camvid_small_adamw", ("ce", "rmi_df4", "rmi_r1"), (400, 1600, 3200)),
+    ],
 )
-def test_a_pretrained_table_has_losses_with_half_and_twice_the_steps(name: str, losses: tuple[str, ...]) -> None:
+def test_a_pretrained_table_has_losses_with_fewer_and_more_steps(
+    name: str, losses: tuple[str, ...], lengths: tuple[int, ...]
+) -> None:
     rows = {row: plain(config) for row, config in table(name).items()}
-    others = {f"{loss}_steps{steps}": (loss, steps) for loss in losses for steps in (400, 1600)}
+    others = {f"{loss}_steps{steps}": (loss, steps) for loss in losses for steps in lengths}
     assert {row: config["trainer"]["max_steps"] for row, config in rows.items()} == {
         row: others[row][1] if row in others else 800 for row in rows
     }

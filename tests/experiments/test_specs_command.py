@@ -45,9 +45,18 @@ def test_differing_keys() -> None:
     assert differing_keys(load_specs(["camvid_small"]))["loss"] == ["affinity", "bce", "ce", "rmi"]
     found = differing_keys(load_specs(["rmi_covariance_voc"]))
     assert found == {"covariance": ["sum", "sum", "mean", "mean"], "ridge": [5e-4, 1e-6, 5e-4, 1e-6]}
-    # its networks have a variant, or none; that of the data is one for all rows
-    keys = {"loss", "downsampling_factor", "region_size", "max_steps"}
-    assert set(differing_keys(load_specs(["camvid_small_pretrained"]))) == keys
+    # networks have a variant, or none; that of the data, "11", is one for all rows
+    found = differing_keys(load_specs(["camvid_small_pretrained/ce", "camvid_small_pretrained/mcibi_ce"]))
+    assert found["variant"] == ["v3plus", None]
+    assert differing_keys(load_specs(["camvid_small_pretrained/ce", "camvid_small_pretrained/bce"])).keys() == {"loss"}
+
+
+def test_a_key_that_one_row_alone_has_is_told_where_nothing_else_tells_the_row_from_another() -> None:
+    rows = [f"camvid_small_adamw/{row}" for row in ("rmi_df4", "rmi_ce", "mcibi_ce", "mcibi_random_ce")]
+    found = differing_keys(load_specs(rows))
+    assert found["pixel_loss"] == [None, "ce", None, None]
+    assert found["initialization"] == [None, None, None, "random"]
+    assert "pooling" not in found  # RMI's, in both of its rows
 
 
 def test_a_sum_of_losses_is_short(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
