@@ -11,6 +11,8 @@ from typing import Any
 Keys = tuple[str, ...]
 # a key that says which class, or which loss, its siblings are arguments of
 SELECTORS = ("class_path", "name")
+# what holds a class and its arguments
+CLASSES = (("data",), ("model",), *(("model", "init_args", key) for key in ("optimizer", "lr_scheduler")))
 
 
 @dataclass
@@ -42,7 +44,10 @@ class MergedConfig:
 
     def set(self, dotted: str, value: Any, *, source: str) -> None:
         """Put one value on top, as :meth:`add`; its key is one of :func:`keys_of`."""
-        for key in reversed(keys_of(dotted)):
+        keys = keys_of(dotted)
+        if keys in CLASSES and isinstance(value, str):  # `--model.optimizer AdamW`
+            keys = (*keys, "class_path")
+        for key in reversed(keys):
             value = {key: value}
         self.add(value, source=source)
 
@@ -76,10 +81,10 @@ class MergedConfig:
 
 
 def _is_same(key: str, one: Any, other: Any) -> bool:
-    """Whether two names are of one class, which the short name of a class of this package is, too."""
-    short = [name for name in (one, other) if "." not in str(name)]
-    full = [name for name in (one, other) if str(name).startswith("beyondpixel.")]
-    return one == other or (key == "class_path" and len(short) == len(full) == 1 and full[0].endswith(f".{short[0]}"))
+    """Whether two names are of one class, which the short name of a class of this package or PyTorch is, too."""
+    short, full = sorted((str(one), str(other)), key=lambda name: "." in name)
+    known = "." not in short and full.startswith(("beyondpixel.", "torch."))
+    return one == other or (key == "class_path" and known and full.endswith(f".{short}"))
 
 
 def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -98,16 +103,20 @@ def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, 
 
 
 def keys_of(dotted: str) -> Keys:
-    """The path of a dotted key; `init_args` of model and data may be left out, as on a command line.
+    """The path of a dotted key; `init_args` of a class may be left out, as on a command line.
 
     Example:
         >>> keys_of("model.loss.pooling"), keys_of("trainer.max_steps"), keys_of("model.class_path")
         (('model', 'init_args', 'loss', 'pooling'), ('trainer', 'max_steps'), ('model', 'class_path'))
+        >>> keys_of("model.optimizer.lr")
+        ('model', 'init_args', 'optimizer', 'init_args', 'lr')
     """
-    first, *rest = dotted.split(".")
-    if first in ("data", "model") and rest[:1] not in (["class_path"], ["init_args"]):
-        rest.insert(0, "init_args")
-    return (first, *rest)
+    keys: Keys = ()
+    for key in dotted.split("."):
+        if keys in CLASSES and key not in ("class_path", "init_args"):
+            keys = (*keys, "init_args")
+        keys = (*keys, key)
+    return keys
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:

@@ -38,6 +38,8 @@ PACKAGES = {"model": beyondpixel.lightning_modules, "data": beyondpixel.datamodu
 # arguments that another key gives: the data set's facts, and the seed
 LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
 LOSS_LINKED = ("num_classes", "ignore_index")
+# where a class is looked for that is given by its name alone
+MODULES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
 
 
 def import_classes() -> None:
@@ -205,14 +207,17 @@ def _complete_arguments(
 
 def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
     """The wrong name in a value that is a class with arguments, such as an optimizer, if there is one."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
+    own = MODULES.get(keys[-1])
+    if not isinstance(value, Mapping) or not (own or "class_path" in value):
         return None
+    if "class_path" not in value:
+        return keys, f"expected the class of these arguments beside them, got {value!r}; add class_path: {own}.NAME"
     module_name, _, name = str(value["class_path"]).rpartition(".")
-    if not module_name:  # a short name, of which the parser knows the modules
+    if not (module_name or own):
         return None
     names: list[str] = []
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name or own)
         names = [known for known, one in vars(module).items() if isinstance(one, type)]
         arguments = inspect.signature(getattr(module, name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:

@@ -74,8 +74,20 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
             "model.init_args.optimizer.class_path: no class 'torch.optimm.AdamW' (No module named 'torch.optimm'); "
             "expected a full path such as torch.optim.AdamW",
         ),
-        ("optimizer: {class_path: AdamWW}", "model.init_args.optimizer: expected Callable"),
-        ("optimizer: {class_path: AdamW, init_args: {lrr: 1}}", "model.init_args.optimizer: expected Callable"),
+        (
+            "optimizer: {class_path: AdamWW}",
+            "model.init_args.optimizer.class_path: no class 'AdamWW' (module 'torch.optim' has no attribute 'AdamWW'); "
+            "did you mean AdamW",
+        ),
+        (
+            "optimizer: {class_path: AdamW, init_args: {lrr: 1}}",
+            "model.init_args.optimizer.init_args.lrr: unknown key; did you mean lr?",
+        ),
+        (
+            "lr_scheduler: {init_args: {step_size: 5}}",
+            "model.init_args.lr_scheduler: expected the class of these arguments beside them, got {'init_args': "
+            "{'step_size': 5}}; add class_path: torch.optim.lr_scheduler.NAME",
+        ),
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),
         ("loss: 3", "model.init_args.loss: expected str | dict[str, Any]"),
         ("loss: {name: []}", "model.init_args.loss.name: expected the name of a loss, got []"),

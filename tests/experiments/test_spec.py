@@ -82,6 +82,27 @@ def test_another_class_or_loss_drops_the_arguments_of_the_first(
     assert region not in config.sources
 
 
+@pytest.mark.parametrize(
+    ("words", "optimizer"),
+    [
+        ("--model.optimizer AdamW", {"class_path": "AdamW", "init_args": {"lr": 8e-3}}),  # the row's own
+        ("--model.optimizer.lr 1e-3", {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}),
+        ("--model.optimizer Adam --model.optimizer.lr 1e-4", {"class_path": "Adam", "init_args": {"lr": 1e-4}}),
+        ("--model.optimizer.init_args.lr=1e-4", {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}}),
+        ("--model.optimizer.class_path theirs.AdamW", {"class_path": "theirs.AdamW"}),
+        ("--model.optimizer null", None),
+    ],
+)
+def test_an_optimizer_is_chosen_on_the_command_line_as_for_fit(
+    tmp_path: Path, words: str, optimizer: dict[str, object] | None
+) -> None:
+    own = {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 8e-3}}}
+    model = {"class_path": "beyondpixel.lightning_modules.DeepLabModule", "init_args": own}
+    file = write(tmp_path / "t" / "r.yaml", {"config": {"model": model, "data": DATA}})
+    found = load_one(file, parse_overrides(words.split())[0])
+    assert found.config["model"]["init_args"]["optimizer"] == optimizer
+
+
 def test_merging_leaves_its_inputs_alone() -> None:
     base = {"list": [1], "model": {"init_args": {"lr": 0.1}}}
     config = MergedConfig()
