@@ -1,5 +1,7 @@
 """The affinity field losses, baselines of the RMI paper."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -95,8 +97,8 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
     with D as in `functional.affinity_field` at the distance (s - 1) / 2, and w and v for each class y (that of the
     pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimizes and the
     weights maximize: their gradient is negated here, so an ordinary optimizer over `loss.parameters()` ascends. Give
-    them no weight decay. Pairs with a void pixel or one outside the image are left out, and so is the gradient that
-    interpolation would carry to void pixels.
+    them no weight decay. Pairs with a void pixel or one outside the image are left out. Void pixels get no gradient,
+    but interpolation mixes their logits into those of their neighbors, which changes the value.
 
     Args:
         num_classes: C.
@@ -129,7 +131,7 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         decay: float = 10.0,
         ignore_index: int = 255,
     ) -> None:
-        sizes = tuple(sizes)
+        sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
         for size in sizes:
             check_positive_int("sizes", size)
         if not sizes or len(set(sizes)) < len(sizes) or any(size % 2 == 0 or size == 1 for size in sizes):

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from beyondpixel.losses.functional.arguments import check_choice, check_positive_int
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
-from beyondpixel.losses.functional.target import num_valid, raise_pending, read_target
+from beyondpixel.losses.functional.target import num_valid, raise_pending, read_target, without_autocast
 from beyondpixel.losses.ops.operators import bce_pool
 
 PIXEL_LOSSES = ("bce", "bce_mean", "ce", None)
@@ -27,6 +27,8 @@ class SegmentationLoss(Metric):
     A cross entropy among the terms is called `pixel`: `pixel_loss` says which, and `_pixel_term` computes it.
     A subclass with other terms names them and implements `_batch_terms`, and `_combine` where the loss is no sum. A
     term with several `parts`, each a sum and a count of its own, is the sum of their quotients.
+
+    The transforms of `torch.func` work, but leave their own tensors in the sums: call `reset()` before `compute()`.
 
     Attributes:
         num_classes: C.
@@ -68,7 +70,7 @@ class SegmentationLoss(Metric):
     ) -> None:
         check_positive_int("num_classes", num_classes)
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
             raise ValueError(f"ignore_index: expected an integer label, got {ignore_index!r}")
         super().__init__()
         self.num_classes = num_classes
@@ -94,6 +96,8 @@ class SegmentationLoss(Metric):
 
     @progress.setter
     def progress(self, value: float) -> None:
+        if self._progress.dtype != torch.float64:  # after `.bfloat16()` of a module around it
+            self._progress = self._progress.double()
         self._progress.fill_(value)
 
     @property
@@ -158,8 +162,7 @@ class SegmentationLoss(Metric):
         return self._combine(values).float()
 
     def _accumulate(self, preds: Tensor, target: Tensor) -> Mapping[str, Term]:
-        # half precision has too few digits for sums over pixels and for linear algebra
-        with torch.autocast(preds.device.type, enabled=False):
+        with without_autocast(preds, target):
             target = read_target(
                 preds,
                 target,

@@ -1,12 +1,12 @@
 """A weighted sum of losses."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from beyondpixel.losses.base import SegmentationLoss
+from beyondpixel.losses.functional.arguments import is_finite
 
 
 class CombinedLoss(SegmentationLoss):
@@ -50,7 +50,7 @@ class CombinedLoss(SegmentationLoss):
         if unknown:
             raise ValueError(f"weights: no loss of the name {', '.join(unknown)}; expected {', '.join(losses)}")
         for name, weight in (weights or {}).items():
-            if not 0 <= weight < math.inf:
+            if not (is_finite(weight) and weight >= 0):
                 raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
         super().__init__(first.num_classes, with_logits=first.with_logits, ignore_index=first.ignore_index)
         self.losses = torch.nn.ModuleDict(losses)

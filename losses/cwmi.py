@@ -28,7 +28,8 @@ class CWMILoss(SegmentationLoss):
     Args:
         num_classes: C.
         levels: of the pyramid. Maps are padded with void to multiples of 2^levels, and must be larger than 2^levels.
-        orientations: K, the subbands of a level; the published training script has 12.
+        orientations: K, the subbands of a level; the published training script has 12. The coarsest level needs 4 K
+            positions.
         complex: whether the pyramid is complex, or real.
         pixel_weight: λ in [0, 1].
         pixel_loss: "bce_mean", binary cross entropy, its mean over pixels and classes; "bce", summed over classes;

@@ -186,8 +186,8 @@ class FocalLoss(SegmentationLoss):
         logits = preds.to(torch.promote_types(preds.dtype, torch.float32))
         if not self.with_logits:
             logits = logits.logit(eps=torch.finfo(logits.dtype).eps)
-        # surely right: -log p_t is 0 to the last digit
-        logits = logits.masked_fill(void, 1e4)
+        # certainly right: -log p_t is 0 to the last digit; infinite logits would make NaN of 0 · ∞
+        logits = logits.clamp(-1e30, 1e30).masked_fill(void, 1e4)
         one_hot = multi_hot(target, self.num_classes, logits.dtype).masked_fill(void, 1)
         # the library's last step is a mean over the classes
         return {"focal": (self._sum(logits, one_hot).double(), num_valid(target))}

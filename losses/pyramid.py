@@ -1,10 +1,13 @@
 """Cross entropy at several scales."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.losses.base import SegmentationLoss, Term
+from beyondpixel.losses.functional.arguments import is_finite
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
 from beyondpixel.losses.functional.target import num_valid, resize_target, without_void_gradient
 
@@ -14,8 +17,8 @@ class PyramidLoss(SegmentationLoss):
 
     .. math:: L = \frac{1}{|S|} \sum_{s \in S} L_\text{CE}(\mathrm{preds}_s, \mathrm{target}_s)
 
-    Logits are made smaller bilinearly and labels by their nearest pixel, to ⌊sH⌋ × ⌊sW⌋. The gradient that
-    interpolation would carry to void pixels is left out.
+    Logits are resized bilinearly and labels to the nearest pixel, to ⌊sH⌋ × ⌊sW⌋. Void pixels get no gradient, but
+    interpolation mixes their logits into those of their neighbors, which changes the value.
 
     Args:
         num_classes: C.
@@ -35,8 +38,8 @@ class PyramidLoss(SegmentationLoss):
     def __init__(
         self, num_classes: int, *, scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0), ignore_index: int = 255
     ) -> None:
-        scales = tuple(scales)
-        if not scales or not all(0 < scale <= 1 for scale in scales):
+        scales = tuple(scales) if isinstance(scales, Iterable) else (scales,)
+        if not scales or not all(is_finite(scale) and 0 < scale <= 1 for scale in scales):
             raise ValueError(f"scales: expected numbers above 0 and up to 1, got {scales}")
         parts = {"pixel": len(scales)}
         super().__init__(num_classes, ignore_index=ignore_index, term_names=tuple(parts), parts=parts)

@@ -95,7 +95,7 @@ def build_loss(
 
 
 def _named(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    settings = dict(entry)
+    settings = dict(entry) if isinstance(entry, Mapping) else {}
     if "name" not in settings:
         raise ValueError(f"loss: expected a name, or a mapping with 'name', got {entry!r}")
     return settings.pop("name"), settings

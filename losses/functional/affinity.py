@@ -13,6 +13,7 @@ from beyondpixel.losses.functional.target import (
     read_target,
     resize_target,
     valid_mask,
+    without_autocast,
     without_void_gradient,
 )
 
@@ -64,7 +65,7 @@ def affinity_field(
     """
     check_positive_int("distance", distance)
     pairs = AffinityPairs((distance,), stride, margin, exclude_void)
-    with torch.autocast(preds.device.type, enabled=False):
+    with without_autocast(preds, target):
         target = read_target(preds, target, ignore_index=ignore_index)
         total, count = pairs.sums(preds, target)
         loss = (total / count.clamp_min(1)).sum()

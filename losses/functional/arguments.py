@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -17,13 +18,26 @@ def check_positive_int(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
-def check_range(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise a ValueError unless low <= value <= high; NaN is out of every range."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+def check_range(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise a ValueError unless value is a finite number and low <= value <= high."""
+    if not (is_finite(value) and low <= value <= high):  # type: ignore[operator]
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name}: expected a number {limits}, got {value!r}{_yaml_hint(value)}")
 
 
-def check_ridge(ridge: float) -> None:
+def check_ridge(ridge: object) -> None:
     """Raise a ValueError unless the ridge is a positive number."""
-    if not 0 < ridge < math.inf:
-        raise ValueError(f"ridge: expected a positive number, got {ridge!r}; the published one is 5e-4")
+    if not (is_finite(ridge) and ridge > 0):  # type: ignore[operator]
+        raise ValueError(
+            f"ridge: expected a positive number, got {ridge!r}{_yaml_hint(ridge)}; the published one is 5e-4"
+        )
+
+
+def is_finite(value: object) -> bool:
+    """Whether value is a finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _yaml_hint(value: object) -> str:
+    is_text = isinstance(value, str) and "e" in value
+    return " (text: YAML 1.1 reads 5e-4 as text and 5.0e-4 as a number)" if is_text else ""

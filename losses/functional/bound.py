@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from beyondpixel.losses.functional.arguments import check_choice, check_positive_int, check_ridge
 from beyondpixel.losses.functional.log_det import half_log_det
-from beyondpixel.losses.functional.target import multi_hot, read_target, resize_target
+from beyondpixel.losses.functional.target import multi_hot, read_target, resize_target, without_autocast
 from beyondpixel.losses.ops.operators import BACKENDS, bce_pool, region_moments
 from beyondpixel.losses.ops.plain import pooled_size
 
@@ -78,7 +78,7 @@ def rmi_lower_bound(
     tensor([[-0.4608, -0.4597]])
     """
     bound = RegionBound(region_size, downsampling_factor, pooling, covariance, ridge, backend)
-    with torch.autocast(probs.device.type, enabled=False):
+    with without_autocast(probs, target):
         target = read_target(probs, target, ignore_index=ignore_index, with_logits=False)
         _, values, _, _ = bound(probs, target, with_logits=False, with_bce=False)
     return values.to(torch.promote_types(probs.dtype, torch.float32))

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.losses.functional.arguments import check_choice
-from beyondpixel.losses.functional.target import num_valid, read_target
+from beyondpixel.losses.functional.target import num_valid, read_target, without_autocast
 from beyondpixel.losses.ops.operators import bce_pool
 
 REDUCTIONS = ("class_sum", "mean")
@@ -33,7 +33,7 @@ def cross_entropy(preds: Tensor, target: Tensor, *, ignore_index: int = 255, wit
     >>> cross_entropy(logits, torch.tensor([[[1]]]))  # log 2
     tensor(0.6931)
     """
-    with torch.autocast(preds.device.type, enabled=False):
+    with without_autocast(preds, target):
         target = read_target(preds, target, ignore_index=ignore_index, with_logits=with_logits)
         loss = cross_entropy_sum(preds, target, with_logits=with_logits) / num_valid(target).clamp_min(1)
     return loss.to(torch.promote_types(preds.dtype, torch.float32))
@@ -73,7 +73,7 @@ def binary_cross_entropy(
     tensor(0.6931)
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    with torch.autocast(preds.device.type, enabled=False):
+    with without_autocast(preds, target):
         target = read_target(preds, target, ignore_index=ignore_index, with_logits=with_logits)
         total, _, _ = bce_pool(preds, target, with_logits=with_logits)
         count = num_valid(target)

@@ -18,7 +18,7 @@ from torch import Tensor
 from beyondpixel.losses.functional.arguments import check_ridge
 from beyondpixel.losses.functional.log_det import half_log_det
 from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
-from beyondpixel.losses.functional.target import multi_hot, read_target, valid_mask
+from beyondpixel.losses.functional.target import multi_hot, read_target, valid_mask, without_autocast
 
 # of all that a label map holds, below which a pivot of M is rounding: float64 has 2⁻⁵³
 _ROUNDING = 2.0**-44
@@ -65,7 +65,7 @@ def cwmi_log_det(
     """
     pyramid = SteerablePyramid(levels, orientations, complex)
     check_ridge(ridge)
-    with torch.autocast(probs.device.type, enabled=False):
+    with without_autocast(probs, target):
         labels = read_target(probs, target, ignore_index=ignore_index, with_logits=False)
         return log_det(probs, labels, pyramid, ridge)[0]
 

@@ -66,6 +66,8 @@ def _solve(
 class _Solved(torch.autograd.Function):
     """The values with their gradient: autograd's own goes through two Cholesky factors and loses digits."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     @override
     def forward(moments: Tensor, value: Tensor, gradient: Tensor, options: tuple[Any, ...]) -> Tensor:

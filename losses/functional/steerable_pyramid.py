@@ -59,7 +59,7 @@ class SteerablePyramid:
         """(N, C, H, W) → the frequencies that each level i holds, (N, C, H' / 2^i, W' / 2^i) complex128, not filtered.
 
         Raises:
-            ValueError: if a side is not above 2^levels.
+            ValueError: if a side is not above 2^levels, or the coarsest level has fewer than 4 K positions.
         """
         height, width = maps.shape[-2:]
         step = 2**self.levels
@@ -69,17 +69,29 @@ class SteerablePyramid:
                 f"levels: {self.levels} levels need maps larger than {step} × {step}, got {height} × {width}; "
                 "use larger crops or fewer levels"
             )
-        below, beside = (-(-side // step) * step - side for side in (height, width))
-        padded = F.pad(maps.double(), (0, beside, 0, below))
+        padded_size = tuple(-(-side // step) * step for side in (height, width))
+        self._check_positions(*(side // 2 ** (self.levels - 1) for side in padded_size))
+        padded = F.pad(maps.double(), (0, padded_size[1] - width, 0, padded_size[0] - height))
         spectra = [torch.fft.fftshift(torch.fft.fft2(padded), dim=(-2, -1))]
         while len(spectra) < self.levels:
             spectra.append(_middle_half(spectra[-1]))
         return spectra
 
+    def _check_positions(self, height: int, width: int) -> None:
+        """Raise a ValueError if the positions are too few: K subbands of noise would explain K of the labels."""
+        # a real map of n positions holds about n / 2 frequencies; K of them are fitted, and M needs K more
+        needed = 4 * self.orientations
+        if height * width < needed:
+            raise ValueError(
+                f"levels: the coarsest of {self.levels} levels has {height} × {width} positions, but "
+                f"{self.orientations} orientations need at least {needed}; use larger crops, fewer levels or fewer "
+                "orientations"
+            )
+
     def filters(self, spectrum: Tensor) -> list[Tensor]:
         """The filters of each level, (K, H' / 2^i, W' / 2^i) float64, for the finest of the spectra."""
         degree = self.orientations - 1
-        scale = 2**degree * math.factorial(degree) / math.sqrt(self.orientations * math.factorial(2 * degree))
+        square = 4**degree * math.factorial(degree) ** 2 / (self.orientations * math.factorial(2 * degree))
         numbers = torch.arange(self.orientations, dtype=torch.float64, device=spectrum.device)
         axes = numbers[:, None, None] * (math.pi / self.orientations)
         radius, angle = _polar_grid(spectrum)
@@ -90,7 +102,7 @@ class SteerablePyramid:
             cosine = torch.cos(angle - axes)
             oriented = 2 * cosine.clamp_min(0) ** degree if self.complex else cosine.abs() ** degree
             high_pass = torch.cos(torch.log2(radius / (math.pi / 2)).clamp(-1, 0) * (math.pi / 2))
-            filters.append(scale * oriented * high_pass * kept)
+            filters.append(math.sqrt(square) * oriented * high_pass * kept)
             kept = _middle_half(kept * _low_pass(radius, math.pi / 4))
         return filters
 

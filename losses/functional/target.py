@@ -29,9 +29,22 @@ torch.library.define(
     "beyondpixel::check_target", "(Tensor target, Tensor? probs, int num_classes, int ignore_index) -> Tensor"
 )
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CLASSES = torch.iinfo(torch.int16).max
 # copies on their way to the host: (values, event that says when they are there, how to read them)
 _pending: list[tuple[Tensor, Any, tuple[bool, int, int]]] = []
+
+
+def without_autocast(preds: Tensor, target: Tensor) -> torch.autocast:
+    """A context without autocast: half precision has too few digits for sums over pixels and for linear algebra.
+
+    Raises:
+        TypeError: if preds or target is no tensor.
+    """
+    for name, value in (("preds", preds), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}; use torch.as_tensor({name})")
+    return torch.autocast(preds.device.type, enabled=False)
 
 
 def read_target(
@@ -50,11 +63,11 @@ def read_target(
         int16, (N, H, W) with -1 where void or (N, C, H, W).
 
     Raises:
-        TypeError: if preds are not floating point, or labels not integer.
+        TypeError: if preds are not floating point of 16, 32 or 64 bits, or labels not integer.
         ValueError: if shapes or devices do not fit, or a value is out of range. On an accelerator the error about a
             value is raised by the next step, or by `compute()`; until then labels out of range are void.
     """
-    if not preds.is_floating_point():
+    if preds.dtype not in _DTYPES:
         raise TypeError(f"preds: expected floating-point logits or probabilities, got {preds.dtype}; use preds.float()")
     if preds.ndim == 4 and preds.shape[1] > _MOST_CLASSES:
         raise ValueError(f"preds: expected at most {_MOST_CLASSES} classes, got {preds.shape[1]}")

@@ -70,7 +70,7 @@ def bce_pool(
         empty where nothing is pooled. Differentiable in preds.
     """
     inputs = (preds, target, pooling, kernel_size, with_logits, with_bce, backend)
-    bce, pooled, pooled_target, _ = _call("bce_pool", *inputs)
+    bce, pooled, pooled_target, _ = Operator.apply("bce_pool", *inputs)
     return bce, pooled, pooled_target
 
 
@@ -91,13 +91,8 @@ def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int
         (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
         of the lower half, added to its transpose's, the gradient in P is W [Y; P].
     """
-    moments: Tensor = _call("region_moments", labels, probs, region_size, step, backend)
+    moments: Tensor = Operator.apply("region_moments", labels, probs, region_size, step, backend)
     return moments
-
-
-def _call(name: str, *inputs: Any) -> Any:
-    # the operator alone has less to do, but is not for torch.func
-    return Operator.apply(name, *inputs) if inputs[-1] == "plain" else getattr(torch.ops.beyondpixel, name)(*inputs)
 
 
 def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: bool) -> ModuleType:
@@ -217,7 +212,9 @@ _AUTOGRAD: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class Operator(torch.autograd.Function):
-    """An operator and its gradient in the form that `torch.func` asks for."""
+    """An operator with its gradient in the form that `torch.func` needs."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     @override

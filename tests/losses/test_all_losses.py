@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -128,6 +129,23 @@ def test_second_derivative_is_that_of_the_gradient(make: Callable[..., Segmentat
     assert torch.autograd.gradgradcheck(lambda x: loss(x, labels), (logits.requires_grad_(),), fast_mode=True)
 
 
+def test_transforms_of_torch_func_give_the_same_gradient(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
+    logits, labels = batch(4, 3, 24, 26)
+    loss = make()
+    gradients = []
+    for x, y in zip(logits.split(2), labels.split(2), strict=True):
+        leaf = x.clone().requires_grad_()
+        loss(leaf, y).backward()
+        gradients.append(leaf.grad)
+        torch.testing.assert_close(torch.func.grad(loss)(x, y), leaf.grad, rtol=1e-5, atol=1e-7)
+        loss.reset()
+    pairs = logits.unflatten(0, (2, 2)), labels.unflatten(0, (2, 2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # vmap loops over the operators
+        mapped = torch.func.vmap(torch.func.grad(loss))(*pairs)
+    torch.testing.assert_close(mapped, torch.stack(gradients), rtol=1e-5, atol=1e-7)
+
+
 def test_void_pixels_have_exactly_no_gradient_and_no_effect_on_the_count(
     make: Callable[..., SegmentationLoss], batch: Batch
 ) -> None:
@@ -240,6 +258,12 @@ def test_wrong_labels_and_shapes_are_named(make: Callable[..., SegmentationLoss]
         make()(logits, torch.full_like(logits, 2.0))
     with pytest.raises(TypeError, match=r"integer labels .* got torch.float32"):
         make()(logits, labels.float())
+    with pytest.raises(TypeError, match=r"target: expected a tensor, got ndarray; use torch.as_tensor\(target\)"):
+        make()(logits, labels.numpy())
+    with pytest.raises(TypeError, match="preds: expected a tensor, got list"):
+        make()(logits.tolist(), labels)
+    with pytest.raises(TypeError, match="preds: expected floating-point logits .* got torch.float8_e4m3fn"):
+        make()(logits.to(torch.float8_e4m3fn), labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
@@ -324,6 +348,23 @@ def test_affinity_sizes_and_numbers_of_classes_that_make_no_sense_are_named(batc
             build_loss("adaptive_affinity", num_classes=2, sizes=sizes)
     with pytest.raises(ValueError, match="preds: expected at most 32767 classes, got 32768"):
         build_loss("bce", num_classes=32768)(torch.zeros(1, 32768, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["ce", "bce", "focal", "dice", "jaccard", "tversky", "lovasz"])
+def test_infinite_logits_that_are_right_cost_what_large_ones_do(name: str) -> None:
+    values = []
+    for size in (1e4, torch.inf):
+        logits = torch.tensor([[[[0.0, 1.0]], [[-size, -size]]]], requires_grad=True)
+        values.append(build_loss(name, num_classes=2)(logits, torch.zeros(1, 1, 2, dtype=torch.long)))
+        values[-1].backward()
+        assert logits.grad.isfinite().all()
+    assert values[0] == values[1]
+
+
+def test_progress_keeps_its_digits_in_a_module_of_half_precision() -> None:
+    loss = torch.nn.ModuleList([build_loss("affinity", num_classes=2)]).bfloat16()[0]
+    loss.progress = 0.999
+    assert loss.progress == 0.999
 
 
 def test_multi_hot_of_a_class_that_is_ruled_out_is_the_same_as_labels() -> None:

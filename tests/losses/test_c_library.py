@@ -1,7 +1,10 @@
 """Compiling and loading the C kernels: whose library is loaded, and what happens where none can be made."""
 
 import ctypes
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +86,45 @@ def test_folder_that_cannot_be_written_is_replaced_by_a_private_one(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(nothing_loaded))
     assert library.cache_folder().parent == tmp_path
+
+
+def test_folder_that_is_there_stays_readable_but_is_not_for_others_to_write(nothing_loaded: Path) -> None:
+    for mode, kept in ((0o755, 0o755), (0o777, 0o755), (0o775, 0o755), (0o700, 0o700)):
+        nothing_loaded.mkdir(exist_ok=True)
+        nothing_loaded.chmod(mode)
+        assert library.cache_folder() == nothing_loaded
+        assert stat.S_IMODE(nothing_loaded.stat().st_mode) == kept
+
+
+def test_a_link_to_a_folder_is_that_folder(
+    nothing_loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_loaded.mkdir()
+    (tmp_path / "link").symlink_to(nothing_loaded)
+    monkeypatch.setenv("BEYONDPIXEL_CACHE", str(tmp_path / "link"))
+    assert library.cache_folder() == nothing_loaded
+
+
+def test_temporary_folder_is_gone_when_the_process_has_ended(nothing_loaded: Path, tmp_path: Path) -> None:
+    nothing_loaded.write_text("a file, where no folder can be made")
+    program = "from beyondpixel.losses.ops.c import library; print(library.load_library())"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "kernels-" in ended.stdout
+    assert list(tmp_path.glob("beyondpixel-*")) == []
+
+
+def test_another_compiler_of_the_same_name_compiles_again(
+    nothing_loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    for version in ("old", "newer"):
+        compiler.write_text(f'#!/bin/sh\n# {version}\nexec cc "$@"\n')
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CC", str(compiler))
+        library.load_library.cache_clear()
+        assert library.load_library() is not None
+    assert len(libraries(nothing_loaded)) == 2
 
 
 def test_cache_is_below_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,34 @@ def test_wrong_weights_and_losses_that_do_not_fit_are_named() -> None:
         build_loss([], num_classes=2)
 
 
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        # as YAML 1.1 reads numbers without a point
+        ({"name": "rmi", "ridge": "5e-4"}, "ridge: expected a positive number, got '5e-4' .*5.0e-4 as a number"),
+        ({"name": "rmi", "pixel_weight": "1e-1"}, "pixel_weight: expected a number from 0 to 1, got '1e-1' .*5.0e-4"),
+        ({"name": "ce", "weight": "1e-1"}, "weights: expected a number that is not negative, got '1e-1' for 'ce'"),
+        ({"name": "ce", "weight": None}, "weights: expected a number that is not negative, got None for 'ce'"),
+        ({"name": "focal", "gamma": "2"}, "gamma: expected a number at least 1, got '2'$"),
+        ({"name": "focal", "alpha": [0.1, 0.9]}, r"alpha: expected a number from 0 to 1, got \[0.1, 0.9\]"),
+        ({"name": "dice", "smooth": float("inf")}, "smooth: expected a number at least 0, got inf"),
+        ({"name": "affinity", "margin": float("inf")}, "margin: expected a number at least 0, got inf"),
+        ({"name": "pyramid", "scales": "0.5"}, "scales: expected numbers above 0 and up to 1, got"),
+        ({"name": "adaptive_affinity", "sizes": 4}, r"sizes: expected different odd numbers, 3 or more, got \(4,\)"),
+        (None, "loss: expected a name, or a mapping with 'name', got None"),
+    ],
+)
+def test_values_of_the_wrong_type_are_named(entry: dict[str, Any] | None, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        build_loss([entry], num_classes=2)  # type: ignore[list-item]
+
+
+def test_one_scale_or_size_needs_no_list(batch: Batch) -> None:
+    for name, key, one in (("pyramid", "scales", 0.5), ("adaptive_affinity", "sizes", 3)):
+        alone, listed = (build_loss(name, num_classes=3, **{key: value}) for value in (one, (one,)))
+        assert torch.equal(alone(*batch()), listed(*batch()))
+
+
 def test_wrong_names_and_arguments_are_named_with_the_closest() -> None:
     with pytest.raises(ValueError, match=r"expected one of 'ce', 'bce', .*got 'rmii'; did you mean 'rmi'\?"):
         build_loss("rmii", num_classes=2)

@@ -17,10 +17,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "affinity": ("affinity", {"stride": 4}),
     "adaptive_affinity": ("adaptive_affinity", {"stride": 4, "sizes": (3,)}),
     "pyramid": ("pyramid", {"scales": (0.5, 1.0)}),
-    # a graph holds the operators, whatever is behind them: each backend and each pooling once
     **{
         f"rmi-{backend}-{pooling}": ("rmi", {"backend": backend, "pooling": pooling, "downsampling_factor": 2})
-        for backend, pooling in (("c", "avg"), ("plain", "max"), ("plain", "interp"), ("c", "stride"))
+        for backend in ("c", "plain")
+        for pooling in ("avg", "max", "interp", "stride")
     },
     "rmi-ce-two-factors": ("rmi", {"pixel_loss": "ce", "downsampling_factor": (2, 3), "absent_classes": "skip"}),
 }

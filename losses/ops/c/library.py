@@ -1,9 +1,10 @@
 """Compiles kernels.c once for this machine, keeps the library in a cache folder, and loads it.
 
-What is loaded runs as this user, so it must be this user's: the folder has mode 0700, and a folder or library that
+What is loaded runs as this user, so it must be this user's: a new folder has mode 0700, and a folder or library that
 another user owns or may write is not used.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -33,6 +34,7 @@ _FLAGS = (
 # tried in this order. The library is linked without an OpenMP of its own, so that it shares PyTorch's, whose threads
 # are there already; where PyTorch brings none that fits the compiler, the kernels run in one thread
 _PARALLEL_FLAGS = (("-fopenmp",), ())
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @functools.cache
@@ -97,6 +99,7 @@ def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
         _SOURCE.read_text(encoding="utf-8"),
         " ".join(flags),
         compiler,
+        _version(compiler),
         platform.platform(),
         platform.machine(),
         features,
@@ -104,27 +107,37 @@ def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def cache_folder() -> Path:
-    """Where libraries are kept: $BEYONDPIXEL_CACHE, or beyondpixel in the user's cache folder.
+def _version(compiler: str) -> str:
+    """The compiler's file, size and date: an upgrade keeps its name."""
+    file = shutil.which(compiler.split(maxsplit=1)[0])
+    status = Path(file).stat() if file else None
+    return f"{file} {status.st_size} {status.st_mtime_ns}" if status else ""
 
-    Where that cannot be written or is not private, a new temporary folder.
+
+def cache_folder() -> Path:
+    """The folder of the libraries: $BEYONDPIXEL_CACHE, or beyondpixel in the user's cache folder.
+
+    If that cannot be written or made private, a temporary folder that is removed when the process ends.
     """
     home = os.environ.get("XDG_CACHE_HOME")
     try:
         root = Path(home) if home else Path.home() / ".cache"
         folder = Path(os.environ.get("BEYONDPIXEL_CACHE") or root / "beyondpixel")
+        folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid == os.getuid():
-            folder.chmod(0o700)
+        status = folder.stat()
+        if status.st_uid == os.getuid() and status.st_mode & _OTHERS_WRITE:
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
         if _is_private(folder) and os.access(folder, os.W_OK):
             return folder
     except (OSError, RuntimeError):  # a read-only home, or none
         pass
-    return Path(tempfile.mkdtemp(prefix="beyondpixel-"))  # has mode 0700
+    temporary = Path(tempfile.mkdtemp(prefix="beyondpixel-"))  # has mode 0700
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 def _is_private(path: Path) -> bool:
     """Whether the file or folder itself, not what a link points to, is this user's, and nobody else may write it."""
     status = path.lstat()
-    others = stat.S_IWGRP | stat.S_IWOTH
-    return status.st_uid == os.getuid() and not status.st_mode & others and not stat.S_ISLNK(status.st_mode)
+    return status.st_uid == os.getuid() and not status.st_mode & _OTHERS_WRITE and not stat.S_ISLNK(status.st_mode)
