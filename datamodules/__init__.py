@@ -1,4 +1,4 @@
-"""Data sets as Lightning data modules, all with the same interface; they are imported on first use."""
+"""Data sets as Lightning data modules with one interface, imported on first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

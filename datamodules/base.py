@@ -35,42 +35,41 @@ class SegmentationDataModule(LightningDataModule, ABC):
     """Base of all data modules; a subclass describes its data set.
 
     Batches are dicts: `image` float32 (N, 3, H, W), normalized; `mask` int64 (N, H, W) with 255 where there is no
-    label (absent where there is no target); `id`, a list of str. Inside a `Trainer` the loaders hand over 8-bit
-    batches, which this module normalizes on the device; outside of one they normalize by themselves.
+    label (absent where there is no target); `id`, a list of str. Inside a `Trainer` the loaders return 8-bit batches,
+    which this module normalizes on the device; outside of one the loaders normalize them.
 
     A sample's augmentation depends on (seed, epoch, index) alone, and the order of the samples on (seed, epoch). So the
-    batches are the same with any number of workers, on any number of processes (the union of what they see) and after
-    a resume in the middle of an epoch. No flag of the `Trainer` is needed for that.
+    batches are the same with any number of workers, on any number of processes (the union over them) and after a resume
+    in the middle of an epoch. This needs no flag of the `Trainer`.
 
     A subclass sets `dataset_name`, `splits`, `class_names`, `palette`, `mean`, `std`, and implements `load_split`.
-    `classes_excluded_from_mean` names classes that are trained and scored, but that publications leave out of their
+    `classes_excluded_from_mean` lists classes that are trained and evaluated, but that publications exclude from their
     mean: the mean over the others is then logged as well, as `mIoU_<number of the others>`.
 
     Args:
-        batch_size: Images per training step, over all processes together; each gets an equal part.
+        batch_size: Images per training step over all processes; each gets an equal share.
         eval_batch_size: Images per evaluation step of each process.
-        num_workers: Worker processes per loader; None chooses: none on up to two cores, otherwise up to eight.
-        timeout: Seconds after which a worker that delivers nothing ends the run, with the names of the samples.
-        seed: Decides the order and the augmentation of the training images.
-        crop_size: Side, or height and width, of the training crops; None crops nothing away where all images have one
-            size.
+        num_workers: Worker processes per loader; None chooses: 0 on up to two cores, otherwise up to 8.
+        timeout: Seconds without data from a worker after which the run fails, naming the samples.
+        seed: Seed of the order and the augmentation of the training images.
+        crop_size: Side, or height and width, of the training crops; None takes whole images if all have one size.
         scales: Lowest and highest factor of the random rescaling of training images.
-        scale_step: Distance of the factors, such as 0.25 for 0.5, 0.75, 1, ...; None takes any factor in the range.
-        flip: Mirror every other training image, on average.
+        scale_step: Step between the factors, such as 0.25 for 0.5, 0.75, 1, ...; None takes any factor in the range.
+        flip: Flip training images horizontally with probability 0.5.
         crop_max_class_share: Draw up to 10 positions of a crop, until no class has this share or more of its labeled
-            pixels; None takes the first. The MCIBI authors have 0.75.
+            pixels; None takes the first. The MCIBI authors use 0.75.
         photometric_distortion: Distort brightness, contrast, saturation and hue of training images at random, as the
             MCIBI authors do.
-        image_size: Height and width to which everything is resized first, targets and evaluation included; None works
-            at the images' own sizes.
+        image_size: Height and width to which all images and targets are resized first, also in evaluation; None keeps
+            the images' own sizes.
         resampling: How images are rescaled, by `image_size` and by `scales`: "bicubic_antialias" as Pillow's BICUBIC,
             which the RMI authors use; "linear" as OpenCV's, which the MCIBI authors use; "area_cubic" is OpenCV's area
-            average when shrinking and its cubic when enlarging. Masks take the nearest pixel.
-        normalization: "dataset" takes the mean and standard deviation of the data set, "imagenet" those of ImageNet,
+            average when shrinking and its cubic when enlarging. Masks use the nearest pixel.
+        normalization: "dataset" uses the mean and standard deviation of the data set, "imagenet" those of ImageNet,
             "inception" 0.5 for both, which timm's `tf_` EfficientNets were trained with.
         cache: "ram" keeps all decoded images in memory, once per training process; None reads them each time.
         on_error: "raise" stops at the first bad file and lists all of them; "skip" reads all training files beforehand
-            and trains without the bad ones, which are written to `skipped_files.txt` in the run's folder. Evaluation
+            and trains without the bad ones, which are listed in `skipped_files.txt` in the run's folder. Evaluation
             never skips.
         predict_path: An image, or a folder of images, to predict; None predicts the test images.
     """
@@ -146,13 +145,13 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Images per training step of this process: `batch_size` divided by the number of processes.
 
         Raises:
-            DataError: It does not divide; the message names batch sizes and numbers of processes that do.
+            DataError: It is not divisible; the message suggests batch sizes and numbers of processes that are.
         """
         return batch_size_of_process(self.batch_size, self._process()[1])
 
     @cached_property
     def normalize(self) -> Normalization:
-        """Turns 8-bit batches into the float batches that models take."""
+        """Conversion of 8-bit batches to normalized float batches."""
         return Normalization(self.mean, self.std)
 
     @abstractmethod
@@ -160,11 +159,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """Find the samples of a split.
 
         Raises:
-            DataError: The data is not there, or not complete.
+            DataError: The data is missing or incomplete.
         """
 
     def dataset(self, split: str) -> SegmentationDataset:
-        """The raw samples of a split: uint8 images and masks at `image_size`, without augmentation.
+        """Return the raw samples of a split: uint8 images and masks at `image_size`, without augmentation.
 
         Args:
             split: One of `splits`.
@@ -175,7 +174,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return self._datasets[split]
 
     def stored(self, split: str) -> SegmentationDataset:
-        """The samples of a split at the images' own sizes; with `on_error="skip"`, the training samples without faults.
+        """Return a split's samples at the images' own sizes; with `on_error="skip"`, without faulty training samples.
 
         Args:
             split: One of `splits`.
@@ -191,11 +190,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return self._stored[split]
 
     def fingerprint(self, split: str) -> str:
-        """A short hash of a split's content: which data a run was trained or tested on.
+        """Return a short hash of a split's content, which identifies the data of a run.
 
         It covers the samples' ids in their order, the bytes of all masks, and the size and the first and last 4 KiB of
-        all images (for generated scenes: their settings and the first scene). It does not depend on `root`, on links or
-        dates, nor on what is made of the files: class mapping, `image_size`, augmentation.
+        all images (for generated scenes: their settings and the first scene). It does not depend on `root`, links,
+        dates, or the processing of the files: class mapping, `image_size`, augmentation.
 
         Args:
             split: One of `splits`.
@@ -203,7 +202,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return self.stored(split).fingerprint()
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the files that the stage needs, so that a missing one is noticed before anything is computed."""
+        """Check the files that the stage needs, so that a missing one is reported before anything is computed."""
         if stage in (None, "fit"):
             _ = self.batch_size_per_process
         needed: dict[str, list[str | None]] = {
@@ -217,11 +216,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
             self.dataset(split)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled, augmented, in whole batches."""
+        """Return a loader of shuffled, augmented samples in whole batches."""
         dataset = self.dataset(self.train_split)
         if len(dataset) < self.batch_size:
             raise data_error(
-                f"{self.dataset_name}: split {self.train_split!r} has {len(dataset)} images, which fill no batch of "
+                f"{self.dataset_name}: split {self.train_split!r} has {len(dataset)} images, fewer than one batch of "
                 f"{self.batch_size}",
                 [],
                 expected="at least one whole batch",
@@ -251,25 +250,25 @@ class SegmentationDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> SampleLoader | list[SampleLoader]:
-        """All validation images in order; an empty list where no images are held out."""
+        """Return a loader of all validation images in order; an empty list if no images are held out."""
         return [] if self.val_split is None else self._evaluation_loader(self.dataset(self.val_split))
 
     def test_dataloader(self) -> SampleLoader:
-        """All test images in order."""
+        """Return a loader of all test images in order."""
         return self._evaluation_loader(self.dataset(self.test_split))
 
     def predict_dataloader(self) -> SampleLoader:
-        """The images of `predict_path`, each at its own size, or the test images, without target."""
+        """Return a loader of the images of `predict_path`, each at its own size, or of the test images; no targets."""
         if self.predict_path is None:
             return self._evaluation_loader(MappedDataset(self.dataset(self.test_split), _without_target), fill=False)
         images = self._resized(image_dataset(Path(self.predict_path)))
         return self._evaluation_loader(images, batch_size=1, fill=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalize on the device, where it is nearly free, having moved a quarter of the bytes."""
+        """Normalize on the device, where it is nearly free, after transferring a quarter of the bytes."""
         batch = self.normalize(batch)
         if self.trainer is not None:
-            # with 16-true and the like, Lightning converted the inputs before they were floats
+            # with 16-true and the like, Lightning converts float inputs before this, when they were still integers
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
 
@@ -325,7 +324,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         }
 
     def _process(self) -> tuple[int, int]:
-        """Rank of this process and number of processes."""
+        """Return the rank of this process and the number of processes."""
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -333,12 +332,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return 0, 1
 
     def _is_running(self) -> bool:
-        """Whether a Trainer asks; one that has finished stays attached, but then a plain loop asks."""
+        """Return whether a Trainer uses the loaders; a finished one stays attached, but then a plain loop uses them."""
         return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
 
     def _batches_done(self) -> int:
         # Lightning's counter rather than the loader's own: a batch that was fetched but not finished when the run was
-        # interrupted is done again
+        # interrupted is repeated
         assert self.trainer is not None
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 

@@ -25,7 +25,7 @@ _CLASSES = {
     "bicyclist": (0, 128, 192),
     "unlabelled": (0, 0, 0),
 }
-_UNLABELLED = 11
+_UNLABELED = 11
 COUNTS = {"train": 367, "val": 101, "test": 233, "trainval": 468}
 
 
@@ -34,14 +34,14 @@ class CamVidDataModule(SegmentationDataModule):
 
     `root` is the tutorial's CamVid folder, unchanged: `train.txt`, `val.txt` and `test.txt` list the images in `train`,
     `val`, `test` and their masks in `trainannot`, `valannot`, `testannot`; only folder and file names in the lists
-    count, not what precedes them.
+    are used, not the paths before them.
 
     The defaults are the RMI paper's: training on train and val together (468 images), scales 0.75 to 1.25, crop 479,
     evaluation on test at full size.
 
     Args:
         root: The CamVid folder.
-        variant: "11" ignores unlabelled pixels, as most papers do; "12" makes them a class that is trained and
+        variant: "11" ignores unlabeled pixels, as most papers do; "12" makes them a class that is trained and
             evaluated, as the RMI authors' code does.
         train_split: "trainval" trains on everything but test, so that no images are held out and `val_dataloader()` is
             an empty list; "train" validates on val.
@@ -55,7 +55,7 @@ class CamVidDataModule(SegmentationDataModule):
     dataset_name: ClassVar[str] = "CamVid"
     splits = ("train", "val", "test", "trainval")
 
-    # as in the RMI authors' code, which took them over the training images; 0-255 units divided by 255
+    # as in the RMI authors' code, computed on the training images; 0-255 units divided by 255
     mean = (100 / 255, 103 / 255, 106 / 255)
     std = (75.61 / 255, 77.81 / 255, 76.70 / 255)
 
@@ -74,9 +74,9 @@ class CamVidDataModule(SegmentationDataModule):
         super().__init__(
             crop_size=crop_size, scales=scales, resampling=resampling, eval_batch_size=eval_batch_size, **common
         )
-        variant = "11" if variant == 11 else "12" if variant == 12 else variant  # YAML makes numbers of them
+        variant = "11" if variant == 11 else "12" if variant == 12 else variant  # YAML parses them as numbers
         if variant not in ("11", "12"):
-            raise ValueError(f'variant must be "11" (unlabelled ignored) or "12" (unlabelled a class), got {variant!r}')
+            raise ValueError(f'variant must be "11" (unlabeled ignored) or "12" (unlabeled a class), got {variant!r}')
         if train_split not in ("train", "trainval"):
             raise ValueError(f'train_split must be "train" or "trainval", got {train_split!r}')
         self.root = root
@@ -86,8 +86,8 @@ class CamVidDataModule(SegmentationDataModule):
         self.class_names = list(_CLASSES)[: int(variant)]
         self.palette = list(_CLASSES.values())[: int(variant)]
         self.classes_excluded_from_mean = ("unlabelled",) if variant == "12" else ()
-        unlabelled = IGNORE_INDEX if variant == "11" else _UNLABELLED
-        self._labels = LabelTable({**{index: index for index in range(_UNLABELLED)}, _UNLABELLED: unlabelled})
+        unlabeled = IGNORE_INDEX if variant == "11" else _UNLABELED
+        self._labels = LabelTable({**{index: index for index in range(_UNLABELED)}, _UNLABELED: unlabeled})
 
     def load_split(self, split: str) -> FileDataset:
         """Read the split's list."""
@@ -108,7 +108,7 @@ class CamVidDataModule(SegmentationDataModule):
         listing = root / f"{part}.txt"
         if not listing.is_file():
             raise data_error(
-                f"CamVid is not, or not completely, in {root}" if root.is_dir() else f"There is no folder {root}",
+                f"CamVid is missing or incomplete in {root}" if root.is_dir() else f"There is no folder {root}",
                 [f"{listing.name} is missing"],
                 expected="the SegNet tutorial's CamVid folder, with train.txt, val.txt, test.txt and six image folders",
                 remedy=self._remedy,
@@ -117,7 +117,7 @@ class CamVidDataModule(SegmentationDataModule):
         strange = [" ".join(paths) for paths in lines if len(paths) != 2]
         if strange:
             raise data_error(
-                f"{listing} has lines that are not understood",
+                f"{listing} has invalid lines",
                 strange,
                 expected="an image and its mask on each line",
                 remedy=self._remedy,

@@ -18,7 +18,7 @@ from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Pixels of a class, or of void; their share of all labeled pixels (void's: of all pixels); images that have it."""
+    """Pixels of a class, or of void; their share of all labeled pixels (void's: of all pixels); images with it."""
 
     name: str
     pixels: int
@@ -37,10 +37,10 @@ class SplitReport:
         classes: In label order, void last; empty where there is no target.
         mean: RGB mean of the images scaled to 0..1.
         std: RGB standard deviation likewise.
-        faults: What is wrong, one entry for each sample that cannot be used.
+        faults: One entry for each sample that cannot be used.
         remedy: What to do about the faults.
-        error: Why the split as a whole cannot be used, if it cannot.
-        warnings: What is unusual, such as fewer images than published, or images that another split has as well.
+        error: Why the whole split cannot be used; None if it can.
+        warnings: Unusual content, such as fewer images than published, or images that are also in another split.
     """
 
     split: str
@@ -56,12 +56,12 @@ class SplitReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything can be used."""
+        """Whether all samples can be used."""
         return self.error is None and not self.faults
 
     @property
     def absent_classes(self) -> list[str]:
-        """Classes that no pixel of the split has."""
+        """Classes without pixels in the split."""
         return [count.name for count in self.classes if count.name != "void" and not count.pixels]
 
 
@@ -70,11 +70,11 @@ def check(
 ) -> list[SplitReport]:
     """Read every file of a data set, as stored (before `image_size`), and report on each split.
 
-    Bad files and missing splits end up in the reports, all at once; nothing is raised for them and nothing is changed.
+    All bad files and missing splits are listed in the reports; no error is raised for them and nothing is changed.
 
     Args:
         datamodule: Any data module.
-        splits: Which splits; None takes those that the data module would train, validate and test on.
+        splits: Splits to check; None takes those that the data module trains, validates and tests on.
         progress: Show progress bars.
 
     >>> from beyondpixel.datamodules import ShapesDataModule
@@ -89,8 +89,8 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one sample adds to the sums, and its image's digest."""
+class _SampleStatistics:
+    """Contribution of one sample to the sums, and its image's digest."""
 
     id: str
     digest: bytes
@@ -111,14 +111,14 @@ def _check_split(
             return SplitReport(split, error=str(error))
     noted = [str(warning.message) for warning in caught]
     description = f"Checking {datamodule.dataset_name} {split}"
-    seen = list(track(read_all(dataset, _look), description, total=len(dataset), disable=not progress))
+    seen = list(track(read_all(dataset, _statistics), description, total=len(dataset), disable=not progress))
     faults = [str(entry) for entry in seen if isinstance(entry, BadFileError)]
-    good = [entry for entry in seen if isinstance(entry, _Seen)]
+    good = [entry for entry in seen if isinstance(entry, _SampleStatistics)]
     if not good:
         return SplitReport(split, faults=faults, remedy=dataset.remedy, warnings=noted)
     for other in dict.fromkeys(split_of.values()):
         if shared := [entry.id for entry in good if split_of.get(entry.digest) == other]:
-            noted.append(f"images that are in {other}, too: {len(shared)}, such as {shared[0]}")
+            noted.append(f"images that are also in {other}: {len(shared)}, such as {shared[0]}")
     for entry in good:
         split_of.setdefault(entry.digest, split)
     sizes = Counter(entry.size for entry in good)
@@ -138,14 +138,14 @@ def _check_split(
     )
 
 
-def _look(sample: Sample) -> _Seen:
-    # 256-bin histograms of each channel hold everything that mean and deviation need, exactly
+def _statistics(sample: Sample) -> _SampleStatistics:
+    # a 256-bin histogram per channel determines mean and deviation exactly
     values = np.arange(256) / 255
     counts = np.stack([np.bincount(sample.image[..., channel].ravel(), minlength=256) for channel in range(3)])
     labels = None if sample.mask is None else np.bincount(sample.mask.ravel(), minlength=256)
     height, width = sample.image.shape[:2]
-    digest = hashlib.sha256(np.ascontiguousarray(sample.image).data).digest()  # a copy has another name
-    return _Seen(sample.id, digest, (height, width), labels, counts @ values, counts @ values**2)
+    digest = hashlib.sha256(np.ascontiguousarray(sample.image).data).digest()  # finds copies with another name
+    return _SampleStatistics(sample.id, digest, (height, width), labels, counts @ values, counts @ values**2)
 
 
 def _count_classes(names: list[str], histograms: list[NDArray[np.int64]]) -> list[ClassCount]:
@@ -153,10 +153,10 @@ def _count_classes(names: list[str], histograms: list[NDArray[np.int64]]) -> lis
         return []
     pixels = np.sum(histograms, axis=0)
     images = np.sum([histogram > 0 for histogram in histograms], axis=0)
-    labelled = int(pixels[: len(names)].sum())
+    labeled = int(pixels[: len(names)].sum())
     counts = [
-        ClassCount(name, int(pixels[index]), int(pixels[index]) / max(1, labelled), int(images[index]))
+        ClassCount(name, int(pixels[index]), int(pixels[index]) / max(1, labeled), int(images[index]))
         for index, name in enumerate(names)
     ]
     void = int(pixels[IGNORE_INDEX])
-    return [*counts, ClassCount("void", void, void / max(1, labelled + void), int(images[IGNORE_INDEX]))]
+    return [*counts, ClassCount("void", void, void / max(1, labeled + void), int(images[IGNORE_INDEX]))]

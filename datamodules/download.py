@@ -1,7 +1,7 @@
 """Download of the public data sets: `beyondpixel data get camvid|voc|sbd --root DIR`.
 
-Everything is put together in `DIR.partial` beside the target, and moved there when it is whole. So a command that is
-killed leaves nothing that looks complete, and the next one continues.
+Everything is assembled in `DIR.partial` beside the target, and moved there when complete. So a killed command leaves
+nothing that looks complete, and the next one resumes.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 @dataclass(frozen=True)
 class Download:
-    """How to get a data set from its publisher to a folder.
+    """Location, content and installation of a public data set.
 
     Attributes:
         archive: The archive's file name.
-        urls: Addresses of its publisher and of official mirrors.
-        checksum: Such as "md5:6cd6..."; None where the archive is made on demand and only its content is fixed.
-        inside: The folder in the archive that is wanted; "*" stands for any name of one level.
-        max_bytes: The most that may be unpacked.
-        data_module: The class that reads it, by name: importing torch takes seconds, and a download may fail before.
+        urls: URLs of its publisher and of official mirrors.
+        checksum: Such as "md5:6cd6..."; None if the archive is generated on demand and only its content is fixed.
+        inside: The folder to extract from the archive; "*" stands for any name of one level.
+        max_bytes: Largest size to unpack.
+        data_module: Name of the class that reads it: importing torch takes seconds, and a download may fail before.
         splits: The splits that make the data set complete.
         last: Names of the files that make a folder look complete.
-        finish: From the unpacked folder and the root to the folder that goes to the root.
-        needs: The download that must be at the root before.
+        finish: Maps the unpacked folder and the root to the folder that is moved to the root.
+        needs: The download that must already be at the root.
     """
 
     archive: str
@@ -49,7 +49,7 @@ class Download:
     needs: str | None = None
 
     def is_complete(self, root: Path) -> bool:
-        """Whether `root` has the data set, every file readable."""
+        """Return whether `root` contains the data set, with every file readable."""
         if not root.is_dir():
             return False
         from beyondpixel.datamodules.datasets.base import find_faults
@@ -65,46 +65,46 @@ class Download:
 
 
 def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: bool = True) -> bool:
-    """Download a data set, or what is missing of it.
+    """Download a data set, or its missing parts.
 
     Args:
         name: "camvid", "voc", or "sbd", which adds the trainaug split to the VOC folder at `root`.
         root: The folder that the data module will read.
-        mirrors: Addresses or local folders to try first: of the archive itself, or of the folder that holds it.
+        mirrors: URLs or local folders to try first: of the archive itself, or of the folder that contains it.
         progress: Show progress bars.
 
     Returns:
-        Whether anything had to be done; False if the data set was there already.
+        Whether anything was downloaded; False if the data set was complete already.
 
     Raises:
-        DownloadError: It cannot be fetched.
+        DownloadError: It cannot be downloaded.
         ArchiveError: The archive is damaged or unsafe.
-        DataError: What came out of it is not the data set.
+        DataError: The content is not the data set, or a required data set is missing.
     """
     if name not in DOWNLOADS:
-        raise ValueError(f"there is no download {name!r}; there are {', '.join(DOWNLOADS)}")
+        raise ValueError(f"unknown download {name!r}; expected one of {', '.join(DOWNLOADS)}")
     download, target = DOWNLOADS[name], find_voc(Path(root)).resolve()
     if download.is_complete(target):
         return False
     if download.needs is not None and not DOWNLOADS[download.needs].is_complete(target):
         raise data_error(
-            f"{name} adds to {download.needs}, which is not, or not completely, in {target}",
+            f"{name} extends {download.needs}, which is missing or incomplete in {target}",
             [],
             expected=f"the complete {download.needs} data set",
             remedy=f"beyondpixel data get {download.needs} --root {root}",
         )
-    # beside the target, so on the same file system: moving is then one step
+    # beside the target, so on the same file system, where moving is one step
     work = target.with_name(f"{target.name}.partial")
     archive, unpacked = work / download.archive, work / "unpacked"
     urls = [_address(mirror, download.archive) for mirror in mirrors]
     fetch([*urls, *download.urls], archive, checksum=download.checksum, progress=progress)
-    # what an interrupted run unpacked is not known to be whole
+    # an interrupted run may have unpacked only a part
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         unpack(archive, unpacked, inside=download.inside, max_bytes=download.max_bytes, progress=progress)
         finished = download.finish(unpacked, target)
     except Exception:
-        # the next run must not find, and trust, what could not be used
+        # the next run must not reuse what could not be used
         shutil.rmtree(unpacked, ignore_errors=True)
         if download.checksum is None:
             archive.unlink(missing_ok=True)
@@ -120,11 +120,11 @@ def _address(mirror: str, archive: str) -> str:
 
 
 def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
-    """Move a finished folder to its target; what is there already is completed, file by file.
+    """Move a finished folder to its target; an existing target is completed file by file.
 
     Args:
         source: The finished folder, on the same file system.
-        target: Where it goes.
+        target: Destination.
         last: Names of files that are moved after all others: those whose presence makes the folder look complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
     shutil.rmtree(source)
 
 
-# of the tutorial's images and masks: sha256 over each file's name and sha256, in order
+# digest of the tutorial's images and masks: sha256 over each file's name and sha256, in order
 CAMVID_CONTENT = "691a09d6d2d70388c46f0aa77da532ba38b48e1b38395b657fb38c117a7fb549"
 
 
@@ -147,8 +147,8 @@ def _check_camvid(unpacked: Path, root: Path) -> Path:
     found = content_digest(unpacked)
     if found != CAMVID_CONTENT:
         raise DownloadError(
-            f"what was downloaded is not the SegNet tutorial's CamVid: its images and masks have the digest {found}, "
-            f"not {CAMVID_CONTENT}\nTo fix it: try again, or give another address with --mirrors"
+            f"the download is not the SegNet tutorial's CamVid: its images and masks have the digest {found}, "
+            f"not {CAMVID_CONTENT}\nTo fix it: try again, or pass another URL with --mirrors"
         )
     return unpacked
 
@@ -161,7 +161,7 @@ def _build_trainaug(unpacked: Path, root: Path) -> Path:
 
 
 def content_digest(folder: Path) -> str:
-    """One sha256 for the names and contents of all PNG files in a folder and below it."""
+    """Return one sha256 of the names and contents of all PNG files in a folder and its subfolders."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.png")):
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())

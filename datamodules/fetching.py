@@ -1,7 +1,7 @@
-"""Download of one file with pooch: checksum, temporary file and progress bar are pooch's.
+"""Download of one file with pooch, which provides checksum, temporary file and progress bar.
 
-Three things that pooch lacks are added: a broken download is continued, by this call or by the next; there may be
-several addresses; and without a network the answer comes within seconds.
+In addition, an interrupted download is resumed, by this call or the next; there may be several URLs; and without a
+network the download fails within seconds.
 """
 
 import shutil
@@ -23,24 +23,24 @@ CHUNK = 1 << 16
 
 
 class DownloadError(RuntimeError):
-    """A data set could not be fetched; the message lists the addresses, what failed, and what to do instead."""
+    """A data set could not be fetched; the message lists the URLs, their failures, and what to do instead."""
 
 
 def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: bool = True, wait_s: float = 1) -> None:
-    """Download a file from the first address that has it as it should be.
+    """Download a file from the first URL that has the right content.
 
-    The bytes go to `<target>.part`. A later call continues there, so a killed download costs nothing and never leaves
+    The bytes go to `<target>.part`. A later call resumes it, so a killed download loses nothing and never leaves
     `target` itself incomplete.
 
     Args:
-        urls: Addresses of the same file, in order of preference; http, https or file.
-        target: Where to put it.
-        checksum: Such as "md5:6cd6..."; None where the publisher gives none, and the content must be checked later.
+        urls: URLs of the same file, in order of preference; http, https or file.
+        target: Destination file.
+        checksum: Such as "md5:6cd6..."; None if the publisher gives none, and the content must be checked later.
         progress: Show a progress bar.
         wait_s: Seconds before the first retry of a broken connection; they double with each further one.
 
     Raises:
-        DownloadError: No address gave the right file.
+        DownloadError: No URL provided the right file.
     """
     pooch.get_logger().setLevel("ERROR")
     part = target.with_name(f"{target.name}.part")
@@ -55,26 +55,26 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
         except ValueError as error:
             if "does not match the known hash" not in str(error):
                 raise
-            failures.append(f"{url}: gave other bytes than the publisher's ({checksum} expected)")
+            failures.append(f"{url}: has other content than the publisher's ({checksum} expected)")
     raise DownloadError(
         f"{target.name} could not be downloaded:\n"
         + "\n".join(f"  {failure}" for failure in failures)
-        + f"\nTo fix it: try again later, which continues where it broke off; or fetch {target.name} on another "
-        "machine and give its folder, or another address, with --mirrors"
+        + f"\nTo fix it: try again later, which resumes the download; or download {target.name} on another machine and "
+        "pass its folder, or another URL, with --mirrors"
     )
 
 
 def _copy_file(url: str, output_file: str, pooch: Any) -> None:
-    """Downloader for file addresses, which pooch does not know."""
+    """Downloader for file URLs, which pooch does not support."""
     # on Windows the path of file:///C:/x is C:\x, not /C:/x
     shutil.copyfile(url2pathname(urlsplit(url).path), output_file)
 
 
 class _ResumingDownload:
-    """pooch.HTTPDownloader to a file of its own, which is continued after each break.
+    """pooch.HTTPDownloader to a separate file, resumed after each interruption.
 
     Args:
-        part: The file.
+        part: The partial file.
         progress: Show a progress bar.
         wait_s: Seconds before the first retry.
     """
@@ -85,7 +85,7 @@ class _ResumingDownload:
         self.wait_s = wait_s
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Download until the file is whole, or until some attempts in a row have brought nothing new."""
+        """Download until the file is complete, or until `ATTEMPTS` attempts in a row brought nothing new."""
         _require_answer(url)
         fruitless = 0
         while True:
@@ -96,7 +96,7 @@ class _ResumingDownload:
             except requests.HTTPError as error:
                 if getattr(error.response, "status_code", None) != requests.codes.range_not_satisfiable:
                     raise
-                # nothing lies beyond what is here already: it is whole, or wrong, which the checksum tells
+                # there are no further bytes: the file is complete, or wrong, which the checksum detects
                 break
             except requests.RequestException:
                 fruitless = 0 if self._size() > before else fruitless + 1
@@ -115,7 +115,7 @@ class _ResumingDownload:
         with self.part.open("ab") as file:
 
             def begin(response: requests.Response, **_: Any) -> None:
-                if response.status_code == requests.codes.ok:  # all of the file, not what follows
+                if response.status_code == requests.codes.ok:  # the whole file, not the requested range
                     file.truncate(0)
 
             hooks = {"response": begin}
@@ -125,16 +125,16 @@ class _ResumingDownload:
 
 
 def _require_answer(url: str) -> None:
-    """Raise within seconds where no server answers; looking up a name can take longer than any time-out of requests."""
+    """Raise within seconds if no server answers; a DNS look-up can take longer than any timeout of requests."""
     failures: list[requests.RequestException] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
             requests.head(url, timeout=ANSWER_S)
         except requests.RequestException as error:
             failures.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
     if thread.is_alive() or failures:

@@ -13,15 +13,15 @@ from beyondpixel.datamodules.datasets.listing import read_list
 
 
 class FolderDataModule(SegmentationDataModule):
-    """Your own images and masks; docs/tutorials/your_data.md goes through it in ten minutes.
+    """Your own images and masks; see docs/tutorials/your_data.md, a ten-minute tutorial.
 
-    `root` holds `classes.yaml`, and images and masks in one of two layouts::
+    `root` contains `classes.yaml`, and images and masks in one of two layouts::
 
         images/train/a.jpg  masks/train/a.png     a folder for each split, or
         images/a.jpg        masks/a.png           a list for each split: train.txt, val.txt, test.txt,
-                                                  one image name a line, with or without its ending
+                                                  one image name per line, with or without extension
 
-    `classes.yaml` names the classes and says whether masks hold indices (8-bit grayscale or palette) or colors::
+    `classes.yaml` defines the classes and whether masks contain indices (8-bit grayscale or palette) or colors::
 
         masks: index
         classes:
@@ -29,22 +29,22 @@ class FolderDataModule(SegmentationDataModule):
           - {name: leaf, color: [0, 160, 0]}
         void: [255]
 
-    Nothing in `root` is ever changed.
+    Nothing in `root` is ever modified.
 
     Args:
         root: The folder.
         classes: The class file, relative to `root`.
         images: The image folder, relative to `root`.
         masks: The mask folder, relative to `root`.
-        mask_suffix: What follows the image's name in the mask's name before its ending, such as "_mask".
+        mask_suffix: Suffix of the mask's name after the image's name, before the extension, such as "_mask".
         train_split: The split to train on.
-        val_split: The split to validate on; None holds nothing out.
+        val_split: The split to validate on; None holds out no images.
         test_split: The split to test on.
         crop_size: Side, or height and width, of the training crops.
         scales: Lowest and highest factor of the random rescaling of training images.
         convert_images: Accept grayscale, RGBA, CMYK and 16-bit images, and photographs that are stored rotated; all
-            are turned to upright 8-bit RGB when they are read. Masks are never turned: they must be those of the
-            upright image.
+            are converted to upright 8-bit RGB when they are read. Masks are never rotated: they must match the upright
+            image.
         **common: As for `SegmentationDataModule`.
     """
 
@@ -93,7 +93,7 @@ class FolderDataModule(SegmentationDataModule):
         for image in images:
             name = image.relative_to(root / self.images).with_suffix("")
             mask_name = name.with_name(name.name + self.mask_suffix)
-            # a mask that is not there is named with the ending that it should have
+            # a missing mask is reported with the expected extension
             mask = masks.get(mask_name, root / self.masks / mask_name.with_name(f"{mask_name.name}.png"))
             pairs.append(Pair(name.as_posix(), image, mask))
         return FileDataset(
@@ -116,7 +116,7 @@ class FolderDataModule(SegmentationDataModule):
     def _listed(self, listing: Path) -> list[Path]:
         folder = Path(self.root) / self.images
         by_stem = _by_stem(folder)
-        names = read_list(listing, remedy=f"write one image name a line, relative to {folder}")
+        names = read_list(listing, remedy=f"write one image name per line, relative to {folder}")
         if not names:
             raise self._no_split(listing.stem, f"{listing} is empty")
         images = [
@@ -126,7 +126,7 @@ class FolderDataModule(SegmentationDataModule):
             raise data_error(
                 f"{listing} names {len(twice)} of its images more than once",
                 twice,
-                expected="each image once, for it would count more than the others",
+                expected="each image once, as a repeated one would count more than the others",
                 remedy=f"remove the repeated lines from {listing}",
             )
         return images
@@ -135,7 +135,7 @@ class FolderDataModule(SegmentationDataModule):
         folder = Path(self.root) / self.images / split
         images = sorted(_by_stem(folder).values()) if folder.is_dir() else []
         if not images:
-            raise self._no_split(split, f"{folder} holds no images" if folder.is_dir() else f"there is no {folder}")
+            raise self._no_split(split, f"{folder} contains no images" if folder.is_dir() else f"there is no {folder}")
         return images
 
     def _no_split(self, split: str, why: str) -> DataError:
@@ -150,15 +150,15 @@ class FolderDataModule(SegmentationDataModule):
 
 
 def _by_stem(folder: Path) -> dict[Path, Path]:
-    """The images in a folder and below it, by their relative path without ending."""
+    """Map relative paths without extension to the images in a folder and its subfolders."""
     files = images_among(folder.rglob("*")) if folder.is_dir() else []
     by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
     if len(by_stem) < len(files):
         hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]
         raise data_error(
-            f"{folder} has {len(hidden)} images whose names differ from others by their ending alone",
+            f"{folder} has {len(hidden)} images whose names differ from others only by the extension",
             [f"{path} and {by_stem[path.relative_to(folder).with_suffix('')].name}" for path in hidden],
-            expected="one image of each name, so that images and masks can be told to belong together",
-            remedy="rename or remove one of each two",
+            expected="one image of each name, so that images and masks can be matched",
+            remedy="rename or remove one of each pair",
         )
     return by_stem

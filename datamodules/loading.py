@@ -1,4 +1,4 @@
-"""From samples to batches: augmentation, collation, and loaders that resume and report failures."""
+"""Augmentation and collation of samples, and loaders that resume and report failures."""
 
 import os
 import signal
@@ -23,22 +23,22 @@ from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
 from beyondpixel.datamodules.transforms import TrainingTransform, pad
 
-SECONDS_TO_DIE = 1.0
+EXIT_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a sample cannot be had, on its way from a worker process: torch adds a traceback to what workers raise."""
+    """Error passed from a worker, as a value: torch adds a traceback to exceptions that workers raise."""
 
     message: str
 
 
 class AugmentedDataset(Dataset["Sample | Failure"]):
-    """A split with its augmentation, which depends on the seed, the epoch and the index and on nothing else.
+    """A split with its augmentation, which depends on the seed, the epoch and the index alone.
 
     Args:
         dataset: The split.
-        augment: What happens to each sample; None leaves it as it is.
+        augment: The transform of each sample; None for no transform.
         seed: The seed of the augmentation.
     """
 
@@ -73,7 +73,7 @@ class AugmentedDataset(Dataset["Sample | Failure"]):
 
 
 class Collate:
-    """Stack samples to a batch; smaller ones are padded at the right and bottom with the mean color and void.
+    """Stack samples into a batch; smaller ones are padded at the right and bottom with the mean color and void.
 
     Args:
         fill: Color of the padding, RGB 0-255.
@@ -100,33 +100,33 @@ class Collate:
 
 
 class SampleLoader(DataLoader["Sample | Failure"]):
-    """A `DataLoader` of an `AugmentedDataset`, whose failures are one `DataError` that names the samples."""
+    """A `DataLoader` of an `AugmentedDataset` that raises failures as one `DataError` with the names of the samples."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         number = self._begin()
-        with _worker_deaths_raise(self.num_workers):
+        with _raise_if_worker_dies(self.num_workers):
             batches = super().__iter__()
         while True:
             try:
-                with _worker_deaths_raise(self.num_workers):
+                with _raise_if_worker_dies(self.num_workers):
                     batch = cast("Batch | Failure", next(batches))
             except StopIteration:
                 break
             except RuntimeError as error:
-                # torch says so when a worker was killed, or gave nothing for `timeout` seconds
+                # torch's error if a worker was killed, or returned nothing for `timeout` seconds
                 if not str(error).startswith("DataLoader"):
                     raise
-                raise self._lost(number, str(error)) from None
+                raise self._workers_stopped(number, str(error)) from None
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
             number += 1
             yield batch
 
     def _begin(self) -> int:
-        """Number of the first batch."""
+        """Return the index of the first batch."""
         return 0
 
-    def _lost(self, number: int, why: str) -> DataError:
+    def _workers_stopped(self, number: int, why: str) -> DataError:
         keys: list[Any] = next(islice(iter(cast("Any", self.batch_sampler)), number, None), [])
         ids = cast("AugmentedDataset", self.dataset).dataset.ids
         return data_error(
@@ -139,10 +139,10 @@ class SampleLoader(DataLoader["Sample | Failure"]):
 
 
 @contextmanager
-def _worker_deaths_raise(workers: int) -> Iterator[None]:
-    """Let the death of a worker raise here, where a batch is waited for, and only here.
+def _raise_if_worker_dies(workers: int) -> Iterator[None]:
+    """Raise an error for a dead worker here, where the process waits for a batch, and only here.
 
-    torch has a signal handler that raises in whatever the process is doing, such as half a training step.
+    torch's own signal handler would raise at any point of the process, such as in the middle of a training step.
     """
     handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     if not (workers and handled):
@@ -150,11 +150,11 @@ def _worker_deaths_raise(workers: int) -> Iterator[None]:
         return
     signal.signal(signal.SIGCHLD, lambda number, frame: _error_if_any_worker_fails())
     try:
-        _error_if_any_worker_fails()  # of those that died meanwhile
+        _error_if_any_worker_fails()  # workers that died meanwhile
         yield
     except (OSError, EOFError):
-        # a batch whose memory a worker was still to hand over: its connections end a little before it is dead
-        end = time.monotonic() + SECONDS_TO_DIE
+        # a worker died before it passed on its batch's memory: its connections close shortly before it counts as dead
+        end = time.monotonic() + EXIT_TIMEOUT_S
         while time.monotonic() < end:
             _error_if_any_worker_fails()
             time.sleep(0.01)
@@ -164,15 +164,15 @@ def _worker_deaths_raise(workers: int) -> Iterator[None]:
 
 
 class ResumableLoader(SampleLoader):
-    """A training loader that continues in the middle of an epoch.
+    """A training loader that can resume in the middle of an epoch.
 
-    It may be used as any loader: each full pass is an epoch, `state_dict` gives the position in the pass, and after
-    `load_state_dict` the next pass begins there. `len` is that of a whole epoch.
+    It can be used as any loader: each full pass is an epoch, `state_dict` returns the position in the pass, and after
+    `load_state_dict` the next pass starts there. `len` is that of a whole epoch.
 
     Args:
         dataset: The training data.
-        batches_done: How many batches of the current epoch are finished, asked when a pass begins; None counts the
-            batches handed out instead.
+        batches_done: Returns the number of finished batches of the current epoch, called when a pass begins; None
+            counts the returned batches instead.
         **arguments: As for `DataLoader`.
     """
 
@@ -185,8 +185,8 @@ class ResumableLoader(SampleLoader):
         self._batch = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Being a generator, this starts no worker before the first batch is asked for. Lightning makes its iterator
-        # before it sets the epoch and restores its counters, and workers would by then have fetched the wrong samples.
+        # A generator starts no worker before the first batch is requested. Lightning creates its iterator before it
+        # sets the epoch and restores its counters; workers would already have fetched the wrong samples.
         for batch in super().__iter__():
             self._batch += 1
             yield batch
@@ -207,24 +207,24 @@ class ResumableLoader(SampleLoader):
         return self._batch
 
     def state_dict(self) -> dict[str, int]:
-        """`epoch`, and `batch`, the number of its batches that were handed out."""
+        """Return `epoch`, and `batch`, the number of its batches returned so far."""
         epoch = self.sampler.epoch if isinstance(self.sampler, TrainingSampler) else 0
         return {"epoch": epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next pass where `state` was taken."""
+        """Start the next pass at the position of `state`."""
         self._loaded = state
         if isinstance(self.sampler, TrainingSampler):
             self.sampler.set_epoch(state["epoch"])
 
 
 def available_cores() -> int:
-    """The cores that this process may use, where the system says so, else all of the machine."""
+    """Return the number of cores available to this process where the system reports it, else of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def default_workers(processes: int = 1) -> int:
-    """Worker processes per loader: none on a small machine, where they would take the model's cores, else up to 8.
+    """Return the workers per loader: 0 on a small machine, where they would compete with the model, else up to 8.
 
     Args:
         processes: Training processes that share this machine.

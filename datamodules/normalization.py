@@ -20,7 +20,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 class Normalization:
     """Scale images to 0..1, subtract the mean, divide by the standard deviation; masks become int64.
 
-    A batch that is normalized already (by its dtype) is returned as it is.
+    A batch that is already normalized (by its dtype) is returned unchanged.
 
     Args:
         mean: RGB mean of images scaled to 0..1.
@@ -38,7 +38,7 @@ class Normalization:
         self._shift = (torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Image uint8 (N, 3, H, W) to float32, mask uint8 (N, H, W) to int64; other entries stay."""
+        """Convert image uint8 (N, 3, H, W) to float32, mask uint8 (N, H, W) to int64; other entries are unchanged."""
         normalized = dict(batch)
         if batch["image"].dtype == torch.uint8:
             normalized["image"] = self._image(batch["image"])
@@ -48,6 +48,6 @@ class Normalization:
 
     def _image(self, image: Tensor) -> Tensor:
         self._factor, self._shift = self._factor.to(image.device), self._shift.to(image.device)
-        # the loader stacks channels last, since that is how images are decoded; models get the usual layout
+        # the loader stacks channels last, as images are decoded; models get the usual layout
         floats = image.to(torch.float32, memory_format=torch.contiguous_format)
         return floats.mul_(self._factor).sub_(self._shift)

@@ -21,7 +21,7 @@ def check_options(data: "SegmentationDataModule") -> None:
     """Check a data module's options.
 
     Raises:
-        ValueError: An option has no meaning; the message names it, what was expected and what was got.
+        ValueError: An option is invalid; the message has its name, the expected and the given value.
     """
     for name in ("batch_size", "eval_batch_size"):
         _require(getattr(data, name) >= 1, name, "at least 1", getattr(data, name))
@@ -47,10 +47,10 @@ def check_options(data: "SegmentationDataModule") -> None:
 
 
 def batch_size_of_process(batch_size: int, processes: int) -> int:
-    """Divide the images of a step among processes.
+    """Return the images per step of each process.
 
     Raises:
-        DataError: They do not divide.
+        DataError: batch_size is not divisible by the number of processes.
 
     >>> batch_size_of_process(16, 4)
     4
@@ -61,10 +61,10 @@ def batch_size_of_process(batch_size: int, processes: int) -> int:
     sizes = [str(size) for size in (below, below + processes) if size]
     fewer = max(count for count in range(1, processes) if batch_size % count == 0)
     raise data_error(
-        f"batch_size {batch_size} does not divide among {processes} processes",
+        f"batch_size {batch_size} is not divisible by {processes} processes",
         [],
-        expected="a batch_size, counted over all processes, of which each process gets an equal part",
-        remedy=f"take --data.batch_size {' or '.join(sizes)}, or {fewer} process{'es' * (fewer > 1)} instead of "
+        expected="a batch_size over all processes that is divisible by their number",
+        remedy=f"use --data.batch_size {' or '.join(sizes)}, or {fewer} process{'es' * (fewer > 1)} instead of "
         f"{processes}",
     )
 

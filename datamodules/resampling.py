@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Rescale an image to `scaled` (height, width) and keep what lies at `rows` and `columns` of the result.
+    """Rescale an image to `scaled` (height, width) and keep `rows` and `columns` of the result.
 
     Example:
         >>> half = Rescale((2, 2), slice(0, 2), slice(0, 1))
@@ -40,7 +40,7 @@ class Rescale:
         Args:
             image: The image.
             resampling: "bicubic_antialias" is Pillow's BICUBIC (a = -0.5, as wide as needed when it shrinks) with
-                weights of 16 bits: values differ from Pillow's by at most 1/255, two in a million by 2/255. "linear" is
+                16-bit weights: values differ from Pillow's by at most 1/255, two in a million by 2/255. "linear" is
                 OpenCV's, without antialiasing. "area_cubic" is OpenCV's area average when the image shrinks, otherwise
                 OpenCV's cubic (a = -0.75).
         """
@@ -58,7 +58,7 @@ class Rescale:
         rows = _source(image.shape[0], self.scaled[0], self.rows)
         columns = _source(image.shape[1], self.scaled[1], self.columns)
         source = np.require(image[rows.needed, columns.needed], requirements=("C", "W"))
-        # torch takes its fast way where strides say that channels are last; after indexing with None they do not
+        # torch's fast path needs channels-last strides, which indexing with None would not give
         pixels = torch.from_numpy(source).unsqueeze(0).permute(0, 3, 1, 2)
         scaled = F.interpolate(
             pixels,
@@ -88,9 +88,9 @@ def _source(size: int, scaled: int, kept: slice) -> _Source:
     """Find the smallest part of an axis that gives `kept` exactly as the whole axis would."""
     support = 2 * max(1.0, size / scaled)  # source pixels at either side that a bicubic sample reaches
     stop = min(kept.stop, scaled)
-    # sample points lie in whole source pixels again after this many steps, so the part may begin there
+    # sample points coincide with whole source pixels after every `period` steps, so the part may begin there
     period = scaled // math.gcd(size, scaled)
     first = max(0, kept.start - math.ceil(support * scaled / size) - 1) // period * period
     needed = slice(first * size // scaled, min(size, math.ceil(stop * size / scaled + support) + 1))
-    # a little more than the factor: torch rounds the product with the length down, which may be a whole number
+    # slightly above the factor: torch rounds its product with the length down, which may be a whole number
     return _Source(needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first))

@@ -1,7 +1,7 @@
 """Samplers: the order of the samples, and their distribution to processes.
 
-Both samplers are `DistributedSampler`s, with one process as with many: Lightning replaces every other sampler in a
-distributed run, which would lose the epoch and repeat evaluation images.
+Both samplers are `DistributedSampler`s, even with one process: Lightning replaces every other sampler in a distributed
+run, which would lose the epoch and repeat evaluation images.
 """
 
 from collections.abc import Iterator, Sized
@@ -14,12 +14,12 @@ from torch.utils.data import Dataset, DistributedSampler
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """What a sampler asks a data set for.
+    """Key of a sample, from a sampler to a data set.
 
     Attributes:
-        index: Place in the split.
-        epoch: Decides the augmentation, together with the index and the data set's seed.
-        void: Only there to fill up a batch: its mask is to be void throughout, so that it counts nowhere.
+        index: Index in the split.
+        epoch: Determines the augmentation, together with the index and the data set's seed.
+        void: Only fills up a batch: its mask becomes void everywhere, so that it does not count.
     """
 
     index: int
@@ -28,17 +28,17 @@ class SampleKey:
 
 
 class TrainingSampler(DistributedSampler[Any]):
-    """A new order in each epoch, in whole global batches.
+    """A new random order in each epoch, in whole global batches.
 
-    Step t of all processes together takes the same samples however many processes share them, as long as
-    `batch_size * world_size` stays the same. What does not fill a global batch is left out in that epoch.
+    Step t over all processes takes the same samples for any number of processes, as long as `batch_size * world_size`
+    stays the same. Samples that do not fill a global batch are dropped in that epoch.
 
     Args:
-        dataset: What is sampled; only its length matters.
+        dataset: The data set to sample; only its length matters.
         batch_size: Samples per step and process.
-        rank: This process.
+        rank: Rank of this process.
         world_size: Number of processes.
-        seed: Decides the orders.
+        seed: Seed of the orders.
 
     >>> sampler = TrainingSampler(range(5), batch_size=2, seed=1)
     >>> sampler.set_epoch(3)
@@ -56,7 +56,7 @@ class TrainingSampler(DistributedSampler[Any]):
         self._first_batch = 0
 
     def start_at(self, batch: int) -> None:
-        """Leave out the batches before `batch` in the next pass, and only in that one."""
+        """Skip the batches before `batch` in the next pass, and only in that one."""
         self._first_batch = batch
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -72,14 +72,14 @@ class TrainingSampler(DistributedSampler[Any]):
 class EvaluationSampler(DistributedSampler[Any]):
     """Every sample once, in order.
 
-    With several processes, some get one sample fewer. Where all must take the same number of steps (validation inside
-    a training run, in which DistributedDataParallel synchronizes in each step), the shorter ones get a void sample.
+    With several processes, some get one sample fewer. If all must run the same number of steps (validation inside a
+    training run, in which DistributedDataParallel synchronizes in each step), those with fewer get a void sample.
 
     Args:
-        dataset: What is sampled; only its length matters.
-        rank: This process.
+        dataset: The data set to sample; only its length matters.
+        rank: Rank of this process.
         world_size: Number of processes.
-        fill: Whether to even the processes out with void samples.
+        fill: Whether to pad with void samples, so that all processes have the same number.
 
     >>> [list(EvaluationSampler(range(3), rank=rank, world_size=2, fill=False)) for rank in (0, 1)]
     [[SampleKey(index=0, epoch=0, void=False), SampleKey(index=2, epoch=0, void=False)], \

@@ -12,10 +12,10 @@ from beyondpixel.datamodules.datasets.scenes import BACKGROUND, CLASSES, ScenePa
 
 
 class GeneratedScenes(SegmentationDataset):
-    """Scenes that are painted when they are asked for; scene `index` depends on (scene_seed, split, index) alone.
+    """Scenes that are painted on access; scene `index` depends on (scene_seed, split, index) alone.
 
     Args:
-        style: What the scenes have in common.
+        style: Settings that the scenes have in common.
         split: The split's name.
         length: Number of scenes.
         scene_seed: The data set's seed.
@@ -33,7 +33,7 @@ class GeneratedScenes(SegmentationDataset):
         return Sample(image, labels, self.ids[index])
 
     def fingerprint(self) -> str:
-        """A short hash of the settings and the first scene."""
+        """Return a short hash of the settings and the first scene."""
         digest = hashlib.sha256(repr((self.style, self._key, len(self))).encode())
         digest.update(self[0].image.tobytes())
         return digest.hexdigest()[:16]
@@ -50,15 +50,15 @@ class ShapesDataModule(SegmentationDataModule):
         num_val: Validation images.
         num_test: Test images.
         image_size: Height and width of the scenes.
-        scene_seed: Decides what the scenes show; another one makes another data set.
-        thickness: Multiplies the width of poles, signs, wires and fences; at 1 the thinnest are one pixel wide at the
+        scene_seed: Seed of the scenes; another one makes another data set.
+        thickness: Factor of the width of poles, signs, wires and fences; at 1 the thinnest are one pixel wide at the
             default size.
-        classes: The classes to draw, in label order; None draws all eleven. Sky, building, road and pavement, the
-            background, must be among them.
+        classes: The classes to draw, in label order; None draws all eleven. The background classes (sky, building,
+            road and pavement) are required.
         crop_size: Side, or height and width, of the training crops; None is the image size.
         scales: Lowest and highest factor of the random rescaling of training images.
         eval_batch_size: Images per evaluation step of each process.
-        cache: "ram" keeps the scenes; None paints them anew in each epoch.
+        cache: "ram" keeps the scenes; None paints them again in each epoch.
         **common: As for `SegmentationDataModule`.
     """
 
@@ -109,7 +109,7 @@ class ShapesDataModule(SegmentationDataModule):
         self._lengths = {"train": num_train, "val": num_val, "test": num_test}
 
     def load_split(self, split: str) -> GeneratedScenes:
-        """Scenes to be painted."""
+        """Return the scenes of a split."""
         assert self.image_size is not None
         style = SceneStyle(self.image_size, tuple(self.class_names), self.thickness)
         return GeneratedScenes(style, split=split, length=self._lengths[split], scene_seed=self.scene_seed)

@@ -1,6 +1,6 @@
 """Augmentation with albumentations; no other file imports it.
 
-Masks are moved pixel by pixel (nearest neighbor), and whatever is not image gets the void label.
+Masks are resampled with nearest neighbor, and pixels outside of the image get the void label.
 """
 
 import os
@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-# albumentations asks a server for its newest version when it is imported, unless told not to
+# albumentations checks a server for its newest version on import unless this is set
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -24,7 +24,7 @@ CROP_ATTEMPTS = 10
 
 
 class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
-    """Rescale by a random factor, then crop at random; what is smaller than the crop stays whole.
+    """Rescale by a random factor, then crop at random; images smaller than the crop stay whole.
 
     Args:
         crop: Height and width of the crop.
@@ -91,7 +91,7 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
 class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
     """Distort brightness, contrast, saturation and hue, each with probability 0.5, as SSD and the MCIBI authors do.
 
-    Brightness adds -32 to 32, contrast and saturation multiply by 0.5 to 1.5, hue turns by up to 18 of OpenCV's 180
+    Brightness adds -32 to 32, contrast and saturation multiply by 0.5 to 1.5, hue shifts by up to 18 of OpenCV's 180
     steps. Contrast comes first or last, at random.
     """
 
@@ -123,10 +123,10 @@ class TrainingTransform:
     """Random scale, crop, color and horizontal flip.
 
     Args:
-        crop: Height and width that come out.
+        crop: Height and width of the output.
         scales: Lowest and highest factor.
-        scale_step: Distance of the factors; None for any factor in the range.
-        flip: Mirror every other sample, on average.
+        scale_step: Step between the factors; None for any factor in the range.
+        flip: Flip samples horizontally with probability 0.5.
         fill: Color of the padding, RGB 0-255.
         resampling: How images are rescaled, see `Rescale.image`.
         max_class_share: Highest share of one class in a crop, see `RandomScaleCrop`.
@@ -155,8 +155,8 @@ class TrainingTransform:
         self._compose = A.Compose(steps)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Augment `sample`, which stays as it is; the same seed gives the same pixels."""
-        # set_random_seed would give every transform a generator of its own with the same seed, and so the same draws
+        """Augment a sample, without modifying `sample`; the same seed gives the same pixels."""
+        # set_random_seed would give every transform its own generator with the same seed, and so the same draws
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         arrays: Mapping[str, Pixels]
         if sample.mask is None:
@@ -179,13 +179,13 @@ class Resize:
         self.resampling = resampling
 
     def __call__(self, sample: Sample) -> Sample:
-        """Resize `sample`, which stays as it is."""
+        """Resize a sample, without modifying `sample`."""
         mask = None if sample.mask is None else self.rescale.mask(sample.mask)
         return Sample(self.rescale.image(sample.image, self.resampling), mask, sample.id)
 
 
 def largest_class_share(mask: Pixels) -> float:
-    """The most frequent class's share of the labeled pixels of a mask; 1 where nothing is labeled.
+    """Return the most frequent class's share of the labeled pixels of a mask; 1 if nothing is labeled.
 
     >>> largest_class_share(np.array([[0, 0, 0, 1, 255, 255]], dtype=np.uint8))
     0.75

@@ -19,7 +19,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 
 
 class ArchiveError(RuntimeError):
-    """The archive is damaged, of an unknown kind, or tries to write where it must not."""
+    """The archive is damaged, of an unknown kind, or has members that are not allowed."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class _Member:
 
 
 def unpack(archive: Path, target: Path, *, inside: str, max_bytes: int, progress: bool = True) -> None:
-    """Unpack what is below one folder of an archive.
+    """Unpack the content of one folder of an archive.
 
     Args:
         archive: A zip or tar file.
-        target: Where the content of the folder goes.
+        target: Destination of the folder's content.
         inside: The folder in the archive, such as "VOCdevkit/VOC2012"; "*" stands for any name of one level.
-        max_bytes: The most that may come out.
+        max_bytes: Largest size to unpack.
         progress: Show a progress bar.
 
     Raises:
         ArchiveError: The archive is damaged or compressed in an unknown way; or a member has no name, one that is too
             long, an absolute path or one that leads upwards; or a wanted member is a link, a device or encrypted, or
-            all together would be larger than `max_bytes`. In all but the first case nothing has been written.
+            all together would be larger than `max_bytes`. In all but the first case nothing is written.
     """
     try:
         _unpack(archive, target, inside, max_bytes, progress)
     except _DAMAGE as error:
         raise ArchiveError(f"{archive.name} is damaged, or compressed in an unknown way: {error}") from error
     except OSError as error:
-        if error.errno is not None:  # of the file system; gzip and bz2 report damage without a number
+        if error.errno is not None:  # an error of the file system; gzip and bz2 report damage without a number
             raise
         raise ArchiveError(f"{archive.name} is damaged: {error}") from error
 
@@ -102,7 +102,7 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
 
 
 def _relative(member: _Member, inside: str, archive: Path) -> PurePosixPath | None:
-    """The member's path below `inside`; None where it is not wanted."""
+    """Return the member's path below `inside`; None if it is outside."""
     path = PurePosixPath(member.name)
     fault = None
     if not path.parts or "\0" in member.name:

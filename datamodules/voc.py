@@ -20,9 +20,9 @@ COUNTS = {"train": 1464, "trainaug": 10582, "val": 1449, "trainval": 2913, "test
 
 
 class VOCDataModule(SegmentationDataModule):
-    """PASCAL VOC 2012: 21 classes, boundaries and difficult objects void (255).
+    """PASCAL VOC 2012: 21 classes; boundaries and difficult objects are void (255).
 
-    `root` is the folder with `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`, or one that holds it as
+    `root` is the folder with `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`, or one that contains it as
     `VOC2012` or `VOCdevkit/VOC2012`. The trainaug split (10,582 images, masks from SBD) needs `SegmentationClassAug`
     and `trainaug.txt` as well; `beyondpixel data get sbd` builds both.
 
@@ -37,7 +37,7 @@ class VOCDataModule(SegmentationDataModule):
         test_split: "val", or "test" (1,456 images without public target, so for `predict` alone).
         crop_size: Side, or height and width, of the training crops.
         scales: Lowest and highest factor of the random rescaling of training images.
-        scale_step: Distance of the factors; None takes any factor in the range.
+        scale_step: Step between the factors; None takes any factor in the range.
         resampling: How images are rescaled; the RMI authors use Pillow's bicubic.
         **common: As for `SegmentationDataModule`.
     """
@@ -95,7 +95,7 @@ class VOCDataModule(SegmentationDataModule):
                 expected="the public VOC2012 layout: JPEGImages, SegmentationClass, ImageSets/Segmentation",
                 remedy=remedy,
             )
-        # some published lists hold paths of image and mask instead of ids
+        # some published lists have paths of image and mask instead of ids
         ids = [Path(line.split()[0]).stem for line in read_list(listing, remedy=remedy, absolute=True)]
         _check_count(split, ids, listing, remedy)
         pairs = [
@@ -106,7 +106,7 @@ class VOCDataModule(SegmentationDataModule):
 
     def _remedy(self, split: str) -> str:
         if split == "test":
-            return "the test images are given out by the VOC evaluation server only, after registration"
+            return "the test images are available only from the VOC evaluation server, after registration"
         return f"beyondpixel data get {'sbd' if split == 'trainaug' else 'voc'} --root {self.root}"
 
 

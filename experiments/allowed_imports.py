@@ -1,4 +1,4 @@
-"""The modules that a config may have imported: importing one runs its top level, whatever is then taken from it."""
+"""Allowlist of the modules that a config may import, since any import runs the module's top-level code."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 from beyondpixel.experiments.errors import UserError
 
 OPTION = "--allow-import"
-# processes that are started for a run inherit it
+# an environment variable, so that the processes of a run inherit it
 VARIABLE = "BEYONDPIXEL_ALLOW_IMPORT"
-# this package and what it depends on, by the names they are imported by
-OWN = (
+# import names of this package and its dependencies
+ALWAYS_ALLOWED = (
     *("beyondpixel", "torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning_fabric", "lightning"),
     *("segmentation_models_pytorch", "timm", "albumentations", "wandb", "numpy", "builtins"),
 )
 
 
 def take_allowed(words: Sequence[str]) -> list[str]:
-    """Take `--allow-import MODULE` out of a command line, as often as it is given, and note the modules.
+    """Remove every `--allow-import MODULE` from a command line and add the modules to `VARIABLE`.
 
     Raises:
-        UserError: if no module follows.
+        UserError: if no module name follows.
 
     Example:
         >>> take_allowed(["launch", "table"])
         ['launch', 'table']
     """
     rest: list[str] = []
-    waiting = list(words)
-    while waiting:
-        option, equals, value = (word := waiting.pop(0)).partition("=")
+    remaining = list(words)
+    while remaining:
+        option, equals, value = (word := remaining.pop(0)).partition("=")
         if option != OPTION:
             rest.append(word)
             continue
-        value = value if equals or not waiting else waiting.pop(0)
+        value = value if equals or not remaining else remaining.pop(0)
         if not all(part.isidentifier() for name in value.split(",") for part in name.split(".")):
             raise UserError(f"{OPTION} {value}: expected the name of a module, such as my_project or my_project.models")
         os.environ[VARIABLE] = ",".join(filter(None, [os.environ.get(VARIABLE), value]))
@@ -44,24 +44,24 @@ def take_allowed(words: Sequence[str]) -> list[str]:
 
 
 def forbidden_imports(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
-    """Class paths of a config whose modules may not be imported: the path of keys, and what to do about it.
+    """Find the class paths of a config whose modules may not be imported, each as keys and an error message.
 
-    A module that is imported already has run its top level, so it is allowed.
+    Modules that are already imported are allowed, since their top-level code has run.
 
     Example:
         >>> forbidden_imports({"model": {"class_path": "torch.nn.Linear"}})
         []
         >>> ((keys, text),) = forbidden_imports({"model": {"class_path": "elsewhere.Network"}})
         >>> keys, text.partition(";")[0]
-        (('model', 'class_path'), "elsewhere.Network: the module 'elsewhere' is not imported unasked")
+        (('model', 'class_path'), "elsewhere.Network: the module 'elsewhere' may not be imported")
     """
-    allowed = (*OWN, *filter(None, os.environ.get(VARIABLE, "").split(",")))
+    allowed = (*ALWAYS_ALLOWED, *filter(None, os.environ.get(VARIABLE, "").split(",")))
     faults = []
     for keys, class_path in _class_paths(config, ()):
         module = class_path.rpartition(".")[0]
         if module and module not in sys.modules and not any(f"{module}.".startswith(f"{name}.") for name in allowed):
             top = module.partition(".")[0]
-            text = f"{class_path}: the module {top!r} is not imported unasked; if you trust it, add {OPTION} {top}"
+            text = f"{class_path}: the module {top!r} may not be imported; if you trust it, add {OPTION} {top}"
             faults.append((keys, text))
     return faults
 

@@ -1,7 +1,7 @@
-"""The axes of an ablation, taken from a resolved config: flat, always all of them, null where one does not apply.
+"""Flat ablation axes of a resolved config: every run has all of them, null where one does not apply.
 
-W&B groups and filters by these; a method's own keys (say, RMI's `region_size`) are there for every run, so that
-runs of different methods stand in one table.
+W&B groups and filters by them. Every run has the keys of every method (such as RMI's `region_size`), so that runs of
+different methods fit in one table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RMI_AXES = {
     "ridge": "ridge",
     "absent_classes": "absent_classes",
 }
-# of a memory of representations (MCIBI); a memory of statistics (MCIBI++) has some of them
+# of a memory of representations (MCIBI); a memory of statistics (MCIBI++) has only `STATISTICS_AXES`
 MEMORY_AXES = {
     "refinement": "refinement",
     "momentum_rule": "memory_momentum_rule",
@@ -43,7 +43,7 @@ OPTIMIZER_AXES = ("optimizer", "lr")
 DATA_AXES = ("batch_size", "crop_size", "image_size")
 TRAINER_AXES = ("max_steps", "max_epochs", "precision")
 EVALUATION_AXES = ("memory_rows", "tta", "window", "postprocess")
-# null where the loss, or the memory, is another: that alone tells nothing that `loss` and `memory` do not
+# null for runs with another loss or memory, which the axes `loss` and `memory` already show
 METHOD_AXES = frozenset((*RMI_AXES, *MEMORY_AXES, "consistency"))
 
 
@@ -52,10 +52,10 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
     Args:
         config: with `model`, `data` (each `class_path` and `init_args`), `trainer` and `seed_everything`.
-        evaluation: `memory_rows`, `tta`, `window`, `postprocess` of a further test of the trained model.
+        evaluation: `memory_rows`, `tta`, `window`, `postprocess` of an additional test of the trained model.
 
     Returns:
-        One entry an axis; None where the axis does not apply to this run.
+        One entry per axis; None where the axis does not apply to this run.
 
     Example:
         >>> model = {"class_path": "beyondpixel.lightning_modules.DeepLabModule",
@@ -85,7 +85,7 @@ def axes_of(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
 
 def _optimizer_axes(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The optimizer, None for the module's own SGD, and the learning rate that it uses: another has one of its own."""
+    """The optimizer (None for the module's default SGD) and its learning rate: the module's or the optimizer's own."""
     optimizer = model.get("optimizer")
     if not isinstance(optimizer, Mapping) or "class_path" not in optimizer:
         return {"optimizer": None, "lr": model.get("lr")}
@@ -119,7 +119,7 @@ def _losses(loss: Any) -> list[dict[str, Any]]:
 
 
 def loss_label(loss: Any) -> str | None:
-    """A loss in a few letters: its name, or the weighted sum of several.
+    """Short label of a loss: its name, or the weighted sum of several.
 
     Example:
         >>> loss_label([{"name": "ce"}, {"name": "rmi", "weight": 0.5}])
@@ -129,5 +129,5 @@ def loss_label(loss: Any) -> str | None:
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms) or None
 
 
-# the names of all axes, in the order of `axes_of`: whatever config it is given, they are the same
+# names of all axes in the order of `axes_of`; they do not depend on the config
 AXES = tuple(axes_of({"model": {"class_path": "Model"}, "data": {"class_path": "Data"}}))

@@ -1,12 +1,11 @@
 """Confidence intervals of scores over seeds and test images: a two-level bootstrap with percentile intervals.
 
-Test images are drawn with replacement, as many as there are; pixel counts are summed over the draw and IoU is taken of
-the sums (Efron 1979). In the same draw the seeds of each row are drawn with replacement, independently of the images,
-since every seed was tested on every image (the crossed bootstrap of Owen 2007, Ann. Appl. Stat. 1(2)). From S seeds
-S − 1 are drawn, which makes the variance over seeds the unbiased s²/S (McCarthy & Snowden 1985); S would give
-(S − 1)/S of it, half of it for two seeds. All runs of all rows share the draws of images, so what makes an image hard
-for all of them cancels out of a difference. With one seed images alone are drawn: the interval speaks of this one
-training.
+Each draw takes as many test images as there are, with replacement, sums their pixel counts and computes IoU from the
+sums (Efron 1979). It also takes the seeds of each row with replacement, independently of the images, since every seed
+was tested on every image (the crossed bootstrap of Owen 2007, Ann. Appl. Stat. 1(2)). Of S seeds S − 1 are drawn, which
+makes the variance over seeds the unbiased s²/S (McCarthy & Snowden 1985); S draws would give (S − 1)/S of it, half for
+two seeds. All runs of all rows share the draws of images, so the difficulty of an image that is common to all of them
+cancels out of a difference. With one seed only images are drawn: the interval describes this one training.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from beyondpixel.experiments.image_counts import ImageCounts, iou_per_class, mea
 RESAMPLES = 5000
 LEVEL = 0.95
 SEED = 0
-_DRAWN_AT_ONCE = 2**22  # image numbers, 32 MB
+_DRAWN_AT_ONCE = 2**22  # image indices, 32 MB
 
 Interval = tuple[float, float]
 Scores = NDArray[np.float64]
@@ -30,22 +29,22 @@ Scores = NDArray[np.float64]
 def resampled_scores(
     counts: ImageCounts, *, class_index: int | None = None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Scores:
-    """Score one run on test sets drawn from its own.
+    """Score one run on bootstrap resamples of its test images.
 
-    Images are taken in the order of their ids, and the draws depend on their number and the seed alone: those of two
-    runs on the same images are paired, in whatever order each run has seen them.
+    Images are sorted by id, and the draws depend only on their number and the seed, so the draws of two runs on the
+    same images are paired, in whatever order each run saw them.
 
     Args:
-        counts: of n images.
+        counts: the pixel counts of n images.
         class_index: the class whose IoU is the score; None for mIoU.
-        resamples: how often to draw.
-        seed: of the draws.
+        resamples: the number of draws.
+        seed: the random seed of the draws.
 
     Returns:
-        (resamples,) scores in 0..1; NaN where a draw holds nothing of the class, or of any.
+        (resamples,) scores in 0..1; NaN where the union of the class, or for mIoU of all classes, is empty in a draw.
 
     Raises:
-        ValueError: if there is nothing to draw.
+        ValueError: if `resamples` or the number of images is less than 1.
 
     Example:
         >>> counts = ImageCounts(np.array(["a", "b"]), *np.array([[[3], [1]], [[4], [2]], [[3], [3]]]))
@@ -66,7 +65,7 @@ def mean_interval(runs: Sequence[Scores]) -> Interval:
     """The 95 % interval of a row's mean over its seeds.
 
     Args:
-        runs: from :func:`resampled_scores`, one a seed, on the same images.
+        runs: from `resampled_scores`, one per seed, on the same images.
 
     Returns:
         Lower and upper end, in 0..1; NaN if no draw has a score.
@@ -79,10 +78,10 @@ def mean_interval(runs: Sequence[Scores]) -> Interval:
 
 
 def mean_scores(rows: Sequence[Sequence[Scores]]) -> Scores:
-    """Mean scores of several rows on the same draws of images, seeds drawn for each row by itself.
+    """Mean scores of several rows on the same draws of images, with seeds drawn separately for each row.
 
     Args:
-        rows: from :func:`resampled_scores`, a sequence a row with one entry a seed, all on the same images.
+        rows: from `resampled_scores`, one sequence per row with one entry per seed, all on the same images.
 
     Returns:
         (rows, resamples) scores in 0..1.
@@ -99,10 +98,10 @@ def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores], *, sa
     """The 95 % interval of the difference between the means of two rows.
 
     Args:
-        baseline: from :func:`resampled_scores`, one a seed, of the row that differences refer to.
-        row: one a seed, of the other row, on the same images; the numbers of seeds may differ.
+        baseline: from `resampled_scores`, one per seed, of the row that differences refer to.
+        row: the same for the other row, on the same images; the numbers of seeds may differ.
         same_trainings: whether both rows evaluate the same trained models, in the same order: then the same seeds are
-            drawn for both. Seeds of different trainings are drawn independently, even if their numbers agree.
+            drawn for both. Seeds of different trainings are drawn independently, even if the seeds are equal.
 
     Returns:
         Lower and upper end of (mean over `row`) − (mean over `baseline`), in −1..1; NaN if no draw has a score for all
@@ -134,7 +133,7 @@ def _row_mean(runs: Sequence[Scores], generator: np.random.Generator) -> Scores:
 
 
 def _draws(images: int, *, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image was drawn, (b, n) at a time."""
+    """Yield how often each image was drawn, (b, n) at a time."""
     if resamples < 1 or images < 1:
         raise ValueError(f"resamples and the number of images must be 1 or more, got {resamples} and {images}")
     generator = np.random.default_rng(seed)

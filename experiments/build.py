@@ -19,7 +19,7 @@ from beyondpixel.experiments.resolve import LINKED
 
 
 class Built(NamedTuple):
-    """What a config describes.
+    """Objects built from a config.
 
     Attributes:
         module: the LightningModule.
@@ -33,13 +33,13 @@ class Built(NamedTuple):
 
 
 def build_all(config: Mapping[str, Any]) -> Built:
-    """Module, data module and Trainer arguments of a resolved config.
+    """Build module, data module and Trainer arguments of a resolved config.
 
     Args:
         config: `model`, `data`, `trainer` and `seed_everything`, from `resolve` or a run's config.yaml.
 
     Raises:
-        UserError: for what a constructor refuses, such as an encoder that cannot be dilated or data that are not there.
+        UserError: if a constructor fails, such as for an encoder that cannot be dilated or for missing data.
 
     Example:
         >>> from beyondpixel.experiments.resolve import complete
@@ -57,7 +57,7 @@ def build_all(config: Mapping[str, Any]) -> Built:
 
 
 def build_data(config: Mapping[str, Any]) -> LightningDataModule:
-    """The data module of a resolved config alone; arguments and errors as for `build_all`."""
+    """Build only the data module of a resolved config; arguments and errors as for `build_all`."""
     check_imports(config)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--seed_everything", type=bool | int)
@@ -86,14 +86,14 @@ def _parser() -> LightningArgumentParser:
 
 
 def make_parser(**settings: Any) -> LightningArgumentParser:
-    """A parser of configs."""
+    """Create a parser of configs."""
     parser = LightningArgumentParser(**settings)
     parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(Trainer, "trainer")
     put_integers_first(parser)
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    # a data set's facts and the seed are said once
+    # properties of the data set and the seed are given only once
     parser.link_arguments("seed_everything", "data.init_args.seed")
     for name in LINKED["model"]:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
@@ -101,7 +101,7 @@ def make_parser(**settings: Any) -> LightningArgumentParser:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What a constructor said, below what the parser made of it."""
+    """The constructor's own exception, which the parser wraps in others."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

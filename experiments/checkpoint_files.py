@@ -14,20 +14,20 @@ from beyondpixel.experiments.run.folder import RunFolder, replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is whole and on the disk.
+    """Write a checkpoint to a temporary file in its folder and rename it once it is complete and on the disk.
 
-    Lightning's own writes to the system's temporary folder first; where that is another file system, moving is
-    copying, and a process that is killed meanwhile leaves half a checkpoint in the place of the last whole one.
+    Lightning's own plugin writes to the system's temporary folder first; if that is another file system, moving is
+    copying, and a process that is killed meanwhile leaves half a checkpoint instead of the last complete one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Save to a local path; `storage_options` are those of remote ones and play no part."""
+        """Save to a local path; `storage_options` apply to remote paths and are ignored."""
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
 def keep_weights(path: Path) -> None:
-    """Take everything out of a checkpoint that only a resumed training needs, such as the optimizer's state."""
+    """Remove from a checkpoint everything that only a resumed training needs, such as the optimizer's state."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
         content.pop(key, None)
@@ -35,15 +35,15 @@ def keep_weights(path: Path) -> None:
 
 
 def trained_checksum(run: RunFolder) -> str | None:
-    """The checksum of a run's last checkpoint as its training left it, also where it has been thinned out since."""
+    """The checksum of a run's last checkpoint at the end of its training, even if it was pruned since."""
     return run.record.get("checkpoint") or checksum(run.last_checkpoint)
 
 
 def checksum(path: str | Path) -> str | None:
-    """A short text that tells a checkpoint's content; None if there is no checkpoint that is whole.
+    """Short checksum of a checkpoint's content; None if there is no complete checkpoint.
 
-    It is made of the checksums (CRC-32) that the archive's directory has of each tensor, so that hundreds of megabytes
-    need not be read, and says nothing of where the file lies or when it was written.
+    It is computed from the CRC-32 of each tensor in the archive's directory, so that hundreds of megabytes need not be
+    read, and does not depend on the file's location or time.
 
     Example:
         >>> import tempfile
@@ -57,7 +57,7 @@ def checksum(path: str | Path) -> str | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # the first folder of a name is the file's own
+            # the first folder of each name is the name of the file
             parts = [f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}" for part in archive.infolist()]
     except (OSError, zipfile.BadZipFile):
         return None

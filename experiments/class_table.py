@@ -1,4 +1,4 @@
-"""The scores of each class as one table in W&B instead of a panel a class and score."""
+"""Scores of all classes as one W&B table instead of one panel per class and score."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ SCORES_OF_CLASSES = ("IoU", "boundary_IoU", "boundary_F")
 
 
 class ClassTable(Callback):
-    """After a test, gives loggers that take tables (W&B) `test/classes`: a line a class, a column a score.
+    """Log the table `test/classes` after a test, to loggers with tables (W&B): one row per class, one column per score.
 
-    Each score is in W&B's history, without a panel each (see `AxesLogger`).
+    Each score is also in W&B's history, without a panel of its own (see `AxesLogger`).
 
     Example:
         >>> trainer = Trainer(callbacks=[ClassTable()], logger=False, accelerator="cpu")
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The logged scores: the same on all ranks, and logged by the first."""
+        """Log the table from the first rank; all ranks have the same scores."""
         scores = trainer.callback_metrics
         classes = [key.removeprefix("test/IoU/") for key in scores if key.startswith("test/IoU/")]
         if not classes or not trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""The command `beyondpixel`."""
+"""Entry point of the command `beyondpixel`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beyondpixel.experiments.allowed_imports import take_allowed
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.run.processes import exit_code
 
-# importing torch takes seconds, so help and a mistyped word import none of these modules
+# importing torch takes seconds, so help and a mistyped command import none of these modules
 COMMANDS = {
     "demo": ("demo:demo", "train CE, BCE and RMI on generated scenes and draw a comparison"),
     "specs": ("specs_command:specs", "list the tables that can be launched, with published scores"),
@@ -41,20 +41,20 @@ commands:
 """
 FOOTER = """
 where to start:
-  beyondpixel demo                                  the whole path, in minutes, without data
+  beyondpixel demo                                  train, test and compare in minutes, without data
   beyondpixel launch camvid_small --data.root DIR   train every row of a table
   beyondpixel compare outputs/camvid_small          mean and interval of each row
-  beyondpixel fit --model.loss=rmi                  one training; fit --help lists the keys
+  beyondpixel fit --model.loss=rmi                  train one model; fit --help lists the keys
   beyondpixel COMMAND --help                        the options of a command
-  beyondpixel COMMAND --allow-import MODULE         let configs name classes of a module of yours
+  beyondpixel COMMAND --allow-import MODULE         let configs use classes of your own module
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `beyondpixel` with the given words, or with those of the command line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run `beyondpixel` with the given arguments, or with those of the command line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(take_allowed(words))
+        _dispatch(take_allowed(arguments))
         sys.stdout.flush()
     except UserError as error:
         sys.exit(f"beyondpixel: {error}")
@@ -65,18 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, Stopped):
         sys.exit(exit_code(STOPPED))
     except BrokenPipeError:
-        if not _reader_has_left():
+        if not _stdout_was_closed():
             raise
         sys.exit(1)
 
 
-def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help"):
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
-        sys.exit(0 if words else 2)
-    name, rest = words[0], words[1:]
+        sys.exit(0 if arguments else 2)
+    name, rest = arguments[0], arguments[1:]
     if name == "data" and rest:
-        name, rest = " ".join(words[:2]), words[2:]
+        name, rest = " ".join(arguments[:2]), arguments[2:]
     if name not in COMMANDS:
         from beyondpixel.experiments.merge import suggestion
 
@@ -84,7 +84,7 @@ def _dispatch(words: list[str]) -> None:
     module, _, function_name = COMMANDS[name][0].partition(":")
     function = getattr(importlib.import_module(f"beyondpixel.experiments.{module}"), function_name)
     if name in LIGHTNING:
-        function(words)
+        function(arguments)
     else:
         from beyondpixel.experiments.command_line import call_with_arguments
 
@@ -95,13 +95,13 @@ def _help() -> str:
     return HEADER + "".join(f"  {name:<10} {text}\n" for name, (_, text) in COMMANDS.items()) + FOOTER
 
 
-def _reader_has_left() -> bool:
-    """Whether nobody reads the output any more, such as `head`; it goes nowhere then, also when Python ends."""
+def _stdout_was_closed() -> bool:
+    """Whether the reader of stdout, such as `head`, has closed it; if so, discard all output, also at Python's exit."""
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    left = any(event & select.POLLERR for _, event in poll.poll(0))
-    if left:
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return left
+    return closed

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import docstring_parser
 
-REST = "overrides"  # a parameter of this name takes what the parser does not know
+REST = "overrides"  # the parameter of this name takes the options that the parser does not define
 
 
 def call_with_arguments(function: Callable[..., Any], arguments: Sequence[str], *, prog: str) -> None:
@@ -52,7 +52,7 @@ def call_with_arguments(function: Callable[..., Any], arguments: Sequence[str], 
 
 
 def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
-    """The parser of a function's arguments."""
+    """Create the parser of a function's arguments."""
     doc = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
     description = "\n\n".join(filter(None, [doc.short_description, doc.long_description]))
@@ -87,8 +87,8 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
     if not required:
         settings["default"] = parameter.default
         if kind is not bool and parameter.default not in (None, [], ()):
-            words = parameter.default if several else [parameter.default]
-            settings["help"] += f" (default: {' '.join(map(str, words))})"
+            defaults = parameter.default if several else [parameter.default]
+            settings["help"] += f" (default: {' '.join(map(str, defaults))})"
     if parameter.kind is parameter.KEYWORD_ONLY:
         dashed = f"--{name.replace('_', '-')}"
         spellings = dict.fromkeys([dashed, f"--{name}"] if name != "ckpt_path" else ["--ckpt_path", dashed])
@@ -100,7 +100,7 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:
-    """What one word of an argument is, and whether there may be several."""
+    """The type of one value of an argument, and whether it takes several values."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = [option for option in typing.get_args(hint) if option is not type(None)]
     if typing.get_origin(hint) in (list, Sequence, tuple):

@@ -1,4 +1,4 @@
-"""`beyondpixel data check`."""
+"""`beyondpixel data check`: read and verify a data set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_data(
     Args:
         name: the data set.
         root: its folder; `shapes` needs none.
-        grid: a PNG to draw samples with their masks on.
+        grid: a PNG file to write samples with their masks to.
         samples: how many samples of each split to draw.
         overrides: options of the data module, as `{"data.mask_suffix": "_mask"}`.
 
@@ -63,7 +63,7 @@ def check_data(
     reports = check(data)
     console = Console()
     for split in reports:
-        console.print(_summary(data.dataset_name, split), soft_wrap=True)  # paths stay in one piece, to be copied
+        console.print(_summary(data.dataset_name, split), soft_wrap=True)  # paths can be copied in one piece
         if split.classes:
             console.print(_class_table(split))
     if grid is not None:
@@ -71,13 +71,13 @@ def check_data(
         drawn = [sample for split in usable for sample in _spread_samples(data.load_split(split), samples)]
         if drawn:
             _draw(data, drawn, f"{samples} samples of each of {', '.join(usable)}", grid)
-            print(f"Samples are drawn in {grid}")
+            print(f"Samples are written to {grid}")
     skipped = data.train_split if data.on_error == "skip" else None
     bad = [split.split for split in reports if not split.ok and not (split.split == skipped and split.images)]
     if bad:
         raise UserError(f"{data.dataset_name} cannot be used as it is: see {', '.join(bad)} above")
     left_out = sum(len(split.faults) for split in reports)
-    skipping = f" but {left_out} training samples that on_error skip leaves out" if left_out else ""
+    skipping = f", except {left_out} training samples that on_error skip leaves out" if left_out else ""
     print(f"{data.dataset_name}: no fault found{skipping}")
 
 
@@ -85,7 +85,7 @@ def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> Segmen
     from beyondpixel.experiments.build import build_data
     from beyondpixel.experiments.resolve import complete
 
-    # CamVid holds nothing out unless told to, and then val would not be read
+    # by default CamVid trains on trainval, and its val split would not be read
     arguments: dict[str, Any] = {"train_split": "train"} if name == "camvid" else {}
     if root is not None:
         arguments["root"] = str(root)
@@ -107,7 +107,7 @@ def _summary(dataset: str, split: SplitReport) -> str:
     shown = ", ".join(sizes[:SIZES_SHOWN]) + (f" and {len(sizes) - SIZES_SHOWN} more" if sizes[SIZES_SHOWN:] else "")
     lines = [f"[bold]{dataset} {split.split}[/bold]: {split.images} images" + (f", {shown}" if shown else "")]
     if split.mean:
-        # lines of a class file
+        # as lines of a class file
         for name, values in (("mean", split.mean), ("std", split.std)):
             lines.append(escape(f"{name}: [{', '.join(f'{value:.4f}' for value in values)}]"))
     lines += [f"[yellow]{escape(warning)}[/yellow]" for warning in split.warnings]
@@ -130,7 +130,7 @@ def _class_table(split: SplitReport) -> Table:
 
 
 def _spread_samples(dataset: SegmentationDataset, count: int) -> list[Sample]:
-    """Some readable samples with a mask, spread over the split: neighbors in a list are often frames of one film."""
+    """Choose readable samples with a mask, spread over the split: neighbors are often frames of one video."""
     step = max(1, len(dataset) // count)
     chosen: list[Sample] = []
     for index in sorted(range(len(dataset)), key=lambda index: (index % step, index)):

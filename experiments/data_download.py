@@ -1,4 +1,4 @@
-"""`beyondpixel data get`."""
+"""`beyondpixel data get`: download a data set."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from beyondpixel.experiments.errors import as_user_error
 
 
 def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequence[str] = ()) -> None:
-    """Download a data set. What is complete is left alone, what was broken off is continued.
+    """Download a data set. A complete data set is left alone, and an interrupted download is resumed.
 
     Args:
         name: the data set; `sbd` adds the trainaug split to VOC at the same root.
-        root: the folder that it goes to.
-        mirrors: addresses or folders to try first, of the archive or of what holds it.
+        root: the folder to download to.
+        mirrors: addresses or folders to try first: of the archive, or of the folder that holds it.
     """
     with as_user_error(DataError, DownloadError, ArchiveError):
         done = get(name, root, mirrors=mirrors)
     print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
     if name == "voc":
-        print(f"Its training split trainaug is added by: beyondpixel data get sbd --root {root}")
+        print(f"Add its training split trainaug with: beyondpixel data get sbd --root {root}")
     else:
         checked = "voc" if name == "sbd" else name
         print(f"Look at it with: beyondpixel data check {checked} --root {root} --grid {checked}.png")

@@ -1,4 +1,4 @@
-"""`beyondpixel demo`: the whole path on generated scenes, in minutes, without data, GPU or account."""
+"""`beyondpixel demo`: train, test and compare on generated scenes, in minutes, without data, GPU or account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full disks: which file could not be written, and what is left, in one sentence."""
+"""Errors of full disks: name the file that could not be written and the free space in one sentence."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Name a file in the errors of writing it; the system names those that cannot be opened only."""
+    """Add a file's name to errors of writing it; the system only names files that cannot be opened."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # without a number it is a text alone
+        if error.filename is None and error.errno is not None:  # without errno, the message would not contain the name
             error.filename = str(file)
         raise
 
 
 @contextmanager
 def full_disk_as_user_error(folder: Path) -> Iterator[None]:
-    """Turn errors of a full disk, wherever they were met, into one sentence.
+    """Convert errors of a full disk, wherever they occur, into one sentence.
 
     Args:
         folder: a folder on the disk, for errors that name no file.
@@ -49,24 +49,24 @@ def full_disk_as_user_error(folder: Path) -> Iterator[None]:
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
-    """The error of a full disk that an error is, or came of: torch hides it behind one of its own."""
+    """Find a full disk's error in the chain of causes of an error, since torch wraps it; None if there is none."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return error
         error = error.__cause__ or error.__context__
     return None
 
 
 def describe_failed_write(error: OSError, folder: Path) -> str:
-    """What could not be written and why; of a full disk, how much is free, and what to do."""
+    """Describe which file could not be written and why; for a full disk, also the free space and the remedy."""
     file = Path(error.filename or folder)
-    if error.errno not in FULL:
+    if error.errno not in DISK_FULL:
         return f"{file} could not be written: {error.strerror}"
     free = shutil.disk_usage(closest_existing(file)).free
-    return f"disk full: {file} could not be written, {free:,} bytes are free; make room and give the command again"
+    return f"disk full: {file} could not be written, {free:,} bytes are free; make room and run the command again"
 
 
 def closest_existing(path: Path) -> Path:
-    """A path, or where nothing is there yet the closest folder above it."""
+    """The path itself, or its closest existing parent folder if it does not exist."""
     path = path.absolute()
     return next(one for one in (path, *path.parents) if one.exists())

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, shown without a traceback, and the stop that a signal asked for."""
+"""Errors that a user can fix, shown without a traceback, and the exception of a run that a signal stopped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ class UserError(Exception):
 
 
 class OtherProcessError(UserError):
-    """Another process of a run on several has ended, and has said why itself."""
+    """Another process of a multi-process run has ended; its own message says why."""
 
 
 class Stopped(BaseException):
-    """A run was asked to stop by a signal, and has done so between two steps, with a checkpoint.
+    """A signal stopped a run, between two steps and with a checkpoint.
 
-    Its text is the signal's name. It is no `Exception`, like `KeyboardInterrupt`: nothing went wrong.
+    Its text is the signal's name. Like `KeyboardInterrupt`, it is not an `Exception`, since nothing went wrong.
     """
 
 

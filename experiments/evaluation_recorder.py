@@ -16,21 +16,21 @@ from beyondpixel.lightning_modules import SegmentationModule
 
 
 class EvaluationRecorder(Callback):
-    """Writes what a test, or a validation on its own, has found; a validation inside a training writes nothing.
+    """Write the results of a test or a standalone validation; a validation during training writes nothing.
 
-    Logged are the 95 % interval of mIoU over images, `test/mIoU_low` and `test/mIoU_high`, and with a CRF
-    `test/crf_seconds`. In the folder, `summary.json` takes all logged scores of the stage, `<stage>_images.npz` the
-    pixel counts of each image, and `confusion.npz` the matrix of a test.
+    It logs the 95 % interval of mIoU over images, `test/mIoU_low` and `test/mIoU_high`, and with a CRF
+    `test/crf_seconds`. In the folder, `summary.json` has all logged scores of the stage, `<stage>_images.npz` the
+    pixel counts of each image, and `confusion.npz` the confusion matrix of a test.
 
     Args:
-        folder: of a run, or of an evaluation of its model; None writes nothing.
+        folder: the folder of a run, or of an evaluation of its model; None writes no files.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:
         self.folder = folder
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record a validation on its own."""
+        """Record a standalone validation."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._record("val", trainer, pl_module)
 
@@ -39,7 +39,7 @@ class EvaluationRecorder(Callback):
         self._record("test", trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the scores of a validation on its own."""
+        """Record the scores of a standalone validation."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._summarize("val", trainer)
 
@@ -51,7 +51,7 @@ class EvaluationRecorder(Callback):
         if not isinstance(pl_module, SegmentationModule):
             return
         metrics = pl_module.evaluation_metrics(stage)
-        matrix = metrics.confusion_matrix().cpu().numpy()  # sums over processes, as the next: all of them must call it
+        matrix = metrics.confusion_matrix().cpu().numpy()  # like the next, sums over processes: all must call it
         of_images = metrics.image_counts()
         counts = None if of_images is None else ImageCounts(np.array(of_images.id), *of_images[1:])
         logged: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""A guard against training on numbers that are not finite."""
+"""Callback that skips optimizer steps with a loss or gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class NonFiniteError(UserError):
 
 
 class FiniteGuard(Callback):
-    """Skips optimizer steps whose loss or gradient norm is not finite, and ends the training after a few in a row.
+    """Skip optimizer steps whose loss or gradient norm is not finite, and end the training after a few in a row.
 
-    A skipped step changes no weight, so the checkpoints before it stay good. In 16-mixed precision gradients overflow
-    while the loss scale settles; there the scaler skips those steps itself, and only the loss is looked at.
+    A skipped step changes no weight, so the checkpoints before it stay valid. In 16-mixed precision gradients overflow
+    while the loss scale settles; there the scaler skips those steps itself, and only the loss is checked.
 
     Args:
-        patience: the optimizer steps in a row that may be skipped.
+        patience: how many optimizer steps in a row may be skipped.
 
     Raises:
         NonFiniteError: naming the step, the batch's ids and the first term or gradient that was not finite.
@@ -40,15 +40,15 @@ class FiniteGuard(Callback):
         self._loss: Tensor | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember which images these are."""
+        """Store the ids of the images."""
         self._ids = list(batch.get("id", ())) if isinstance(batch, dict) else []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the loss."""
+        """Store the loss."""
         self._loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at loss and gradients, in one read-back."""
+        """Check loss and gradients with a single copy to the CPU."""
         assert self._loss is not None
         values = [self._loss.reshape(())]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
@@ -63,7 +63,7 @@ class FiniteGuard(Callback):
         images = f", images {', '.join(self._ids)}" if self._ids else ""
         if self._skipped > self.patience:
             raise NonFiniteError(
-                f"{what} was not finite in {self._skipped} steps in a row, the last one step {step}{images}; the "
+                f"{what} was not finite in {self._skipped} steps in a row, the last one at step {step}{images}; the "
                 "checkpoints before it are kept: lower model.lr, lengthen model.warmup_iters, or set "
                 "trainer.gradient_clip_val"
             )

@@ -1,4 +1,4 @@
-"""Rows that are the product of axes, written as one file.
+"""Rows as the product of axes, written in one file.
 
     row: "{pooling}_df{df}"
     grid:
@@ -6,7 +6,7 @@
       df: {model.loss.downsampling_factor: [2, 4]}
 
 makes the rows `avg_df2`, `avg_df4`, `int_df2` and `int_df4`. An axis has a name, the config key that it changes, and
-its values: a list, or a mapping from what stands in the row's name to the value. The key `model`, `data` or `trainer`
+its values: a list, or a mapping from the label in the row's name to the value. The key `model`, `data` or `trainer`
 alone changes several keys together, and the key `base` adds a fragment or a list of fragments.
 """
 
@@ -23,25 +23,25 @@ Changes = list[tuple[str, Any]]  # `base` or a dotted config key, with its value
 
 
 def expand_grid(grid: Any, template: Any) -> dict[str, Changes]:
-    """The rows of a grid by name, each with what it changes, the last axis varying fastest.
+    """Expand a grid into its rows by name, each with its changes; the last axis varies fastest.
 
     Args:
         grid: axes, each `{key: values}`.
-        template: the rows' name with a field for each axis.
+        template: a format string of the rows' names, with a field for each axis.
 
     Raises:
-        ValueError: one line an error, for an axis without values or with an unknown key, and for row names that are not
-            different or cannot name a folder.
+        ValueError: one line per error, for an axis without values or with an unknown key, and for row names that are
+            not unique or cannot name a folder.
 
     Example:
         >>> expand_grid({"df": {"model.loss.downsampling_factor": [2, 4]}}, "df{df}")
         {'df2': [('model.loss.downsampling_factor', 2)], 'df4': [('model.loss.downsampling_factor', 4)]}
     """
-    errors = [*_wrong_axes(grid), *_wrong_template(grid, template)]
+    errors = [*_axis_errors(grid), *_template_errors(grid, template)]
     if errors:
         raise ValueError("\n".join(errors))
     rows: dict[str, Changes] = {}
-    for point in itertools.product(*(list(_labelled(axis, change)) for axis, change in grid.items())):
+    for point in itertools.product(*(list(_labeled(axis, change)) for axis, change in grid.items())):
         name = str(template).format(**{axis: label for axis, _, label, _ in point})
         if not re.fullmatch(r"(?!\.+$)[\w.-]+", name) or len(name.encode()) > LONGEST_NAME:
             errors.append(
@@ -57,20 +57,20 @@ def expand_grid(grid: Any, template: Any) -> dict[str, Changes]:
     return rows
 
 
-def _labelled(axis: str, change: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+def _labeled(axis: str, change: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     """Axis, key, label and value of each point of an axis."""
     ((key, values),) = change.items()
     pairs = values.items() if isinstance(values, Mapping) else ((_label(value), value) for value in values)
     return ((axis, key, str(label), value) for label, value in pairs)
 
 
-def _wrong_axes(grid: Any) -> Iterator[str]:
+def _axis_errors(grid: Any) -> Iterator[str]:
     if not isinstance(grid, Mapping) or not grid:
         yield f"grid: expected axes, each {{key: values}}, got {grid!r}"
         return
     for axis, change in grid.items():
         if not isinstance(axis, str) or not axis.isidentifier():
-            yield f"grid.{axis}: the name of an axis is a word of letters, digits and _, so that row can hold {{name}}"
+            yield f"grid.{axis}: expected a name of letters, digits and _, so that row can contain {{name}}"
         elif not isinstance(change, Mapping) or len(change) != 1:
             yield f"grid.{axis}: expected one {{key: values}}, got {change!r}"
         else:
@@ -91,13 +91,13 @@ def _is_fragments(value: Any) -> bool:
     return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
-def _wrong_template(grid: Any, template: Any) -> Iterator[str]:
+def _template_errors(grid: Any, template: Any) -> Iterator[str]:
     axes = [str(axis) for axis in grid] if isinstance(grid, Mapping) else []
     example = "_".join(f"{axis}{{{axis}}}" for axis in axes)
     if not isinstance(template, str):
         yield f"row: a grid needs a name for its rows, such as {example!r}, got {template!r}"
         return
-    # fields of str.format with more than a name in them could ask for a terabyte of spaces
+    # a field of str.format with more than a name, such as a width, could request a terabyte of spaces
     rest = re.sub("|".join(re.escape(f"{{{axis}}}") for axis in axes), "", template)
     if not axes or "{" in rest or "}" in rest:
         yield f"row: {template!r} is not understood; the axes are {', '.join(axes)}, so it could be {example!r}"

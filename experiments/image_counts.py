@@ -21,7 +21,7 @@ REMEDY = "remove it, or test the run again to renew it"
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """Pixels of each image and class, (n, C) int64 each; ignored pixels are in none.
+    """Pixel counts of each image and class, (n, C) int64 each; ignored pixels are not counted.
 
     IoU of class c over any subset of the images is ΣI/(ΣP + ΣT − ΣI), mIoU its mean over the classes whose union is not
     empty.
@@ -92,7 +92,7 @@ class ImageCounts:
 
     @classmethod
     def load(cls, path: str | Path) -> ImageCounts:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             UserError: if there is no such file, it cannot be read, it lacks an array, or its arrays do not fit
@@ -125,7 +125,7 @@ def read_arrays(path: str | Path, required: tuple[str, ...]) -> dict[str, NDArra
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: a run's test writes it; test the run again") from error
-    # raised for a file that is cut short, changed, of another kind, or holds Python objects
+    # raised for a file that is truncated, changed, of another format, or contains Python objects
     except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {REMEDY}") from error
     missing = [name for name in required if name not in arrays]

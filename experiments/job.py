@@ -1,4 +1,4 @@
-"""One run in a process of its own: train or resume, test the last checkpoint, make the missing evaluations.
+"""One run in a process of its own: train or resume, test the last checkpoint, run the missing evaluations.
 
 Any scheduler can start it: `beyondpixel run-job RUN_FOLDER`, or `python -m beyondpixel.experiments.job RUN_FOLDER`.
 """
@@ -16,11 +16,11 @@ from beyondpixel.experiments.launch.lock import HeldError, RunLock
 from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import exit_code, process_rank
 
-HELD = 75  # the exit code where another process has the run
+HELD = 75  # the exit code if another process holds the run's lock
 
 
 def run_job(path: Path, *, patience: float = 2.0) -> None:
-    """Train and test the run whose config lies in a folder, make its evaluations, and write down how it ended.
+    """Train and test the run whose config is in a folder, run its evaluations, and record how it ended.
 
     It is safe to call again after an interruption, and by two processes at once: only one does the work.
 
@@ -30,19 +30,19 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
 
     Raises:
         UserError: if there is no prepared run in the folder.
-        HeldError: if another process has the run.
-        Stopped: if a signal asked it to stop; a checkpoint has been saved.
+        HeldError: if another process holds the run's lock.
+        Stopped: if a signal stopped it; a checkpoint has been saved.
     """
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise UserError(f"{path} holds no run: expected a folder with a config.yaml, which `beyondpixel launch` makes")
-    first = process_rank() == 0  # the others of the same run, on several devices, belong to its lock
+    first = process_rank() == 0  # the run's other processes, one per device, share the lock of the first
     with RunLock(folder.lock_file, patience=patience) if first else nullcontext():
         if folder.status is Status.DONE:
             return
-        if first:  # it may be writing already when the others come here
+        if first:  # it may already be writing when the others get here
             folder.remove_temporary_files()
-        with _recorded_end(folder), full_disk_as_user_error(folder.path):
+        with _record_failure(folder), full_disk_as_user_error(folder.path):
             _train_and_evaluate(folder)
         if first:
             _prune_checkpoints(folder)
@@ -50,24 +50,24 @@ def run_job(path: Path, *, patience: float = 2.0) -> None:
 
 
 @contextmanager
-def _recorded_end(folder: RunFolder) -> Iterator[None]:
-    """Write down that a run was stopped, or why it failed."""
+def _record_failure(folder: RunFolder) -> Iterator[None]:
+    """Record that a run was stopped, or why it failed."""
     first = process_rank() == 0
     try:
         yield
     except (Stopped, KeyboardInterrupt, SystemExit) as error:
         if first and not folder.status.is_finished:
             folder.update_state(status=Status.STOPPED, error=None)
-        # outside a training Lightning answers Ctrl-C by ending the process, as if something had failed
+        # outside training Lightning exits on Ctrl-C with an error code, as if something had failed
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     except Exception as error:
         if first:
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            with suppress(OSError):  # of a disk that is still full; the launcher says so, too
+            with suppress(OSError):  # the disk may still be full; the launcher reports that, too
                 folder.remove_temporary_files()
-                # a run that is trained stays so: an evaluation that failed is no reason to train anew
+                # a trained run stays trained: a failed evaluation is no reason to train again
                 kept = folder.status is Status.TRAINED
                 folder.update_state(status=Status.TRAINED if kept else Status.FAILED, error=text)
         raise
@@ -80,21 +80,21 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
     config = folder.config
     trained = folder.status is Status.TRAINED
-    tested = any(name.startswith("test/") for name in folder.summary)  # what a test writes last
+    tested = any(name.startswith("test/") for name in folder.summary)  # a test writes these last
     if not (trained and tested):
         train(folder, config, resume=folder.last_checkpoint if trained else newest_whole_checkpoint(folder))
-    for words in missing_evaluations(folder, folder.record.get("evaluations", [])):
-        evaluate_run(folder, words)
+    for evaluation in missing_evaluations(folder, folder.record.get("evaluations", [])):
+        evaluate_run(folder, evaluation)
 
 
 def _prune_checkpoints(folder: RunFolder) -> None:
-    """Leave of the checkpoints of a finished run what its launch asked for."""
+    """Remove from the checkpoints of a finished run what its launch did not ask to keep."""
     from beyondpixel.experiments.checkpoint_files import keep_weights, trained_checksum
 
     keep = folder.record.get("keep", "resume")
     for damaged in folder.last_checkpoint.parent.glob("*.damaged.ckpt"):
         damaged.unlink()
-    if keep != "resume":  # evaluations are known by the checkpoint that they were made from
+    if keep != "resume":  # evaluations are identified by the checkpoint that they were made from
         folder.record = {**folder.record, "checkpoint": trained_checksum(folder)}
     for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
         if keep == "weights":
@@ -104,7 +104,7 @@ def _prune_checkpoints(folder: RunFolder) -> None:
 
 
 def main() -> None:
-    """The process's entry."""
+    """Entry point of the process."""
     if len(sys.argv) != 2:
         sys.exit("beyondpixel: expected one argument, the run folder")
     try:

@@ -1,4 +1,4 @@
-"""`beyondpixel fit | validate | test`: one run by hand, of a config that is read with LightningCLI's keys."""
+"""`beyondpixel fit | validate | test`: train or score one model, configured with LightningCLI's keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEFAULTS = {
 
 
 def fit(arguments: Sequence[str]) -> None:
-    """Train in a run folder, `trainer.default_root_dir`: start, resume what is unfinished, or keep what is finished."""
+    """Train in a run folder, `trainer.default_root_dir`: start a run, resume an unfinished or keep a finished one."""
     from beyondpixel.experiments.training import train
 
     cli = read_command_line("fit", arguments[1:])
@@ -48,12 +48,12 @@ def fit(arguments: Sequence[str]) -> None:
             folder.remove_temporary_files()
         resume = None if cli.overwrite else checkpoint_to_resume(folder, cli.resolved)
         if cli.ckpt_path is not None and resume is not None:
-            print(f"Resuming {resume}; --ckpt_path is where this run began, and --overwrite begins there again")
+            print(f"Resuming {resume}; this run started from --ckpt_path, and --overwrite starts from it again")
         elif cli.ckpt_path is not None:
             resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
             if cli.overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
                 raise UserError(
-                    f"--ckpt_path: {resume} lies in {folder.path}, which --overwrite empties; "
+                    f"--ckpt_path: {resume} is in {folder.path}, which --overwrite empties; "
                     "choose another folder with --trainer.default_root_dir"
                 )
         with full_disk_as_user_error(folder.path):
@@ -62,7 +62,7 @@ def fit(arguments: Sequence[str]) -> None:
 
 
 def score(arguments: Sequence[str]) -> None:
-    """Score a checkpoint on the validation or the test images, as the first word says: `validate` or `test`."""
+    """Score a checkpoint on the validation or the test images; the first argument is `validate` or `test`."""
     from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint
 
     name, *words = arguments
@@ -89,8 +89,8 @@ def _last_config(given: argparse.Namespace) -> Path | None:
 
 
 def quiet_lightning() -> None:
-    """Leave out what a user can do nothing about: advertisements, and Lightning's use of deprecated torch parts."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
+    """Hide messages that a user cannot act on: advertisements, and Lightning's use of deprecated torch features."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_relevant)
     for message in (
         ".*LeafSpec.*",
         "The `srun` command is available",
@@ -100,12 +100,12 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _is_news(line: logging.LogRecord) -> bool:
-    return not any(text in str(line.msg) for text in ("Tip:", "TPU available", "💡"))
+def _is_relevant(record: logging.LogRecord) -> bool:
+    return not any(text in str(record.msg) for text in ("Tip:", "TPU available", "💡"))
 
 
 class CommandLine(NamedTuple):
-    """What `fit`, `validate` or `test` was told.
+    """Parsed arguments of `fit`, `validate` or `test`.
 
     Attributes:
         resolved: the config with every default, as plain types.
@@ -121,7 +121,7 @@ class CommandLine(NamedTuple):
 
 
 def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
-    """Read the command line behind `beyondpixel fit`, `validate` or `test`; nothing is built.
+    """Parse the arguments of `beyondpixel fit`, `validate` or `test` without building anything.
 
     Raises:
         UserError: naming every wrong key or value, or a module that may not be imported.
@@ -131,12 +131,12 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
     parser = make_parser(prog=f"beyondpixel {command}", allow_abbrev=False)  # `peek` has to see every --config
     parser.set_defaults(DEFAULTS)
     parser.add_argument("-c", "--config", action="config", help="a YAML file with keys of the config")
-    parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to score, or to go on from")
+    parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to score, or to start from")
     if command == "fit":
         parser.add_argument("--overwrite", action="store_true", help="replace a finished run")
     else:
         parser.add_argument("--inferer", type=str | None, help=f"how images are predicted: {EXPECTED}")
-    config = parser.parse_args(_with_one_config(words))
+    config = parser.parse_args(_merge_config_files(words))
     dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False))
     resolved, errors = complete({key: dumped[key] for key in ("model", "data", "trainer", "seed_everything")})
     if errors:
@@ -145,7 +145,7 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
 
 
 def peek(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """`--config` files, `--ckpt_path`, and the classes named for model and data; and all other words."""
+    """Parse `--config` files, `--ckpt_path` and the classes of model and data; return all other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--ckpt_path")
@@ -154,10 +154,10 @@ def peek(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(words)
 
 
-def _with_one_config(words: Sequence[str]) -> list[str]:
-    """The words with all config files merged into one, in which arguments of a class that is not used are left out."""
+def _merge_config_files(words: Sequence[str]) -> list[str]:
+    """Merge all config files of a command line into one, without the arguments of classes that are not used."""
     if any(word in ("-h", "--help") for word in words):
-        return ["--help"]  # without the config, which would be read first
+        return ["--help"]  # without the config, which would be parsed first
     given, rest = peek(words)
     merged = MergedConfig()
     for config in given.config:
@@ -167,15 +167,15 @@ def _with_one_config(words: Sequence[str]) -> list[str]:
         merged.add(content, source=config)
     check_imports(merged.values)
     for part, default in DEFAULT_CLASSES.items():
-        there = _class_path(merged.values.get(part))
-        named = getattr(given, part) or there or default
-        if there is None or named.rpartition(".")[2] != there.rpartition(".")[2]:
+        configured = _class_path(merged.values.get(part))
+        named = getattr(given, part) or configured or default
+        if configured is None or named.rpartition(".")[2] != configured.rpartition(".")[2]:
             merged.set(f"{part}.class_path", named, source="command line")
     checkpoint = [] if given.ckpt_path is None else [f"--ckpt_path={given.ckpt_path}"]
     return [f"--config={yaml.safe_dump(merged.values)}", *checkpoint, *rest]
 
 
 def _class_path(part: Any) -> str | None:
-    """The class that a part of a config names; what is wrong with it otherwise, the parser says."""
+    """The class that a part of a config names; the parser reports all other errors of the part."""
     named = part.get("class_path") if isinstance(part, Mapping) else part
     return None if named is None else str(named)

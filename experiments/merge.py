@@ -9,23 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Keys = tuple[str, ...]
-# a key that says which class, or which loss, its siblings are arguments of
+# a key that selects the class or loss whose arguments its siblings are
 SELECTORS = ("class_path", "name")
-# what holds a class and its arguments
+# paths of mappings with a class and its arguments
 CLASSES = (("data",), ("model",), *(("model", "init_args", key) for key in ("optimizer", "lr_scheduler")))
 
 
 @dataclass
 class MergedConfig:
-    """A config made of several sources, the later ones on top.
+    """A config merged from several sources, in which later ones override earlier ones.
 
-    Mappings merge and everything else is replaced, as LightningCLI's stacked `--config` files do. One rule is added:
-    where a mapping's `class_path` or `name` changes, its other keys are dropped, for they are arguments of another
+    Mappings are merged and everything else is replaced, as with several `--config` files of LightningCLI. In addition,
+    where a mapping's `class_path` or `name` changes, its other keys are dropped, since they are arguments of another
     class.
 
     Attributes:
         values: the merged config.
-        sources: for the path of each leaf, where it was given.
+        sources: the source of each leaf, by its path.
 
     Example:
         >>> config = MergedConfig()
@@ -39,11 +39,11 @@ class MergedConfig:
     sources: dict[Keys, str] = field(default_factory=dict)
 
     def add(self, change: Mapping[str, Any], *, source: str) -> None:
-        """Put a source on top."""
+        """Merge a source over the present values."""
         self._add(self.values, change, (), source)
 
     def set(self, dotted: str, value: Any, *, source: str) -> None:
-        """Put one value on top, as :meth:`add`; its key is one of :func:`keys_of`."""
+        """Merge one value as `add` does, with a dotted key as in `keys_of`."""
         keys = keys_of(dotted)
         if keys in CLASSES and isinstance(value, str):  # `--model.optimizer AdamW`
             keys = (*keys, "class_path")
@@ -52,7 +52,7 @@ class MergedConfig:
         self.add(value, source=source)
 
     def source_of(self, keys: Keys, *, default: str) -> str:
-        """Where a value was given: its own source, that of the closest mapping around it, or a default."""
+        """The source of a value: its own, that of the closest mapping around it or of a value in it, or a default."""
         for length in range(len(keys), 0, -1):
             if keys[:length] in self.sources:
                 return self.sources[keys[:length]]
@@ -81,14 +81,14 @@ class MergedConfig:
 
 
 def _is_same(key: str, one: Any, other: Any) -> bool:
-    """Whether two names are of one class, which the short name of a class of this package or PyTorch is, too."""
+    """Whether two names mean the same class: those of this package and PyTorch may be given by short names."""
     short, full = sorted((str(one), str(other)), key=lambda name: "." in name)
     known = "." not in short and full.startswith(("beyondpixel.", "torch."))
     return one == other or (key == "class_path" and known and full.endswith(f".{short}"))
 
 
 def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Paths and values of a config, depth first.
+    """Yield the paths and values of a config, depth first.
 
     Example:
         >>> list(leaves({"model": {"lr": 0.1, "loss": {}}}))
@@ -103,7 +103,7 @@ def leaves(config: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, 
 
 
 def keys_of(dotted: str) -> Keys:
-    """The path of a dotted key; `init_args` of a class may be left out, as on a command line.
+    """The path of a dotted key; `init_args` of a class may be omitted, as on a command line.
 
     Example:
         >>> keys_of("model.loss.pooling"), keys_of("trainer.max_steps"), keys_of("model.class_path")
@@ -120,7 +120,7 @@ def keys_of(dotted: str) -> Keys:
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """`did you mean ...?` for a mistyped word, or the words to choose from.
+    """`did you mean ...?` for a mistyped word, or the list of valid words.
 
     Example:
         >>> suggestion("regoin_size", ["region_size", "pooling"]), suggestion("x", ["a", "b"])

@@ -1,4 +1,4 @@
-"""Arguments that are an integer or a float: an integer stays one."""
+"""Parsing of arguments that are an integer or a float: an integer stays an integer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jsonargparse import ArgumentParser
 
 
 def put_integers_first(parser: ArgumentParser) -> None:
-    """Let a parser try int before float, as Trainer's annotations say: 1 is one batch, and 1.0 is all of them.
+    """Make a parser try int before float, as in Trainer's annotations: 1 is one batch, and 1.0 is all of them.
 
-    The order gets lost where a library has named the types the other way round shortly before Trainer was imported:
-    Python keeps recent types, and takes one `Optional[Union[int, float]]` for both orders.
+    The order is lost if a library used the types in the other order shortly before Trainer was imported: Python caches
+    recent types, and uses one `Optional[Union[int, float]]` for both orders.
 
     Example:
         >>> def train(limit: float | int | None = None) -> None: ...

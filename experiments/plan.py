@@ -1,4 +1,4 @@
-"""From specs and seeds to runs, each with its folder and its resolved config."""
+"""Expand specs and seeds into runs, each with its folder and its resolved config."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Run:
         return f"{self.spec.name} seed{self.seed}"
 
     def prepare(self, **more: Any) -> None:
-        """Write down config and record, for the process that will do the run.
+        """Write config and record for the process that will execute the run.
 
         Args:
-            more: further entries of the record.
+            more: additional entries of the record.
         """
         self.folder.config = self.config
         self.folder.record = {
@@ -57,16 +57,16 @@ class Run:
 def plan_runs(
     locations: Sequence[str | Path], *, seeds: Sequence[int], output: Path, overrides: Mapping[str, Any]
 ) -> list[Run]:
-    """Every run of the given specs, row by row.
+    """List every run of the given specs, row by row.
 
     Args:
         locations: as for `load_specs`.
-        seeds: of each row.
+        seeds: the seeds of each row.
         output: the folder that holds the tables' folders.
-        overrides: dotted config keys that win over every spec.
+        overrides: dotted config keys that override every spec.
 
     Raises:
-        SpecError: with all that is wrong in all specs.
+        SpecError: with every error of every spec.
     """
     runs: list[Run] = []
     errors: list[str] = []

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's bar without what means nothing here: the last of unlimited epochs (-2) and the logger's version.
+    """Lightning's progress bar without meaningless values: the last of unlimited epochs (-2) and the logger's version.
 
     Example:
         >>> trainer = Trainer(callbacks=[StepProgressBar()], logger=False, max_steps=10, accelerator="cpu")
@@ -18,7 +18,7 @@ class StepProgressBar(RichProgressBar):
     """
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
+        """Metrics beside the bar."""
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
     def _get_train_description(self, current_epoch: int) -> str:

@@ -1,6 +1,6 @@
-"""`beyondpixel publish`: finished runs as data that can be committed.
+"""`beyondpixel publish`: copy finished runs as data that can be committed.
 
-`results/<table>/<date>_<machine>/` holds `runs.csv`, one line a run or evaluation, and the run folders without weights,
+`results/<table>/<date>_<machine>/` holds `runs.csv`, a line per run or evaluation, and the run folders without weights,
 images and logs: `beyondpixel compare results/<table>/<date>_<machine>` recomputes every interval from pixel counts.
 """
 
@@ -30,16 +30,16 @@ COPIED = ("metrics.jsonl", "summary.json", "state.json", "confusion.npz", "test_
 def publish(
     outputs: Sequence[Path], *, results: Path = Path("results"), machine: str | None = None, allow: str | None = None
 ) -> list[Path]:
-    """Copy finished runs into a folder of results, refusing what cannot be reproduced or compared.
+    """Copy finished runs into a folder of results, refusing runs that cannot be reproduced or compared.
 
     Args:
         outputs: Folders with runs, e.g. outputs/camvid_small.
         results: The folder of all results.
-        machine: The machine's name in the folder's name; by default the device that the first run names.
+        machine: The machine's name in the folder's name; by default the device in the record of the first run.
         allow: Publish despite uncommitted code or confounders for this reason, which is recorded in runs.csv.
 
     Returns:
-        The folders written, one a table.
+        The folders written, one per table.
 
     Raises:
         UserError: for uncommitted code, rows that differ in more than their axes, and folders that exist.
@@ -91,7 +91,7 @@ def _write(comparison: Comparison, folder: Path, allow: str | None) -> None:
 
 
 def _problems(comparison: Comparison) -> list[str]:
-    """What keeps runs from being published, one text each."""
+    """Reasons not to publish the runs, one text each."""
     problems = []
     for line in comparison.scored.to_dict("records"):
         if line["commit"] is None or is_uncommitted(line["commit"]):
@@ -105,7 +105,7 @@ def _problems(comparison: Comparison) -> list[str]:
 
 
 def _run_line(line: dict[str, Any]) -> dict[str, Any]:
-    """A run's own part of its line in runs.csv."""
+    """The values of a single run in its line of runs.csv."""
     run: RunFolder = line["run"]
     record = line["record"]
     evaluation = run.record.get("evaluation") or {}
@@ -125,9 +125,9 @@ def _run_line(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training_seconds(run: RunFolder) -> float | None:
-    """Seconds of all training steps, by the logged images a second: neither validations nor interruptions count."""
+    """Seconds of all training steps, from the logged images per second, without validations and interruptions."""
     batch = (run.record.get("data") or {}).get("batch_size") or 0
-    batch *= run.config.get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is one of the optimizer
+    batch *= run.config.get("trainer", {}).get("accumulate_grad_batches") or 1  # a step is an optimizer step
     seconds, before = 0.0, 0
     for line in run.metrics():
         if line.get(SPEED, 0) > 0:
@@ -138,7 +138,7 @@ def _training_seconds(run: RunFolder) -> float | None:
 
 
 def _copy(run: RunFolder, target: Path) -> None:
-    """Copy what scores can be recomputed from; absolute paths of this machine are cut to their last part."""
+    """Copy the files that scores are recomputed from; absolute paths of this machine are cut to their last part."""
     target.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         if (run.path / name).exists():

@@ -1,7 +1,7 @@
-"""Tables of README and docs, made from published results.
+"""Tables of README and docs, generated from published results.
 
-A table stands between `<!-- results: TABLE -->` and `<!-- /results -->`. Behind the table's name may stand the row that
-differences are to, the rows that are shown, if not all, and scores that have a column each:
+A table is between `<!-- results: TABLE -->` and `<!-- /results -->`. The table's name may be followed by the baseline
+of the differences, the rows to show (default: all), and additional scores with a column each:
 `<!-- results: TABLE baseline=ROW rows=ROW,ROW test/boundary_F -->`.
 """
 
@@ -40,8 +40,8 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
         The files that changed.
 
     Raises:
-        UserError: if a file is not there, a table has no results, and with `check` if a file's tables are not those of
-            the results.
+        UserError: if a file does not exist, a table has no results, or with `check` a file's tables differ from the
+            results.
     """
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
@@ -61,24 +61,24 @@ def update_tables(files: Sequence[Path], *, results: Path = Path("results"), che
 
 
 def _results_table(results: Path, marked: re.Match[str]) -> str:
-    """The Markdown table of a table's results, as `beyondpixel compare` makes it of them.
+    """The Markdown table of a table's published results, as `beyondpixel compare` makes it.
 
-    Rows come with their further evaluations. A row and seed that was published several times counts once, as published
-    last. Where papers have numbers, ours, the paper's and their difference stand side by side, with what is known to
-    differ from the paper's setting.
+    Rows include their additional evaluations. Of a row and seed that was published several times, only the last counts.
+    Where papers have numbers, the table shows ours, the paper's and their difference, with the known deviations from
+    the paper's setting.
 
     Raises:
-        UserError: if there are none, or none of a row.
+        UserError: if there are no results, or none of a row.
     """
     table, rows = marked["table"], marked["rows"] and marked["rows"].split(",")
     folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
     if not folders:
         raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
     newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
-    there = {path.parts[0] for path in newest}
-    missing = ", ".join(sorted(set(rows or ()) - there))
+    available = {path.parts[0] for path in newest}
+    missing = ", ".join(sorted(set(rows or ()) - available))
     if missing:
-        raise UserError(f"no results of the rows {missing} in {results / table}; it has {', '.join(sorted(there))}")
+        raise UserError(f"no results of the rows {missing} in {results / table}; it has {', '.join(sorted(available))}")
     newest = {path: run for path, run in newest.items() if rows is None or path.parts[0] in rows}
     runs = read_runs(list(newest.values()))
     comparison = compare_runs(runs, METRIC, baseline=marked["baseline"], also=marked["also"].split())

@@ -21,14 +21,14 @@ SECONDS_BETWEEN_STATES = 5.0
 
 
 def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = False) -> dict[str, Any]:
-    """Write the config and the record of a run (run.json): what the launcher wrote, completed.
+    """Write the config of a run, and complete the record (run.json) that the launcher wrote.
 
-    A run keeps its W&B id when it resumes, so this comes before W&B starts.
+    A resumed run keeps its W&B id, so call this before W&B starts.
 
     Args:
         folder: the run's folder; a launched run's record already holds `name`, `table`, `row` and `reference`.
         config: the resolved config.
-        resumed: whether the run goes on; the commits of all its turns are then in the record, joined by commas.
+        resumed: whether the run is resumed; the record then has the commits of all its attempts, joined by commas.
     """
     known = folder.record
     name = folder.path.name
@@ -55,7 +55,7 @@ def identify(folder: RunFolder, config: Mapping[str, Any], *, resumed: bool = Fa
 
 
 class RunRecorder(Callback):
-    """Writes record and state of a run.
+    """Write record and state of a run.
 
     Args:
         folder: the run's folder.
@@ -69,16 +69,16 @@ class RunRecorder(Callback):
         self._metrics_size: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How much this run had logged when a checkpoint was saved."""
+        """The bytes of metrics logged when a checkpoint is saved, and the run's W&B id."""
         return {"metrics_size": self.folder.metrics_size, "wandb_id": self.record["wandb_id"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it until the training starts; of a run that goes on from another's checkpoint, nothing."""
+        """Store the bytes until the training starts; 0 for a run that starts from another run's checkpoint."""
         own = state_dict.get("wandb_id", self.record["wandb_id"]) == self.record["wandb_id"]
         self._metrics_size = state_dict["metrics_size"] if own else 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add to the record what only the trainer knows: device, data, and each process's share of a batch."""
+        """Add to the record what depends on the trainer: device, data, and each process's share of a batch."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
@@ -86,8 +86,8 @@ class RunRecorder(Callback):
         fingerprint, earlier = _fingerprint(data), (self.record.get("data") or {}).get("fingerprint")
         if trainer.ckpt_path and earlier not in (None, fingerprint):
             raise UserError(
-                f"{self.folder.path} was begun on other images or masks (fingerprint {earlier}, now {fingerprint}); "
-                "resume it with the data.root that it had, or add --overwrite to start anew"
+                f"{self.folder.path} was started on other images or masks (fingerprint {earlier}, now {fingerprint}); "
+                "resume it with its original data.root, or add --overwrite to start from scratch"
             )
         self.record["data"] = {
             "fingerprint": fingerprint,
@@ -98,7 +98,7 @@ class RunRecorder(Callback):
         self.folder.record = self.record
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run logs again what came after its checkpoint."""
+        """Remove the metrics after a resumed run's checkpoint, which it logs again, and set its state to running."""
         if trainer.is_global_zero:
             if self._metrics_size is not None or not trainer.global_step:
                 self.folder.cut_metrics(self._metrics_size or 0)
@@ -107,30 +107,30 @@ class RunRecorder(Callback):
             self.folder.update_state(status=Status.RUNNING, step=trainer.global_step, max_steps=max_steps, error=None)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Let others see the progress."""
+        """Write the progress to the run's state every few seconds."""
         if trainer.is_global_zero and time.monotonic() - self._written > SECONDS_BETWEEN_STATES:
             self._written = time.monotonic()
             self.folder.update_state(step=trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """An interrupted run can be resumed; a failed one says why."""
+        """Set the state to stopped, from which a run can be resumed, or to failed, with the error."""
         if trainer.is_global_zero:
             stopped = isinstance(exception, KeyboardInterrupt | Stopped | SystemExit)
             error = None if stopped else f"{type(exception).__name__}: {exception}"
             status = Status.STOPPED if stopped else Status.FAILED
-            # the disk may be full, which is then the exception that is to be seen
+            # if the disk is full, the original exception is the one to show
             with nullcontext() if stopped else suppress(OSError):
                 self.folder.update_state(status=status, step=trainer.global_step, error=error)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Trained, not yet tested."""
+        """Set the state to trained, but not yet tested."""
         if trainer.is_global_zero:
-            if self._metrics_size is not None:  # trained before, and killed during its test, which logs again
+            if self._metrics_size is not None:  # already trained, but killed during its test, which logs again
                 self.folder.cut_metrics(self._metrics_size)
             self.folder.update_state(status=Status.TRAINED, step=trainer.global_step)
 
 
 def _fingerprint(data: Any) -> str | None:
-    """What the training images are, whatever folder they lie in; None where the data module does not say."""
+    """Fingerprint of the training images, independent of their folder; None if the data module has none."""
     fingerprint = getattr(data, "fingerprint", None)
     return fingerprint(data.train_split) if callable(fingerprint) else None

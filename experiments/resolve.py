@@ -1,6 +1,6 @@
-"""From the keys that somebody gave to the config that runs: every default filled in, every value checked.
+"""Resolve a spec: fill in every default and check every value.
 
-A default comes from the signature of the class that the value belongs to, and from nowhere else.
+Defaults come only from the signatures of the classes that the values belong to.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ DEFAULT_CLASSES = {
 }
 KINDS: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule}
 PACKAGES = {"model": beyondpixel.lightning_modules, "data": beyondpixel.datamodules}
-# arguments that another key gives: the data set's facts, and the seed
+# arguments linked to another key: properties of the data set, and the seed
 LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
 LOSS_LINKED = ("num_classes", "ignore_index")
-# where a class is looked for that is given by its name alone
+# modules in which a class is looked up by its short name
 MODULES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
 
 
 def import_classes() -> None:
-    """Import every model and data class: the argument parser knows by its short name only what has been imported."""
+    """Import every model and data class: the argument parser finds only imported classes by their short names."""
     for package in PACKAGES.values():
         for name in package.__all__:
             getattr(package, name)
@@ -76,7 +76,7 @@ def _location(spec: RunSpec, keys: Keys) -> str:
 
 
 def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
-    """A config with every default, and what is wrong with it: paths of keys with a text each.
+    """Fill in every default of a config and list its errors: paths of keys with a text each.
 
     Example:
         >>> values, errors = complete({"model": {"init_args": {"lr": "fast", "encodr": "resnet18"}}})
@@ -105,7 +105,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
 
 
 def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
-    """Values that are valid by themselves, but not beside one another."""
+    """List the errors of values that are valid alone, but not together."""
     steps, warmup = values["trainer"]["max_steps"], values["model"]["init_args"].get("warmup_iters")
     if steps > 0 and warmup is not None and warmup >= steps:
         text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
@@ -114,10 +114,10 @@ def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
 
 
 def import_class(class_path: str, part: str) -> type:
-    """The class of a full path, or of a name that this package exports.
+    """Import a class by its full path, or by a name that this package exports.
 
     Raises:
-        UserError: if there is no such class, or it is not one for this part of a config.
+        UserError: if there is no such class, or it has the wrong base class for this part of a config.
     """
     package, kind = PACKAGES[part], KINDS[part]
     module_name, _, name = str(class_path).rpartition(".")
@@ -151,7 +151,7 @@ def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[di
     full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
     above = (part, "init_args")
     linked = [key for key in LINKED[part] if key in arguments]
-    errors += [((*above, key), "given by the data module, or by the seed; take it out") for key in linked]
+    errors += [((*above, key), "given by the data module, or by the seed; remove it") for key in linked]
     own = {key: value for key, value in arguments.items() if key not in linked}
     values, wrong = _complete_arguments(found, own, above, skip=LINKED[part])
     errors += wrong
@@ -162,7 +162,7 @@ def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[di
 
 
 def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]:
-    """A loss by its name with its arguments, or a list of such; anything else is left to the model."""
+    """Complete a loss, given by name and arguments, or a list of losses; anything else is left to the model."""
     if isinstance(loss, list):
         parts = [_complete_loss(entry, (*above, str(index))) for index, entry in enumerate(loss)]
         return [value for value, _ in parts], [error for _, errors in parts for error in errors]
@@ -183,7 +183,7 @@ def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]
 def _complete_arguments(
     function: Any, given: Any, above: Keys, *, skip: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
-    """All arguments of a class: its own defaults, and the given values as its annotations make them."""
+    """Complete the arguments of a class: its defaults, and the given values converted to their annotated types."""
     if not isinstance(given, Mapping):
         return {}, [(above, f"expected keys and values, got {given!r}")]
     values = dict(_defaults(function, skip))
@@ -195,8 +195,8 @@ def _complete_arguments(
             errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
             continue
         if value is None and values[key] is not None and not re.search(r"\b(None|Any)\b", annotation(key)):
-            # jsonargparse takes null for what is not given
-            errors.append((keys, f"expected {annotation(key)}, got null; leave the key out for its default"))
+            # jsonargparse treats null as not given
+            errors.append((keys, f"expected {annotation(key)}, got null; omit the key to use its default"))
             continue
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
@@ -206,18 +206,18 @@ def _complete_arguments(
 
 
 def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
-    """The wrong name in a value that is a class with arguments, such as an optimizer, if there is one."""
+    """Find a wrong name in a value that is a class with arguments, such as an optimizer."""
     own = MODULES.get(keys[-1])
     if not isinstance(value, Mapping) or not (own or "class_path" in value):
         return None
     if "class_path" not in value:
-        return keys, f"expected the class of these arguments beside them, got {value!r}; add class_path: {own}.NAME"
+        return keys, f"expected class_path beside these arguments, got {value!r}; add class_path: {own}.NAME"
     module_name, _, name = str(value["class_path"]).rpartition(".")
     if not (module_name or own):
         return None
     names: list[str] = []
     try:
-        module = importlib.import_module(module_name or own)
+        module = importlib.import_module(module_name or str(own))
         names = [known for known, one in vars(module).items() if isinstance(one, type)]
         arguments = inspect.signature(getattr(module, name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -254,11 +254,11 @@ def _defaults(function: Any, skip: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> str:
-    """A value as the annotation of its argument makes it; as JSON, so that equal values are converted once."""
-    # without the other arguments that a class requires: what other keys lack is none of this one's faults
+    """Convert a value to the annotated type of its argument; as JSON, so that equal values are converted once."""
+    # without the other required arguments of the class: that they are missing is no error of this key
     others = tuple(name for name in _required(function) if name not in (key, *skip))
     parser = _parser(function, (*skip, *others))
-    parsed = parser.parse_object({key: json.loads(value)})  # with the defaults of a class within it, as an optimizer
+    parsed = parser.parse_object({key: json.loads(value)})  # with the defaults of a nested class, such as an optimizer
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_unset=False))[key])
 
 
@@ -273,7 +273,7 @@ def _required(function: Any) -> list[str]:
 
 
 def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
-    """The type that a class declares for an argument, as it is written."""
+    """The annotated type of an argument, as text."""
     action: Any = next(action for action in _parser(function, skip)._actions if action.dest == key)
     hint = getattr(action, "_typehint", None) or action.type
     text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -1,4 +1,4 @@
-"""The checkpoint that a run is resumed from, and what forbids a resume."""
+"""Choice of the checkpoint to resume a run from, with checks that the run may be resumed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoin
 from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
-# where a run computes, and where its data lie, are not what it computes
-PLACES = ("data.init_args.root", "data.init_args.num_workers", "trainer.default_root_dir")
+# keys that may change between attempts of a run, since they do not change its results
+IGNORED_KEYS = ("data.init_args.root", "data.init_args.num_workers", "trainer.default_root_dir")
 
 
 def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint from which a run goes on; None if it starts from nothing.
+    """Find the checkpoint to resume a run from; None if it starts from scratch.
 
     Args:
         folder: the run's folder.
         config: the resolved config of the run that is about to start.
 
     Raises:
-        UserError: if a finished run lies there, or an unfinished one of another config.
+        UserError: if the folder holds a finished run, or an unfinished one of another config.
     """
     if folder.status.is_finished:
         raise UserError(
@@ -35,13 +35,13 @@ def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path |
     if changed:
         raise UserError(
             f"{folder.path} holds an unfinished run of another config ({'; '.join(changed[:5])}); "
-            "add --overwrite to start anew, or undo the change to resume it"
+            "add --overwrite to start from scratch, or undo the change to resume it"
         )
     return newest_whole_checkpoint(folder)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two configs, one line each; where data and run lie (`PLACES`) plays no part.
+    """List the changes between two configs, one line each, except those of `IGNORED_KEYS`.
 
     Example:
         >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
@@ -52,5 +52,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} was {before.get(key)} and is {after.get(key)}"
         for key in keys
-        if before.get(key) != after.get(key) and key not in PLACES
+        if before.get(key) != after.get(key) and key not in IGNORED_KEYS
     ]

@@ -1,7 +1,7 @@
 """Run specs: YAML files that say what each row of an ablation changes.
 
 A spec is a diff. `base` names fragments of `experiments/base/`, merged in order; `config` holds the keys of
-LightningCLI that the row changes; `evaluations` lists what else its trained model is tested with; `reference` records
+LightningCLI that the row changes; `evaluations` lists additional tests of its trained model; `reference` records
 published numbers. Its name is its path: the spec `runs/camvid_small/rmi.yaml` is row `rmi` of table `camvid_small`. A
 file with a `grid` holds several rows (see `grid.py`).
 """
@@ -24,10 +24,10 @@ from beyondpixel.experiments.yaml_files import read_value, read_yaml, shown
 
 BASE = Path(__file__).parent / "base"
 RUNS = Path(__file__).parent / "runs"
-SHOWN_LENGTH = 100  # of a name that is none
+SHOWN_LENGTH = 100  # of an unknown name
 PARTS = ("model", "data", "trainer")
 NUMBER = int | float
-# for each key of a mapping: its type, the type of its entries, and what it is
+# for each key of a mapping: its type, the type of its entries, and a description
 Keys = Mapping[str, tuple[Any, Any, str]]
 MAPPING = (dict, None, "keys and values")
 SPEC_KEYS: Keys = {
@@ -35,23 +35,23 @@ SPEC_KEYS: Keys = {
     "config": MAPPING,
     "reference": MAPPING,
     "evaluations": (list, str, "a list of inferers such as crf:5"),
-    "grid": (object, None, "axes"),  # grid.py says more
+    "grid": (object, None, "axes"),  # grid.py checks them
     "row": (object, None, "a name"),
 }
 REFERENCE_KEYS: Keys = {
     "metric": (str, None, "the name of a score, such as test/mIoU"),
     "value": (NUMBER, None, "a number, in percent"),
-    "source": (str, None, "where it is printed"),
+    "source": (str, None, "where it is published"),
     "data_set": (str, None, "the data set of the published number, if it is another: then its order alone is compared"),
     "deviations": (str, None, "what is known to differ from the published setting"),
     "per_class": (dict, NUMBER, "class names with a number each, in percent"),
-    "inference_seconds": (NUMBER, None, "seconds an image"),
+    "inference_seconds": (NUMBER, None, "seconds per image"),
     "evaluations": (dict, dict, "evaluations, such as crf:5, with a reference each"),
 }
 
 
 class SpecError(UserError):
-    """Everything that is wrong with some specs.
+    """All errors of some specs.
 
     Attributes:
         errors: one text each, `file: key: what is wrong`.
@@ -69,10 +69,10 @@ class RunSpec:
     Attributes:
         table: the folder's name.
         row: the file's name without `.yaml`, or a name that its grid makes.
-        file: where it was read.
-        merged: the keys that fragments, row, grid and command line give, with their sources; no defaults.
-        reference: the keys of `REFERENCE_KEYS` that are given of a published number; empty where there is none.
-        evaluations: what the trained model is also tested with: inferers such as `crf:5` or `tta:flip`.
+        file: the file that it was read from.
+        merged: the keys given by fragments, row, grid and command line, with their sources; no defaults.
+        reference: the given keys of `REFERENCE_KEYS`; empty if there is no published number.
+        evaluations: inferers that the trained model is also tested with, such as `crf:5` or `tta:flip`.
     """
 
     table: str
@@ -94,16 +94,16 @@ class RunSpec:
 
 
 def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> list[RunSpec]:
-    """Read the rows that files, folders or names stand for.
+    """Read the rows of files, folders or names.
 
     Args:
         locations: YAML files, folders with YAML files, rows in a folder (`FOLDER/ROW`), or names such as `camvid_small`
             and `camvid_small/rmi`, looked up among the specs that come with the package.
-        overrides: dotted LightningCLI keys to values, e.g. `{"data.root": "/data/CamVid"}`; they win over every spec.
+        overrides: dotted LightningCLI keys to values, e.g. `{"data.root": "/data/CamVid"}`; they override every spec.
 
     Raises:
-        SpecError: naming file and key of all that is wrong in all files: no YAML, an unknown key, no such fragment, ...
-        UserError: if a location does not exist or holds no spec, or if two files have a row of one name.
+        SpecError: naming file and key of every error in all files: invalid YAML, an unknown key or fragment, ...
+        UserError: if a location does not exist or holds no spec, or if two files have a row of the same name.
 
     Example:
         >>> (spec,) = load_specs(["demo/rmi"], {"trainer.max_steps": 5})
@@ -138,7 +138,7 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
 
 
 def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """`--data.root DIR --trainer.max_steps=100` as a mapping, values read as YAML; and all other words.
+    """Parse `--data.root DIR --trainer.max_steps=100` into a mapping of YAML values; return all other arguments.
 
     Raises:
         UserError: for a dotted option that is no config key, or has no value.
@@ -167,15 +167,15 @@ def parse_overrides(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _locate(location: str | Path) -> tuple[list[Path], str | None]:
-    """The files that a location stands for, and the row that is meant, if it is one of several."""
+    """Find the files of a location, and the name of the row if it is one of several."""
     for path in (Path(location), RUNS / location):
-        # unlike Path's own, these take a path that is too long or may not be looked at for one that is not there
+        # unlike Path's methods, those of os.path return False for a path that is too long or not accessible
         if os.path.isfile(path):  # noqa: PTH113
             return [path.absolute()], None
         if os.path.isdir(path):  # noqa: PTH112
             try:
                 files = sorted(path.absolute().rglob("*.yaml"), key=natural_order)
-            except OSError as error:  # a folder below it that vanishes, or cannot be listed
+            except OSError as error:  # a subfolder that disappears, or cannot be listed
                 raise UserError(f"{shown(path)}: cannot be searched for run specs: {error}") from error
             if not files:
                 raise UserError(f"no run spec in {location}: expected files that end in .yaml")
@@ -202,7 +202,7 @@ def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
         content = read_yaml(file)
     except UserError as error:
         raise SpecError([str(error)]) from error
-    errors = _wrong(content, SPEC_KEYS) or _wrong(content.get("config", {}), dict.fromkeys(PARTS, MAPPING), "config.")
+    errors = _check(content, SPEC_KEYS) or _check(content.get("config", {}), dict.fromkeys(PARTS, MAPPING), "config.")
     rows: dict[str, Changes] = {}
     if not errors:
         try:
@@ -210,12 +210,12 @@ def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
         except ValueError as error:
             errors += str(error).splitlines()
         if "row" in content and "grid" not in content:
-            errors.append("row: names the rows of a grid; without one, the file's name is the row's")
-        errors += _wrong_references(content.get("reference", {}), rows)
+            errors.append("row: expected only with grid; remove it, since the file's name is the row's name")
+        errors += _check_references(content.get("reference", {}), rows)
     if errors:
         raise SpecError([f"{shown(file)}: {text}" for text in errors])
     specs = []
-    fragment = cache(_read_fragment)  # of thousands of rows in a grid, most have the same
+    fragment = cache(_read_fragment)  # thousands of rows of a grid share most fragments
     for row, changes in rows.items():
         try:
             specs.append(_spec_of(file, content, row, changes, overrides=overrides, fragment=fragment))
@@ -265,44 +265,44 @@ def _spec_of(
     )
 
 
-def _wrong(content: Mapping[str, Any], keys: Keys, above: str = "") -> list[str]:
-    """What is wrong with the keys and values of a mapping, one text each."""
+def _check(content: Mapping[str, Any], keys: Keys, above: str = "") -> list[str]:
+    """List the errors in the keys and values of a mapping, one text each."""
     errors = [f"{above}{key}: unknown key; {suggestion(key, keys)}" for key in content if key not in keys]
     for key, (kind, entries, what) in keys.items():
-        if key in content and not _fits(content[key], kind, entries):
+        if key in content and not _has_type(content[key], kind, entries):
             errors.append(f"{above}{key}: expected {what}, got {content[key]!r}")
     return errors
 
 
-def _fits(value: Any, kind: Any, entries: Any) -> bool:
+def _has_type(value: Any, kind: Any, entries: Any) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if not isinstance(value, kind) or (kind is NUMBER and isinstance(value, bool)):
         return False
-    return entries is None or all(_fits(part, entries, None) for part in parts)
+    return entries is None or all(_has_type(part, entries, None) for part in parts)
 
 
-def _wrong_references(reference: dict[str, Any], rows: Mapping[str, Changes]) -> list[str]:
+def _check_references(reference: dict[str, Any], rows: Mapping[str, Changes]) -> list[str]:
     values = reference.get("value")
     if not isinstance(values, dict):
-        return _wrong_reference(reference, "reference.")
+        return _check_reference(reference, "reference.")
     errors = [f"reference.value.{row}: no such row; {suggestion(row, rows)}" for row in values if row not in rows]
     return errors or [
-        error for row in values for error in _wrong_reference(_reference_of(reference, row), "reference.")
+        error for row in values for error in _check_reference(_reference_of(reference, row), "reference.")
     ]
 
 
-def _wrong_reference(reference: Mapping[str, Any], above: str) -> list[str]:
-    errors = _wrong(reference, REFERENCE_KEYS, above)
+def _check_reference(reference: Mapping[str, Any], above: str) -> list[str]:
+    errors = _check(reference, REFERENCE_KEYS, above)
     if reference and not {"value", "evaluations"} & set(reference):
         errors.append(f"{above}value: not given; expected {REFERENCE_KEYS['value'][-1]}")
     if not errors:
-        for words, of_one in reference.get("evaluations", {}).items():
-            errors += _wrong_reference(of_one, f"{above}evaluations.{words}.")
+        for evaluation, of_one in reference.get("evaluations", {}).items():
+            errors += _check_reference(of_one, f"{above}evaluations.{evaluation}.")
     return errors
 
 
 def _reference_of(reference: dict[str, Any], row: str) -> dict[str, Any]:
-    """The published number of a row; in a grid, `value` may hold those of several rows."""
+    """The reference of a row; in a grid, `value` may hold the numbers of several rows."""
     if isinstance(reference.get("value"), dict):
         return {**reference, "value": reference["value"][row]} if row in reference["value"] else {}
     return dict(reference)

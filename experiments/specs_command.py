@@ -19,15 +19,15 @@ from beyondpixel.experiments.yaml_files import in_one_line
 
 
 def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[str, Any] | None = None) -> None:  # noqa: B006
-    """List the tables that come with the package, the rows of some tables, or the config that a row runs.
+    """List the tables that come with the package, the rows of some tables, or the resolved config of a row.
 
     Args:
         tables: tables, rows, YAML files or folders of them; none for an overview.
         resolved: print the full config of one row as YAML, each value with its source.
-        overrides: dotted config keys that win, as for `launch`.
+        overrides: dotted config keys that override those of the specs, as for `launch`.
 
     Raises:
-        UserError: if a location does not exist, or for all that is wrong with the specs in it.
+        UserError: if a location does not exist, or naming every error of the specs in it.
     """
     found = load_specs(tables or [RUNS], overrides)
     if resolved:
@@ -51,9 +51,9 @@ def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[
 
 
 def resolved_text(spec: RunSpec) -> str:
-    """The config that a row runs, as YAML; a comment behind each value says where it comes from.
+    """The resolved config of a row as YAML; a comment after each value names its source.
 
-    Sources are `base/<fragment>`, `row`, `command line`, and `default` for those of the class's own signature.
+    Sources are `base/<fragment>`, `row`, `command line`, and `default` for those of the class's signature.
     """
     from beyondpixel.experiments.resolve import resolve
 
@@ -67,12 +67,12 @@ def resolved_text(spec: RunSpec) -> str:
 
 
 def header_of(file: Path) -> dict[str, str]:
-    """The labelled comments at a spec's top: `# Hardware: GPU` is `{"Hardware": "GPU"}`."""
+    """The labeled comments at the top of a spec: `# Hardware: GPU` is `{"Hardware": "GPU"}`."""
     return dict(re.findall(r"^# (\w+): +(.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
-    """The config keys in which rows differ, by their last word, each with the rows' values; None where not given."""
+    """The config keys in which rows differ, by their last part, each with the rows' values; None where not given."""
     given = [dict(leaves(spec.config)) for spec in rows]
     columns: dict[tuple[str, str], list[Any]] = {}  # data and model both have a `variant`
     for keys in dict.fromkeys(keys for config in given for keys in config):
@@ -81,7 +81,7 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
             column = keys[0], "loss" if keys[-2:] == ("loss", "name") else keys[-1]
             old = columns.get(column, [None] * len(rows))
             columns[column] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
-    # that a key does not apply to a row is no difference, unless nothing else tells the row from another
+    # a key that a row lacks is no difference, unless nothing else distinguishes the row from another
     differing = {at: values for at, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
     alike: dict[str, list[int]] = {}
     for index in range(len(rows)):
@@ -94,7 +94,7 @@ def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
-    """What each table varies and, below it, what it is: a narrow terminal has room for few columns."""
+    """List each table with its varied keys and, below them, its title: a narrow terminal has space for few columns."""
     overview = Table.grid(padding=(0, 2))
     for name, rows in tables.items():
         values = [spec.reference["value"] for spec in rows if "value" in spec.reference]
@@ -108,10 +108,10 @@ def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
 
 
 def _row_table(rows: Sequence[RunSpec]) -> Table:
-    """Each row's own values in one cell, which folds between words: few terminals have room for a column a key."""
+    """Table with each row's values in one cell that wraps: few terminals have space for one column per key."""
     differing = differing_keys(rows)
     columns: dict[str, list[str]] = {
-        "differs in": [_own(differing, index) for index in range(len(rows))],
+        "differs in": [_values_of_row(differing, index) for index in range(len(rows))],
         "also tested with": ["\n".join(spec.evaluations) for spec in rows],
         "published (%)": [_published(spec.reference) for spec in rows],
     }
@@ -125,9 +125,9 @@ def _row_table(rows: Sequence[RunSpec]) -> Table:
     return table
 
 
-def _own(differing: Mapping[str, Sequence[Any]], index: int) -> str:
+def _values_of_row(differing: Mapping[str, Sequence[Any]], index: int) -> str:
     return "; ".join(
-        f"{name} {_shown(values[index])}" for name, values in differing.items() if values[index] is not None
+        f"{name} {_format_value(values[index])}" for name, values in differing.items() if values[index] is not None
     )
 
 
@@ -137,14 +137,14 @@ def _published(reference: Mapping[str, Any]) -> str:
     return ", ".join(f"{value:.2f}" for value in values if value is not None) + where
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return loss_label(value) or "–"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _facts(rows: Sequence[RunSpec]) -> dict[str, list[str]]:
-    """The labelled comments of all rows, each text once."""
+    """The labeled comments of all rows, each text once."""
     headers = [header_of(spec.file) for spec in rows]
     location = rows[0].table if rows[0].file.is_relative_to(RUNS) else str(rows[0].file.parent)
     facts = {label: [header.get(label, "") for header in headers] for label in ("Paper", "Table", "Hardware")}

@@ -1,4 +1,4 @@
-"""Random numbers of a training step that depend on seed, step and process alone."""
+"""Random numbers of a training step that depend only on seed, step and process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pytorch_lightning.callbacks import Callback
 
 
 class StepSeeds(Callback):
-    """Seeds torch before each training step, so that dropout after a resume is what it would have been.
+    """Seed torch before each training step, so that dropout after a resume is the same as without interruption.
 
-    Lightning's checkpoints hold no generator states; and those of several processes and devices would have to be
+    Lightning's checkpoints hold no generator states, and those of several processes and devices would have to be
     gathered. The data modules do the same for order and augmentation.
 
     Args:
@@ -28,7 +28,7 @@ class StepSeeds(Callback):
         # with accumulated gradients several batches make one step, so batches are counted
         entropy = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        # torch.manual_seed would queue a call for CUDA, with a stack trace, at each step of a machine without it
+        # torch.manual_seed would queue a call for CUDA, with a stack trace, at each step on a machine without it
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)

@@ -1,10 +1,10 @@
-"""Upload of what W&B logged offline.
+"""Upload of runs that W&B logged offline.
 
-W&B's own `wandb sync` does the work, one process a run, and leaves a file `*.wandb.synced` beside what is up: that file
-says what is done, whoever did it. An upload that was cut off has none, so a second call takes it up again.
+W&B's own `wandb sync` does the upload, one process per run, and leaves a file `*.wandb.synced` beside an uploaded log.
+Runs with that file are skipped, whoever uploaded them. An interrupted upload has none, so a second call repeats it.
 
-A run that was killed or resumed has a part for each time it went on; the parts neither hold everything nor each step
-once. They are merged before the upload, with the run's metrics.jsonl (`wandb_merge.py`).
+A run that was killed or resumed has one part per attempt; the parts may lack some steps and have others twice. They are
+merged before the upload, with the run's metrics.jsonl (`wandb_merge.py`).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
 
 COMMAND = (sys.executable, "-P", "-m", "wandb", "sync")
-# a run that says it is running, but has written nothing for so long, was killed
+# a run whose status is running, but that has written nothing for this long, was killed
 SECONDS_UNTIL_DEAD = 600.0
-LINES_OF_AN_ERROR = 3
+ERROR_LINES = 3
 MERGED = "merged"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be uploaded of one run.
+    """Pending upload of one run.
 
     Attributes:
         run: the run's folder.
         parts: its folders below `wandb`, oldest first; a resumed run has several.
-        merged: where they are merged to; None where the only one can be uploaded as it is.
+        merged: the folder to merge them into; None if the only one can be uploaded as it is.
     """
 
     run: RunFolder
@@ -55,112 +55,112 @@ def sync(
     timeout: float = 900.0,
     dry_run: bool = False,
 ) -> list[RunFolder]:
-    """Upload all offline runs below some folders and say of each whether it is up.
+    """Upload all offline runs in some folders and print the outcome of each; uploaded runs are skipped.
 
     Args:
         folders: where the run folders are.
         jobs: how many runs to upload at the same time.
-        timeout: seconds after which one run is given up, so that a silent server holds up nothing.
+        timeout: seconds after which the upload of one run is given up, so that a silent server blocks nothing.
         dry_run: only show what would be uploaded.
 
     Returns:
         The runs uploaded, or with `dry_run` those that would be.
 
     Raises:
-        UserError: before anything starts if a folder is not there, a number makes no sense or W&B cannot be reached;
-            after all others are up if a run failed.
+        UserError: before anything starts if a folder does not exist, a number is out of range or W&B cannot be reached;
+            after all other uploads if one failed.
     """
     if jobs < 1 or timeout <= 0:
         raise UserError(f"--jobs must be at least 1 and --timeout above 0, got {jobs} and {timeout}")
     console = Console(soft_wrap=True, markup=False)
-    waiting = _waiting(folders, console)
-    if dry_run or not waiting:
-        for upload in waiting:
+    pending = _pending_uploads(folders, console)
+    if dry_run or not pending:
+        for upload in pending:
             new = sum(not is_uploaded(part) for part in upload.parts)
             console.print(f"{upload.run.path}: would be uploaded ({new} part(s))")
-        if not waiting:
+        if not pending:
             console.print("Nothing to upload")
-        return [upload.run for upload in waiting]
+        return [upload.run for upload in pending]
     reason = offline_reason()
     if reason is not None:
         raise UserError(
-            f"nothing was uploaded, {len(waiting)} run(s) wait: {reason}; log in with `wandb login` or set "
+            f"nothing was uploaded, {len(pending)} run(s) are pending: {reason}; log in with `wandb login` or set "
             "WANDB_API_KEY, unset WANDB_MODE, and try again where there is a network"
         )
-    failed = _upload_all(waiting, jobs, timeout, console)
+    failed = _upload_all(pending, jobs, timeout, console)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(waiting)} uploads failed: {', '.join(str(run.path) for run in failed)}; "
-            "call the command again to retry them"
+            f"{len(failed)} of {len(pending)} uploads failed: {', '.join(str(run.path) for run in failed)}; "
+            "run the command again to retry them"
         )
-    return [upload.run for upload in waiting]
+    return [upload.run for upload in pending]
 
 
 def parts_of(run: RunFolder) -> list[Path]:
-    """W&B's folders of a run that it may not have uploaded itself, oldest first."""
+    """W&B's folders of a run that W&B may not have uploaded itself, oldest first."""
     online = (part for part in run.path.glob("wandb/run-*-*") if (part / UNDELIVERED).exists() or not ended_well(part))
     return sorted([*run.path.glob("wandb/offline-run-*-*"), *online], key=lambda part: part.name.split("run-")[1])
 
 
 def is_uploaded(part: Path) -> bool:
-    """Whether a folder is marked as uploaded, after all that was written to it."""
-    log, mark = log_of(part), _mark_of(part)
-    return mark.exists() and (log is None or mark.stat().st_mtime >= log.stat().st_mtime)
+    """Whether a folder was marked as uploaded after the last write to it."""
+    log, marker = log_of(part), _marker_of(part)
+    return marker.exists() and (log is None or marker.stat().st_mtime >= log.stat().st_mtime)
 
 
 def is_going_on(run: RunFolder, part: Path) -> bool:
     """Whether a run is still writing to an offline folder."""
     log = log_of(part)
     silent = time.time() - log.stat().st_mtime if log else SECONDS_UNTIL_DEAD
-    # of a damaged run, what W&B logged can be uploaded all the same
+    # W&B's log of a damaged run can still be uploaded
     return silent < SECONDS_UNTIL_DEAD and run.status == Status.RUNNING
 
 
-def _waiting(folders: Sequence[str | Path], console: Console) -> list[Upload]:
-    waiting = []
+def _pending_uploads(folders: Sequence[str | Path], console: Console) -> list[Upload]:
+    pending = []
     for run in find_runs(*folders):
         parts = tuple(parts_of(run))
         if all(map(is_uploaded, parts)):
             continue
         if is_going_on(run, parts[-1]):
-            console.print(f"{run.path}: still running, left for later")
+            console.print(f"{run.path}: still running, skipped")
         else:
-            whole = len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0])
-            # as W&B itself names the folders that it uploads
+            complete = len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0])
+            # named as W&B names the folders that it uploads
             merged = run.path / "wandb" / MERGED / f"offline-{parts[-1].name.removeprefix('offline-')}"
-            waiting.append(Upload(run, parts, None if whole else merged))
-    return waiting
+            pending.append(Upload(run, parts, None if complete else merged))
+    return pending
 
 
-def _upload_all(waiting: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
-    """Upload everything, saying of each run what became of it; those that failed."""
+def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
+    """Upload everything, print the outcome of each run, and return the runs that failed."""
     errors: list[str | None] = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda upload: _upload(upload, timeout, processes), waiting)
+        results = pool.map(lambda upload: _upload(upload, timeout, processes), pending)
         try:
-            for number, (upload, error) in enumerate(zip(waiting, results, strict=True), start=1):
+            for number, (upload, error) in enumerate(zip(pending, results, strict=True), start=1):
                 errors.append(error)
                 outcome = "uploaded" if error is None else f"failed: {error}"
-                console.print(f"[{number}/{len(waiting)}] {upload.run.path}: {outcome}")
-        except BaseException:  # Ctrl-C: what goes on is ended, what waits does not begin
+                console.print(f"[{number}/{len(pending)}] {upload.run.path}: {outcome}")
+        except BaseException:  # Ctrl-C: cancel pending uploads and end running ones
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 kill_with_children(process)
             raise
-    return [upload.run for upload, error in zip(waiting, errors, strict=True) if error is not None]
+    return [upload.run for upload, error in zip(pending, errors, strict=True) if error is not None]
 
 
-def _mark_of(part: Path) -> Path:
+def _marker_of(part: Path) -> Path:
     log = log_of(part)
     return part / f"{log.name if log else 'run-' + part.name.rpartition('-')[2] + '.wandb'}.synced"
 
 
 def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
-    """Upload one run; what went wrong, or None."""
+    """Upload one run and return the error, or None."""
     if upload.merged is None:
         return _upload_folder(upload.run, upload.parts[0], timeout, processes)
-    shutil.rmtree(upload.merged.parent, ignore_errors=True)  # of an upload that was killed
+    shutil.rmtree(upload.merged.parent, ignore_errors=True)  # left by an upload that was killed
     try:
         merge_parts(upload.run, upload.parts, upload.merged)
         error = _upload_folder(upload.run, upload.merged, timeout, processes)
@@ -170,28 +170,28 @@ def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str
         shutil.rmtree(upload.merged.parent, ignore_errors=True)
     if error is None:
         for part in upload.parts:
-            _mark_of(part).touch()
+            _marker_of(part).touch()
     return error
 
 
 def _upload_folder(run: RunFolder, part: Path, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
     process = subprocess.Popen(
         [*COMMAND, str(part.resolve())],
-        cwd=run.path,  # W&B leaves a log in a folder `wandb` of where it is called
-        stdin=subprocess.DEVNULL,  # nobody is there to answer a question
+        cwd=run.path,  # W&B writes a log to `wandb` in the working directory
+        stdin=subprocess.DEVNULL,  # nobody can answer a prompt
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # W&B starts a service of its own, which has to end with it
+        start_new_session=True,  # to end W&B's own service process with it
     )
     processes.append(process)
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         kill_with_children(process)
-        return f"no end after {timeout:g} s; raise --timeout if the run is large"
+        return f"not finished after {timeout:g} s; raise --timeout if the run is large"
     if process.returncode == 0 and is_uploaded(part):
         return None
-    said = " / ".join(output.strip().splitlines()[-LINES_OF_AN_ERROR:])
-    return said or f"`{' '.join(COMMAND)}` ended with {process.returncode} and said nothing"
+    message = " / ".join(output.strip().splitlines()[-ERROR_LINES:])
+    return message or f"`{' '.join(COMMAND)}` exited with code {process.returncode} and no output"

@@ -1,4 +1,4 @@
-"""Loggers: the run folder's, which is always there, and W&B's, which goes offline by itself."""
+"""Loggers of the run folder, which is always used, and of W&B, which goes offline automatically."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from beyondpixel.experiments.class_table import SCORES_OF_CLASSES
 from beyondpixel.experiments.run.folder import RunFolder
 
 PROJECT = "beyondpixel"
-# a panel for each of these would hide the others
+# one panel per key would hide the other panels
 WITHOUT_PANEL = tuple(f"{stage}/{name}/*" for stage in ("val", "test") for name in SCORES_OF_CLASSES)
 # axes whose values are tags as well, to filter runs with one click
 TAGGED_AXES = ("loss", "model", "memory", "dataset")
 SECONDS_FOR_AN_ANSWER = 5.0
-# W&B's own patience with its server is minutes at the begin, and has no end at the end
+# W&B's own timeout is minutes at the start, and infinite at the end
 SECONDS_TO_BEGIN, SECONDS_TO_END = 30.0, 60.0
-# marks a folder of W&B whose run has ended, but could not be uploaded whole
+# marks a W&B folder whose run has ended, but could not be uploaded completely
 UNDELIVERED = "undelivered"
 
 
 class RunFolderLogger(Logger):
-    """Writes every logged metric to the run folder: `metrics.jsonl` as it comes, `summary.json` when a stage ends.
+    """Write every logged metric to the run folder: `metrics.jsonl` at once, `summary.json` when a stage ends.
 
-    A test's scores come to the summary by `EvaluationRecorder`, which writes them last: they say that a test is done.
+    `EvaluationRecorder` writes a test's scores to the summary, last of all: they mark a test as done.
 
     Args:
         folder: the run's folder.
@@ -72,36 +72,36 @@ class RunFolderLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the summary up to date; Lightning calls it at the end, and after a failure."""
+        """Update the summary; Lightning calls this at the end, and after a failure."""
         if self._latest:
             self.folder.summary = {**self.folder.summary, **self._latest}
 
 
 class AxesLogger(WandbLogger):
-    """W&B's logger with a config that stays as it was made: flat axes, and the resolved config below `config`.
+    """W&B logger with a fixed config: flat axes, and the resolved config below `config`.
 
-    W&B logs through a process of its own, which a cluster that ends a job ends as well, and to a server that may fail
-    at any time. The training is not to fail of either: it goes on, to its checkpoint.
+    W&B logs through a process of its own, which a cluster ends together with a job, and to a server that may fail at
+    any time. The training must not fail because of either: it continues to its checkpoint.
     """
 
-    _lost = False
+    _disconnected = False
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._wandb_init.pop("anonymous")  # W&B warns of it, whatever its value
+        self._wandb_init.pop("anonymous")  # W&B warns about it, whatever its value
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run, begun at the first use: offline if the server will not have it."""
-        begun = self._experiment is not None
-        run = self._begun()
-        if not begun:
+        """W&B's run, started at the first use; offline if the server rejects it."""
+        started = self._experiment is not None
+        run = self._start_run()
+        if not started:
             for name in WITHOUT_PANEL:
                 run.define_metric(name, hidden=True)
         return run
 
-    def _begun(self) -> Any:
+    def _start_run(self) -> Any:
         import wandb
         from wandb.errors import Error
 
@@ -110,32 +110,32 @@ class AxesLogger(WandbLogger):
         except (Error, OSError) as error:
             if self._wandb_init["mode"] == "offline":
                 raise
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            rank_zero_warn(f"W&B: {said}; logging offline, upload later with: beyondpixel sync {self.save_dir}")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            rank_zero_warn(f"W&B: {reason}; logging offline, upload later with: beyondpixel sync {self.save_dir}")
             self._wandb_init["mode"] = "offline"
-            wandb.teardown()  # its process has the run's id in use
+            wandb.teardown()  # its process still uses the run's id
             return super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics, images and tables; nothing once W&B's process has ended, or its disk is full."""
-        if self._lost:
+        """Log metrics, images and tables; skipped once W&B's process has ended, or its disk is full."""
+        if self._disconnected:
             return
         try:
             super().log_metrics(metrics, step)
         except OSError as error:
-            self._lost = True
-            rank_zero_warn(f"W&B can log no more ({error}); the run goes on without it, its folder has everything")
+            self._disconnected = True
+            rank_zero_warn(f"W&B stopped logging ({error}); the run continues without it, its folder has everything")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Nothing to do: Lightning would lay the module's hyper-parameters over axes of the same names."""
+        """Do nothing: Lightning would overwrite axes with the module's hyper-parameters of the same names."""
 
 
 def offline_reason() -> str | None:
-    """Why W&B has to work offline: a short reason, or None when its server knows the key.
+    """Short reason why W&B has to work offline, or None if its server accepts the key.
 
-    `WANDB_MODE`, where the user has set it, is obeyed.
+    A `WANDB_MODE` that the user has set is respected.
     """
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "dryrun"):
@@ -146,14 +146,14 @@ def offline_reason() -> str | None:
     server = wandb.setup().settings.base_url
     if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):  # W&B exchanges it for a key
         return None
-    # the key that `wandb.init` will find; unlike `wandb.login` this asks neither the user nor the server
-    _, of_netrc = get_netrc_auth(server) or (None, None)
-    key = os.environ.get("WANDB_API_KEY") or of_netrc
+    # the key that `wandb.init` will find; unlike `wandb.login` this needs neither the user nor the server
+    _, netrc_key = get_netrc_auth(server) or (None, None)
+    key = os.environ.get("WANDB_API_KEY") or netrc_key
     return server_fault(server, key) if key else "no API key found"
 
 
 def server_fault(server: str, key: str) -> str | None:
-    """Why a server cannot be used, asked for the key's owner as W&B asks, but without its minutes of patience."""
+    """Reason why a server cannot be used, by W&B's query for the key's owner, but not with its timeout of minutes."""
     import requests
 
     host = urlparse(server).hostname
@@ -175,7 +175,7 @@ def server_fault(server: str, key: str) -> str | None:
     try:
         viewer = answer.json()["data"]["viewer"]
     except (ValueError, KeyError, TypeError):
-        return f"{host} does not answer as a W&B server does"
+        return f"{host} does not answer like a W&B server"
     return None if viewer else f"{host} does not accept the API key"
 
 
@@ -192,7 +192,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         return None
-    # W&B's greetings, and its complaint about how Lightning calls it; the line below says what matters
+    # hide W&B's greetings, and its warning about Lightning's calls; the message below has what matters
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -216,7 +216,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
 
 
 def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What W&B is told of a run: project, name, group, job type, tags, id and config; arguments as above."""
+    """W&B's arguments for a run: project, name, group, job type, tags, id and config; see `wandb_logger`."""
     axes = {name: value for name, value in record["axes"].items() if value is not None}
     return {
         "project": project_name(),
@@ -238,7 +238,7 @@ def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, A
 
 
 def finish_wandb(exit_code: int = 0) -> None:
-    """Close W&B's run, if there is one, its process is still there, and its disk is not full."""
+    """Close W&B's run, if there is one, its process is alive, and its disk is not full."""
     import wandb
 
     folder = None if wandb.run is None else Path(wandb.run.dir).parent
@@ -247,7 +247,7 @@ def finish_wandb(exit_code: int = 0) -> None:
     except TimeoutError:
         if folder is not None:
             (folder / UNDELIVERED).touch()
-            rank_zero_warn(f"W&B's server was lost; upload later with: beyondpixel sync {folder.parent.parent}")
+            rank_zero_warn(f"W&B's server does not answer; upload later with: beyondpixel sync {folder.parent.parent}")
     except OSError:
         return
     else:
@@ -261,8 +261,8 @@ def project_name() -> str:
 
 
 def new_wandb_id() -> str:
-    """An id for a run that starts from nothing; a resumed run keeps the one in its record.
+    """An id for a new run; a resumed run keeps the one in its record.
 
-    The agent of a W&B sweep has chosen it already, and knows the run by it.
+    The agent of a W&B sweep has already chosen the id, and identifies the run by it.
     """
     return os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)

@@ -44,13 +44,13 @@ from beyondpixel.lightning_modules.networks import without_pretrained_weights
 def train(
     folder: RunFolder, config: Mapping[str, Any], *, resume: Path | None, overwrite: bool = False, test: bool = True
 ) -> Trainer:
-    """Train the run of a config, from nothing or from a checkpoint, and test its last checkpoint, as the papers do.
+    """Train the run of a config, from scratch or from a checkpoint, and test its last checkpoint, as the papers do.
 
     Args:
         folder: the run's folder, whose lock this process holds.
         config: the resolved config.
         resume: the checkpoint to resume from.
-        overwrite: remove what an earlier run left, once everything is built.
+        overwrite: remove the files of an earlier run, once everything is built.
         test: whether to test after the training.
 
     Returns:
@@ -58,10 +58,10 @@ def train(
     """
     quiet_lightning()
     seed_everything(config["seed_everything"], workers=True, verbose=False)
-    # a checkpoint fills the whole network, so the file or network that its encoder's weights came from may be gone
+    # a checkpoint has all weights, so the pretrained weights of the encoder need not be available any more
     with without_pretrained_weights() if resume else nullcontext():
         built = build_all(config)
-    if overwrite and process_rank() == 0:  # the others come when the new config lies there already
+    if overwrite and process_rank() == 0:  # the other processes start when the new config is already there
         folder.clear()
     record = identify(folder, config, resumed=resume is not None)
     trainer = _make_trainer(
@@ -96,8 +96,8 @@ def evaluate(
         stage: `validate` or `test`.
         config: the resolved config.
         checkpoint: the file.
-        folder: takes scores, confusion matrix and pixel counts; None records nothing.
-        inferer: how images are predicted, if not once and whole.
+        folder: where scores, confusion matrix and pixel counts are written; None records nothing.
+        inferer: how images are predicted; by default once and whole.
     """
     quiet_lightning()
     seed_everything(config["seed_everything"], workers=True, verbose=False)
@@ -120,9 +120,9 @@ def evaluate(
 
 
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
-    """Checkpoints `last` and `best`, learning rate, speeds, images, and what a test leaves in the run's folder."""
+    """Callbacks: checkpoints `last` and `best`, learning rate, speeds, images, and test results in the run folder."""
     return [
-        # first, so that the batch it stops before leaves no trace
+        # first, so that no other callback sees the batch before which it stops
         LastCheckpoint(folder),
         StopAtOnce(folder),
         StepSeeds(seed),
@@ -134,7 +134,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
             mode="max",
             auto_insert_metric_name=False,
             enable_version_counter=False,
-            save_on_train_epoch_end=False,  # only a validation can say what is best; without one there is no `best`
+            save_on_train_epoch_end=False,  # only validation logs the metric; without it there is no `best`
         ),
         LearningRateMonitor(logging_interval="step"),
         Throughput(),
@@ -147,7 +147,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
 
 
 def _loggers(built: Built, folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> list[Logger]:
-    """The run folder's own, beside the user's, or W&B's where nothing is said."""
+    """The run folder's logger, and the user's or by default W&B's."""
     given = built.trainer["logger"]
     others = wandb_logger(folder, config, record) if given in (None, True) else given or None
     return [RunFolderLogger(folder), *_as_list(others)]
@@ -163,24 +163,24 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
         own.append(StepProgressBar())
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
-    alone = int(os.environ.get("SLURM_NTASKS", "1")) == 1
-    # A shell in an allocation is no job step of several tasks, though Lightning takes it for one and then misses
-    # what only srun sets.
-    if "SLURM_JOB_ID" in os.environ and alone and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+    single_task = int(os.environ.get("SLURM_NTASKS", "1")) == 1
+    # Lightning takes a shell in an allocation for a job step of several tasks, and then lacks variables that only
+    # srun sets.
+    if "SLURM_JOB_ID" in os.environ and single_task and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(LightningEnvironment())
     return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
 
 
-def _accelerator(asked: Any) -> Any:
-    """What was asked for, but not Apple's GPU, which has no float64: losses and metrics add up in it."""
-    if asked not in ("auto", "gpu", "mps") or not MPSAccelerator.is_available():
-        return asked
-    if asked != "auto":
+def _accelerator(given: Any) -> Any:
+    """The requested accelerator, but never Apple's GPU, which has no float64: losses and metrics are summed in it."""
+    if given not in ("auto", "gpu", "mps") or not MPSAccelerator.is_available():
+        return given
+    if given != "auto":
         raise UserError(
-            f"trainer.accelerator: {asked!r} is Apple's GPU here, which has no float64, in which losses and metrics "
-            "add up; use --trainer.accelerator cpu"
+            f"trainer.accelerator: {given!r} is Apple's GPU here, which has no float64, in which losses and metrics "
+            "are summed; use --trainer.accelerator cpu"
         )
-    rank_zero_info("On the CPU: Apple's GPU has no float64, in which losses and metrics add up")
+    rank_zero_info("Using the CPU: Apple's GPU has no float64, in which losses and metrics are summed")
     warnings.filterwarnings("ignore", message="GPU available but not used")
     return "cpu"
 

@@ -1,4 +1,4 @@
-"""W&B's log files (`run-ID.wandb`): their records, read as far as they are whole, and written."""
+"""Reading and writing of W&B's log files (`run-ID.wandb`), complete or cut off."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-# LevelDB's log format: a header, then blocks of 32 KiB that hold pieces of records
+# LevelDB's log format: a header, then blocks of 32 KiB that hold fragments of records
 HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 BLOCK = 32768
-PIECE = struct.Struct("<IHB")  # checksum, length, kind
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FRAGMENT_HEADER = struct.Struct("<IHB")  # checksum, length, kind
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def new_record() -> Any:
     """An empty message of W&B's type `Record`."""
     from wandb.proto import wandb_internal_pb2
 
-    messages: Any = wandb_internal_pb2  # its classes are made when it is imported
+    messages: Any = wandb_internal_pb2  # its classes are created at import
     return messages.Record()
 
 
 def read_records(file: Path) -> list[Any]:
-    """The records of a log up to the first that is damaged; none where it is no log of W&B.
+    """Read the records of a log up to the first damaged one; none if it is no log of W&B.
 
     A process that is killed leaves a log that ends in the middle of a record, or of the header.
 
@@ -55,7 +55,7 @@ def read_records(file: Path) -> list[Any]:
 
 
 def write_records(file: Path, records: Iterable[Any]) -> None:
-    """Write a log that `wandb sync` reads; records are numbered anew."""
+    """Write a log that `wandb sync` reads; records are renumbered."""
     content = bytearray(HEADER)
     for number, record in enumerate(records, start=1):
         record.num = number
@@ -67,18 +67,18 @@ def _read(content: bytes) -> Iterator[bytes]:
     if not content.startswith(HEADER):
         return
     at, record = len(HEADER), b""
-    while at + PIECE.size <= len(content):
+    while at + FRAGMENT_HEADER.size <= len(content):
         left = BLOCK - at % BLOCK
-        if left < PIECE.size:  # padding
+        if left < FRAGMENT_HEADER.size:  # padding
             at += left
             continue
-        checksum, length, kind = PIECE.unpack_from(content, at)
-        piece = content[at + PIECE.size : at + PIECE.size + length]
-        if len(piece) < length or _checksum(kind, piece) != checksum:
+        checksum, length, kind = FRAGMENT_HEADER.unpack_from(content, at)
+        fragment = content[at + FRAGMENT_HEADER.size : at + FRAGMENT_HEADER.size + length]
+        if len(fragment) < length or _checksum(kind, fragment) != checksum:
             return
-        record = piece if kind in (WHOLE, FIRST) else record + piece
-        at += PIECE.size + length
-        if kind in (WHOLE, LAST):
+        record = fragment if kind in (FULL, FIRST) else record + fragment
+        at += FRAGMENT_HEADER.size + length
+        if kind in (FULL, LAST):
             yield record
 
 
@@ -86,18 +86,18 @@ def _append(content: bytearray, record: bytes) -> None:
     done, begun = 0, False
     while True:
         left = BLOCK - len(content) % BLOCK
-        if left < PIECE.size:
+        if left < FRAGMENT_HEADER.size:
             content += bytes(left)
             continue
-        piece = record[done : done + left - PIECE.size]
-        done += len(piece)
+        fragment = record[done : done + left - FRAGMENT_HEADER.size]
+        done += len(fragment)
         ends = done == len(record)
-        kind = (LAST if begun else WHOLE) if ends else (MIDDLE if begun else FIRST)
-        content += PIECE.pack(_checksum(kind, piece), len(piece), kind) + piece
+        kind = (LAST if begun else FULL) if ends else (MIDDLE if begun else FIRST)
+        content += FRAGMENT_HEADER.pack(_checksum(kind, fragment), len(fragment), kind) + fragment
         if ends:
             return
         begun = True
 
 
-def _checksum(kind: int, piece: bytes) -> int:
-    return zlib.crc32(piece, zlib.crc32(bytes([kind])))
+def _checksum(kind: int, fragment: bytes) -> int:
+    return zlib.crc32(fragment, zlib.crc32(bytes([kind])))

@@ -1,4 +1,4 @@
-"""One W&B log out of what a run left: its parts, of which kills may have damaged some, and its metrics.jsonl."""
+"""Merge a run's parts of W&B logs, which may be damaged, and its metrics.jsonl into one W&B log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from beyondpixel.experiments.tracking import run_arguments
 from beyondpixel.experiments.wandb_log import new_record, read_records, write_records
 
 STEP = "trainer/global_step"
-# written anew, or of no use to the reader of a log
+# record types that are rewritten, or not needed in a log
 REPLACED = frozenset({"header", "run", "history", "summary", "exit", "final", "footer", "request", "preempting"})
 
 
@@ -24,7 +24,7 @@ def log_of(part: Path) -> Path | None:
 
 
 def ended_well(part: Path) -> bool:
-    """Whether a part of a run was closed, so that its log has everything that was logged meanwhile."""
+    """Whether a part of a run was closed, so that its log has everything that was logged."""
     log = log_of(part)
     return log is not None and any(record.HasField("exit") for record in read_records(log))
 
@@ -32,8 +32,8 @@ def ended_well(part: Path) -> bool:
 def merge_parts(run: RunFolder, parts: Sequence[Path], target: Path) -> None:
     """Write one folder for `wandb sync` that holds the whole history of a run, each step once.
 
-    The values are those of metrics.jsonl, which a resumed run continues at its checkpoint; the parts give images,
-    tables, times, and what W&B noted about the machine. Parts without a record of the run give nothing.
+    The values come from metrics.jsonl, which a resumed run continues at its checkpoint; images, tables, times, and what
+    W&B recorded of the machine come from the parts. Parts without a record of the run are skipped.
 
     Args:
         run: the run.
@@ -76,7 +76,7 @@ def _start_of(records: Iterable[Any]) -> Any:
 
 
 def _new_start(run: RunFolder) -> Any:
-    """The record of a run of which W&B has written none."""
+    """Create the record of a run for which W&B has written none."""
     record = new_record()
     given = run_arguments(run.config, run.record)
     record.run.run_id, record.run.project, record.run.run_group = given["id"], given["project"], given["group"]
@@ -89,7 +89,7 @@ def _new_start(run: RunFolder) -> Any:
 
 
 def _history(run: RunFolder, records: Iterable[Any]) -> list[Any]:
-    """A record for each line of metrics.jsonl, and behind the lines of its step each row with media."""
+    """One record per line of metrics.jsonl, and per row with media after the lines of its step."""
     found = [row for record in records if record.HasField("history") and (row := _row(record.history))]
     times = {row.step: row.times for row in found}
     rows = [_row_of_line(line) for line in run.metrics()]
@@ -127,7 +127,7 @@ def _history_record(number: int, values: Mapping[tuple[str, ...], str]) -> Any:
 
 
 def _link_files(source: Path, target: Path) -> None:
-    """Gather the files of a part, as further names of them where the file system can."""
+    """Collect the files of a part, as hard links where the file system supports them."""
     for file in (file for file in source.rglob("*") if file.is_file()):
         name = target / file.relative_to(source)
         name.parent.mkdir(parents=True, exist_ok=True)

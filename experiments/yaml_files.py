@@ -1,4 +1,4 @@
-"""YAML files and values as YAML 1.2 reads them, without repeated keys."""
+"""Reading of YAML files and values, by YAML 1.2 and without repeated keys."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import yaml
 
 from beyondpixel.experiments.errors import UserError
 
-# the compiled one is ten times faster, where it was built
+# the compiled loader is ten times faster, where it is available
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-SURELY_SHALLOW, DEEPEST = 1000, 100
+MAX_UNCHECKED, MAX_DEPTH = 1000, 100
 
 
 class _Loader(SafeLoader):  # type: ignore[misc]
-    """Scalars of YAML 1.2, and no key twice."""
+    """Loader of YAML 1.2 scalars that refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -28,7 +28,7 @@ class _Loader(SafeLoader):  # type: ignore[misc]
         return mapping
 
 
-# PyYAML's own are of YAML 1.1: 1e-4 is text, 4:00:00 a number to base 60, `on` is true, and a day is a date
+# PyYAML's own are of YAML 1.1: 1e-4 is text, 4:00:00 a number in base 60, `on` is true, and 2024-01-31 is a date
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -42,7 +42,7 @@ for _tag, _pattern, _first in (
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping that a file holds; an empty file is an empty mapping.
+    """Read the mapping in a file; an empty file is an empty mapping.
 
     Raises:
         UserError: naming the file, if it cannot be read, is not valid YAML, holds no mapping or a key twice.
@@ -52,7 +52,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(f"{shown(file)}: not valid YAML{line}: {error.problem}") from error
-    # UnicodeDecodeError is a ValueError, and so is what PyYAML raises for dates that are none
+    # UnicodeDecodeError is a ValueError, and PyYAML raises ValueError for invalid dates
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{shown(file)}: cannot be read: {error}") from error
     if content is None:
@@ -63,7 +63,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """A single value, as in a file.
+    """Parse a single value, as in a file.
 
     Raises:
         UserError: if the text is not valid YAML.
@@ -90,10 +90,10 @@ def in_one_line(value: Any) -> str:
 
 
 def check_depth(text: str) -> None:
-    """Refuse YAML that is nested so deep that the compiled parser, which recurses, would overflow the stack.
+    """Refuse YAML that is nested so deeply that the compiled parser, which recurses, would overflow the stack.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if it is nested too deeply.
 
     Example:
         >>> check_depth("[" * 5000)
@@ -101,17 +101,17 @@ def check_depth(text: str) -> None:
         ValueError: it is nested more than 100 levels deep
     """
     most_dashes = max((len(line) - len(line.lstrip(" -?:\t")) for line in text.splitlines()), default=0)
-    if text.count("[") + text.count("{") + most_dashes < SURELY_SHALLOW:
+    if text.count("[") + text.count("{") + most_dashes < MAX_UNCHECKED:
         return
     depth = 0
     for event in yaml.parse(text, Loader=SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def shown(file: Path) -> str:
-    """A file's path as it is best read: relative to the working directory if it is below it."""
+    """A file's path for messages: relative to the working directory if it is in it."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 

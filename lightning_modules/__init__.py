@@ -1,6 +1,6 @@
 """Lightning modules for semantic segmentation.
 
-They are imported on first use: networks and metrics below need no PyTorch Lightning.
+Imported on first use, so that networks and metrics can be used without PyTorch Lightning.
 """
 
 import importlib

@@ -19,54 +19,53 @@ from beyondpixel.lightning_modules.parameter_groups import parameter_groups
 from beyondpixel.lightning_modules.schedules import WarmupPolyLR
 from beyondpixel.losses import SegmentationLoss, build_loss
 
-# Constructor arguments that are objects, and what LightningCLI adds to them; checkpoints hold plain values only.
+# Constructor arguments that are objects, and LightningCLI's additions; checkpoints contain plain values only.
 NOT_SAVED = ["optimizer", "lr_scheduler", "_class_path", "_instantiator"]
 
 
 class SegmentationModule(HubModule):
     """Training, evaluation and prediction steps, metrics, optimizer and schedule of a segmentation network.
 
-    A subclass builds its network in :meth:`configure_network`. Batches are dicts: ``image`` float32 (N, 3, H, W),
-    normalized; ``mask`` int64 (N, H, W); ``id`` list of str. Logged are ``train/loss`` and its terms
-    (``train/loss_pixel``, ``train/loss_rmi``, ...) at each step, and for ``val`` and ``test`` the loss, its terms and
-    the metrics that metrics/README.md defines: ``mIoU``, ``pixel_accuracy``, ``IoU/<class>``, ... from one confusion
-    matrix over the whole set, and for ``test`` metrics of boundaries and object sizes.
+    A subclass builds its network in `configure_network`. Batches are dicts: `image` float32 (N, 3, H, W), normalized;
+    `mask` int64 (N, H, W); `id` list of str. Logs `train/loss` and its terms (`train/loss_pixel`, `train/loss_rmi`,
+    ...) at each step, and for `val` and `test` the loss, its terms and the metrics defined in metrics/README.md:
+    `mIoU`, `pixel_accuracy`, `IoU/<class>`, ... from one confusion matrix over the whole set, and for `test` metrics of
+    boundaries and object sizes.
 
-    Hyper-parameters are plain values, so a checkpoint needs nothing but this package to be loaded. Objects are not
-    saved: pass ``optimizer``, ``lr_scheduler`` or a ``loss`` module to ``load_from_checkpoint`` again to train on.
+    Hyper-parameters are plain values, so loading a checkpoint needs nothing but this package. Objects are not saved:
+    pass `optimizer`, `lr_scheduler` or a `loss` module to `load_from_checkpoint` again to continue training.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: label of pixels that are excluded from loss and metrics.
         class_names: C distinct names for the logged IoU; the class numbers if None.
-        loss: a name ("ce", "bce", "rmi", ...), a dict with ``name`` and arguments
-            (``{"name": "rmi", "region_size": 3}``), a list of such dicts, each with a ``weight``, which are added up,
-            or a module ``loss(logits, target) -> scalar``.
+        loss: a name ("ce", "bce", "rmi", ...), a dict with `name` and arguments
+            (`{"name": "rmi", "region_size": 3}`), a list of such dicts, each with a `weight`, to be summed, or a
+            module `loss(logits, target) -> scalar`.
         lr: learning rate of the encoder.
         momentum: momentum of SGD.
         weight_decay: weight decay of convolution and linear weights.
-        decay_norm_and_bias: whether norm layers and biases decay, too.
+        decay_norm_and_bias: whether to apply weight decay to norm layers and biases as well.
         head_lr_multiplier: ratio of the head's learning rate to the encoder's (the RMI paper's training: 10; 5 for
             v3+ on VOC).
         warmup_iters: iterations of linear warm-up.
-        warmup_start_lr, lr_power, min_lr, lr_decay_to: see
-            :func:`~beyondpixel.lightning_modules.schedules.warmup_poly`.
-        optimizer: builds another optimizer than SGD from parameter groups, as ``functools.partial(AdamW, lr=6e-5)`` or
-            ``--model.optimizer torch.optim.AdamW --model.optimizer.lr 6e-5`` do. Its own lr and weight decay replace
-            ``lr`` and ``weight_decay``; head multiplier and decay rule apply to them.
-        lr_scheduler: builds another schedule than warm-up and polynomial decay from the optimizer. It steps once an
-            epoch, as with LightningCLI; ReduceLROnPlateau, with ``mode="max"``, monitors ``val/mIoU`` unless it has a
-            ``monitor``.
-        boundary_metrics: evaluations, "val" or "test", with metrics of boundaries, bands around them and object
-            sizes; these take tens of milliseconds per image.
-        network: arguments of :meth:`configure_network`.
+        warmup_start_lr, lr_power, min_lr, lr_decay_to: see `warmup_poly`.
+        optimizer: builds an optimizer other than SGD from parameter groups, such as `functools.partial(AdamW, lr=6e-5)`
+            or `--model.optimizer torch.optim.AdamW --model.optimizer.lr 6e-5`. Its own lr and weight decay replace
+            `lr` and `weight_decay`; head multiplier and decay rule apply to them.
+        lr_scheduler: builds a scheduler other than warm-up and polynomial decay from the optimizer. It steps once per
+            epoch, as with LightningCLI; ReduceLROnPlateau, with `mode="max"`, monitors `val/mIoU` unless it has a
+            `monitor`.
+        boundary_metrics: stages ("val", "test") with metrics of boundaries, bands around them and object sizes;
+            these take tens of milliseconds per image.
+        network: arguments of `configure_network`.
 
     Attributes:
-        inferer: strategy of validation, test and prediction (:mod:`~beyondpixel.lightning_modules.inferer`); None is
-            one forward pass. With an inferer, metrics are logged but no loss.
+        inferer: strategy of validation, test and prediction (see the module `inferer`); None is one forward pass.
+            With an inferer, metrics are logged but no loss.
 
     Raises:
-        ValueError: for an argument out of range or names that don't fit.
+        ValueError: if an argument is out of range or `class_names` are not C distinct names.
 
     Example:
         >>> class Pixelwise(SegmentationModule):
@@ -108,7 +107,7 @@ class SegmentationModule(HubModule):
             raise ValueError(f"num_classes must be 2 or more (background counts as a class), got {num_classes}")
         if isinstance(boundary_metrics, str) or not set(boundary_metrics) <= {"val", "test"}:
             raise ValueError(f"boundary_metrics must list 'val', 'test', both or none, got {boundary_metrics!r}")
-        # Lightning collects the arguments of the subclass, too. Saving them again as plain values replaces them.
+        # Lightning also collects the subclass's arguments. Saving them again replaces them with plain values.
         self.save_hyperparameters(ignore=[*NOT_SAVED, *(["loss"] if isinstance(loss, nn.Module) else [])])
         self.save_hyperparameters({"loss": None} | {name: _plain(value) for name, value in self.hparams.items()})
         self.num_classes = num_classes
@@ -125,19 +124,19 @@ class SegmentationModule(HubModule):
     def configure_network(self, **network: Any) -> nn.Module:
         """Build the network, (N, 3, H, W) to (N, C, H, W), from the constructor's other arguments.
 
-        A subclass names those that it takes, or passes ``**network`` on to a class or function that names them;
-        LightningCLI finds them there. If the network has a submodule ``encoder``, everything else is the head.
+        A subclass declares its arguments, or passes `**network` to a class or function that declares them, where
+        LightningCLI finds them. If the network has a submodule `encoder`, everything else is the head.
         """
         raise NotImplementedError(f"{type(self).__name__} must define configure_network()")
 
     def configure_loss(self, loss: Any) -> nn.Module:
-        """Build the loss, ``loss(logits, target) -> scalar``, from the constructor's argument."""
+        """Build the loss, `loss(logits, target) -> scalar`, from the constructor's argument."""
         if isinstance(loss, nn.Module):
             return loss
         if not isinstance(loss, str | Mapping | list | tuple) or not loss:
             raise ValueError(
                 "loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got "
-                f"{loss!r}. A checkpoint of a training with a module holds None: pass the module to "
+                f"{loss!r}. A checkpoint trained with a loss module contains None: pass the module to "
                 "load_from_checkpoint(path, loss=...)"
             )
         return build_loss(loss, num_classes=self.num_classes, ignore_index=self.ignore_index)
@@ -170,7 +169,7 @@ class SegmentationModule(HubModule):
             monitor = getattr(own, "monitor", "val/mIoU")
             if isinstance(own, ReduceLROnPlateau) and monitor == "val/mIoU" and own.mode == "min":
                 raise ValueError(
-                    "lr_scheduler: ReduceLROnPlateau monitors val/mIoU, which is to rise: give it mode='max'"
+                    "lr_scheduler: ReduceLROnPlateau monitors val/mIoU, which should increase: set mode='max'"
                 )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": own, "monitor": monitor}}
         scheduler = WarmupPolyLR(
@@ -198,12 +197,12 @@ class SegmentationModule(HubModule):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3, H, W) normalized images to (N, C, H, W) logits, in one pass of the network."""
+        """Map (N, 3, H, W) normalized images to (N, C, H, W) logits in one forward pass of the network."""
         logits: Tensor = self.network(images)
         return logits
 
     def infer(self, images: Tensor) -> Tensor:
-        """Logits by the strategy of evaluation: those of :attr:`inferer`, or of one forward pass without one."""
+        """Compute logits for evaluation: with `inferer`, or with one forward pass if it is None."""
         logits: Tensor = self(images) if self.inferer is None else self.inferer(images, self)
         return logits
 
@@ -239,7 +238,7 @@ class SegmentationModule(HubModule):
         """Predict the class of each pixel.
 
         Returns:
-            ``{"id": list of str, "preds": uint8 (N, H, W)}``, int64 above 256 classes.
+            `{"id": list of str, "preds": uint8 (N, H, W)}`, int64 above 256 classes.
         """
         preds = self.infer(_entry(batch, "image", "predict")).argmax(dim=1)
         return {"id": batch.get("id"), "preds": preds.to(torch.uint8) if self.num_classes <= 256 else preds}
@@ -251,7 +250,7 @@ class SegmentationModule(HubModule):
         self._log_metrics("test")
 
     def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Logits and loss of one batch; override it where a network has more than one output.
+        """Compute logits and loss of one batch; override it if a network has more than one output.
 
         Args:
             images: (N, 3, H, W).
@@ -259,18 +258,18 @@ class SegmentationModule(HubModule):
             stage: "train", "val" or "test".
 
         Returns:
-            Logits (N, C, H, W) to evaluate; the scalar to minimize or report; and what is logged beside it, by its name
-            without the stage, such as :meth:`loss_terms`.
+            Logits (N, C, H, W) to evaluate; the scalar to minimize or report; and other values to log, keyed by
+            their name without the stage, such as `loss_terms`.
         """
         logits = self(images)
         return logits, self.loss(logits, target), self.loss_terms()
 
     def loss_terms(self) -> dict[str, Tensor]:
-        """The terms of the last batch's loss, unweighted: ``loss_pixel``, ``loss_rmi``, ..."""
+        """Return the unweighted terms of the last batch's loss: `loss_pixel`, `loss_rmi`, ..."""
         return {f"loss_{name}": term for name, term in getattr(self.loss, "terms", {}).items()}
 
     def evaluation_metrics(self, stage: str) -> EvaluationMetrics:
-        """Metrics of "val" or "test"; empty but between the first batch and the end of an evaluation."""
+        """Return the metrics of "val" or "test"; empty except between the first batch and the end of an evaluation."""
         return cast(EvaluationMetrics, self.metrics[stage])
 
     def _evaluation_step(self, batch: dict[str, Any], stage: str) -> None:
@@ -280,16 +279,16 @@ class SegmentationModule(HubModule):
         else:
             logits, loss, terms = self.logits_and_loss(images, target, stage)
             logged = {"loss": loss, **terms}
-        # of several processes, those with fewer images get one that is void throughout: it does not count
+        # processes with fewer images than others get an all-void image, which must not count
         labeled = int((target != self.ignore_index).flatten(1).any(1).sum())
         for name, value in logged.items():
-            # a loss of one's own may be NaN there, and 0 times NaN is NaN
+            # a custom loss may be NaN there, and 0 * NaN is NaN
             self.log(
                 f"{stage}/{name}",
                 value if labeled else torch.zeros_like(value),
                 on_epoch=True,
                 sync_dist=True,
-                # Lightning averages the number over processes in the type that it has, which cuts an integer
+                # Lightning averages batch_size over processes in its own dtype, which truncates an integer
                 batch_size=float(labeled),  # type: ignore[arg-type]
             )
         self.evaluation_metrics(stage).update(logits.argmax(dim=1), target, batch.get("id"))
@@ -301,7 +300,7 @@ class SegmentationModule(HubModule):
         if set(excluded) & set(self.class_names):
             values |= mean_over_classes(values, [name for name in self.class_names if name not in excluded])
         for name, value in values.items():
-            # already the same on all processes; sync_dist only tells Lightning so
+            # already equal on all processes; sync_dist only tells Lightning so
             self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
         metrics.reset()
 
@@ -315,7 +314,7 @@ def _entry(batch: dict[str, Any], key: str, stage: str) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """Reduce to types that ``weights_only`` loading accepts."""
+    """Convert to types that `weights_only` loading accepts."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -9,9 +9,8 @@ from beyondpixel.lightning_modules.networks import DeepLab
 class DeepLabModule(SegmentationModule):
     """DeepLabv3 or DeepLabv3+, trained for segmentation.
 
-    Images of any size in, (N, num_classes, H, W) logits of the same size out. Takes the arguments of
-    :class:`SegmentationModule` (loss, lr, ...) and those of its network,
-    :class:`~beyondpixel.lightning_modules.networks.DeepLab` (variant, encoder, decoder, ...).
+    Maps images of any size to (N, num_classes, H, W) logits of the same size. Takes the arguments of
+    `SegmentationModule` (loss, lr, ...) and those of its network, `DeepLab` (variant, encoder, decoder, ...).
 
     Example:
         >>> import torch
@@ -21,5 +20,5 @@ class DeepLabModule(SegmentationModule):
     """
 
     def configure_network(self, **network: Any) -> DeepLab:
-        """Build the network from the arguments of :class:`DeepLab`."""
+        """Build the network from the arguments of `DeepLab`."""
         return DeepLab(self.num_classes, **network)

@@ -1,4 +1,4 @@
-"""Trained modules as a folder or a repository of the Hugging Face hub: weights, config and model card."""
+"""Saving and loading of trained modules, in a folder or on the Hugging Face Hub: weights, config and model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beyondpixel.lightning_modules.networks.pretrained import hub_is_reachable, 
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-# excluded from the weights, so that they load whatever loss the module is loaded with
+# excluded from the weights, so that these load with any loss
 TRAINING_ONLY = ("loss.", "metrics.")
 DATA_ATTRIBUTES = ("dataset_name", "class_names", "palette", "mean", "std", "ignore_index", "image_size")
 INPUT = "float32 (N, 3, H, W), RGB in 0..1, normalized as (x - mean) / std; any height and width"
@@ -30,15 +30,15 @@ class HubModule(
     license="mit",
     model_card_template=MODEL_CARD,
 ):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` of a LightningModule.
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a LightningModule.
 
-    Beyond ``huggingface_hub``'s mixin: ``config.json`` has the hyper-parameters, and what a user of the network needs
-    to know of its data; weights of the loss are left out; the model card is made from a run folder; from_pretrained
-    checks that weights and config fit, and offline it fails within seconds with one sentence.
+    In addition to `huggingface_hub`'s mixin: `config.json` contains the hyper-parameters and a description of the data;
+    weights of the loss are excluded; the model card is filled in from a run folder; `from_pretrained` checks that
+    weights and config match, and offline it fails within seconds with a one-sentence error.
 
     Attributes:
-        data_description: dataset name, class names, palette, mean, std, label of void and image size, and ``input``, a
-            sentence on what the network takes; as far as they are known.
+        data_description: dataset name, class names, palette, mean, std, void label and image size where known, and
+            `input`, a sentence that describes the network's input.
 
     Example:
         >>> import tempfile
@@ -52,11 +52,11 @@ class HubModule(
     data_description: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def describe_data(self, datamodule: Any) -> None:
-        """Take :attr:`data_description` from a data module.
+        """Set `data_description` from a data module.
 
         Args:
-            datamodule: with any of the attributes ``dataset_name``, ``class_names``, ``palette``, ``mean``, ``std``,
-                ``ignore_index`` and ``image_size``.
+            datamodule: an object with any of the attributes `dataset_name`, `class_names`, `palette`, `mean`, `std`,
+                `ignore_index` and `image_size`.
         """
         known = {name: getattr(datamodule, name, None) for name in DATA_ATTRIBUTES}
         # through JSON, so that it is the same before saving and after loading; tensors and arrays become lists
@@ -65,19 +65,19 @@ class HubModule(
     def save_pretrained(
         self, save_directory: str | Path, *, run: str | Path | None = None, datamodule: Any = None, **options: Any
     ) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``.
+        """Write `config.json`, `model.safetensors` and a model card, `README.md`.
 
         Args:
             save_directory: the folder; created if it is missing.
             run: a run folder; its recipe, seed, commit and scores go into the model card.
-            datamodule: what the module was trained on, see :meth:`describe_data`; the trainer's if None.
-            options: those of ``huggingface_hub.PyTorchModelHubMixin.save_pretrained``.
+            datamodule: the data module of the training, see `describe_data`; the trainer's if None.
+            options: those of `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
         """
         datamodule = datamodule or getattr(self._trainer, "datamodule", None)
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = _take_card(options, run)
-        Path(save_directory, "README.md").unlink(missing_ok=True)  # an earlier model's card would stay
+        card = _pop_card_options(options, run)
+        Path(save_directory, "README.md").unlink(missing_ok=True)  # otherwise the mixin keeps an earlier model's card
         path: str | None = super().save_pretrained(save_directory, model_card_kwargs=card, **options)
         return path
 
@@ -85,7 +85,7 @@ class HubModule(
         from safetensors.torch import save_file
 
         weights = {
-            # as if the network were not a module that torch.compile made
+            # without the prefix that torch.compile adds
             name.replace("_orig_mod.", ""): weight.detach().cpu().contiguous()
             for name, weight in self.state_dict().items()
             if not name.startswith(TRAINING_ONLY)
@@ -99,23 +99,23 @@ class HubModule(
         (save_directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def generate_model_card(self, *args: Any, run: str | Path | None = None, **kwargs: Any) -> Any:
-        """Make the model card; see :meth:`save_pretrained`."""
+        """Generate the model card; see `save_pretrained`."""
         values = card_values(type(self).__name__, dict(self.hparams), self.data_description, run)
         return super().generate_model_card(*args, **{**values, **kwargs})
 
     def push_to_hub(
         self, repo_id: str, *, run: str | Path | None = None, datamodule: Any = None, **options: Any
     ) -> str:
-        """Save to a repository of the hub, which is created if it is missing.
+        """Push to a repository on the Hub, created if it is missing.
 
         Args:
-            repo_id: ``user/name``.
-            run, datamodule: as for :meth:`save_pretrained`.
-            options: those of ``huggingface_hub.PyTorchModelHubMixin.push_to_hub``, such as ``private``, ``token``,
-                ``branch`` and ``commit_message``.
+            repo_id: `user/name`.
+            run, datamodule: as for `save_pretrained`.
+            options: those of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`, such as `private`, `token`,
+                `branch` and `commit_message`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
             ConnectionError: if the hub does not answer.
@@ -127,7 +127,7 @@ class HubModule(
             )
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = _take_card(options, run)
+        card = _pop_card_options(options, run)
         commit = super().push_to_hub(repo_id, model_card_kwargs=card, **options)
         return str(commit)
 
@@ -145,16 +145,16 @@ class HubModule(
         """Load a saved module, in evaluation mode, on the CPU.
 
         Args:
-            source: a local folder, or a repository of the hub (``user/name``).
+            source: a local folder, or a repository of the hub (`user/name`).
             revision: branch, tag or commit of the repository.
-            token, cache_dir, local_files_only: as for ``huggingface_hub.hf_hub_download``.
-            changes: hyper-parameters that are to differ, such as ``loss="ce"`` or ``lr=0.001``; a ``loss`` that was a
-                module was not saved, and is "ce" unless given here.
+            token, cache_dir, local_files_only: as for `huggingface_hub.hf_hub_download`.
+            changes: hyper-parameters to override, such as `loss="ce"` or `lr=0.001`; a loss module is not saved and is
+                replaced with "ce" unless given here.
 
         Raises:
             FileNotFoundError: if a local folder lacks a file.
             ConnectionError: if the repository cannot be reached and is not in the local cache.
-            ValueError: if what was saved is of another class, or the weights do not fit.
+            ValueError: if a module of another class was saved, or the weights do not match.
 
         Example:
             >>> DeepLabModule.from_pretrained("user/deeplab-rmi", loss="ce", lr=0.001)  # doctest: +SKIP
@@ -193,8 +193,8 @@ class HubModule(
         missing = [name for name in found.missing_keys if not name.startswith(TRAINING_ONLY)]
         if missing or found.unexpected_keys:
             raise ValueError(
-                f"{folder}: {WEIGHTS_FILE} lacks {missing[:5]} and has {found.unexpected_keys[:5]} too many; it was "
-                f"saved by another version of {type(self).__name__}"
+                f"{folder}: {WEIGHTS_FILE} has missing keys {missing[:5]} and unexpected keys "
+                f"{found.unexpected_keys[:5]}; it was saved by another version of {type(self).__name__}"
             )
 
 
@@ -212,9 +212,9 @@ def _download(source: str, local_files_only: bool, **options: Any) -> Path:
             hf_hub_download(source, name, local_files_only=offline, **options) for name in (CONFIG_FILE, WEIGHTS_FILE)
         ]
     except HFValidationError as error:
-        raise FileNotFoundError(f"there is no folder {source}, and it is no name of a repository, user/name") from error
-    except OSError as error:  # every error of the hub's, offline and not found alike, is one
-        reason = "the hub is not asked or does not answer" if offline else str(error).splitlines()[0]
+        raise FileNotFoundError(f"there is no folder {source}, and it is not a repository name (user/name)") from error
+    except OSError as error:  # base class of all errors of the hub, whether offline or not found
+        reason = "offline mode, or the hub does not answer" if offline else str(error).splitlines()[0]
         raise ConnectionError(
             f"{source}: no such local folder, not in the local cache, and not on the hub ({reason}). Check the name, "
             "the network, HF_HUB_OFFLINE and the token, or give the folder that save_pretrained wrote"
@@ -222,6 +222,6 @@ def _download(source: str, local_files_only: bool, **options: Any) -> Path:
     return Path(files[0]).parent
 
 
-def _take_card(options: dict[str, Any], run: str | Path | None) -> dict[str, Any]:
-    """What the model card is made of: the mixin's own option, taken out of the others, and the run."""
+def _pop_card_options(options: dict[str, Any], run: str | Path | None) -> dict[str, Any]:
+    """Return the options of the model card: the mixin's own, removed from `options`, and the run."""
     return {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}

@@ -1,8 +1,8 @@
 """The interface of inference strategies: sliding windows, test-time augmentation, post-processing.
 
-An inferer turns a network that maps images to logits into logits for a batch of normalized images. It may call the
-network any number of times, on crops or rescaled images, and combine what it returns. Set one on a trained module and
-validation, test and prediction use it in place of one forward pass (MONAI's term and calling convention):
+An inferer computes logits for a batch of normalized images with a network that maps images to logits. It may call the
+network any number of times, on crops or rescaled images, and combine the results. Set one on a trained module, and
+validation, test and prediction use it instead of one forward pass (MONAI's term and calling convention):
 
     >>> import torch
     >>> from torch import nn

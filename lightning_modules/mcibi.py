@@ -1,4 +1,4 @@
-"""MCIBI as a Lightning module: its losses, and when the memory is updated."""
+"""MCIBI as a Lightning module: its losses and the updates of its memory."""
 
 from typing import Any, Literal
 
@@ -16,22 +16,22 @@ from beyondpixel.losses.functional import cross_entropy
 class MCIBIModule(SegmentationModule):
     r"""FCN, PSPNet, DeepLabv3, OCRNet or UPerNet, with MCIBI, MCIBI++ or neither (Jin et al., ICCV 2021; TPAMI 2022).
 
-    Images of any size in, (N, num_classes, H, W) logits of the same size out. Takes the arguments of
-    :class:`SegmentationModule` (loss, lr, ...), of :class:`~beyondpixel.lightning_modules.networks.MCIBI` (context,
-    memory, encoder, ...) and those of :meth:`configure_network`. Training minimizes
+    Maps images of any size to (N, num_classes, H, W) logits of the same size. Takes the arguments of
+    `SegmentationModule` (loss, lr, ...), of `MCIBI` (context, memory, encoder, ...) and those of `configure_network`.
+    Training minimizes
 
     .. math:: L = L_O + \alpha L_W + \beta L_{O^M} + \gamma L_{aux}
 
-    L_O is ``loss`` on the prediction. Cross entropies are L_W, on the coarse class logits that weigh the memory's
-    representations; L_{O^M}, on what the last head makes of the memory's own representations (consistency); and L_aux,
-    on the encoder's last stage but one. MCIBI++ adds one, with weight 1, on the image's own context. Logged beside the
-    terms of ``loss`` are ``train/loss_context``, ``train/loss_consistency``, ``train/loss_auxiliary`` and
-    ``train/loss_image_context``, unweighted, where they apply, and ``train/memory_momentum`` and
-    ``train/memory_seen_classes``. ``val/loss`` and ``test/loss`` are L_O alone.
+    L_O is `loss` on the prediction. The others are cross entropies: L_W on the coarse class logits that weight the
+    memory's representations, L_{O^M} on the last head's logits of the memory's own representations (consistency), and
+    L_aux on the encoder's second-to-last stage. MCIBI++ adds one, with weight 1, on the image's own context. Besides
+    the terms of `loss`, logs `train/loss_context`, `train/loss_consistency`, `train/loss_auxiliary` and
+    `train/loss_image_context`, unweighted, where they apply, and `train/memory_momentum` and
+    `train/memory_seen_classes`. `val/loss` and `test/loss` are L_O alone.
 
-    The memory is part of the network's state: checkpoints hold it. Nothing but a training step changes it: the forward
-    pass reads it as it was, then it is updated, once an optimizer step. With ``accumulate_grad_batches`` the update
-    waits for the last of the accumulated batches and uses them all, so it is that of one large batch.
+    The memory is part of the network's state and its checkpoints. Only training steps change it: it is updated after
+    the forward pass, once per optimizer step. With `accumulate_grad_batches` the update follows the last of the
+    accumulated batches and uses all of them, so it equals that of one large batch.
 
     Example:
         >>> module = MCIBIModule(num_classes=4, encoder="resnet18", channels=32, attention_channels=16, loss="rmi")
@@ -52,19 +52,18 @@ class MCIBIModule(SegmentationModule):
         auxiliary_weight: float = 0.4,
         **network: Any,
     ) -> MCIBI:
-        """Build the network, and keep what its training needs.
+        """Build the network, and store the options of its training.
 
         Args:
-            memory_momentum: m_0 in M ← (1 − m) M + m R', in [0, 1]; MCIBI++ has 0.1.
-            memory_momentum_rule: "poly" anneals it from m_0 to m_0 / 100, see
-                :func:`~beyondpixel.lightning_modules.schedules.annealed_momentum`; "lr" keeps its ratio to the learning
-                rate, as the authors' code does; "constant" is MCIBI++'s.
+            memory_momentum: m_0 in M ← (1 − m) M + m R', in [0, 1]; MCIBI++ uses 0.1.
+            memory_momentum_rule: "poly" anneals it from m_0 to m_0 / 100, see `annealed_momentum`; "lr" keeps its ratio
+                to the learning rate, as the authors' code does; "constant" is MCIBI++'s.
             consistency_from_epoch: first epoch, counted from 0, with the consistency loss; null for none. The authors
-                have it on ADE20K alone, from 1.
-            context_weight: α, of the cross entropy on the class logits that weigh the memory.
-            consistency_weight: β, of the consistency loss.
-            auxiliary_weight: γ, of the auxiliary head's cross entropy; 0 builds no such head, unless "ocr" needs it.
-            network: arguments of :class:`~beyondpixel.lightning_modules.networks.MCIBI`.
+                use it on ADE20K only, from 1.
+            context_weight: α, weight of the cross entropy on the class logits that weight the memory.
+            consistency_weight: β, weight of the consistency loss.
+            auxiliary_weight: γ, weight of the auxiliary head's cross entropy; 0: no such head, unless "ocr" needs it.
+            network: arguments of `MCIBI`.
 
         Raises:
             ValueError: for an argument out of range.
@@ -86,21 +85,21 @@ class MCIBIModule(SegmentationModule):
             "auxiliary": auxiliary_weight,
         }
         # features and labels of the batches since the last optimizer step
-        self._unremembered: list[tuple[Tensor, Tensor]] = []
-        self._steps_after_batch = True
+        self._pending_batches: list[tuple[Tensor, Tensor]] = []
+        self._optimizer_step_follows = True
         return MCIBI(self.num_classes, auxiliary=auxiliary_weight > 0, **network)
 
     def on_train_start(self) -> None:  # noqa: D102
         super().on_train_start()
-        self._unremembered.clear()
+        self._pending_batches.clear()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
         accumulated = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        self._steps_after_batch = accumulated or self.trainer.is_last_batch
+        self._optimizer_step_follows = accumulated or self.trainer.is_last_batch
         return super().training_step(batch, batch_idx)
 
     def logits_and_loss(self, images: Tensor, target: Tensor, stage: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """In training, all losses; the memory is updated after the forward pass and before the consistency loss."""
+        """Compute all losses in training; the memory is updated between forward pass and consistency loss."""
         if stage != "train":
             return super().logits_and_loss(images, target, stage)
         outputs = self.network.outputs(images)
@@ -111,21 +110,21 @@ class MCIBIModule(SegmentationModule):
             for name, logits in outputs.intermediate.items()
         }
         if outputs.features is not None:
-            logged |= self._remember(outputs.features, target)
+            logged |= self._update_memory(outputs.features, target)
             if self._consistency_from_epoch is not None and self.current_epoch >= self._consistency_from_epoch:
                 terms["consistency"] = self._consistency()
         for name, term in terms.items():
             loss = loss + self._weights[name] * term
         return outputs.logits, loss, {**logged, **{f"loss_{name}": term for name, term in terms.items()}}
 
-    def _remember(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _update_memory(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Update the memory if an optimizer step follows this batch; return what to log."""
         grid, ignore_index = self.network.grid, self.ignore_index
-        self._unremembered.append((features.detach(), grid.pad_target(target, ignore_index=ignore_index)))
+        self._pending_batches.append((features.detach(), grid.pad_target(target, ignore_index=ignore_index)))
         momentum = self._current_momentum()
-        if self._steps_after_batch:
-            features, labels = _joined(self._unremembered, stride=grid.stride, ignore_index=ignore_index)
-            self._unremembered.clear()
+        if self._optimizer_step_follows:
+            features, labels = _concatenated(self._pending_batches, stride=grid.stride, ignore_index=ignore_index)
+            self._pending_batches.clear()
             self.network.update_memory(features, labels, momentum=momentum, ignore_index=ignore_index)
         return {
             "memory_momentum": torch.tensor(momentum, device=self.device),
@@ -149,8 +148,8 @@ class MCIBIModule(SegmentationModule):
         return mean
 
 
-def _joined(batches: list[tuple[Tensor, Tensor]], *, stride: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """One batch of several; smaller maps are padded right and below, where their labels are void."""
+def _concatenated(batches: list[tuple[Tensor, Tensor]], *, stride: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Concatenate batches; smaller maps are padded at the right and bottom, their labels with void."""
     height = max(features.shape[-2] for features, _ in batches)
     width = max(features.shape[-1] for features, _ in batches)
     padded = []
@@ -158,7 +157,7 @@ def _joined(batches: list[tuple[Tensor, Tensor]], *, stride: int, ignore_index: 
         below, right = height - features.shape[-2], width - features.shape[-1]
         padded.append(
             (
-                # upsampling repeats the border too, so that the values at labeled pixels stay what they are
+                # upsampling replicates the border, too, so the values at labeled pixels do not change
                 F.pad(features, (0, right, 0, below), mode="replicate"),
                 F.pad(labels, (0, right * stride, 0, below * stride), value=ignore_index),
             )

@@ -7,23 +7,23 @@ from typing import Any
 
 import yaml
 
-# Jinja, as huggingface_hub fills it in
+# Jinja template, filled in by huggingface_hub
 MODEL_CARD = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
 
 
 def card_values(
     class_name: str, hyper_parameters: Mapping[str, Any], data: Mapping[str, Any], run: str | Path | None
 ) -> dict[str, Any]:
-    """Values of the template's names.
+    """Compute the values of the template's variables.
 
     Args:
-        class_name: of the module.
-        hyper_parameters: of the module.
+        class_name: class of the module.
+        hyper_parameters: those of the module.
         data: its data description; may be empty.
-        run: a run folder with ``config.yaml``, ``run.json`` and ``summary.json``; None leaves recipe and scores out.
+        run: a run folder with `config.yaml`, `run.json` and `summary.json`; None omits recipe and scores.
 
     Raises:
-        FileNotFoundError: if the run folder lacks one of these.
+        FileNotFoundError: if one of these is missing from the run folder.
 
     Example:
         >>> values = card_values("DeepLabModule", {"num_classes": 2, "class_names": ["road", "car"]}, {}, run=None)

@@ -18,21 +18,21 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters into encoder and head, each with and without weight decay.
 
-    Weight decay acts on the weights of convolutions and linear layers only; norm layers, biases and everything else go
-    without (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). With ``decay_norm_and_bias`` it acts on
-    all of them (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). What is not in the network's submodule
-    ``encoder`` is the head and learns ``head_lr_multiplier`` times faster. Each group has a ``name``, which
-    :class:`~pytorch_lightning.callbacks.LearningRateMonitor` puts into the logged key.
+    Weight decay applies to the weights of convolutions and linear layers only, not to norm layers, biases and
+    everything else (the RMI authors' rule; Zhao et al., NeurIPS 2019, published code). With `decay_norm_and_bias` it
+    applies to all parameters (the MCIBI authors' rule; Jin et al., ICCV 2021, published code). Everything outside the
+    network's submodule `encoder` is the head, with a learning rate `head_lr_multiplier` times higher. Each group has a
+    `name`, which `LearningRateMonitor` includes in the logged key.
 
     Args:
-        network: the module to train; without a submodule ``encoder`` all is ``network/…`` and learns at one rate.
+        network: the module to train; without a submodule `encoder` all groups are `network/…`, with one learning rate.
         head_lr_multiplier: ratio of the head's learning rate to the encoder's.
-        decay_norm_and_bias: whether weight decay acts on norm layers and biases, too.
-        loss: a loss with trainable parameters of its own; they learn like the encoder, without weight decay.
+        decay_norm_and_bias: whether to apply weight decay to norm layers and biases as well.
+        loss: a loss with trainable parameters; they get the encoder's learning rate, without weight decay.
 
     Returns:
-        Groups without the empty ones: ``name``, ``params``, and ``lr`` and ``weight_decay`` as factors of those of the
-        optimizer. Every trainable parameter is in exactly one.
+        Non-empty groups: `name`, `params`, and `lr` and `weight_decay` as factors of the optimizer's. Every trainable
+        parameter is in exactly one.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 1)})
@@ -57,7 +57,7 @@ def parameter_groups(
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Each trainable parameter once, and whether weight decay acts on it where it is used first."""
+    """Yield each trainable parameter once, and whether weight decay applies to it where it is used first."""
     seen: set[int] = set()
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):

@@ -19,7 +19,7 @@ def warmup_poly(
 ) -> float:
     r"""Learning rate of one iteration.
 
-    With :math:`t` the iteration (the first is 1), :math:`T` = ``max_iters`` and :math:`w` = ``warmup_iters``:
+    With :math:`t` the iteration (the first is 1), :math:`T` = `max_iters` and :math:`w` = `warmup_iters`:
 
     .. math::
         \eta_t = \begin{cases}
@@ -28,20 +28,20 @@ def warmup_poly(
             (\eta - \eta_{min})\,(1 - (t - 1 - w) / (T - w))^{p} + \eta_{min} & t > w \text{, decay to } \eta_{min}
         \end{cases}
 
-    The defaults are the RMI authors' published code (Zhao et al., NeurIPS 2019): it warms up from 1e-4 and never falls
-    below 1e-6. ``warmup_start_lr=0, min_lr=0`` is the text of their paper. ``decay_to="min_lr"`` is the MCIBI authors'
-    published code (Jin et al., ICCV 2021), with ``min_lr`` a hundredth of ``lr``: the polynomial itself ends at
-    :math:`\eta_{min}`, and it is a function of the iterations done, so that the first one has all of ``lr``.
+    The defaults follow the RMI authors' published code (Zhao et al., NeurIPS 2019), which warms up from 1e-4 and never
+    falls below 1e-6. `warmup_start_lr=0, min_lr=0` follows their paper's text. `decay_to="min_lr"` follows the MCIBI
+    authors' published code (Jin et al., ICCV 2021), with `min_lr` a hundredth of `lr`: the polynomial itself ends at
+    :math:`\eta_{min}`, and is a function of the completed iterations, so that the first one uses the full `lr`.
 
     Args:
-        iteration: number of the iteration, from 1 to ``max_iters``; later ones get the last one's rate.
+        iteration: number of the iteration, from 1 to `max_iters`; later ones have the last one's rate.
         lr: the base rate, reached at the end of the warm-up.
         max_iters: iterations of the whole training, the warm-up included.
         warmup_iters: iterations of the linear warm-up; 0 for none.
-        warmup_start_lr: where the warm-up's line begins (at iteration 0, which is never trained).
+        warmup_start_lr: start of the linear warm-up (at iteration 0, which is never trained).
         power: exponent of the decay.
         min_lr: floor, or end, of the decay.
-        decay_to: "zero" aims the polynomial at 0 and cuts it at ``min_lr``; "min_lr" aims it at ``min_lr``.
+        decay_to: with "zero" the polynomial decays to 0, clipped at `min_lr`; with "min_lr" it decays to `min_lr`.
 
     Example:
         >>> [round(warmup_poly(t, lr=0.1, max_iters=10, warmup_iters=2, warmup_start_lr=0.0), 4) for t in (1, 2, 6, 10)]
@@ -50,7 +50,7 @@ def warmup_poly(
         [0.01, 0.00774, 0.00541, 0.00294]
     """
     if iteration <= warmup_iters:
-        # the authors' min(): a warm-up that starts above lr is cut at lr
+        # the authors' min(): a warm-up that starts above lr is clipped at lr
         return min(warmup_start_lr + (lr - warmup_start_lr) * iteration / warmup_iters, lr)
     counted = iteration if decay_to == "zero" else min(iteration, max_iters) - 1
     remaining = max(1.0 - (counted - warmup_iters) / (max_iters - warmup_iters), 0.0)
@@ -63,11 +63,10 @@ def annealed_momentum(iteration: int, *, base: float, max_iters: int) -> float:
 
     .. math:: m_t = (1 - t / T)^{0.9}\, (m_0 - m_0 / 100) + m_0 / 100
 
-    with :math:`t` the iterations done before and :math:`T` = ``max_iters``: what :func:`warmup_poly` is with
-    ``decay_to="min_lr"``.
+    with :math:`t` the completed iterations and :math:`T` = `max_iters`: `warmup_poly` with `decay_to="min_lr"`.
 
     Args:
-        iteration: iterations done before this one, from 0.
+        iteration: iterations completed before this one, from 0.
         base: the first iteration's momentum.
         max_iters: iterations of the whole training.
 
@@ -79,19 +78,19 @@ def annealed_momentum(iteration: int, *, base: float, max_iters: int) -> float:
 
 
 class WarmupPolyLR(LambdaLR):
-    """:func:`warmup_poly` as a scheduler: call ``step()`` after every iteration, not after every epoch.
+    """`warmup_poly` as a scheduler: call `step()` after every iteration, not after every epoch.
 
-    Every parameter group keeps its ratio to ``lr``: a head group with ``10 * lr`` stays at ten times the encoder's
-    rate, in the warm-up's start and in the floor too, as in the RMI authors' code.
+    Every parameter group keeps its ratio to `lr`: a head group with `10 * lr` stays at ten times the encoder's
+    rate, also at the warm-up's start and at the floor, as in the RMI authors' code.
 
     Args:
-        optimizer: its groups' initial rates are multiples of ``lr``.
+        optimizer: its groups' initial rates are multiples of `lr`.
         lr: base rate, above 0.
-        max_iters: iterations of the whole training; must exceed ``warmup_iters``.
-        warmup_iters, decay_to, shape: the other arguments of :func:`warmup_poly`.
+        max_iters: iterations of the whole training; must exceed `warmup_iters`.
+        warmup_iters, decay_to, shape: the other arguments of `warmup_poly`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> import torch
@@ -119,7 +118,7 @@ class WarmupPolyLR(LambdaLR):
             raise ValueError(f"decay_to must be 'zero' or 'min_lr', got {decay_to!r}")
         if max_iters <= warmup_iters:
             raise ValueError(
-                f"warmup_iters={warmup_iters} leaves nothing of the {max_iters} training iterations to decay over: "
+                f"warmup_iters={warmup_iters} leaves none of the {max_iters} training iterations for the decay: "
                 "train longer (trainer.max_steps or trainer.max_epochs) or lower warmup_iters"
             )
 

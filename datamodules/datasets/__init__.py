@@ -1,1 +1,1 @@
-"""Where images and masks come from: files, checked strictly, or generated scenes."""
+"""Sources of images and masks: strictly checked files, or generated scenes."""

@@ -24,7 +24,7 @@ class Sample:
     Attributes:
         image: uint8 (H, W, 3), RGB.
         mask: uint8 (H, W), class indices and 255 where the pixel has no label; None where there is no target.
-        id: The name that predictions and errors carry.
+        id: The name in predictions and errors.
     """
 
     image: Pixels
@@ -43,7 +43,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A short hash of the content."""
+        """Return a short hash of the content."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,20 +55,20 @@ class SegmentationDataset(Dataset[Sample]):
         """Raise `DataError` if files are missing, without reading any."""
 
     def read(self, index: int) -> Sample:
-        """As `dataset[index]`, except that a bad file is a `BadFileError` about this file alone."""
+        """Return `dataset[index]`, but raise a `BadFileError` for a bad file, about this file alone."""
         return self[index]
 
     def select(self, indices: Sequence[int]) -> "SegmentationDataset":
-        """Some of the samples, in this order; a data set with bad files needs it for `on_error="skip"`."""
+        """Return some of the samples, in this order; required for `on_error="skip"` if there are bad files."""
         raise NotImplementedError(f'on_error="skip" needs {type(self).__name__} to have a method `select`')
 
 
 class MappedDataset(SegmentationDataset):
-    """A data set after a fixed, deterministic change of each sample, such as a resize.
+    """A data set with a fixed, deterministic transform of each sample, such as a resize.
 
     Args:
-        dataset: What to change.
-        change: From sample to sample; None changes nothing.
+        dataset: The data set to transform.
+        change: Maps a sample to a sample; None changes nothing.
     """
 
     def __init__(self, dataset: SegmentationDataset, change: Callable[[Sample], Sample] | None = None) -> None:
@@ -80,18 +80,18 @@ class MappedDataset(SegmentationDataset):
         return self.dataset[index] if self.change is None else self.change(self.dataset[index])
 
     def fingerprint(self) -> str:
-        """That of the data set before the change."""
+        """Return the fingerprint of the data set before the change."""
         return self.dataset.fingerprint()
 
 
 class CachedDataset(MappedDataset):
     """A data set kept decoded in memory.
 
-    Worker processes that are forked after `fill` share the memory of their parent, so it is there once, not once a
-    worker. Without `fill` each process keeps what it has read itself.
+    Worker processes that are forked after `fill` share their parent's memory, so there is one copy, not one per worker.
+    Without `fill` each process keeps the samples that it has read itself.
 
     Args:
-        dataset: What to keep.
+        dataset: The data set to keep.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
@@ -105,10 +105,10 @@ class CachedDataset(MappedDataset):
         return kept
 
     def fill(self) -> None:
-        """Read everything that is not there yet.
+        """Read all samples that are not in memory yet.
 
         Raises:
-            MemoryError: It would be more than this machine's memory.
+            MemoryError: The samples need more than this machine's memory.
         """
         first = self[0]
         size = len(self) * (first.image.nbytes + (0 if first.mask is None else first.mask.nbytes))
@@ -117,7 +117,7 @@ class CachedDataset(MappedDataset):
             raise MemoryError(
                 f"{len(self)} decoded images take about {size / 1e9:.0f} GB, but this machine has "
                 f"{memory / 1e9:.0f} GB of memory: "
-                'leave out cache="ram", or work at a smaller image_size'
+                'omit cache="ram", or use a smaller image_size'
             )
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.__getitem__, range(len(self))):
@@ -125,7 +125,7 @@ class CachedDataset(MappedDataset):
 
 
 def read_all(dataset: SegmentationDataset, look: Callable[[Sample], T]) -> Iterator[T | BadFileError]:
-    """Read every sample: what `look` makes of it, or the error of its bad file, in order."""
+    """Read every sample; yield the result of `look`, or the error of a bad file, in order."""
 
     def seen(index: int) -> T | BadFileError:
         try:
@@ -138,6 +138,6 @@ def read_all(dataset: SegmentationDataset, look: Callable[[Sample], T]) -> Itera
 
 
 def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
-    """Read every sample; what is wrong, by index."""
+    """Read every sample and return the faults by index."""
     errors = read_all(dataset, lambda sample: None)
     return {index: str(error) for index, error in enumerate(errors) if error is not None}

@@ -23,13 +23,13 @@ _CLASS_KEYS = ("name", "color", "value")
 
 @dataclass(frozen=True)
 class ClassFile:
-    """What `classes.yaml` says.
+    """Content of `classes.yaml`.
 
     Attributes:
         class_names: In the order of the class indices.
         palette: One RGB color for each class.
-        values: What the pixels of the mask files mean.
-        mean: RGB mean of the images scaled to 0..1; ImageNet's where the file gives none.
+        values: Mapping of the mask files' values to class indices.
+        mean: RGB mean of the images scaled to 0..1; ImageNet's if the file has none.
         std: RGB standard deviation likewise.
     """
 
@@ -44,19 +44,19 @@ def read_class_file(path: Path) -> ClassFile:
     """Read a class file.
 
     Raises:
-        DataError: The file is not there, or says something that is not understood; the message shows an example.
+        DataError: The file is missing or invalid; the message shows an example.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _parse(content)
     except FileNotFoundError:
-        raise _bad(path, "is missing") from None
-    # PyYAML raises ValueError for dates that are none, and recurses
+        raise _class_file_error(path, "is missing") from None
+    # PyYAML raises ValueError for invalid dates, and RecursionError for deep nesting
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _bad(path, str(error)) from error
+        raise _class_file_error(path, str(error)) from error
 
 
-def _bad(path: Path, fault: str) -> DataError:
+def _class_file_error(path: Path, fault: str) -> DataError:
     example = "".join(f"\n    {line}" for line in EXAMPLE.splitlines())
     return data_error(
         f"The class file {path} cannot be used",
@@ -68,8 +68,8 @@ def _bad(path: Path, fault: str) -> DataError:
 
 def _parse(content: Any) -> ClassFile:
     if not isinstance(content, dict):
-        raise ValueError("holds no mapping")
-    _known("key", content, _KEYS)
+        raise ValueError("contains no mapping")
+    _check_keys("key", content, _KEYS)
     kind = content.get("masks", "index")
     if kind not in ("index", "color"):
         raise ValueError(f"masks must be index or color, got {kind!r}")
@@ -80,7 +80,7 @@ def _parse(content: Any) -> ClassFile:
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ValueError(f"class {index} has no name: {entry!r}")
-        _known(f"key in class {entry['name']}", entry, _CLASS_KEYS)
+        _check_keys(f"key in class {entry['name']}", entry, _CLASS_KEYS)
         names.append(entry["name"])
         palette.append(_color(entry["name"], entry.get("color")))
         values.append(_value(entry.get("value", index)))
@@ -94,15 +94,15 @@ def _parse(content: Any) -> ClassFile:
         names,
         palette,
         _labels(values, void) if kind == "index" else _colors(palette, void),
-        _three("mean", content.get("mean", IMAGENET_MEAN)),
-        _three("std", content.get("std", IMAGENET_STD)),
+        _triple("mean", content.get("mean", IMAGENET_MEAN)),
+        _triple("std", content.get("std", IMAGENET_STD)),
     )
 
 
 def _labels(values: list[int], void: list[Any]) -> LabelTable:
     void = [_value(value) for value in void]
     if both := set(values) & set(void):
-        raise ValueError(f"values {sorted(both)} are those of a class and void at once")
+        raise ValueError(f"values {sorted(both)} are both a class and void")
     return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
 
 
@@ -116,14 +116,14 @@ def _colors(palette: list[Color], void: list[Any]) -> LabelTable:
     mapping = {color: index for index, color in enumerate(palette)}
     colors = [_color("void", color) for color in void]
     if both := sorted(set(mapping) & set(colors)):
-        raise ValueError(f"colors {both} are those of a class and void at once")
+        raise ValueError(f"colors {both} are both a class and void")
     return LabelTable(mapping | dict.fromkeys(colors, IGNORE_INDEX))
 
 
-def _known(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
+def _check_keys(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in mapping:
         if key not in known:
-            raise ValueError(f"unknown {what}: {key!r}; known are {', '.join(known)}")
+            raise ValueError(f"unknown {what}: {key!r}; expected one of {', '.join(known)}")
 
 
 def _color(name: str, value: Any) -> Color:
@@ -133,7 +133,7 @@ def _color(name: str, value: Any) -> Color:
     return red, green, blue
 
 
-def _three(name: str, value: Any) -> Triple:
+def _triple(name: str, value: Any) -> Triple:
     numbers = list(value) if isinstance(value, (list, tuple)) else []
     if len(numbers) != 3 or not all(isinstance(number, (int, float)) and 0 < number <= 1 for number in numbers):
         raise ValueError(f"{name} must be three numbers between 0 and 1, got {value!r}")

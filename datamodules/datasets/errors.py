@@ -6,7 +6,7 @@ LISTED = 20
 
 
 class DataError(ValueError):
-    """A data set cannot be used as it lies on the disk; the message lists the offenders and the remedy."""
+    """A data set on disk cannot be used; the message lists the offenders and the remedy."""
 
 
 class SubsetWarning(UserWarning):
@@ -22,7 +22,7 @@ def data_error(what: str, offenders: Sequence[str], *, expected: str, remedy: st
 
     Args:
         what: What is wrong, and where.
-        offenders: File names with their fault.
+        offenders: File names with their faults.
         expected: What should have been there.
         remedy: What to do, with the command where there is one.
 

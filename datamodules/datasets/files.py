@@ -25,11 +25,11 @@ class Pair:
 
 
 class FileDataset(SegmentationDataset):
-    """A split that lies in files.
+    """A split stored in files.
 
     Args:
         pairs: The files.
-        labels: What the mask files' values mean.
+        labels: Mapping of the mask files' values to class indices.
         name: The data set's name and split, for errors.
         remedy: What to do about missing or bad files.
         convert_images: Accept images of any kind, see `read_image`.
@@ -54,7 +54,7 @@ class FileDataset(SegmentationDataset):
         try:
             return self.read(index)
         except BadFileError as error:
-            # the run is over, so there is time to find whatever else is wrong, so that all can be fixed at once
+            # the run has failed, so find all other faults, too, so that they can be fixed at once
             faults = list(find_faults(self).values())
             raise data_error(
                 f"{self.name}: {len(faults)} of {len(self)} samples cannot be used",
@@ -67,7 +67,7 @@ class FileDataset(SegmentationDataset):
         """Check that every file exists.
 
         Raises:
-            DataError: With all files that do not.
+            DataError: Lists all missing files.
         """
         files = [file for pair in self.pairs for file in (pair.image, pair.mask) if file is not None]
         missing = [str(file) for file in files if not file.is_file()]
@@ -80,7 +80,7 @@ class FileDataset(SegmentationDataset):
             )
 
     def fingerprint(self) -> str:
-        """A short hash of ids, masks (all bytes) and images (size, first and last 4 KiB)."""
+        """Return a short hash of ids, masks (all bytes) and images (size, first and last 4 KiB)."""
         digest = hashlib.sha256()
         with ThreadPoolExecutor() as pool:
             for part in pool.map(_pair_digest, self.pairs):
@@ -88,7 +88,7 @@ class FileDataset(SegmentationDataset):
         return digest.hexdigest()[:16]
 
     def select(self, indices: Sequence[int]) -> "FileDataset":
-        """Some of the samples, in this order."""
+        """Return some of the samples, in this order."""
         pairs = [self.pairs[index] for index in indices]
         return FileDataset(pairs, self.labels, name=self.name, remedy=self.remedy, convert_images=self.convert_images)
 

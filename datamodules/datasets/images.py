@@ -11,7 +11,7 @@ from beyondpixel.datamodules.datasets.labels import LabelTable
 
 
 def image_dataset(path: Path) -> FileDataset:
-    """The image at `path`, or all images in the folder `path` by name; any kind that Pillow reads.
+    """Return a data set of the image at `path`, or of all in the folder `path` by name; any format that Pillow reads.
 
     Raises:
         DataError: There is no image.
@@ -19,7 +19,7 @@ def image_dataset(path: Path) -> FileDataset:
     files = images_among(path.iterdir()) if path.is_dir() else [path]
     if not files or not path.exists():
         raise data_error(
-            f"predict_path {path} {'holds no images' if path.exists() else 'does not exist'}",
+            f"predict_path {path} {'contains no images' if path.exists() else 'does not exist'}",
             [],
             expected="an image or a folder of images",
             remedy="give the path of one, such as --data.predict_path photos/",
@@ -31,6 +31,6 @@ def image_dataset(path: Path) -> FileDataset:
 
 
 def images_among(paths: Iterable[Path]) -> list[Path]:
-    """The paths with an ending that Pillow knows, sorted; hidden files, such as macOS's `._a.jpg`, are no images."""
+    """Return the paths with an extension known to Pillow, sorted, without hidden files such as macOS's `._a.jpg`."""
     known = Image.registered_extensions()
     return sorted(path for path in paths if path.suffix.lower() in known and not path.name.startswith("."))

@@ -11,13 +11,13 @@ from beyondpixel.datamodules.datasets.base import Pixels
 Color = tuple[int, int, int]
 
 IGNORE_INDEX = 255
-# an index that no class may have, so that one table look-up both maps and finds unknown values
+# an index that no class may have, so that one table look-up both maps values and finds unknown ones
 _UNKNOWN = 254
-_NAMED = 5
+_LISTED = 5
 
 
 class LabelTable:
-    """Maps the values, or the RGB colors, that a data set's mask files may have to class indices and 255.
+    """Mapping of the values or RGB colors in a data set's mask files to class indices and 255.
 
     Args:
         mapping: From a value, or a color, in the file to a class index, or to 255 for "no label".
@@ -39,7 +39,7 @@ class LabelTable:
             )
         self.mapping: dict[Any, int] = dict(mapping)
         self.kind = "color" if any(isinstance(value, tuple) for value in mapping) else "index"
-        # modes of Pillow that such masks have
+        # Pillow modes of such masks
         self.modes = ("L", "P") if self.kind == "index" else ("RGB", "P")
         self._table = np.full(1 << 8 if self.kind == "index" else 1 << 24, _UNKNOWN, dtype=np.uint8)
         for value, index in self.mapping.items():
@@ -47,14 +47,14 @@ class LabelTable:
 
     @classmethod
     def identity(cls, num_classes: int) -> "LabelTable":
-        """Values are class indices already, and 255 means no label."""
+        """Return a table for values that are class indices already, with 255 for no label."""
         return cls({**{index: index for index in range(num_classes)}, IGNORE_INDEX: IGNORE_INDEX})
 
     def apply(self, mask: Pixels) -> Pixels:
-        """Class indices (H, W) of a mask of uint8 values (H, W) or colors (H, W, 3).
+        """Map a mask of uint8 values (H, W) or colors (H, W, 3) to class indices (H, W).
 
         Raises:
-            ValueError: A value is not in the table; the first of them are named, with the allowed ones.
+            ValueError: A value is not in the table; the message lists the first such values and the allowed ones.
         """
         codes = mask if self.kind == "index" else _code(*np.moveaxis(mask.astype(np.uint32), -1, 0))
         indices = np.asarray(cv2.LUT(mask, self._table) if self.kind == "index" else self._table[codes], dtype=np.uint8)
@@ -63,9 +63,9 @@ class LabelTable:
             values, counts = np.unique(codes[unknown], return_counts=True)
             found = ", ".join(
                 f"{self._name(int(value))} ({count} pixel{'s' if count > 1 else ''})"
-                for value, count in zip(values[:_NAMED], counts, strict=False)
+                for value, count in zip(values[:_LISTED], counts, strict=False)
             )
-            more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
+            more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
             raise ValueError(f"{found}{more}; allowed are {self.allowed}")
         return indices
 
@@ -74,7 +74,7 @@ class LabelTable:
 
     @property
     def allowed(self) -> str:
-        """What may occur, in words: values as ranges, or colors."""
+        """Text that lists the allowed values, as ranges, or colors."""
         if self.kind == "color":
             return "colors " + ", ".join(map(str, self.mapping))
         ranges: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Reading of split lists, strictly."""
+"""Strict reading of split lists."""
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -8,12 +8,12 @@ LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; a system's limit of 4096 counts
 
 
 def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str]:
-    """The lines of a list of file names, without empty ones.
+    """Read the lines of a list of file names, without empty ones.
 
     Args:
         listing: A UTF-8 text file.
         remedy: How to repair it, for errors.
-        absolute: Whether names may be absolute paths (of which the caller takes the last parts only).
+        absolute: Whether names may be absolute paths (the caller uses only their last parts).
 
     Raises:
         DataError: It is not UTF-8 text, or has a name that leads out of the data set's folder.
@@ -24,7 +24,7 @@ def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str
         raise data_error(
             f"{listing} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})",
             [],
-            expected="file names, one entry a line, as UTF-8 text",
+            expected="file names, one entry per line, as UTF-8 text",
             remedy=remedy,
         ) from None
     lines = [line for line in lines if line]

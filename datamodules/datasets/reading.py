@@ -1,4 +1,4 @@
-"""Strict reading of image and mask files to arrays: a file of another kind is an error."""
+"""Strict reading of image and mask files into arrays: a file of another kind is an error."""
 
 import stat
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def read_image(path: Path, *, convert: bool = False) -> Pixels:
     Args:
         path: A file that Pillow can read.
         convert: Accept any kind of 8 or 16 bits: gray is repeated, alpha is dropped, 16 bits are scaled down to 8, and
-            photographs are turned upright as their EXIF note says.
+            photographs are rotated upright according to their EXIF orientation.
 
     Returns:
         uint8 (H, W, 3).
@@ -55,14 +55,14 @@ def read_mask(path: Path, labels: LabelTable) -> Pixels:
     """Read a mask as class indices.
 
     Args:
-        path: A file in a format that keeps every pixel as it is.
-        labels: What its values or colors mean.
+        path: A file in a lossless format.
+        labels: Mapping of its values or colors to class indices.
 
     Returns:
         uint8 (H, W), class indices and 255.
 
     Raises:
-        BadFileError: The file is damaged, compressed with loss, of the wrong kind, or holds an unknown value.
+        BadFileError: The file is damaged, lossily compressed, of the wrong kind, or holds an unknown value.
     """
     with _opened(path) as image:
         if image.format == "JPEG":
@@ -78,7 +78,7 @@ def read_mask(path: Path, labels: LabelTable) -> Pixels:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image of which the header is read; errors while the pixels are read in the block name the file."""
+    """Open an image, reading its header; errors while the pixels are read in the block name the file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             # opening a pipe would wait for its other end
@@ -91,7 +91,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise BadFileError(f"{path}: is missing") from error
     except UnidentifiedImageError as error:
         raise BadFileError(f"{path}: is not an image") from error
-    except RuntimeError as error:  # of torchvision, with the place in its source first
+    except RuntimeError as error:  # from torchvision, starting with the location in its source
         raise BadFileError(f"{path}: is damaged ({str(error).rpartition(', ')[2]})") from error
     except Image.DecompressionBombError as error:
         raise BadFileError(
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _bits(image: Image.Image, path: Path) -> int:
-    """Bits of each channel in the file: Pillow calls 16-bit RGB RGB, too, and drops the low byte."""
+    """Return the bits per channel in the file: Pillow reports 16-bit RGB as RGB, too, and drops the low byte."""
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]  # the header's bit depth
@@ -113,7 +113,7 @@ def _bits(image: Image.Image, path: Path) -> int:
 
 
 def _is_32_bit(image: Image.Image) -> bool:
-    # 16-bit PGM files, and PNG files in older Pillow, are opened in the mode of 32 bits
+    # Pillow opens 16-bit PGM files, and older versions 16-bit PNG files, in a 32-bit mode
     return image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
 
 

@@ -1,4 +1,4 @@
-"""VOC's augmented training set (trainaug), made of SBD's annotations."""
+"""VOC's augmented training set (trainaug), made from SBD's annotations."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
     Args:
         sbd: SBD's `dataset` folder, with `train.txt`, `val.txt` and `cls/*.mat`.
         voc: The VOC2012 folder.
-        target: Where the two are written.
+        target: Destination folder of the two.
         progress: Show a progress bar.
 
     Returns:
@@ -66,13 +66,13 @@ def _names(listing: Path) -> set[str]:
 
 
 def _read_mat(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    # slow to import, and needed by nobody else
+    # slow to import, and only needed here
     from scipy.io import loadmat
 
     return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
 
 
 def find_voc(root: Path) -> Path:
-    """VOC's folder, that with `ImageSets` at `root`, or below it where the public archive puts it."""
+    """Return VOC's folder, which contains `ImageSets`: `root`, or the folder below it as in the public archive."""
     below = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
     return next((folder for folder in below if (folder / "ImageSets").is_dir()), root)

@@ -1,7 +1,7 @@
 """Generated street scenes: thin poles, signs, wires and fences, small and touching objects, texture, light and noise.
 
 A scene is painted from far to near, each shape into the image and the label map at once, so the target is exact.
-Lengths are in units of a 96th of the height, so a scene looks alike at any size.
+Lengths are in units of a 96th of the height, so a scene looks the same at any size.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ _TEXTURE = {"building": (9, 6), "road": (5, 6), "pavement": (6, 7), "tree": (20,
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """What the scenes of a data set have in common.
+    """Settings that the scenes of a data set have in common.
 
     Attributes:
         size: Height and width.
         classes: Names of the classes, which give the label values; others are not drawn.
-        thickness: Multiplies the width of poles, signs, wires and fences.
+        thickness: Factor of the width of poles, signs, wires and fences.
     """
 
     size: tuple[int, int]
@@ -53,8 +53,8 @@ class ScenePainter:
     """Paints one scene.
 
     Args:
-        style: What the scene has in common with others.
-        rng: Decides everything else.
+        style: Settings that the scene has in common with others.
+        rng: Random generator for everything else.
     """
 
     def __init__(self, style: SceneStyle, rng: np.random.Generator) -> None:
@@ -68,7 +68,7 @@ class ScenePainter:
         self.vanishing = self.width * rng.uniform(0.25, 0.75)
 
     def paint(self) -> tuple[Pixels, Pixels]:
-        """The image, uint8 (H, W, 3) in RGB, and its labels, uint8 (H, W)."""
+        """Paint the image, uint8 (H, W, 3) in RGB, and its labels, uint8 (H, W)."""
         self._sky()
         self._buildings()
         self._ground()
@@ -127,12 +127,12 @@ class ScenePainter:
                 self._polygon("road", mark, self._tint((206, 206, 200), 10))
 
     def _objects(self) -> None:
-        """Everything that stands on the ground, from far to near; cars and persons in touching groups."""
+        """Paint everything that stands on the ground, from far to near; cars and persons in touching groups."""
         self._wires()
-        places: list[tuple[float, str]] = []
+        objects: list[tuple[float, str]] = []
         for kind, low, high in (("tree", 1, 4), ("fence", 0, 3), ("car", 1, 4), ("person", 1, 5), ("pole", 2, 6)):
-            places += [(self.rng.beta(1.2, 2.0), kind) for _ in range(self.rng.integers(low, high))]
-        for depth, kind in sorted(places):
+            objects += [(self.rng.beta(1.2, 2.0), kind) for _ in range(self.rng.integers(low, high))]
+        for depth, kind in sorted(objects):
             if kind in self.style.classes:
                 foot = self.horizon + 1.5 * self.unit + depth * (self.height - self.horizon) * 0.85
                 scale = (0.55 + 1.1 * depth) * self.unit
@@ -225,7 +225,7 @@ class ScenePainter:
                 cv2.polylines(canvas, [points], False, value, self._width(1.6 * self.unit))
 
     def _photograph(self) -> Pixels:
-        """Texture, light, a shadow, the blur of a lens and the noise of a sensor."""
+        """Add texture, light, a shadow, the blur of a lens and the noise of a sensor."""
         size = (self.width, self.height)
         coarse_cells = (max(2, self.width // 5), max(2, self.height // 5))
         coarse = cv2.resize(self._noise(coarse_cells), size, interpolation=cv2.INTER_LINEAR)
@@ -261,7 +261,7 @@ class ScenePainter:
         return max(1, round(units * self.style.thickness))
 
     def _tint(self, color: Color, spread: int) -> Color:
-        """A color near `color`: shared brightness and a little hue."""
+        """Draw a color near `color`: one brightness for all channels and a little hue."""
         shift = self.rng.uniform(-spread, spread) + self.rng.uniform(-spread / 2, spread / 2, size=3)
         red, green, blue = np.clip(np.array(color) + shift, 0, 255).astype(int).tolist()
         return red, green, blue

@@ -1,4 +1,4 @@
-"""Training on a folder with bad files: leave them out and list them."""
+"""Exclusion of bad files from training, with a list of them."""
 
 import warnings
 from pathlib import Path
@@ -13,7 +13,7 @@ def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | N
     Args:
         dataset: A split with bad files.
         name: The data set's name, for messages.
-        listing: Where the bad files are listed, with a warning; None is silent (another process does it).
+        listing: File that lists the bad files, with a warning; None for neither (another process does it).
 
     Raises:
         DataError: No sample is left.

@@ -1,1 +1,1 @@
-"""Comparing runs from their folders alone."""
+"""Comparison of runs, read from their run folders alone."""

@@ -1,4 +1,4 @@
-"""`beyondpixel compare`."""
+"""The command `beyondpixel compare`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from beyondpixel.experiments.compare.rows import Comparison
 
 Format = Literal["table", "md", "csv", "latex"]
-WIDTH_OF_FILES = 200
+FILE_WIDTH = 200
 
 
 def compare(
@@ -36,28 +36,28 @@ def compare(
     html: Path | None = None,
     wandb_workspace: str | None = None,
 ) -> None:
-    """Compare finished runs: mean and spread over seeds, difference to the baseline, plots, images, one page with all.
+    """Compare finished runs: mean and spread over seeds, difference to the baseline, plots, images, an HTML report.
 
     Intervals are two-level bootstrap intervals over seeds and test images. Rows marked † differ from the baseline in
-    more than their axes. A damaged run is named and left out. Needs nothing but the run folders.
+    more than their axes. Damaged runs are reported and skipped. Only the run folders are needed.
 
     Args:
         folders: Folders with runs, e.g. outputs/demo.
         metric: The score to compare.
-        also: Further scores, a column each, e.g. test/boundary_F.
+        also: Additional scores, one column each, e.g. test/boundary_F.
         baseline: The row, or TABLE/ROW, that differences refer to; by default the CE row.
-        format: "table" for the terminal, "md" for Markdown, "latex" for a paper, "csv" with one line a run.
-        per_class: Add the IoU of each class; a CSV file gets it instead.
+        format: "table" for the terminal, "md" for Markdown, "latex" for a paper, "csv" with one line per run.
+        per_class: Add the IoU of each class; CSV has one line per run and class instead.
         strict: Fail if a row differs from the baseline in more than its axes.
         output: Write the table to this file instead of the terminal.
         plot: Plot the score against each axis that varies into this PNG, PDF or SVG file.
-        trimap: Plot mIoU near boundaries against the band's width into this PNG, PDF or SVG file.
+        trimap: Plot mIoU near boundaries against the width of the band into this PNG, PDF or SVG file.
         grid: Draw baseline and best other row on the test images where they differ most into this PNG file.
-        html: Write one page with tables, plots and predictions under a slider to this file.
+        html: Write one HTML page with tables, plots and a slider between predictions to this file.
         wandb_workspace: Save a W&B workspace and a W&B Report in ENTITY/PROJECT; offline they become a JSON file.
 
     Raises:
-        UserError: for folders, rows or scores that are not there, and with `strict` for confounded rows.
+        UserError: if a folder, row or score does not exist, and with `strict` if rows are confounded.
     """
     from beyondpixel.experiments.compare.frame import read_runs
     from beyondpixel.experiments.compare.rows import compare_runs
@@ -110,7 +110,7 @@ def refuse_confounded(comparison: Comparison) -> None:
 def as_text(
     comparison: Comparison, format: Format = "table", *, per_class: bool = False, console: Console | None = None
 ) -> str:
-    """The comparison as text; a table for the terminal takes width and colors of the console, or the width of files."""
+    """Format the comparison as text; a table has the width and colors of the console, or `FILE_WIDTH` without one."""
     from rich.console import Console
 
     from beyondpixel.experiments.compare import tables
@@ -118,7 +118,7 @@ def as_text(
     if format == "csv":
         return tables.as_csv(comparison, per_class=per_class)
     if format == "table":
-        console = console or Console(file=io.StringIO(), width=WIDTH_OF_FILES)
+        console = console or Console(file=io.StringIO(), width=FILE_WIDTH)
         with console.capture() as capture:
             tables.print_tables(comparison, console, per_class=per_class)
         return capture.get()
@@ -128,8 +128,8 @@ def as_text(
 
 
 def _console() -> Console:
-    """The terminal; a pipe without COLUMNS is as wide as files are."""
+    """Console of standard output; a pipe without COLUMNS has `FILE_WIDTH`."""
     from rich.console import Console
 
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if narrow else WIDTH_OF_FILES)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if has_width else FILE_WIDTH)

@@ -1,7 +1,7 @@
-"""Confounders: what a row differs in from its baseline besides its axes, so that these alone do not explain its score.
+"""Confounders: differences between a row and its baseline other than its axes, which may also explain its score.
 
 Read from the run folders: the code's commit and whether it was clean, versions, hardware, the data's content, the steps
-trained, and every key of the config that no axis stands for.
+trained, and every config key that no axis covers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from beyondpixel.experiments.axes import DATA_AXES, MEMORY_AXES, MODEL_AXES, OPT
 from beyondpixel.experiments.merge import leaves
 from beyondpixel.experiments.run.folder import RunFolder
 
-# What an ablation of a method holds fixed. Where a row differs from its baseline in one of these alone, that is its
-# ablation; together with another axis it is a second thing changed at the same time.
+# Axes that an ablation of a method holds fixed. A row that differs from its baseline in one of these alone is an
+# ablation of it; together with another axis it is a confounder.
 RECIPE_AXES = (*DATA_AXES, *OPTIMIZER_AXES, *TRAINER_AXES)
-LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each of them changes the steps trained
+LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each changes the number of steps trained
 ROOT = "data.root"
 CONTENT = ("training data", "test labels")
-# keys of the config that cannot change a score: where things lie, how fast they are read, what is shown meanwhile
-INDIFFERENT_KEYS = (
+# config keys that cannot change a score: locations, speed of reading, logging and display
+IGNORED_KEYS = (
     ROOT,  # the content is compared instead
     "data.num_workers",
     "data.cache",
@@ -34,16 +34,16 @@ INDIFFERENT_KEYS = (
     "trainer.callbacks",
     "trainer.profiler",
     "trainer.barebones",
-    "trainer.accelerator",  # the environment holds what it was
+    "trainer.accelerator",  # recorded in the environment
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.enable_checkpointing",
     "trainer.log_every_n_steps",
     "trainer.num_sanity_val_steps",
 )
-# classes of the user's choice: where one config has none, the other's keys are not in both
-WHOLE = ("optimizer", "lr_scheduler")
-# the axis that tells what a key of the config is
+# compared as a whole: if one config has no such class, the keys of the other's are not in both
+WHOLE_KEYS = ("optimizer", "lr_scheduler")
+# config key to the axis that covers it
 AXIS_OF_KEY = {
     **{f"model.loss.{key}": axis for axis, key in RMI_AXES.items()},
     **{f"model.{key}": axis for axis, key in MEMORY_AXES.items()},
@@ -55,17 +55,17 @@ AXIS_OF_KEY = {
     **{f"data.{axis}": axis for axis in DATA_AXES},
     **{f"trainer.{axis}": axis for axis in TRAINER_AXES},
 }
-INDIFFERENT_PACKAGES = ("wandb",)  # it only logs
+IGNORED_PACKAGES = ("wandb",)  # it only logs
 UNCOMMITTED = "-dirty"
 UNKNOWN = "unknown"
 PARTS = ("data.", "model.", "trainer.")
 
 Facts = dict[str, Any]
-Lines = Sequence[Mapping[str, Any]]  # of the frame
+Lines = Sequence[Mapping[str, Any]]  # of `Runs.frame`
 
 
 def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
-    """All that two runs must have in common besides their axes, by name; the record has the axes of the evaluation."""
+    """Everything that must be equal in two runs besides their axes, by name; the record has the evaluation's axes."""
     environment, config = record.get("environment") or {}, run.config
     content = {
         "training data": (record.get("data") or {}).get("fingerprint"),
@@ -81,19 +81,19 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
         **(known or {"data": f"in {root or UNKNOWN}"}),
         "steps": run.state.get("step", UNKNOWN),
         "Python": environment.get("python", UNKNOWN),
-        **{name: version for name, version in packages.items() if name not in INDIFFERENT_PACKAGES},
+        **{name: version for name, version in packages.items() if name not in IGNORED_PACKAGES},
         "hardware": ", ".join(f"{number} × {name}" for name, number in sorted(accelerators.items())) or "CPU",
         **{
             ".".join(key for key in keys if key != "init_args"): value
             for keys, value in leaves(config)
-            if keys[0] in ("data", "model", "trainer") and not {*keys} & {*WHOLE}
+            if keys[0] in ("data", "model", "trainer") and not {*keys} & {*WHOLE_KEYS}
         },
-        **{f"model.{key}": _without_lr(config.get("model", {}).get("init_args", {}).get(key)) for key in WHOLE},
+        **{f"model.{key}": _without_lr(config.get("model", {}).get("init_args", {}).get(key)) for key in WHOLE_KEYS},
     }
 
 
 def _without_lr(chosen: Any) -> Any:
-    """An optimizer or a schedule as the config has it; the learning rate is an axis."""
+    """Config of an optimizer or schedule without the learning rate, which is an axis."""
     arguments = chosen.get("init_args") if isinstance(chosen, Mapping) else None
     if not isinstance(arguments, Mapping):
         return chosen
@@ -110,7 +110,7 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
 
     Args:
         runs: the row's lines of the frame that have a score.
-        baseline: those of the baseline row; empty where there is none or the row is the baseline itself.
+        baseline: those of the baseline row; empty if there is none or the row is the baseline itself.
     """
     if not runs:
         return []
@@ -130,39 +130,39 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
         values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
         # a key that only one config has belongs to a class or a loss that only one has
         in_both = not name.startswith(PARTS) or (name in ours and name in theirs)
-        if values != others and in_both and not _is_told(name, changed):
-            found.append(_instead(name, values, others))
+        if values != others and in_both and not _is_explained(name, changed):
+            found.append(_difference(name, values, others))
     if len(changed) > 1:  # one axis of the recipe alone is an ablation of it
-        found += [_instead(axis, *changed[axis]) for axis in recipe]
+        found += [_difference(axis, *changed[axis]) for axis in recipe]
     return found
 
 
 def moved_data(runs: Lines, baseline: Lines) -> str | None:
-    """What to say of a row whose data has the baseline's content but lies elsewhere; None where it does not."""
+    """Phrase for a row whose data has the baseline's content but another root folder; None otherwise."""
     ours, theirs = (sorted({str(run["facts"].get(ROOT)) for run in group}) for group in (runs, baseline))
     contents = {str({name: run["facts"].get(name) for name in CONTENT}) for run in (*runs, *baseline)}
     if not runs or not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
         return None
     same = " and ".join(f"{name} {runs[0]['facts'][name]}" for name in CONTENT if name in runs[0]["facts"])
-    return f"{_instead(ROOT, ours, theirs)}, with the same {same}"
+    return f"{_difference(ROOT, ours, theirs)}, with the same {same}"
 
 
 def _values(runs: Lines) -> dict[str, list[Any]]:
-    """Name of a fact to its values in some runs, which ought to be one."""
+    """Distinct values of each fact in some runs, by its name; one value is expected."""
     values: dict[str, list[Any]] = {}
     for run in runs:
         for name, value in run["facts"].items():
             known = values.setdefault(name, [])
-            if name not in INDIFFERENT_KEYS and value not in known:
+            if name not in IGNORED_KEYS and value not in known:
                 known.append(value)
     return {name: sorted(known, key=str) for name, known in values.items()}
 
 
-def _is_told(name: str, changed: Mapping[str, Any]) -> bool:
-    """Whether the axes say already that a fact differs."""
+def _is_explained(name: str, changed: Mapping[str, Any]) -> bool:
+    """Whether a changed axis already explains that a fact differs."""
     if not name.startswith(PARTS):
         return name == "steps" and any(axis in LENGTH_AXES for axis in changed)
-    # keys of two losses, though of one name, are unrelated
+    # keys of two losses are unrelated even if they have the same name
     return ("loss" in changed and name.startswith("model.loss")) or AXIS_OF_KEY.get(name) in changed
 
 
@@ -172,7 +172,7 @@ def _short(commit: str | None) -> str:
     return " + ".join(dict.fromkeys(one.removesuffix(UNCOMMITTED)[:9] for one in commit.split(", ")))
 
 
-def _instead(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+def _difference(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     return f"{name} {_listed(ours)} instead of {_listed(theirs)}"
 
 

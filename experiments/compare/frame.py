@@ -18,17 +18,17 @@ from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 
 @dataclass(frozen=True)
 class Runs:
-    """What was found below some folders.
+    """Runs and evaluations found in some folders.
 
     Attributes:
-        frame: a line for each run, and one for each of its evaluations, whose row is named `ROW + EVALUATION`. Columns:
+        frame: one line per run, and one per evaluation of it, whose row is named `ROW + EVALUATION`. Columns:
             `table`, `row`, `seed`, `status`, `steps`, `commit`, `folder`, `training` (the folder of the trained run),
             `run` (the RunFolder that holds the scores), `evaluation` (its name, or None), `record`, `facts` (see
             `facts_of`), `reference`, `classes`; every axis (None where it does not apply); every score of summary.json
-            (float, NaN where there is none yet).
+            (float, NaN if there is none yet).
         axes: names of the axes, without the seed.
         scores: names of the scores.
-        damaged: for each run or evaluation that cannot be read, its folder and what is wrong with it.
+        damaged: folder and problem of each run or evaluation that cannot be read.
     """
 
     frame: pd.DataFrame
@@ -38,7 +38,7 @@ class Runs:
 
 
 def read_runs(folders: Sequence[str | Path]) -> Runs:
-    """Read all runs at or below the given folders, each once; a damaged one is named and left out.
+    """Read all runs at or below the given folders, each once; damaged ones are skipped and listed in `damaged`.
 
     Raises:
         UserError: if a folder does not exist, or no run can be read.
@@ -63,14 +63,14 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
         raise UserError(f"no runs {below}: expected folders with a run.json")
     recorded = dict.fromkeys(axis for line in lines for axis in line["record"]["axes"] if axis != "seed")
     axes = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
-    frame = pd.DataFrame(lines, dtype=object)  # as they are: 4 beside None would become 4.0
+    frame = pd.DataFrame(lines, dtype=object)  # keep the types: pandas would convert 4 next to None to 4.0
     frame[axes] = frame[axes].where(frame[axes].notna(), None)
-    frame = frame.astype(dict.fromkeys(scores, float)).copy()  # in one piece: hundreds of columns were changed alone
+    frame = frame.astype(dict.fromkeys(scores, float)).copy()  # defragment: hundreds of columns were changed one by one
     return Runs(frame, axes, list(scores), damaged)
 
 
 def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any], dict[str, float]]:
-    """A line of the frame and its scores."""
+    """Read a line of the frame and its scores."""
     folder = evaluation or run
     if folder.status == Status.DAMAGED:
         raise UserError(f"{folder.path}: {folder.damage}")
@@ -102,12 +102,12 @@ def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any],
             "facts": facts_of(run, {**record, "axes": axes}, arrays.get("matrix")),
             "reference": reference,
             "classes": [str(name) for name in arrays.get("class_names", ())],
-            **{axis: _shown(value) for axis, value in axes.items() if axis != "seed"},
+            **{axis: _groupable(value) for axis, value in axes.items() if axis != "seed"},
         }, summary
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder.path}: run.json or summary.json is damaged ({error!r})") from error
 
 
-def _shown(value: Any) -> Any:
-    """An axis's value as one that can be grouped by."""
+def _groupable(value: Any) -> Any:
+    """Convert an axis's value to one that can be grouped by."""
     return "×".join(map(str, value)) if isinstance(value, list | tuple) else value

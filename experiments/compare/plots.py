@@ -26,12 +26,12 @@ AXIS_NAMES = {"df": "DF", "region_size": "R", "pixel_weight": "λ", "max_steps":
 # distinct with any kind of color vision (after Okabe and Ito); visible on white and on dark gray
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a6761d", "#8a63d2")
 PANEL_SIZE = (4.4, 3.4)  # inches
-PANELS_ABREAST = 3
-INK = "#010203"  # drawn instead of black, and replaced by the page's own text color afterwards
+PANELS_PER_LINE = 3
+TEXT_COLOR = "#010203"  # placeholder for black, which is replaced by the text color of the page
 FORMATS = (".png", ".pdf", ".svg")
 TRIMAP = "test/trimap_mIoU/"
-# what fits below a plot beside each other, in letters, and how wide a legend's line sample is
-LETTERS_BELOW, LETTERS_OF_A_LINE = 80, 8
+# width of a legend below a plot, and of the line sample of an entry, in characters
+LEGEND_WIDTH, LINE_SAMPLE_WIDTH = 80, 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Panel:
     """A score against one axis.
 
     Attributes:
-        axis: name of the axis, or `row` where no axis has two rows that agree in all others.
+        axis: name of the axis, or `row` if no axis has two rows with equal values of all others.
         series: rows by label, the values of the other axes that vary; every row has a `position` on the x axis.
         ticks: positions by value.
         numeric: whether the positions are the values themselves.
@@ -52,10 +52,10 @@ class Panel:
 
 
 def panels(comparison: Comparison) -> list[Panel]:
-    """One panel for each axis in which at least two rows differ that agree in all others.
+    """Make one panel per axis in which at least two rows differ while all their other axes are equal.
 
-    An axis that a row does not have (RMI's DF, for a row with cross entropy) takes no part in the agreement. Rows with
-    different post-processing are different series.
+    Axes that a row does not have (RMI's DF, for a row with cross entropy) are not compared. Rows with different
+    post-processing are different series.
 
     Args:
         comparison: of one table; rows without a result are left out.
@@ -96,7 +96,7 @@ def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
 def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
     """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line.
 
-    Published numbers of another data set have an axis of their own at the right.
+    Published numbers on another data set have a separate axis on the right.
     """
     metric, unit = comparison.metric, unit_of(comparison.metric)
     right: Axes | None = None
@@ -114,10 +114,10 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
         theirs = rows[rows["published"].notna()]
         if len(theirs):
             axes.plot(theirs["position"], theirs["published"], label=f"published{suffix}", **style)
-        elsewhere = rows[rows["elsewhere"].notna()]
-        if len(elsewhere):
-            right = right or _right_axis(axes, f"published, {elsewhere['elsewhere_on'].iloc[0]}{unit.label}")
-            right.plot(elsewhere["position"], elsewhere["elsewhere"], **style)
+        other = rows[rows["published_other"].notna()]
+        if len(other):
+            right = right or _right_axis(axes, f"published, {other['other_data_set'].iloc[0]}{unit.label}")
+            right.plot(other["position"], other["published_other"], **style)
             axes.plot([], [], label=f"published{suffix} (right)", **style)  # one legend for both
     base = comparison.rows[comparison.rows["is_baseline"] & (comparison.rows["n"] > 0)]
     drawn = {row for rows in panel.series.values() for row in rows["row"]}
@@ -130,17 +130,17 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
         axes.set_xlim(-0.5, len(panel.ticks) - 0.5)
     if not panel.numeric or len(panel.ticks) <= 8:
         labels = [str(value) for value in panel.ticks]
-        turned: dict[str, Any] = (
+        rotation: dict[str, Any] = (
             {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
         )
-        axes.set_xticks(list(panel.ticks.values()), labels, **turned)
-    _finish(axes, legend_below=right is not None)  # matplotlib does not see what lies on the other axis
+        axes.set_xticks(list(panel.ticks.values()), labels, **rotation)
+    _finish(axes, legend_below=right is not None)  # matplotlib does not see what is on the other axis
 
 
 def draw_plots(comparison: Comparison) -> Figure:
-    """All panels of one table."""
+    """Draw all panels of one table."""
     found = panels(comparison)
-    columns = min(PANELS_ABREAST, max(1, len(found)))
+    columns = min(PANELS_PER_LINE, max(1, len(found)))
     lines = max(1, -(-len(found) // columns))
     figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained")
     for number, panel in enumerate(found, start=1):
@@ -177,12 +177,12 @@ def draw_trimap(axes: Axes, comparison: Comparison) -> None:
 
 
 def save_plots(comparison: Comparison, file: Path) -> list[Path]:
-    """Plot the metric against each axis that varies, in one file a table; returns the files."""
+    """Plot the metric against each axis that varies, in one file per table; return the files."""
     return _save(comparison, comparison.tables, file, draw_plots, option="--plot")
 
 
 def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
-    """Plot mIoU near boundaries, in one file for each table that was tested in this way; returns the files."""
+    """Plot mIoU near boundaries, in one file per table with boundary metrics; return the files."""
     tables = [name for name in comparison.tables if trimap_widths(comparison.table(name).runs)]
     if not tables:
         raise UserError(f"--trimap: no run has a {TRIMAP}<width>: expected runs tested with boundary metrics")
@@ -197,10 +197,10 @@ def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
 
 
 def as_svg(draw: Callable[[Axes], None], name: str) -> str:
-    """One plot as an SVG element in the text color of the page around it, under a name that no other plot has."""
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    # text stays text, in the page's font
-    style: dict[Any, Any] = {**dict.fromkeys(inked, INK), "svg.fonttype": "none", "svg.hashsalt": name}
+    """Draw a plot as an SVG element in the text color of the surrounding page; `name` must be unique on the page."""
+    color_keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    # keep text as text, in the page's font
+    style: dict[Any, Any] = {**dict.fromkeys(color_keys, TEXT_COLOR), "svg.fonttype": "none", "svg.hashsalt": name}
     text = io.StringIO()
     with rc_context(style):
         figure = Figure(figsize=PANEL_SIZE, layout="constrained")
@@ -208,28 +208,28 @@ def as_svg(draw: Callable[[Axes], None], name: str) -> str:
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=metadata)
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(TEXT_COLOR, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page says how large
-    prefix = re.sub(r"\W", "_", name)  # ids of two figures on one page must not meet
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the size
+    prefix = re.sub(r"\W", "_", name)  # ids must be unique on the page
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
 def _save(
     comparison: Comparison, tables: Sequence[str], file: Path, draw: Callable[[Comparison], Figure], *, option: str
 ) -> list[Path]:
-    """Draw each table into a file of its own; of several tables, each has its name put in front."""
+    """Draw each table into a separate file; several files are prefixed with the names of their tables."""
     if file.suffix.lower() not in FORMATS:
         raise UserError(f"{option}: expected a file that ends in {', '.join(FORMATS)}, got {file}")
     file.parent.mkdir(parents=True, exist_ok=True)
     files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
-    for table, its_file in zip(tables, files, strict=True):
-        draw(comparison.table(table)).savefig(its_file, dpi=160)
+    for table, table_file in zip(tables, files, strict=True):
+        draw(comparison.table(table)).savefig(table_file, dpi=160)
     return files
 
 
 def _errorbars(axes: Axes, rows: pd.DataFrame, scale: float, **style: Any) -> None:
-    """Means with their intervals, or ± one standard deviation over seeds where there are none."""
+    """Draw means with their intervals, or ± one standard deviation over seeds if there are none."""
     spread = rows["std"].fillna(0.0)
     below = (rows["mean"] - rows["low"]).fillna(spread).clip(lower=0)
     above = (rows["high"] - rows["mean"]).fillna(spread).clip(lower=0)
@@ -255,6 +255,6 @@ def _finish(axes: Axes, *, legend_below: bool = False) -> None:
     names = axes.get_legend_handles_labels()[1]
     below: dict[str, Any] = {}
     if legend_below or len(names) > 6:
-        columns = max(1, min(3, LETTERS_BELOW // (len(max(names, key=len)) + LETTERS_OF_A_LINE)))
+        columns = max(1, min(3, LEGEND_WIDTH // (len(max(names, key=len)) + LINE_SAMPLE_WIDTH)))
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": columns}
     axes.legend(fontsize="small", framealpha=0.0, **below)

@@ -1,4 +1,4 @@
-"""Two rows on the test images where they differ most, both ways: chosen by a rule and not by hand."""
+"""Image grid of two rows on the test images, chosen by a rule, where they differ most in either direction."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules.visualization import busiest_crop, comparison_grid
 
-EACH_WAY = 2
+PER_DIRECTION = 2
 
 
 def draw_rows(comparison: Comparison, output: Path) -> None:
     """Draw the baseline row beside the best other row of the same table, each with its first seed, into a PNG file.
 
     Raises:
-        UserError: if the rows are of several tables, there are no two trained rows with a result, or a checkpoint or
+        UserError: if the rows are from several tables, there are no two trained rows with a result, or a checkpoint or
             the counts of each image are missing.
     """
     if len(comparison.tables) > 1:
@@ -50,7 +50,7 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     """
     scores, rule = image_scores(first, second)
     ids = scores.index.tolist()
-    chosen = scores.loc[ids[:EACH_WAY] + ids[EACH_WAY:][-EACH_WAY:]]  # all where there are no more than four
+    chosen = scores.loc[ids[:PER_DIRECTION] + ids[PER_DIRECTION:][-PER_DIRECTION:]]  # all if there are at most four
     loaded = [load_trained(run.last_checkpoint, run.config) for run in (first, second)]
     (_, other), (_, data) = loaded
     if other.image_size != data.image_size:
@@ -89,10 +89,10 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
 
 
 def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str]:
-    """Scores of both runs (columns 0 and 1) on each test image, the second's largest lead first, and their name.
+    """Scores of both runs (columns 0 and 1) on each test image, the second's largest lead first, and the scores' name.
 
     Raises:
-        UserError: if the counts of a run cannot be read, or are of other images.
+        UserError: if the counts of a run cannot be read, or the runs were tested on different images.
     """
     counts = [ImageCounts.load(run.images_file("test")) for run in (first, second)]
     by_boundary = all(one.boundary_union is not None for one in counts)
@@ -102,6 +102,6 @@ def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str
         scores.append(pd.Series(mean_iou(*map(np.asarray, sums)), index=one.id))
     if set(scores[0].index) != set(scores[1].index):
         raise UserError(f"--grid: {first.path} and {second.path} were tested on different images")
-    known = pd.concat(scores, axis=1).dropna()  # side by side by id, whatever order each run saw them in
+    known = pd.concat(scores, axis=1).dropna()  # joined by id, in whatever order each run saw the images
     order = (known[0] - known[1]).sort_values(kind="stable").index
     return known.loc[order], "boundary IoU" if by_boundary else "IoU"

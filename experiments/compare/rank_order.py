@@ -1,4 +1,4 @@
-"""Whether rows come in the order that was published: Spearman's rank correlation of the scores."""
+"""Spearman's rank correlation of the rows' scores and the published ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy.stats import rankdata
 from beyondpixel.experiments.bootstrap import Interval, mean_scores, percentile_interval
 from beyondpixel.experiments.compare.rows import Comparison, paired
 
-LEAST_ROWS = 3
+MIN_ROWS = 3
 
 
 class RankOrder(NamedTuple):
-    """Spearman's rank correlation of our scores and those published.
+    """Spearman's rank correlation of our scores and the published ones.
 
     Attributes:
-        rows: how many rows have both.
+        rows: number of rows that have both.
         correlation: ρ in -1..1 of the means.
         interval: of ρ, from scores on the draws of seeds and images; NaN where the runs have no pixel counts.
         data_set: of the published scores; None for the rows' own.
@@ -31,11 +31,11 @@ class RankOrder(NamedTuple):
 
 
 def rank_order(comparison: Comparison) -> RankOrder | None:
-    """The rank correlation of one table; None where fewer than three rows have a score and a published one."""
+    """Rank correlation of one table; None if fewer than three rows have a score and a published one."""
     rows = comparison.rows[comparison.rows["n"] > 0]
-    column = "elsewhere" if rows["elsewhere"].notna().any() else "published"
+    column = "published_other" if rows["published_other"].notna().any() else "published"
     rows = rows[rows[column].notna()]
-    if len(rows) < LEAST_ROWS or rows[column].nunique() == 1:
+    if len(rows) < MIN_ROWS or rows[column].nunique() == 1:
         return None
     scored = comparison.scored
     groups = [scored[scored["row"] == row] for row in rows["row"]]
@@ -45,7 +45,8 @@ def rank_order(comparison: Comparison) -> RankOrder | None:
     if drawn is not None:
         interval = percentile_interval(_correlations(mean_scores(drawn), theirs))
     correlation = float(_correlations(rows[["mean"]].to_numpy(dtype=float), theirs)[0])
-    return RankOrder(len(rows), correlation, interval, rows["elsewhere_on"].iloc[0] if column == "elsewhere" else None)
+    data_set = rows["other_data_set"].iloc[0] if column == "published_other" else None
+    return RankOrder(len(rows), correlation, interval, data_set)
 
 
 def _correlations(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""One page with all of a comparison: sortable tables, plots, and two predictions under a slider.
+"""HTML report of a comparison: sortable tables, plots, and a slider between two predictions.
 
-The page is one file that loads nothing (its content security policy forbids it), so it can be mailed, kept beside the
+The page is one file that loads nothing (its content security policy forbids it), so it can be mailed, kept with the
 runs, or opened on a phone.
 """
 
@@ -29,14 +29,14 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.lightning_modules.visualization.sample_archive import read_samples
 
-# a page has to be sent by mail and opened on a phone
+# limits that keep a page small enough to mail it and to open it on a phone
 MAX_RUNS = 60
 MAX_WIDTH = 1024
 PHOTO, TARGET = "Photo", "Target"
 
 
 def write_report(comparison: Comparison, file: Path) -> None:
-    """Write the page of one or more tables."""
+    """Write the HTML report of one or more tables."""
     galleries: list[dict[str, Any]] = []
     content = [_section(comparison.table(name), galleries) for name in comparison.tables]
     summary = (
@@ -94,7 +94,7 @@ def _table(table: Table) -> str:
 
 
 def _gallery(comparison: Comparison) -> dict[str, Any]:
-    """The images that the runs of one table saved of their test; it starts with the photo beside the best row."""
+    """Test images that the runs of one table saved; the slider starts with the photo next to the best row."""
     scored = comparison.scored
     shown = scored if len(scored) <= MAX_RUNS else scored.groupby("row", sort=False).head(1).head(MAX_RUNS)
     scenes: dict[str, dict[str, str]] = {}
@@ -122,14 +122,14 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
 
 def _add_layers(scene: dict[str, str], layer: str, sample: dict[str, bytes]) -> None:
     """Add a prediction to the layers of its test image, and its photo and target if they are the first."""
-    scene[layer] = _address(sample["prediction.png"])
+    scene[layer] = _data_url(sample["prediction.png"])
     for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
         if name not in scene:
-            scene[name] = _address(sample[kind])
+            scene[name] = _data_url(sample[kind])
 
 
 def _samples(run: RunFolder) -> dict[str, dict[str, bytes]]:
-    """What a run saved of its test; nothing, after a warning, where the file is damaged."""
+    """Test images that a run saved; none, after a warning, if the file is damaged."""
     file = run.path / "images" / "test.zip"
     try:
         return read_samples(file) if file.exists() else {}
@@ -138,8 +138,8 @@ def _samples(run: RunFolder) -> dict[str, dict[str, bytes]]:
         return {}
 
 
-def _address(content: bytes) -> str:
-    """An image file as a data URL; one that is too wide is made smaller, a mask without mixing its classes."""
+def _data_url(content: bytes) -> str:
+    """Encode an image file as a data URL; reduce one that is too wide, a mask without mixing its classes."""
     with Image.open(io.BytesIO(content)) as image:
         kind = str(image.format).lower()
         if image.width > MAX_WIDTH:

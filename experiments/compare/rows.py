@@ -18,7 +18,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
 
 # a score is logged in float64 from the same counts; a larger difference means that the file is of another evaluation
-SAME_SCORE = 1e-4
+SCORE_TOLERANCE = 1e-4
 ROW = ["table", "row"]
 
 
@@ -28,15 +28,15 @@ class Comparison:
 
     Attributes:
         metric: the score.
-        also: further scores that are shown.
-        runs: the lines of `Runs.frame` with `resampled`: the ids of the test images and the scores on test sets drawn
-            again, or None.
-        rows: a line a row, table by table, the baseline first. Columns: `table`, `row`, `is_baseline`; `n` runs with a
+        also: additional scores to show.
+        runs: the lines of `Runs.frame` with `resampled`: the ids of the test images and the scores on resampled
+            test sets, or None.
+        rows: one line per row, by table, the baseline first. Columns: `table`, `row`, `is_baseline`; `n` runs with a
             score and `unfinished` ones without; `mean`, `std`, `min`, `max`, the interval of the mean `low` and `high`;
-            `difference` to the baseline with `difference_low` and `difference_high`; `images` drawn again;
-            `one_training` where one side has one seed; `published` and `published_difference` in percent; `elsewhere`,
-            a published number on the data set `elsewhere_on`, in percent;
-            `confounders` and `moved_data` in words; every axis.
+            `difference` to the baseline with `difference_low` and `difference_high`; `images` resampled;
+            `one_training` if one side has one seed; `published` and `published_difference` in percent;
+            `published_other`, a published number on the data set `other_data_set`, in percent; `confounders` and
+            `moved_data` as phrases; every axis.
         axes: names of the axes.
         damaged: runs left out, with what is wrong with them.
     """
@@ -54,7 +54,7 @@ class Comparison:
         return list(dict.fromkeys(self.rows["table"]))
 
     def table(self, name: str) -> Comparison:
-        """The part of one table; the damaged runs go with the last, so that they are named once."""
+        """Select one table; damaged runs are part of the last one, so that they are reported once."""
         runs, rows = (frame[frame["table"] == name].reset_index(drop=True) for frame in (self.runs, self.rows))
         damaged = self.damaged if name == self.tables[-1] else []
         return Comparison(self.metric, self.also, runs, rows, self.axes, damaged)
@@ -65,7 +65,7 @@ class Comparison:
         return self.runs[self.runs[self.metric].notna()]
 
     def statistics(self, score: str) -> pd.DataFrame:
-        """`mean` and `std` over seeds of any score, a line a row in the order of `rows`."""
+        """`mean` and `std` over seeds of any score, one line per row in the order of `rows`."""
         grouped = self.runs.groupby(ROW, sort=False)[score].agg(["mean", "std"])
         return grouped.reindex(pd.MultiIndex.from_frame(self.rows[ROW])).reset_index(drop=True)
 
@@ -78,10 +78,10 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
         metric: a score of summary.json, e.g. `test/mIoU`.
         baseline: the row that differences refer to, `ROW` of each table or `TABLE/ROW` for all tables; None takes each
             table's first row with the CE loss and without post-processing.
-        also: further scores.
+        also: additional scores.
 
     Raises:
-        UserError: if no run has the metric or one of the further scores, or the baseline is not there.
+        UserError: if no run has the metric or one of the additional scores, or the baseline does not exist.
     """
     unknown = [score for score in (metric, *also) if score not in runs.scores]
     if unknown:
@@ -102,13 +102,13 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
     tables = list(dict.fromkeys(table for table, _ in groups))
     rows.sort(key=lambda row: (tables.index(row["table"]), not row["is_baseline"]))
     compared = pd.DataFrame(rows)
-    for axis in runs.axes:  # as they are: pandas makes 4.0 of a 4 beside None
+    for axis in runs.axes:  # keep the types: pandas would convert 4 next to None to 4.0
         compared[axis] = pd.Series([row[axis] for row in rows], dtype=object)
     return Comparison(metric, tuple(also), frame, compared, runs.axes, [*runs.damaged, *unreadable])
 
 
 def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[str, Any]:
-    """What is said of one row; `base` is the baseline's runs, None for the baseline itself and where there is none."""
+    """Columns of one row; `base` has the baseline's runs, None for the baseline itself and if there is none."""
     scored = group[group[metric].notna()]
     values = scored[metric]
     row = {
@@ -116,8 +116,8 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
         "unfinished": len(group) - len(values),
         **values.agg(["mean", "std", "min", "max"]).to_dict(),
         "published": _published(group, metric),
-        "elsewhere": _published(group, metric, elsewhere=True),
-        "elsewhere_on": group.iloc[0]["reference"].get("data_set"),
+        "published_other": _published(group, metric, other_data_set=True),
+        "other_data_set": group.iloc[0]["reference"].get("data_set"),
     }
     own = paired(scored)
     row["low"], row["high"] = mean_interval(own[0]) if own else (math.nan, math.nan)
@@ -145,7 +145,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[st
 
 
 def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted: str | None) -> tuple[str, str] | None:
-    """Table and name of the row that a table's differences refer to: its own, unless another table's is asked for."""
+    """Table and name of the row that a table's differences refer to: its own, unless `wanted` names another table's."""
     for key, group in groups.items():
         if wanted is not None and wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted):
             return key
@@ -156,11 +156,11 @@ def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted
     return None
 
 
-def _published(group: pd.DataFrame, metric: str, *, elsewhere: bool = False) -> float:
-    """The published number in percent, or that on another data set; NaN where there is none of this metric."""
+def _published(group: pd.DataFrame, metric: str, *, other_data_set: bool = False) -> float:
+    """The published number in percent, or the one on another data set; NaN if there is none of this metric."""
     stage, _, score = metric.partition("/")
     for reference in group["reference"]:
-        if ("data_set" in reference) != elsewhere:
+        if ("data_set" in reference) != other_data_set:
             continue
         if score.startswith("IoU/") and stage == "test" and score[4:] in (reference.get("per_class") or {}):
             return float(reference["per_class"][score[4:]])
@@ -170,7 +170,7 @@ def _published(group: pd.DataFrame, metric: str, *, elsewhere: bool = False) -> 
 
 
 def paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
-    """The resampled scores of some groups of runs; None unless all have them, on the same images, with some score."""
+    """Resampled scores of groups of runs; None unless all have them, on the same images, none of them all NaN."""
     resampled = [group["resampled"].tolist() for group in groups]
     everything = [entry for group in resampled for entry in group]
     if not all(resampled) or None in everything or len({ids for ids, _ in everything}) > 1:
@@ -180,7 +180,7 @@ def paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
 
 
 def _with_resampled(frame: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """The frame with resampled scores, without the runs whose counts cannot be read, and what is wrong with these."""
+    """Add resampled scores to the frame, without the runs whose counts cannot be read; return their errors, too."""
     resampled, kept, damaged = [], [], []
     for index, line in enumerate(frame.to_dict("records")):
         try:
@@ -195,7 +195,7 @@ def _with_resampled(frame: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, lis
 
 
 def _resample(line: dict[str, Any], metric: str) -> tuple[frozenset[str], Scores] | None:
-    """Ids of the test images and resampled scores; None for a score that no counts are kept of."""
+    """Ids of the test images and resampled scores; None for a score without saved pixel counts."""
     stage, _, score = metric.partition("/")
     name = score.removeprefix("IoU/")
     file = line["run"].images_file(stage)
@@ -205,6 +205,6 @@ def _resample(line: dict[str, Any], metric: str) -> tuple[frozenset[str], Scores
     counts = ImageCounts.load(file)
     index = None if score == "mIoU" else line["classes"].index(name)
     own = counts.mean_iou() if index is None else float(counts.iou_per_class()[index])
-    if not abs(own - line[metric]) <= SAME_SCORE or not len(counts):  # NaN is no score either
+    if not abs(own - line[metric]) <= SCORE_TOLERANCE or not len(counts):  # NaN is rejected, too
         return None
     return frozenset(counts.id.tolist()), resampled_scores(counts, class_index=index)

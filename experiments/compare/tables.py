@@ -49,9 +49,9 @@ class Table:
 
     Attributes:
         title: what it shows.
-        cells: the text, one line a row.
+        cells: the text, one line per row.
         best: positions of the lines with the best score of their table.
-        notes: what has to be known to read it.
+        notes: information that is needed to read it.
     """
 
     title: str
@@ -66,7 +66,7 @@ def differing_axes(rows: pd.DataFrame, axes: list[str]) -> list[str]:
 
 
 def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
-    """One line a row; a narrow table lacks axes, range and speed."""
+    """One line per row; a narrow table has no axes, range and speed."""
     rows, metric, unit = comparison.rows, comparison.metric, unit_of(comparison.metric)
     stage = metric[: metric.find("/") + 1]
     lines = rows.to_dict("records")
@@ -75,8 +75,8 @@ def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
         "row": [f"{name} {MARK}" if line["confounders"] else name for name, line in zip(names, lines, strict=True)]
     }
     for axis in differing_axes(rows, comparison.axes) if not narrow else []:
-        # RMI's DF, where each row that has one has the same, says no more than the column of the loss;
-        # what a row is evaluated with is in its name
+        # a method's axis with one value, such as the same DF in all rows with RMI, adds nothing to the column of the
+        # loss; evaluation axes are in the row's name
         if axis not in EVALUATION_AXES and (axis not in METHOD_AXES or rows[axis].dropna().map(str).nunique() > 1):
             cells[axis] = [NOTHING if value is None else str(value) for value in rows[axis]]
     cells[f"{metric}{unit.label}"] = [unit.mean(line["mean"], line["std"]) for line in lines]
@@ -97,7 +97,7 @@ def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
             for line in lines
         ]
     for score in comparison.also:
-        # the main column's header says already whether this is the test
+        # the main column's header already has the stage
         header = f"{score.removeprefix(stage)}{unit_of(score).label}"
         cells[header] = [unit_of(score).mean(*pair) for pair in comparison.statistics(score).to_numpy()]
     if SPEED in comparison.runs and not narrow:
@@ -108,7 +108,7 @@ def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
 
 
 def class_table(comparison: Comparison) -> Table:
-    """One line a class, one column a row: mean ± standard deviation over seeds, and the difference to the baseline.
+    """One line per class, one column per row: mean ± standard deviation over seeds, and difference to the baseline.
 
     Raises:
         UserError: if no run has logged the IoU of classes.
@@ -131,10 +131,10 @@ def class_table(comparison: Comparison) -> Table:
 
 
 def class_prefix(comparison: Comparison) -> str:
-    """What the names of the classes' IoU begin with.
+    """Prefix of the names of the classes' IoU.
 
     Raises:
-        UserError: if no run has logged one.
+        UserError: if no run has logged the IoU of classes.
     """
     prefix = f"{comparison.metric.partition('/')[0]}/IoU/"
     if not any(str(column).startswith(prefix) for column in comparison.runs):
@@ -145,21 +145,21 @@ def class_prefix(comparison: Comparison) -> str:
 def best_rows(comparison: Comparison) -> list[int]:
     """Positions of the rows with the best mean of their table: the highest score, or the lowest loss."""
     if unit_of(comparison.metric).scale == 1.0 and not is_loss(comparison.metric):
-        return []  # whether more steps, seconds or images a second are better depends on the question
+        return []  # whether more steps, seconds or images per second are better depends on the question
     means = comparison.rows.groupby("table")["mean"]
     extremes = means.transform("min" if is_loss(comparison.metric) else "max")
     return [position for position, is_best in enumerate(extremes == comparison.rows["mean"]) if is_best]
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table with its notes below."""
+    """Format a table as Markdown, with its notes below."""
     lines = [table.cells.columns, ["---"] * len(table.cells.columns), *table.cells.to_numpy()]
     text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
     return text + "".join(f"\n{note}\n" for note in table.notes)
 
 
 def as_latex(table: Table) -> str:
-    r"""A `table` environment that needs ``\usepackage{booktabs}``: the best line is bold, the notes follow below."""
+    r"""Format as a `table` environment, which needs `\usepackage{booktabs}`: the best line is bold, notes are below."""
 
     def cell(text: str) -> str:
         # a bracket at the start of a line would be taken for the optional argument of \\
@@ -178,9 +178,9 @@ def as_latex(table: Table) -> str:
 
 
 def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
-    """One line a run with every axis and score; or one for each run and class with its IoU.
+    """Format as CSV: one line per run with every axis and score, or one per run and class with its IoU.
 
-    Columns that begin with `row_` hold the same for all seeds of a row.
+    Columns that begin with `row_` have the same value for all seeds of a row.
     """
     runs = comparison.runs
     known = ["table", "row", "seed", "status", "steps"]
@@ -200,7 +200,7 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
 
 
 def row_columns(comparison: Comparison) -> pd.DataFrame:
-    """What all runs of a row have in common in a CSV file: `table`, `row`, `row_mean`, ..., and its confounders."""
+    """Columns of a CSV file that all runs of a row share: `table`, `row`, `row_mean`, ..., and its confounders."""
     rows = comparison.rows
     names = ["mean", "low", "high", "difference", "difference_low", "difference_high"]
     shared = rows[["table", "row", *names]].rename(columns={name: f"row_{name}" for name in names})
@@ -208,7 +208,7 @@ def row_columns(comparison: Comparison) -> pd.DataFrame:
 
 
 def print_tables(comparison: Comparison, console: Console, *, per_class: bool) -> None:
-    """Print to a terminal; where it is narrow, each table alone and with fewer columns, so that nothing is cut off."""
+    """Print to a terminal; if it is narrow, print each table alone with fewer columns, so that nothing is cut off."""
 
     def fits(table: Table) -> bool:
         return console.measure(rich_table(table), options=console.options.update(width=1000)).maximum <= console.width
@@ -224,10 +224,10 @@ def print_tables(comparison: Comparison, console: Console, *, per_class: bool) -
 
 
 def rich_table(table: Table) -> RichTable:
-    """A table for the terminal; the best line is bold."""
+    """Make a table for the terminal; the best line is bold."""
     drawn = RichTable(title=escape(table.title))
     for name in table.cells:
-        # in a narrow terminal anything else may be broken, but nothing is cut off
+        # in a narrow terminal other columns may wrap, but nothing is cut off
         drawn.add_column(escape(name), no_wrap=name.startswith(("test/", "val/", "95 %")), overflow="fold")
     for index, line in enumerate(table.cells.to_numpy().tolist()):
         drawn.add_row(*map(escape, line), style="bold" if index in table.best else None)

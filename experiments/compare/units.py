@@ -1,4 +1,4 @@
-"""Formatting of scores: those between 0 and 1 in percent, anything else as it is."""
+"""Formatting of scores: those between 0 and 1 in percent, other values unscaled."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 NOTHING = "–"
-# words in the names of logged values that are no scores
-NO_SCORES = {"loss", "s", "ms", "seconds", "time", "MB", "mb", "epoch", "images", "classes", "momentum"}
+# words in the names of logged values that are not scores
+NOT_SCORES = {"loss", "s", "ms", "seconds", "time", "MB", "mb", "epoch", "images", "classes", "momentum"}
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Unit:
     """Scale and label of a metric; NaN is shown as a dash.
 
     Attributes:
-        scale: what a value is multiplied with.
-        label: what follows the metric's name in a header.
-        digits: after the point.
+        scale: factor that values are multiplied by.
+        label: suffix of the metric's name in a header.
+        digits: number of digits after the decimal point.
 
     Example:
         >>> unit_of("test/mIoU").mean(0.61114, 0.0031), unit_of("test/loss").difference(-0.25)
@@ -32,24 +32,24 @@ class Unit:
     digits: int
 
     def number(self, value: float) -> str:
-        """A value."""
+        """Format a value."""
         return NOTHING if math.isnan(value) else f"{self.scale * value:.{self.digits}f}"
 
     def mean(self, mean: float, std: float) -> str:
-        """A mean and, where there is one, its standard deviation."""
+        """Format a mean with its standard deviation, if there is one."""
         return self.number(mean) + ("" if math.isnan(std) else f" ± {self.number(std)}")
 
     def difference(self, value: float) -> str:
-        """A value with its sign."""
+        """Format a value with its sign."""
         return NOTHING if math.isnan(value) else f"{self.scale * value:+.{self.digits}f}"
 
     def interval(self, low: float, high: float) -> str:
-        """Both ends of an interval of differences."""
+        """Format both ends of an interval of differences."""
         return NOTHING if math.isnan(low) else f"[{self.difference(low)}, {self.difference(high)}]"
 
 
 def is_loss(metric: str) -> bool:
-    """Whether less is better."""
+    """Whether lower is better."""
     return "loss" in metric
 
 
@@ -59,7 +59,7 @@ def best(means: pd.Series, metric: str) -> Any:
 
 
 def unit_of(metric: str) -> Unit:
-    """The unit of a logged value, told by its name."""
+    """The unit of a logged value, derived from its name."""
     words = metric.rpartition("/")[2].split("_")
-    is_score = NO_SCORES.isdisjoint(words) and not metric.startswith("lr")
+    is_score = NOT_SCORES.isdisjoint(words) and not metric.startswith("lr")
     return Unit(100.0, " (%)", 2) if is_score else Unit(1.0, "", 3)

@@ -18,7 +18,7 @@ FILE_NAME = "wandb_workspace.json"
 
 
 def save_workspace(comparison: Comparison, project: str, folder: Path) -> list[str]:
-    """Save workspace and Report in ENTITY/PROJECT and as a JSON file; returns the file and, online, their addresses.
+    """Save workspace and Report in ENTITY/PROJECT and as a JSON file; return the file and, online, their URLs.
 
     Raises:
         UserError: if the project is not valid, wandb-workspaces is not installed, or W&B refuses.
@@ -29,7 +29,7 @@ def save_workspace(comparison: Comparison, project: str, folder: Path) -> list[s
     write_atomically(file, json.dumps(specs, indent=1) + "\n")
     reason = offline_reason()
     if reason is not None:
-        return [f"{file} (not uploaded: {reason}; give the same command online)"]
+        return [f"{file} (not uploaded: {reason}; run the same command online)"]
     try:
         return [str(file), *(str(view.save().url) for view in views.values())]
     except Exception as error:  # whatever the server or its client raises
@@ -37,10 +37,10 @@ def save_workspace(comparison: Comparison, project: str, folder: Path) -> list[s
 
 
 def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
-    """`workspace` and `report`, not yet saved; nothing is asked of a server.
+    """Build `workspace` and `report` without saving them or querying a server.
 
     Runs are filtered by the tables' tags and grouped by row, so that every plot shows the mean over seeds and its
-    spread. One section compares rows, one has a plot for each axis that varies, one the curves of training.
+    spread. One section compares rows, one has a plot per axis that varies, one shows the training curves.
     """
     entity, _, name = project.partition("/")
     if not (entity and name) or "/" in name:
@@ -65,7 +65,7 @@ def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
     ]
     sections = {"Rows": rows, "Axes": by_axis, "Training": curves}
     title, tagged = f"beyondpixel: {', '.join(tables)}", ws.And(ws.Tags().isin(tables))
-    runset = wr.Runset(filters=tagged, groupby=["group"])  # of the Report's project; naming it would ask the server
+    runset = wr.Runset(filters=tagged, groupby=["group"])  # of the Report's project; naming it would query the server
     blocks: list[Any] = [wr.MarkdownBlock(text=as_markdown(main_table(comparison)))]
     for heading, panels in sections.items():
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runset], panels=panels)] if panels else []

@@ -1,4 +1,4 @@
-"""Checkpoints checked before use: whole, unmodified, of a model that fits, each with an error that says what is not."""
+"""Load and check checkpoints: complete, unmodified, and of a model that fits, or an error that names the problem."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ ARCHIVE_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFil
 
 
 def find_checkpoint(ckpt_path: str | Path, config_file: Path | None = None) -> Path:
-    """The file that `last`, `best` or a path stands for, verified.
+    """Resolve `last`, `best` or a path to a checkpoint file, and verify it.
 
     Args:
         ckpt_path: a file, or `last` or `best` of the run that the config belongs to.
         config_file: the run's config.yaml.
 
     Raises:
-        UserError: if it is not said which run is meant, or as :func:`read_checkpoint`.
+        UserError: if `last` or `best` is given without a run, or as for `read_checkpoint`.
     """
     path = Path(ckpt_path)
     if str(ckpt_path) in NAMED and not path.is_file():
@@ -56,8 +56,8 @@ def find_checkpoint(ckpt_path: str | Path, config_file: Path | None = None) -> P
 def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
     """The checkpoint to resume a run from: `last`, or the one before if `last` is damaged, with a warning.
 
-    A damaged `last.ckpt` is kept as `last.damaged.ckpt`, so that it is never taken for the checkpoint before. `best` is
-    none to fall back to: it was saved in the middle of an epoch, after which a resumed run sees other data.
+    A damaged `last.ckpt` is kept as `last.damaged.ckpt`, so that it is never mistaken for the previous checkpoint.
+    `best` is no fallback: it was saved in the middle of an epoch, after which a resumed run sees other data.
 
     Returns:
         None if the run has no checkpoint.
@@ -74,23 +74,23 @@ def newest_whole_checkpoint(folder: RunFolder) -> Path | None:
             problems.append(str(error))
             continue
         if problems:
-            rank_zero_warn(f"{problems[0]}. The run is resumed from the checkpoint before, {file}")
+            rank_zero_warn(f"{problems[0]}. The run is resumed from the previous checkpoint, {file}")
             if process_rank() == 0:
                 folder.last_checkpoint.replace(folder.last_checkpoint.with_name("last.damaged.ckpt"))
         return file
     if problems:
-        raise UserError("; ".join([*problems, "no whole checkpoint is left: add --overwrite to train anew"]))
+        raise UserError("; ".join([*problems, "no complete checkpoint is left: add --overwrite to train from scratch"]))
     return None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint on the CPU, if it is whole and as it was written.
+    """Read a Lightning checkpoint on the CPU, after checking that it is complete and unmodified.
 
     Every byte is read and compared with its checksum: torch's own reader does not compare the checksums (CRC-32) that
     `torch.save` writes, so it loads changed weights. Tensors are read again when they are used.
 
     Raises:
-        UserError: if the file is missing, cut short, changed, no checkpoint, or holds more than plain values.
+        UserError: if the file is missing, truncated, modified, not a checkpoint, or contains more than plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +104,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(_damaged(path, f"its part {changed} has changed since it was written"))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # what a stream that torch.save did not write can raise has no end
+    except Exception as error:  # a stream that torch.save did not write can raise anything
         text = str(error).strip() or type(error).__name__
         if "weights_only" in text or "Unsupported" in text:
             raise UserError(
@@ -130,21 +130,21 @@ def _damaged(path: Path, what: str = "was it cut short while it was copied or wr
 def load_trained(
     path: str | Path, config: Mapping[str, Any] | None = None
 ) -> tuple[SegmentationModule, SegmentationDataModule]:
-    """The module that a checkpoint holds, on the CPU, ready to predict, and its data module.
+    """Load the module of a checkpoint, on the CPU, ready to predict, and its data module.
 
-    Where checkpoint and config differ, the module is built as the checkpoint's hyper-parameters say.
+    Where checkpoint and config differ, the module is built with the checkpoint's hyper-parameters.
 
     Args:
         path: the checkpoint.
         config: the resolved config of its run; the one beside the checkpoint if None.
 
     Raises:
-        UserError: as :func:`read_checkpoint`, if module or data cannot be built, or the weights do not fit the module.
+        UserError: as for `read_checkpoint`, if module or data cannot be built, or the weights do not fit the module.
     """
     content = read_checkpoint(path)
     config = config_of(path) if config is None else config
     arguments = config["model"].get("init_args", {})
-    # the loss plays no part, and is not saved if it is a module
+    # the loss is not needed, and is not saved if it is a module
     saved = {key: value for key, value in content["hyper_parameters"].items() if key in arguments and key != "loss"}
     try:
         with without_pretrained_weights():
@@ -158,13 +158,13 @@ def load_trained(
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError:
-        check_fits(path, module)  # which says what differs
+        check_fits(path, module)  # raises an error that names the differences
         raise
     return module.eval(), data
 
 
 def check_fits(path: str | Path, module: LightningModule) -> None:
-    """Compare a verified checkpoint with a module that is built already, before its weights are loaded into it.
+    """Compare a verified checkpoint with an existing module, before its weights are loaded into it.
 
     Raises:
         UserError: naming the hyper-parameters in which they differ, or the weights that do not fit.
@@ -179,9 +179,9 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
     if not unfit:
         return
     theirs, ours = checkpoint["hyper_parameters"], dict(module.hparams)
-    # of what all modules share, shapes depend on the number of classes and, if it has weights, the loss
-    unlike = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
-    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - unlike
+    # of the arguments that all modules share, shapes depend on num_classes and, if it has weights, the loss
+    shaping = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
+    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - shaping
     differing = [
         f"{name} is {value} in the checkpoint and {ours[name]} in the config"
         for name, value in theirs.items()
@@ -201,10 +201,10 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
 
 
 def code_differences(path: str | Path) -> list[str]:
-    """How the code that trained a checkpoint, as the run folder records it, differs from the code here."""
+    """Differences between the code that trained a checkpoint, as its run folder records it, and the code here."""
     try:
         record = RunFolder(Path(path).resolve().parent.parent).record
-    except UserError:  # of a damaged record nothing is known
+    except UserError:  # the record is damaged
         return []
     differences = []
     if record.get("git_commit") and record["git_commit"] != git_commit():
@@ -219,7 +219,7 @@ def code_differences(path: str | Path) -> list[str]:
 def config_of(
     path: str | Path, config_file: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The config of the run that a checkpoint lies in.
+    """Config of the run that a checkpoint belongs to.
 
     Args:
         path: the checkpoint.
@@ -227,7 +227,7 @@ def config_of(
         overrides: dotted keys that win, such as `{"data.root": "/data/CamVid"}`.
 
     Raises:
-        UserError: if there is no config, or it does not say which model and data.
+        UserError: if there is no config, or it does not name model and data.
     """
     file = config_file or Path(path).resolve().parent.parent / "config.yaml"
     if not file.is_file():

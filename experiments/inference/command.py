@@ -22,30 +22,30 @@ def predict(
     overwrite: bool = False,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Predict images, or folders of them, with a trained model, as PNG files of the images' names and sizes.
+    """Predict images, or folders of them, with a trained model, and write PNG files with the images' names and sizes.
 
-    PNG files hold class numbers and, for viewers, their colors. Images that are predicted already are skipped, so an
-    interrupted prediction is continued by the same command; those that cannot be read are listed at the end. Images of
-    any size and kind are taken: gray, 16-bit and transparent ones become RGB, photographs are turned upright. Classes,
-    colors, normalization and image_size are those of the run's data, whose keys can be changed: --data.root DIR.
+    PNG files contain class numbers and, for viewers, their colors. Images with predictions are skipped, so the same
+    command continues an interrupted prediction; unreadable images are listed at the end. Images of any size and kind
+    are accepted: gray, 16-bit and transparent ones become RGB, photographs are rotated upright. Classes, colors,
+    normalization and image_size are those of the run's data, whose keys can be overridden: --data.root DIR.
 
     Args:
         ckpt_path: the run's last.ckpt or best.ckpt; or last or best with --config
         output: folder for the predictions
-        images: images and folders of images; without it data.predict_path or the data's test images
-        config: the run's config.yaml, if the checkpoint does not lie in its run folder
-        names: a text file with one image name per line, to which the images are limited
+        images: images and folders of images (default: data.predict_path or the data's test images)
+        config: the run's config.yaml, if the checkpoint is not in its run folder
+        names: a text file with one image name per line; only these images are predicted
         inferer: how images are predicted: crf:5, 'tta:flip scales=0.5,1', window:513, memory:exchanged, or several
             joined by +
         colors: what PNG files hold: class numbers with a palette, or the colors themselves
-        overlays: also lay each prediction over its image
+        overlays: also write an overlay of each prediction on its image
         probabilities: also write float16 arrays (C, H, W) as .npz
-        submission: also pack an archive for VOC 2012's test server; voc is comp6, for models that saw other data
-        device: such as cuda:1 or cpu; without it a GPU where there is one
-        overwrite: predict again what is there
+        submission: also pack an archive for VOC 2012's test server; voc is comp6, for models trained on other data, too
+        device: such as cuda:1 or cpu (default: a GPU if there is one)
+        overwrite: replace existing predictions
 
     Raises:
-        UserError: for whatever a user can mend; for images that cannot be read, after all others are done.
+        UserError: for errors that a user can fix; for unreadable images, after all others are done.
     """
     from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint
     from beyondpixel.experiments.inference.outputs import PredictionFolder
@@ -74,17 +74,17 @@ def export(
     config: Path | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Write a trained network: an ONNX graph, which needs neither this package nor PyTorch, or the network's weights.
+    """Export a trained network: an ONNX graph, which needs neither this package nor PyTorch, or the network's weights.
 
-    ONNX takes batches and images of any size and is compared with PyTorch before it is kept. Both formats carry mean,
-    std, class names, palette and a description of the input.
+    The ONNX graph takes batches and images of any size and is compared with PyTorch before it is kept. Both formats
+    contain mean, std, class names, palette and a description of the input.
 
     Args:
         ckpt_path: the run's last.ckpt or best.ckpt; or last or best with --config
         output: file to write, such as model.onnx or model.pth
         format: a graph for ONNX Runtime, or a state dict for PyTorch
-        normalize: put the normalization into the ONNX graph, which then takes uint8 RGB images
-        config: the run's config.yaml, if the checkpoint does not lie in its run folder
+        normalize: include the normalization in the ONNX graph, which then takes uint8 RGB images
+        config: the run's config.yaml, if the checkpoint is not in its run folder
 
     Raises:
         UserError: if the checkpoint cannot be loaded, a package is missing, the output cannot be written, or ONNX

@@ -18,14 +18,14 @@ from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
 
 
 class DenseCRF:
-    """Probabilities refined by :func:`~beyondpixel.experiments.inference.mean_field.mean_field`, image by image.
+    """Probabilities refined by `mean_field`, image by image.
 
     Normalization is undone, because the CRF compares 8-bit colors. The images of a batch are refined in parallel, in
     as many processes as this one has cores; a single image is refined in this process.
 
     Args:
         steps: mean-field steps, at least 1.
-        mean, std: of the images' normalization, for each channel of images in 0..1.
+        mean, std: normalization of the images, per channel of images in 0..1.
 
     Raises:
         ValueError: if steps is below 1.
@@ -56,7 +56,7 @@ class DenseCRF:
 
     @property
     def seconds(self) -> float | None:
-        """Median CPU time of the CRF on an image, on one core; None before the first."""
+        """Median CPU time of the CRF per image, on one core; None before the first."""
         return statistics.median(self.cpu_seconds) if self.cpu_seconds else None
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Evaluations of trained runs, and where their results are kept.
+"""Evaluations of trained runs, and the storage of their results.
 
 The test of `last.ckpt` belongs to the run folder itself. Every other one, with an inferer or of another checkpoint,
 has a folder `evaluations/<slug>/` with `summary.json`, `confusion.npz`, `test_images.npz` and, once it is complete,
@@ -22,7 +22,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, git_commit
 
-# what an evaluation's numbers depend on, beside all of model and data
+# trainer keys that scores depend on, besides all of model and data
 TRAINER_KEYS = ("precision", "limit_val_batches", "limit_test_batches", "overfit_batches", "fast_dev_run")
 COPIED = ("name", "table", "row", "seed", "reference")
 
@@ -32,10 +32,10 @@ def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
 
     Args:
         run: the run.
-        inferer: such as `crf:5`; see :func:`~beyondpixel.experiments.inference.inferers.parse_inferer`.
+        inferer: such as `crf:5`; see `parse_inferer`.
 
     Returns:
-        The evaluation's folder, made anew.
+        The evaluation's folder, with any earlier content replaced.
 
     Raises:
         UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the inferer is unknown.
@@ -50,7 +50,7 @@ def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
 def evaluate_checkpoint(
     stage: str, checkpoint: Path, config: Mapping[str, Any], *, inferer: str | None = None
 ) -> RunFolder | None:
-    """Validate or test a checkpoint, and keep the results in the folder of its run if they are results of that run.
+    """Validate or test a checkpoint, and save the results in the folder of its run if they are results of that run.
 
     Args:
         stage: `validate` or `test`.
@@ -59,20 +59,20 @@ def evaluate_checkpoint(
         inferer: as for `evaluate_run`; None predicts each image once, whole.
 
     Returns:
-        The folder with the results; None, with a line that says why, if they are nowhere kept.
+        The folder with the results; None, with a printed reason, if they are not saved.
 
     Raises:
-        UserError: as :func:`evaluate_run`.
+        UserError: as for `evaluate_run`.
     """
     from beyondpixel.experiments.training import evaluate
 
     options = None if inferer is None else parse_inferer(inferer)
     read_checkpoint(checkpoint)
     run = RunFolder(checkpoint.resolve().parent.parent)
-    reason = _why_not_kept(stage, run, checkpoint, config, inferer)
+    reason = _why_not_saved(stage, run, checkpoint, config, inferer)
     if reason is not None:
         evaluate(stage, config, checkpoint, folder=None, inferer=options)
-        print(f"The scores are not kept in a run folder: {reason}")
+        print(f"The scores are not saved in a run folder: {reason}")
         return None
     plain_last = checkpoint.resolve() == run.last_checkpoint.resolve()
     if options is None and plain_last:
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
     if process_rank() == 0:
         shutil.rmtree(folder.path, ignore_errors=True)
     evaluate(stage, config, checkpoint, folder=folder, inferer=options)
-    if process_rank() == 0:  # last, so that an evaluation that was stopped is not taken for one
+    if process_rank() == 0:  # written last, so that an interrupted evaluation does not count as complete
         axes = {} if options is None else options.axes
         evaluation = {
             "words": " of ".join(filter(None, [inferer, tested and f"{tested}.ckpt"])),
@@ -102,13 +102,13 @@ def evaluate_checkpoint(
 
 
 def missing_evaluations(run: RunFolder, inferers: Iterable[str]) -> list[str]:
-    """Those of the given inferers whose results are not there, not complete, or of another checkpoint.
+    """Inferers among the given ones whose results are missing, incomplete, or of another checkpoint.
 
     Raises:
         UserError: for an unknown inferer.
     """
     wanted = list(dict.fromkeys(inferers))
-    current = trained_checksum(run) if wanted else None  # a launch asks of thousands of runs, most without evaluations
+    current = trained_checksum(run) if wanted else None  # a launch checks thousands of runs, most without evaluations
     return [one for one in wanted if not _is_complete(_folder(run, parse_inferer(one).slug), current)]
 
 
@@ -124,20 +124,20 @@ def _folder(run: RunFolder, slug: str) -> RunFolder:
     return RunFolder(run.path / "evaluations" / slug)
 
 
-def _why_not_kept(
+def _why_not_saved(
     stage: str, run: RunFolder, checkpoint: Path, config: Mapping[str, Any], inferer: str | None
 ) -> str | None:
     if not run.config_file.is_file() or checkpoint.resolve().parent.name != "checkpoints":
-        return f"{checkpoint} lies in none"
+        return f"{checkpoint} is not in a run folder"
     if run.damage:
         return run.damage
     if not run.status.is_finished:
-        return f"{run.path} is not trained to its end, its state is {run.status}"
+        return f"{run.path} is not fully trained, its state is {run.status}"
     changed = differences(_relevant(run.config), _relevant(config))
     if changed:
         return f"the config is not that of {run.path} ({'; '.join(changed[:5])})"
     if stage == "validate" and (inferer is not None or checkpoint.resolve() != run.last_checkpoint.resolve()):
-        return "of validations only that of last.ckpt, once and whole, is"
+        return "of validations only that of last.ckpt without an inferer is saved"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Predictions with the rows of MCIBI's memory exchanged: does it matter which class a row belongs to?"""
+"""Inferer with the rows of MCIBI's memory exchanged, to test whether it matters which class a row belongs to."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from beyondpixel.experiments.errors import UserError
 
 @torch.no_grad()
 def exchanged_memory(images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-    """Predict while each class has the memory of the one before it, the first that of the last.
+    """Predict with the memory of each class replaced by that of the class before it, cyclically.
 
-    The score falls if the network uses what its memory says of a class, and stays if the memory is no more than
-    further parameters. Afterwards the memory is as it was.
+    The score falls if the network uses its memory's information about classes, and stays if the memory only adds
+    parameters. The memory is restored afterwards.
 
     Returns:
         Logits (N, C, H, W) of normalized images (N, 3, H, W).
 
     Raises:
-        UserError: if the network is no MCIBIModule with a memory.
+        UserError: if the network is not an MCIBIModule with a memory.
 
     Example:
         >>> from beyondpixel.lightning_modules import MCIBIModule

@@ -1,4 +1,4 @@
-"""A trained network as a file: an ONNX graph, or a state dict."""
+"""Export of a trained network: an ONNX graph, or a state dict."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CHECKED_SIZES = ((1, 75, 101), (1, 64, 96), (2, 97, 129), (3, 50, 33))
 
 
 class Normalized(nn.Module):
-    """A network that takes 8-bit images: (x/255 − mean) / std comes first.
+    """Network for 8-bit images, which applies (x/255 − mean) / std first.
 
     Args:
         network: from normalized float32 (N, 3, H, W) to logits (N, C, H, W).
-        mean, std: for each channel of images in 0..1.
+        mean, std: normalization per channel of images in 0..1.
 
     Example:
         >>> network = Normalized(nn.Identity(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -44,7 +44,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """From uint8 RGB (N, 3, H, W) to logits (N, C, H, W)."""
+        """Logits (N, C, H, W) of uint8 RGB images (N, 3, H, W)."""
         logits: Tensor = self.network((images.float() / 255 - self.mean) / self.std)
         return logits
 
@@ -57,7 +57,7 @@ def export_network(
     normalize: bool,
     config: Mapping[str, Any],
 ) -> None:
-    """Write the network of a checkpoint, and say how it is used.
+    """Write the network of a checkpoint, and print how to use it.
 
     Args:
         checkpoint: of a run.
@@ -93,7 +93,7 @@ def export_network(
 
 
 def describe(data: SegmentationDataModule, *, normalize: bool = False) -> dict[str, Any]:
-    """What a user of the network needs to know: `input`, `output`, `mean`, `std`, `class_names`, `palette`."""
+    """Describe the network for its users: `input`, `output`, `mean`, `std`, `class_names`, `palette`."""
     kind = "uint8, 0..255" if normalize else "float32, (x / 255 - mean) / std"
     size = (
         "any size" if data.image_size is None else "trained on images resized to {}x{} (HxW)".format(*data.image_size)
@@ -114,7 +114,7 @@ def write_onnx(network: nn.Module, output: Path, metadata: Mapping[str, Any], *,
     Args:
         network: the network.
         output: the file.
-        metadata: becomes the file's metadata, JSON texts by name.
+        metadata: metadata of the file, stored as JSON texts by name.
         normalize: whether the network takes uint8 images.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A user's own images for prediction: which files, and under which names their predictions are written."""
+"""Find a user's images to predict, and the names of their predictions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Named = tuple[str, Path]  # an image's path below the folder that was given, wit
 
 
 def find_images(locations: Sequence[Path], *, output: Path, names_file: Path | None = None) -> list[Named]:
-    """All images among files and folders, folders searched to any depth, in the order of their names.
+    """Find all images among files and folders, folders searched recursively, in the order of their names.
 
-    Hidden files are left out, and in a folder that holds the output what lies there.
+    Hidden files are skipped, and so are files in the output folder if it is inside a searched folder.
 
     Args:
         locations: images, or folders of them.
@@ -65,5 +65,5 @@ def _listed(images: Sequence[Named], names_file: Path) -> list[Named]:
 
 
 def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
-    """The first names, and how many more there are."""
+    """Join the first names, and add the number of further ones."""
     return ", ".join(names[:shown]) + (f" ({len(names) - shown} more)" if len(names) > shown else "")

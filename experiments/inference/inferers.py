@@ -26,7 +26,7 @@ EXPECTED = (
 
 
 class Chain:
-    """Inferers around one another: each takes the one before it for the network.
+    """Nested inferers: each uses the one before it as the network.
 
     Args:
         inferers: the innermost first.
@@ -44,25 +44,25 @@ class Chain:
     def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (N, C, H, W) of normalized images (N, 3, H, W)."""
         for inferer in self.inferers:
-            network = partial(_swapped, inferer, network)
+            network = partial(_infer, inferer, network)
         return network(images)
 
     @property
     def crf_seconds(self) -> float | None:
-        """Median CPU time of the CRF on an image; None without one."""
+        """Median CPU time of the CRF per image; None without one."""
         return next((inferer.seconds for inferer in self.inferers if isinstance(inferer, DenseCRF)), None)
 
 
-def _swapped(inferer: Inferer, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _infer(inferer: Inferer, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return inferer(images, network)
 
 
 @dataclass(frozen=True)
 class InfererOptions:
-    """Settings of an inferer: windows lie within augmented passes, the CRF comes last, whatever order is given.
+    """Options of an inferer: crops are inside augmented passes, the CRF comes last, whatever order is given.
 
     Attributes:
-        memory: MCIBI's memory with its rows exchanged, or None for it as it is.
+        memory: MCIBI's memory with its rows exchanged, or None for the unchanged memory.
         window: crops of an image, or None for whole images.
         tta: passes that are averaged, or None for one.
         crf_steps: mean-field steps of the CRF, or None for none.
@@ -88,7 +88,7 @@ class InfererOptions:
 
     @property
     def slug(self) -> str:
-        """A folder name of its own for these options.
+        """Unique folder name for these options.
 
         Example:
             >>> parse_inferer("crf:10+tta:flip scales=0.5,1").slug
@@ -100,7 +100,7 @@ class InfererOptions:
         return re.sub(r"[^a-z0-9.]+", "-", " ".join(parts)).strip("-")
 
     def build(self, data: SegmentationDataModule) -> Chain:
-        """The inferer for images that a data module normalizes.
+        """Build the inferer for images that a data module normalizes.
 
         Raises:
             UserError: if the CRF would see the padding of batches.
@@ -117,7 +117,7 @@ class InfererOptions:
 
 
 def parse_inferer(text: str) -> InfererOptions:
-    """Read an inferer of a command line or a run spec.
+    """Parse an inferer from a command line or a run spec.
 
     Raises:
         UserError: for an unknown inferer, numbers out of range, or a CRF whose package is not installed.
@@ -134,7 +134,7 @@ def parse_inferer(text: str) -> InfererOptions:
             raise UserError(f"inferer {text!r}: expected {EXPECTED}, got {part.strip()!r}")
         key, parse = PARSERS[name]
         if key in found:
-            raise UserError(f"inferer {text!r}: {name} is there twice; expected it once")
+            raise UserError(f"inferer {text!r}: {name} is given twice; expected it once")
         try:
             found[key] = parse(arguments.split())
         except (ValueError, ModuleNotFoundError) as error:
@@ -160,12 +160,12 @@ def _parse_window(arguments: list[str]) -> SlidingWindow:
 
 def _parse_tta(arguments: list[str]) -> TestTimeAugmentation:
     scales: tuple[float, ...] = (1.0,)
-    for word in arguments:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if key == "scales" and equals:
             scales = tuple(_number(text, float, "scales") for text in value.split(","))
-        elif word != "flip":
-            raise ValueError(f"expected flip, scales=0.5,1,1.5 or both with a space between, got {word!r}")
+        elif argument != "flip":
+            raise ValueError(f"expected flip, scales=0.5,1,1.5 or both with a space between, got {argument!r}")
     if not arguments:
         raise ValueError("expected flip, scales=0.5,1,1.5 or both with a space between, got nothing")
     return TestTimeAugmentation(scales, flip="flip" in arguments)

@@ -1,6 +1,6 @@
 """Mean-field inference in a fully connected CRF (Krähenbühl and Koltun, NeurIPS 2011), on NumPy arrays.
 
-This file imports no torch, so that the worker processes of :class:`DenseCRF` start quickly.
+This module imports no torch, so that the worker processes of `DenseCRF` start quickly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_PROBABILITY = 1e-5
+MIN_PROBABILITY = 1e-5
 
 
 def mean_field(
@@ -49,7 +49,7 @@ def mean_field(
 
     Raises:
         ValueError: if shapes or dtype do not fit.
-        ModuleNotFoundError: without the package of the extra `crf`.
+        ModuleNotFoundError: if the package of the extra `crf` is not installed.
 
     Example:
         >>> image = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -63,14 +63,14 @@ def mean_field(
         )
     lattice = import_package()
     field = lattice.DenseCRF2D(width, height, classes)
-    unary = -np.log(np.clip(probs, LEAST_PROBABILITY, 1.0)).reshape(classes, -1)
+    unary = -np.log(np.clip(probs, MIN_PROBABILITY, 1.0)).reshape(classes, -1)
     field.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
     kernel = {"kernel": lattice.DIAG_KERNEL, "normalization": lattice.NORMALIZE_SYMMETRIC}
     field.addPairwiseGaussian(sxy=smooth_std, compat=smooth_weight, **kernel)
     field.addPairwiseBilateral(
         sxy=color_position_std,
         srgb=color_std,
-        rgbim=np.require(image, requirements=["C", "W"]),  # the package insists on a writable array
+        rgbim=np.require(image, requirements=["C", "W"]),  # the package requires a writable array
         compat=color_weight,
         **kernel,
     )
@@ -80,17 +80,17 @@ def mean_field(
 def timed_mean_field(
     image: NDArray[np.uint8], probs: NDArray[np.floating[Any]], steps: int
 ) -> tuple[NDArray[np.float32], float]:
-    """As :func:`mean_field`, with the CPU seconds it took."""
+    """Run `mean_field`, and also return its CPU time in seconds."""
     started = time.process_time()
     return mean_field(image, probs, steps=steps), time.process_time() - started
 
 
 @functools.cache
 def import_package() -> Any:
-    """The compiled CRF.
+    """Import the compiled CRF.
 
     Raises:
-        ModuleNotFoundError: with the command that installs it.
+        ModuleNotFoundError: if it is missing, with the command that installs it.
     """
     try:
         return importlib.import_module("pydensecrf.densecrf")

@@ -24,12 +24,12 @@ SETTINGS = "predictions.json"
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """`NAME.png` for each image, and if wanted `overlays/NAME.png` and `probabilities/NAME.npz`.
+    """`NAME.png` for each image, and optionally `overlays/NAME.png` and `probabilities/NAME.npz`.
 
     Attributes:
         path: the folder.
         colors: "palette" writes class numbers with the colors as the PNG's palette, "rgb" the colors themselves.
-        overlays: whether to lay each prediction over its image.
+        overlays: whether to write an overlay of each prediction on its image.
         probabilities: whether to write `probs`, float16 (C, H, W).
     """
 
@@ -39,12 +39,12 @@ class PredictionFolder:
     probabilities: bool = False
 
     def prepare(self, images: Sequence[Named], settings: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Make the folder, and note what its predictions are made with.
+        """Create the folder, and record the settings of its predictions.
 
         Args:
-            images: what will be predicted.
-            settings: checkpoint and inferer; predictions that are there already must have the same.
-            overwrite: whether to predict again what is there.
+            images: the images to predict.
+            settings: checkpoint and inferer; existing predictions must have the same.
+            overwrite: whether to replace existing predictions.
 
         Raises:
             UserError: if predictions would overwrite each other or an image, or the folder cannot be written to or
@@ -56,14 +56,14 @@ class PredictionFolder:
         changed = differences(self._settings(file), settings) if file.exists() and not overwrite else []
         if changed:
             raise UserError(
-                f"--output: {self.path} holds predictions made otherwise ({'; '.join(changed)}): choose another "
+                f"--output: {self.path} holds predictions with other settings ({'; '.join(changed)}): choose another "
                 "folder, or replace them with --overwrite"
             )
         if not file.exists() or differences(self._settings(file), settings):
             self._write(file, (json.dumps(settings, indent=2) + "\n").encode())
 
     def files(self, name: str) -> dict[str, Path]:
-        """Everything that is written for an image: `mask`, `overlay`, `probabilities`."""
+        """All files that are written for an image: `mask`, `overlay`, `probabilities`."""
         files = {
             "mask": self.path / f"{name}.png",
             "overlay": self.path / "overlays" / f"{name}.png",
@@ -73,14 +73,14 @@ class PredictionFolder:
         return {kind: file for kind, file in files.items() if wanted[kind]}
 
     def is_done(self, name: str) -> bool:
-        """Whether all files of an image are there, and made with the settings that are noted."""
+        """Whether all files of an image exist, and were made with the recorded settings."""
         since = (self.path / SETTINGS).stat().st_mtime_ns
         return all(file.exists() and file.stat().st_mtime_ns >= since for file in self.files(name).values())
 
     def write(
         self, name: str, image: NDArray[np.uint8], probs: NDArray[np.floating[Any]], palette: Sequence[Color]
     ) -> None:
-        """Write an image's files, each whole or not at all.
+        """Write an image's files, each one atomically.
 
         Args:
             name: of the image.
@@ -120,7 +120,7 @@ class PredictionFolder:
     def _settings(self, file: Path) -> dict[str, Any]:
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:  # not written by this class: what it says is unknown
+        except ValueError:  # not written by this class
             settings = None
         return settings if isinstance(settings, dict) else {"settings": "unreadable"}
 

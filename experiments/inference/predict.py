@@ -43,22 +43,22 @@ def predict_images(
     device: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Predict images into a folder; see :func:`beyondpixel.experiments.inference.command.predict`."""
+    """Predict images into a folder; see `beyondpixel.experiments.inference.command.predict`."""
     options = InfererOptions() if inferer is None else parse_inferer(inferer)
     module, data = load_trained(checkpoint, config)
     locations = [Path(data.predict_path)] if images is None and data.predict_path else images
     files = None if locations is None else find_images(locations, output=predictions.path, names_file=names_file)
     if files is None and names_file is not None:
-        raise UserError("--names selects among --images: give them as well, or leave it out")
+        raise UserError("--names selects among --images: add --images, or omit --names")
     with as_user_error(DataError):
         dataset = _Images(data.stored(data.test_split) if files is None else files)
     if submission is not None:
         check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
-    with as_user_error(RuntimeError, TypeError):  # torch's own sentence names the device, or the dtype that it lacks
+    with as_user_error(RuntimeError, TypeError):  # torch's message names the device, or the dtype that it lacks
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module.inferer = options.build(data)
-    made_of = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}
-    settings = {"checkpoint": checksum(checkpoint), **options.axes, **json.loads(json.dumps(made_of))}
+    preprocessing = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}
+    settings = {"checkpoint": checksum(checkpoint), **options.axes, **json.loads(json.dumps(preprocessing))}
     predictions.prepare(files or [], settings, overwrite=overwrite)
     waiting = [index for index, name in enumerate(dataset.names) if overwrite or not predictions.is_done(name)]
     if len(waiting) < len(dataset.names):
@@ -88,7 +88,7 @@ Item = tuple[str, Pixels | None, str | None]
 
 
 def _unchanged(item: Any) -> Any:
-    """In place of PyTorch's own collation, which makes tensors of arrays."""
+    """Replacement of PyTorch's collation, which converts arrays to tensors."""
     return item
 
 
@@ -112,7 +112,7 @@ class _Images(Dataset[Item]):
 def _predict_one(
     name: str, image: Pixels, module: SegmentationModule, data: SegmentationDataModule, predictions: PredictionFolder
 ) -> str | None:
-    """Predict and write; what went wrong with this image alone."""
+    """Predict and write an image; return an error that concerns this image alone."""
     height, width = image.shape[:2]
     resized = image
     if data.image_size is not None:

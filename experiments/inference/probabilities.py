@@ -10,8 +10,8 @@ TINY = finfo(float32).tiny
 def to_probs(logits: Tensor) -> Tensor:
     """Softmax over classes in float32.
 
-    A network that was trained with sigmoids (BCE, RMI) is read by softmax, too: the largest class is the same, and one
-    pixel has one distribution over classes, which averages and the CRF need.
+    Softmax is also used for a network that was trained with sigmoids (BCE, RMI): the argmax is the same, and each pixel
+    has one distribution over classes, which averages and the CRF need.
     """
     return logits.float().softmax(dim=1)
 

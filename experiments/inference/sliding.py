@@ -18,11 +18,11 @@ class SlidingWindow:
     """Probabilities of crops of one size, averaged where crops overlap.
 
     The last crop of a row or column is moved back so that it ends at the border. An image that is smaller than the crop
-    in one direction is seen whole in that direction, without padding.
+    in one direction is covered whole in that direction, without padding.
 
     Args:
         size: height and width of the crops, in pixels.
-        overlap: share of a crop that the next one covers as well, at least; 0 to below 1.
+        overlap: minimum share of a crop that the next one covers as well; 0 to below 1.
 
     Raises:
         ValueError: if size or overlap is out of range.
@@ -54,14 +54,14 @@ class SlidingWindow:
             probs = to_probs(network(images[here]))
             if total is None:
                 total = probs.new_zeros((*probs.shape[:2], height, width))
-                times = probs.new_zeros((1, 1, height, width))
+                counts = probs.new_zeros((1, 1, height, width))
             total[here] += probs
-            times[here] += 1
+            counts[here] += 1
         assert total is not None  # there is a first crop
-        return to_logits(total.div_(times))
+        return to_logits(total.div_(counts))
 
     def starts(self, length: int) -> list[int]:
-        """Where crops begin that cover `length` pixels.
+        """Start positions of the crops that cover `length` pixels.
 
         Example:
             >>> SlidingWindow(40, overlap=0.5).starts(100), SlidingWindow(40).starts(30)

@@ -10,16 +10,16 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.outputs import PredictionFolder
 
 # VOC 2012 development kit, section 5.3: competition 5 is for models trained on VOC's own train and val images alone,
-# competition 6 for all others, so for whatever saw SBD's masks (trainaug)
+# competition 6 for all others, such as those trained on SBD's masks (trainaug)
 VOC_COMPETITIONS = {"voc": "comp6", "voc:comp5": "comp5", "voc:comp6": "comp6"}
 VOC_CLASSES = 21
 
 
 def check_submission(submission: str, *, num_classes: int, colors: str) -> None:
-    """Refuse what a server would refuse, before anything is predicted.
+    """Check what a server would refuse, before anything is predicted.
 
     Raises:
-        UserError: for a model or images that the server does not take.
+        UserError: for a model or images that the server does not accept.
     """
     if num_classes != VOC_CLASSES:
         raise UserError(
@@ -34,11 +34,11 @@ def pack_voc(names: Sequence[str], predictions: PredictionFolder, submission: st
 
     Args:
         names: of every image of the test set.
-        predictions: where all of them are predicted.
+        predictions: folder with the predictions of all of them.
         submission: a key of `VOC_COMPETITIONS`.
 
     Returns:
-        The archive, `results.tgz` in the folder of predictions; in it lie
+        The archive, `results.tgz` in the folder of predictions; it contains
         `results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png` and so on.
     """
     archive = predictions.path / "results.tgz"

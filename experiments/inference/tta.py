@@ -15,13 +15,13 @@ SCALE_RANGE = (0.1, 4.0)
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """The mean probability over all scales, each as it is and (with `flip`) mirrored left to right.
+    """Mean probability over all scales, each unflipped and (with `flip`) mirrored left to right.
 
     Images and probabilities are resized bilinearly (align_corners=False), images with antialiasing where they shrink.
 
     Args:
         scales: distinct factors of height and width, in 0.1..4: the memory of a pass grows with a scale's square.
-        flip: whether each scale is seen mirrored, too.
+        flip: whether to predict each scale mirrored, too.
 
     Raises:
         ValueError: if scales are missing, repeated or out of range.
@@ -34,7 +34,7 @@ class TestTimeAugmentation:
         torch.Size([1, 2, 8, 12])
     """
 
-    __test__ = False  # pytest, which takes a name that begins like this for a test
+    __test__ = False  # pytest would collect a class of this name
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False

@@ -1,1 +1,1 @@
-"""Launcher: what to do with each run of a table, and the executors that do it."""
+"""Launcher: an action for each run of a table, and executors for this machine and SLURM."""

@@ -1,4 +1,4 @@
-"""What a launch does with each run, as its folder and SLURM have it."""
+"""Choose the launch action of each run from the state of its folder and SLURM's queue."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Statu
 
 Kind = Literal["keep", "leave", "failed", "start", "resume", "replace"]
 WORK: tuple[Kind, ...] = ("start", "resume", "replace")
-# a run that failed for these goes on with the same command, once there is space
+# runs that failed with one of these are resumed by the same command, once there is space
 DISK_FULL = re.compile(r"disk full|No space left on device|Disk quota exceeded", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Action:
-    """What a launch does with a run.
+    """Action of a launch for one run.
 
     Attributes:
-        kind: `keep` what is done, `leave` what somebody else has, leave what has `failed`; or work: `start` from
-            nothing, `resume` from a checkpoint, `replace` an earlier run.
-        reason: more about it, for the reader.
-        seen: the state that this was decided from; None where it could not be read.
+        kind: `keep` a finished run, `leave` one that another process has, skip one that has `failed`; or work: `start`
+            from scratch, `resume` from a checkpoint, `replace` an earlier run.
+        reason: explanation for the user.
+        seen: the state that the choice is based on; None if it could not be read.
         damaged: whether a file of the run could not be read.
     """
 
@@ -42,7 +42,7 @@ class Action:
 
     @property
     def is_work(self) -> bool:
-        """Whether the launch does the run."""
+        """Whether the launch executes the run."""
         return self.kind in WORK
 
     def __str__(self) -> str:
@@ -50,12 +50,12 @@ class Action:
 
 
 def choose_actions(runs: Sequence[Run], *, overwrite: bool = False, retry_failed: bool = False) -> list[Action]:
-    """An action for each run, with one question to SLURM for all.
+    """Choose an action for each run, with one query to SLURM for all.
 
     Args:
         runs: the runs.
-        overwrite: replace runs that are there.
-        retry_failed: do failed runs again.
+        overwrite: replace existing runs.
+        retry_failed: repeat failed runs.
 
     Raises:
         UserError: naming every folder that holds a run of another config.
@@ -74,7 +74,7 @@ def choose_actions(runs: Sequence[Run], *, overwrite: bool = False, retry_failed
 
 
 def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_failed: bool = False) -> Action:
-    """What to do with a run; arguments and errors as for `choose_actions`."""
+    """Choose the action for one run; arguments and errors as for `choose_actions`."""
     holder = holder_of(run.folder.lock_file)
     if holder is not None:
         return Action("leave", f"{Status.RUNNING}, {holder}")
@@ -118,13 +118,13 @@ def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str,
 
 
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
-    """Write down what could not say itself that it failed; and what was left alone for it, in sentences."""
+    """Record failures that the runs could not record themselves; return a sentence per kind of skipped failed runs."""
     failed = [(run, action) for run, action in plan if action.kind == "failed"]
     for run, action in failed:
         if not action.damaged and action.seen and action.seen["status"] in (Status.QUEUED, Status.RUNNING):
             _record_failure(run, action)
     kinds = (
-        ("failed in an earlier launch", "--retry-failed does them again"),
+        ("failed in an earlier launch", "--retry-failed repeats them"),
         ("are damaged", "--overwrite replaces them"),
     )
     sentences = []
@@ -147,7 +147,7 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
     Args:
         run: the run.
         action: what was decided.
-        keep: what stays of its checkpoint once it is done, for the record.
+        keep: what to keep of its checkpoint once it is done; stored in run.json.
         state: entries for the run's state, such as the job's number.
 
     Raises:
@@ -164,7 +164,7 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
         former = now or {}
         finished = action.kind == "resume" and Status(former["status"]).is_finished
         status = Status.TRAINED if finished else Status.QUEUED
-        cleared = dict.fromkeys(former.keys() & {"job", "job_log", "error"})  # of an earlier launch
+        cleared = dict.fromkeys(former.keys() & {"job", "job_log", "error"})  # from an earlier launch
         folder.update_state(**{"status": status, **cleared, **state})
 
 
@@ -176,7 +176,7 @@ def _state(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _status(state: dict[str, Any], queue: Queue) -> tuple[Status, str]:
-    """A run's status and error; a job that is gone cannot say itself that it died."""
+    """Status and error of a run; a job that is gone could not record its own failure."""
     status = Status(state["status"])
     if state.get("job") and status in (Status.QUEUED, Status.RUNNING):
         log = Path(state.get("job_log") or "")

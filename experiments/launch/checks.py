@@ -1,4 +1,4 @@
-"""Checks before anything starts, so that no job finds out after a night in a queue."""
+"""Checks before any run starts, so that no job fails after a night in a queue."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from beyondpixel.lightning_modules.networks import build_encoder, without_pretra
 BYTES_BESIDE_CHECKPOINTS = 50 * 10**6
 # `last`, `previous`, `best`, and the one that is being written
 CHECKPOINTS = 4
-# arguments that change nothing about the network, and so need no further one to be built
-OF_TRAINING = frozenset(inspect.signature(SegmentationModule.__init__).parameters)
+# arguments that do not change the network: runs that differ in these alone need only one to be built
+TRAINING_ARGUMENTS = frozenset(inspect.signature(SegmentationModule.__init__).parameters)
 
 
 def check_output(output: Path) -> list[str]:
-    """Whether files can be made and locked in a folder, or where it will be made; nothing is left behind."""
+    """Check that files can be created and locked in a folder, or in the parent of a new one; leave none behind."""
     parent = closest_existing(output)
     try:
         if not parent.is_dir():
@@ -47,9 +47,9 @@ def check_output(output: Path) -> list[str]:
 
 
 def check_devices(runs: Sequence[Run], gpus: int | None) -> list[str]:
-    """Whether each run's trainer asks for as many GPUs as a run gets; None where nobody hands out GPUs."""
-    asked = {run.config["trainer"].get("devices") for run in runs}
-    wrong = sorted(number for number in asked if isinstance(number, int) and number not in (-1, gpus))
+    """Check that each run's trainer requests as many GPUs as a run gets, if GPUs are assigned (not None)."""
+    requested = {run.config["trainer"].get("devices") for run in runs}
+    wrong = sorted(number for number in requested if isinstance(number, int) and number not in (-1, gpus))
     return [
         f"trainer.devices {number}: a run gets {gpus}; leave it out, and give --gpus {number}"
         for number in (wrong if gpus is not None else ())
@@ -57,17 +57,17 @@ def check_devices(runs: Sequence[Run], gpus: int | None) -> list[str]:
 
 
 def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str], dict[str, int]]:
-    """Look for the data of each row, and build its network and its loss, each different one once.
+    """Check the data of each row, and build its network and its loss, each distinct one once.
 
-    Networks are built on the meta device, without memory for their weights. Pretrained weights are fetched now, where
-    the node that launches has a network and those that compute may have none.
+    Networks are built on the meta device, without memory for their weights. Pretrained weights are downloaded now,
+    because the node that launches has a network connection and compute nodes may have none.
 
     Args:
-        runs: those that are to be done.
-        fresh: those of them that start from nothing; the others have all weights in their checkpoint.
+        runs: those to execute.
+        fresh: those of them that start from scratch; the others have all weights in their checkpoint.
 
     Returns:
-        What is wrong, a sentence for each different thing; and the bytes of a checkpoint, by the row's name.
+        Errors, one sentence for each distinct one, and the bytes of a checkpoint, by the row's name.
     """
     errors = _errors(runs, lambda run: [run.config["data"], _processes(run)], _check_data)
     sizes: dict[str, int] = {}
@@ -84,17 +84,17 @@ def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str]
 
 
 def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> tuple[list[str], str]:
-    """Whether what runs will write fits on the disk.
+    """Check that the files that runs will write fit on the disk.
 
     Args:
-        runs: those that are to be done.
+        runs: those to execute.
         sizes: bytes of a checkpoint, by the row's name.
         output: where they write.
 
     Returns:
-        What is wrong, if they do not fit; and how many bytes they take.
+        Errors, if they do not fit, and the bytes that they take.
     """
-    needed = sum(_still_to_write(run, sizes[run.spec.name]) for run in runs)
+    needed = sum(_remaining_bytes(run, sizes[run.spec.name]) for run in runs)
     free = shutil.disk_usage(closest_existing(output)).free
     need, have = (f"{count / 1e9:.1f} GB" for count in (needed, free))
     error = (
@@ -105,7 +105,7 @@ def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> 
 
 
 def _groups(runs: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
-    """Runs of which a part of their configs, or some of its values, are equal."""
+    """Group runs with equal keys, such as a part of their configs or some of its values."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(key(run), default=str), []).append(run)
@@ -113,7 +113,7 @@ def _groups(runs: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
 
 
 def _errors(runs: Iterable[Run], key: Callable[[Run], Any], check: Callable[[Run], object]) -> list[tuple[Run, str]]:
-    """What is wrong with runs; of those with the same key only the first is checked."""
+    """Errors of runs; of those with the same key only the first is checked."""
     errors = []
     for run, *_ in _groups(runs, key):
         try:
@@ -128,14 +128,14 @@ def _arguments(run: Run) -> dict[str, Any]:
 
 
 def _network_of(run: Run) -> list[Any]:
-    arguments = {key: value for key, value in _arguments(run).items() if key not in OF_TRAINING}
+    arguments = {key: value for key, value in _arguments(run).items() if key not in TRAINING_ARGUMENTS}
     return [run.config["model"]["class_path"], arguments]
 
 
 def _processes(run: Run) -> int:
     devices, nodes = run.config["trainer"].get("devices"), run.config["trainer"].get("num_nodes")
     count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
-    return max(1, count) * (nodes or 1)  # -1 is all that the machine has, which this one need not be
+    return max(1, count) * (nodes or 1)  # -1 is all devices of the machine, which may not be this one
 
 
 def _check_data(run: Run) -> None:
@@ -148,7 +148,7 @@ def _check_data(run: Run) -> None:
 
 
 def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
-    """What is wrong with runs of one network, and with their losses; and the bytes of a checkpoint."""
+    """Errors of runs with one network and of their losses, and the bytes of a checkpoint."""
     try:
         module = _build_without_weights(runs[0].config)
     except (UserError, ValueError) as error:
@@ -160,7 +160,7 @@ def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
         )
     weights = sum(value.numel() * value.element_size() for value in module.parameters())
     buffers = sum(value.numel() * value.element_size() for value in module.buffers())
-    return errors, 2 * weights + buffers  # each weight has a momentum
+    return errors, 2 * weights + buffers  # each weight has a momentum buffer
 
 
 def _build_without_weights(config: Mapping[str, Any]) -> LightningModule:
@@ -178,6 +178,6 @@ def _check_weights(run: Run) -> None:
         build_encoder(given["encoder"], output_stride=given["output_stride"], weights=given["encoder_weights"])
 
 
-def _still_to_write(run: Run, checkpoint: int) -> int:
-    there = sum(file.stat().st_size for file in (run.folder.path / "checkpoints").glob("*.ckpt"))
-    return max(0, CHECKPOINTS * checkpoint + BYTES_BESIDE_CHECKPOINTS - there)
+def _remaining_bytes(run: Run, checkpoint: int) -> int:
+    present = sum(file.stat().st_size for file in (run.folder.path / "checkpoints").glob("*.ckpt"))
+    return max(0, CHECKPOINTS * checkpoint + BYTES_BESIDE_CHECKPOINTS - present)

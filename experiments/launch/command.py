@@ -1,4 +1,4 @@
-"""`beyondpixel launch`: check everything, show what will be done, hand the runs to an executor."""
+"""`beyondpixel launch`: check everything, show what will be done, pass the runs to an executor."""
 
 from __future__ import annotations
 
@@ -46,43 +46,43 @@ def launch(
     as_wandb_sweep: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train and test every row of the given run specs with every seed, here or on a SLURM cluster.
+    """Train and test every row of the given run specs with every seed, on this machine or on a SLURM cluster.
 
-    Each run has a folder, OUTPUT/TABLE/ROW/seedK, which decides what a launch does: finished runs are kept, running and
-    queued ones left alone, stopped ones resumed at their last checkpoint, failed ones shown and left alone until
-    --retry-failed. So the same command can be given again at any time, and twice at once.
+    The state of a run's folder, OUTPUT/TABLE/ROW/seedK, decides what a launch does: finished runs are kept, running and
+    queued ones left alone, stopped ones resumed at their last checkpoint, failed ones shown and skipped without
+    --retry-failed. So the same command can be repeated at any time, even concurrently.
 
     Config keys can be overridden for all rows: --data.root DIR, --trainer.max_steps 100, --model.lr 0.01.
 
     Args:
         specs: YAML files, folders of them, or names of tables and rows such as camvid_small/rmi.
-        seeds: of each row.
-        output: the folder that run folders go to.
+        seeds: seeds of each row.
+        output: the folder for run folders.
         dry_run: check everything, show what would be done and how many bytes it takes, and start nothing.
-        retry_failed: do failed runs again.
-        overwrite: replace runs that are there, finished ones included.
-        keep: what stays of a checkpoint once its run is done: all that a resume needs, the weights, or nothing.
+        retry_failed: repeat failed runs.
+        overwrite: replace existing runs, including finished ones.
+        keep: what to keep of a checkpoint once its run is done: all that a resume needs, the weights, or nothing.
         executor: this machine (local, the default), or SLURM's sbatch.
-        gpus: of one run, on each of its nodes; 0 for CPUs only (default: 1).
-        jobs: runs at a time on this machine (default: one a GPU; one on a machine without).
+        gpus: GPUs of one run, on each of its nodes; 0 for CPUs only (default: 1).
+        jobs: concurrent runs on this machine (default: one per GPU; one on a machine without GPUs).
         nodes: SLURM: nodes of one run (default: 1).
         partition: SLURM: the partition (default: the cluster's).
         time: SLURM: time limit as minutes or HH:MM:SS, after which a run is requeued and resumed (default: 4:00:00).
         time_warning: SLURM: seconds before the limit at which a run saves and stops (default: a tenth of the limit, 120
             at most); a run that measures longer steps and checkpoints stops earlier.
-        max_parallel: SLURM: runs at a time (default: all).
-        cpus: SLURM: CPUs for each GPU (default: the cluster's).
-        mem: SLURM: memory of a node, such as 32G (default: the cluster's).
-        sbatch: SLURM: further options of sbatch, such as account=vision mail-user=me@here exclusive.
-        srun: SLURM: further arguments of srun, such as container-image=IMAGE.
+        max_parallel: SLURM: concurrent runs (default: all).
+        cpus: SLURM: CPUs per GPU (default: the cluster's).
+        mem: SLURM: memory per node, such as 32G (default: the cluster's).
+        sbatch: SLURM: additional options of sbatch, such as account=vision mail-user=me@here exclusive.
+        srun: SLURM: additional arguments of srun, such as container-image=IMAGE.
         setup: SLURM: lines of shell before Python starts, such as "module load cuda".
-        cluster: a YAML file with these options for a cluster, which those given here win over.
+        cluster: a YAML file with these options for a cluster; options of the command line win.
         as_wandb_sweep: write a sweep for W&B's agents to this file, and start nothing.
         overrides: dotted config keys that win over every spec.
 
     Raises:
-        UserError: if options do not fit each other, a spec is wrong, a run of another config lies in a folder, or,
-            after all others have run, if a run failed.
+        UserError: if options conflict, a spec is wrong, a folder holds a run of another config, or, after all others
+            have run, if a run failed.
     """
     from beyondpixel.experiments.launch.options import CLUSTER_KEYS, read_options, submission_parameters
 
@@ -95,10 +95,10 @@ def launch(
         from beyondpixel.experiments.launch.sweep import write_sweep
 
         if slurm is not None:
-            raise UserError("--as-wandb-sweep: its agents do the runs where they are started, not --executor slurm")
+            raise UserError("--as-wandb-sweep: agents execute the runs where they are started; omit --executor slurm")
         kept = None if keep == "resume" else keep
-        told = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE) or None}
-        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {}, options=told)
+        agent_options = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE) or None}
+        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {}, options=agent_options)
         return
 
     # what follows imports torch, which takes seconds
@@ -125,8 +125,8 @@ def launch(
             [run for run, _ in work], fresh=[run for run, action in work if action.kind != "resume"]
         )
         no_space, space = checks.check_space([run for run, _ in work], sizes, output)
-        handed_out = _gpus_of(slots[0]) if slots else max(1, 1 if options["gpus"] is None else options["gpus"])
-        errors += checks.check_devices([run for run, _ in work], handed_out)
+        gpus_per_run = _gpus_of(slots[0]) if slots else max(1, 1 if options["gpus"] is None else options["gpus"])
+        errors += checks.check_devices([run for run, _ in work], gpus_per_run)
         if found + errors + no_space:
             raise _nothing_started(found + errors + no_space)
     _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
@@ -145,12 +145,12 @@ def launch(
 
 
 def _devices(gpus: int, nodes: int) -> dict[str, int]:
-    """The trainer's keys for several devices; none for one, so that a run is the same wherever it runs."""
+    """Trainer keys for several devices; none for one, so that a run is the same on every machine."""
     return {"trainer.devices": gpus, "trainer.num_nodes": nodes} if gpus * nodes > 1 else {}
 
 
 def _gpus_of(slot: Slot) -> int | None:
-    """How many GPUs a slot has; None on a machine without."""
+    """Number of GPUs of a slot; None on a machine without GPUs."""
     devices = slot.get("CUDA_VISIBLE_DEVICES")
     return len(devices.split(",")) if devices else None
 
@@ -170,7 +170,7 @@ def _show(plan: Plan, title: str, console: Console) -> None:
 
 
 def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) -> list[str]:
-    """Do runs on this machine; what went wrong, in sentences."""
+    """Execute runs on this machine; return a sentence for each kind of failure."""
     from beyondpixel.experiments.launch.local import run_locally
     from beyondpixel.experiments.launch.progress import Progress
     from beyondpixel.experiments.run.folder import Status
@@ -184,7 +184,7 @@ def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) ->
         raise
     failed, stopped = progress.names(Status.FAILED, Status.DAMAGED), progress.names(Status.STOPPED)
     remedies = {
-        "failed": (failed, "see their log.txt, mend the cause, and launch again with --retry-failed"),
+        "failed": (failed, "see their log.txt, fix the cause, and launch again with --retry-failed"),
         "were stopped": (stopped, "the same command resumes them"),
     }
     return [

@@ -1,4 +1,4 @@
-"""Executor for this machine: each run in a process of its own, one a GPU, or several on the CPU."""
+"""Executor for this machine: each run in its own process, one per GPU, or several on the CPU."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.run.folder import DamagedRunError, Status
 from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
 
-SECONDS_BETWEEN_LOOKS = 0.5
-# -P: a file of the current folder, say queue.py, is not to stand in for a module of the same name
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # a Trainer takes what it sees
+POLL_INTERVAL_S = 0.5
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # a Trainer uses the GPUs that it sees
+# -P: a file in the current folder, say queue.py, must not shadow a module of the same name
 COMMAND = (sys.executable, "-P", "-m", "beyondpixel.experiments.job")
 
 Slot = Mapping[str, str]
 
 
 def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Sequence[str] | None = None) -> list[Slot]:
-    """What may run at a time on this machine, each as the environment variables that give it its devices.
+    """Make a slot for each concurrent run on this machine: environment variables that assign its devices.
 
     Args:
-        jobs: runs at a time; None is one for each group of GPUs, and one on a machine without GPUs.
-        gpus: GPUs of one run; None is one where there are some, 0 leaves them alone.
-        devices: this machine's GPUs, as for CUDA_VISIBLE_DEVICES; None finds out.
+        jobs: concurrent runs; None is one per group of GPUs, and one on a machine without GPUs.
+        gpus: GPUs of one run; None is one if the machine has any, 0 uses none.
+        devices: this machine's GPUs, as for CUDA_VISIBLE_DEVICES; None detects them.
 
     Raises:
-        UserError: if a run is to have more GPUs than there are.
+        UserError: if a run needs more GPUs than there are.
 
     Example:
         >>> make_slots(gpus=2, devices=["0", "1", "2", "3"])
@@ -58,27 +58,26 @@ def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Seq
         shared = {"OMP_NUM_THREADS": threads} if number > 1 else {}
         return [{**shared, **(NO_GPU if gpus == 0 else {})} for _ in range(number)]
     groups = [",".join(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
-    # more jobs than groups share GPUs, which pays for small models
+    # more jobs than groups share GPUs, which pays off for small models
     return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} for index in range(jobs or len(groups))]
 
 
 def run_locally(
     work: Sequence[tuple[Run, Action]], slots: Sequence[Slot], progress: Progress, *, keep: str = "resume"
 ) -> None:
-    """Do runs, as many at a time as there are slots.
+    """Execute runs, as many concurrently as there are slots.
 
-    Their processes are in sessions of their own: Ctrl-C reaches this process alone, which asks each of them to save and
-    stop. They go on if this process is killed; the next launch finds them by their locks.
+    Each process has its own session: Ctrl-C reaches this process alone, which asks each run to save and stop. Runs
+    continue if this process is killed; the next launch finds them by their locks.
 
     Args:
         work: what to run.
         slots: from `make_slots`.
-        progress: is told what happens, and shows it.
-        keep: what stays of a checkpoint once its run is done.
+        progress: receives status messages, and shows them.
+        keep: what to keep of a checkpoint once its run is done.
 
     Raises:
-        KeyboardInterrupt: when Ctrl-C has been pressed (or one of `KILLS` has come) and all runs have
-            stopped.
+        KeyboardInterrupt: after Ctrl-C (or one of `KILLS`), once all runs have stopped.
     """
     waiting, free = list(reversed(work)), list(reversed(slots))
     running: list[_Process] = []
@@ -86,7 +85,7 @@ def run_locally(
         try:
             while waiting or running:
                 _start_some(waiting, free, running, progress, keep=keep)
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_INTERVAL_S)
                 _collect_ended(free, running, progress)
                 progress.refresh()
         except KeyboardInterrupt:
@@ -103,7 +102,7 @@ class _Process:
 
 @contextmanager
 def _stopping_signals() -> Iterator[None]:
-    """Turn the stopping signals into KeyboardInterrupt; those that are ignored, as under nohup, stay so."""
+    """Convert stop signals to KeyboardInterrupt; ignored ones, as under nohup, stay ignored."""
     former = {number: signal.getsignal(number) for number in KILLS}
     for number, handler in former.items():
         if handler is not signal.SIG_IGN:
@@ -118,7 +117,7 @@ def _stopping_signals() -> Iterator[None]:
 def _start_some(
     waiting: list[tuple[Run, Action]], free: list[Slot], running: list[_Process], progress: Progress, *, keep: str
 ) -> None:
-    """Start runs while there are slots for them."""
+    """Start runs while slots are free."""
     while waiting and free:
         started = _start(*waiting.pop(), free[-1], progress, keep)
         if started is not None:
@@ -134,7 +133,7 @@ def _collect_ended(free: list[Slot], running: list[_Process], progress: Progress
 
 
 def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> _Process | None:
-    """The process of a run; None if somebody else has the run, or its folder cannot be written."""
+    """Start the process of a run; None if another process has the run, or its folder cannot be written."""
     try:
         take(run, action, keep=keep)
         with run.folder.log_file.open("ab") as log:
@@ -146,7 +145,7 @@ def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) 
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-    except HeldError as error:  # another launcher was quicker
+    except HeldError as error:  # another launcher was faster
         progress.ended(run, Status.RUNNING, str(error))
         return None
     except OSError as error:
@@ -157,7 +156,7 @@ def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) 
 
 
 def _outcome(one: _Process) -> tuple[Status, str]:
-    """How a run ended, which its folder says as well afterwards, if it can be written."""
+    """Status and note of a run that ended, also recorded in its folder, if that can be written."""
     code, run = one.process.returncode, one.run
     known = {0: (Status.DONE, ""), HELD: (Status.RUNNING, "another process has it"), STOPPED: (Status.STOPPED, "")}
     if code in known:
@@ -167,21 +166,21 @@ def _outcome(one: _Process) -> tuple[Status, str]:
     except DamagedRunError as error:
         return Status.DAMAGED, str(error)
     if Status(state["status"]).has_failed(state.get("error")):
-        # also where Lightning then killed it, since another process of the run had failed, too
+        # also if Lightning then killed it because another process of the run had failed
         return Status.FAILED, state.get("error") or ""
-    if code < 0:  # killed: it is no failure of the run, and the next launch resumes it
+    if code < 0:  # killed: not a failure of the run, and the next launch resumes it
         note = f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
         if not Status(state["status"]).is_finished:
             _record(run, Status.STOPPED, note)
         return Status.STOPPED, note
-    # it ended before it could say why, or could not write it
+    # it ended before it could record the error, or could not write it
     lines = run.folder.log_file.read_text(encoding="utf-8", errors="replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {said}")
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return Status.FAILED, _record(run, Status.FAILED, f"ended with code {code}: {last_line}")
 
 
 def _record(run: Run, status: Status, error: str) -> str:
-    """Write down how a run ended, if need be in the space of what its killed writes have left."""
+    """Record how a run ended; first remove temporary files of killed writes, which may free the space for it."""
     with suppress(OSError):
         run.folder.remove_temporary_files()
         run.folder.update_state(status=status, error=error)
@@ -189,7 +188,7 @@ def _record(run: Run, status: Status, error: str) -> str:
 
 
 def _stop(running: Sequence[_Process], progress: Progress) -> None:
-    """Ask every run to save and stop, and wait for it; a second Ctrl-C ends them at once."""
+    """Ask every run to save and stop, and wait for it; a second Ctrl-C kills them."""
     progress.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
     for one in running:
         ask_to_stop(one.process)

@@ -16,8 +16,8 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# what flock answers on a file system without locks
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+# errors of flock on a file system without locks
+UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 SECONDS_BETWEEN_TRIES = 0.1
 
@@ -25,7 +25,7 @@ _descriptors: set[int] = set()  # of the locks that this process has open
 
 
 class HeldError(UserError):
-    """Another process has the run."""
+    """Another process holds the run."""
 
     def __init__(self, folder: Path, holder: str = "another process") -> None:
         super().__init__(f"{folder} is being worked on by {holder}; wait for it, or stop it first")
@@ -34,16 +34,16 @@ class HeldError(UserError):
 class RunLock:
     """Hold a run's `lock` file while entered.
 
-    The kernel releases the lock when the process ends, however it ends, so nothing stale stays behind. It holds between
-    machines where the file system passes `flock` on: NFS (4, or 3 with its lock daemon), Lustre mounted with `flock`,
-    GPFS, CephFS, BeeGFS with `tuneUseGlobalFileLocks`. On Lustre mounted with `localflock` it holds on one node only.
+    The kernel releases the lock when the process ends, however it ends, so no stale lock remains. It works across
+    machines if the file system forwards `flock`: NFS (4, or 3 with its lock daemon), Lustre mounted with `flock`,
+    GPFS, CephFS, BeeGFS with `tuneUseGlobalFileLocks`. On Lustre mounted with `localflock` it works on one node only.
 
     Args:
         file: the lock file; it stays when the lock is released.
-        patience: seconds to go on trying while somebody else holds it.
+        patience: seconds to keep trying while another process holds it.
 
     Raises:
-        HeldError: on entering, if another process has it.
+        HeldError: on entering, if another process holds it.
         UserError: on entering, if the file system has no locks.
 
     Example:
@@ -86,14 +86,14 @@ class RunLock:
 
 
 def this_process() -> str:
-    """This process, as it signs a lock."""
+    """Signature of this process in a lock file."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", SLURM job {job}" if job else "")
 
 
 def holder_of(file: Path) -> str | None:
-    """Who holds a lock now; None if nobody does.
+    """Signature of the process that holds a lock; None if none does.
 
     Raises:
         UserError: if the file system has no locks.
@@ -109,7 +109,7 @@ def holder_of(file: Path) -> str | None:
 
 
 def _signature(file: Path) -> str:
-    return file.read_text(errors="replace") or "another process"  # which is just writing its own
+    return file.read_text(errors="replace") or "another process"  # which has not signed yet
 
 
 def _open(file: Path, *, create: bool) -> _KernelLock | _PackageLock:
@@ -117,16 +117,16 @@ def _open(file: Path, *, create: bool) -> _KernelLock | _PackageLock:
 
     Args:
         file: the file.
-        create: whether to make it where it is missing; else it is opened to ask who holds it.
+        create: whether to create it if it is missing; else it is opened only to find its holder.
 
     Raises:
-        FileNotFoundError: if it is missing and is not to be made.
+        FileNotFoundError: if it is missing and `create` is false.
     """
     return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
 
 
 class _KernelLock:
-    """The kernel's, which it releases when the process ends, however it ends."""
+    """Kernel lock (`flock`), which is released when the process ends, however it ends."""
 
     def __init__(self, file: Path, *, create: bool) -> None:
         self._file = file
@@ -140,7 +140,7 @@ class _KernelLock:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
+            if error.errno not in UNSUPPORTED:
                 raise
             raise UserError(
                 f"{self._file}: its file system has no locks ({error.strerror}), without which two processes could "
@@ -149,20 +149,20 @@ class _KernelLock:
         return True
 
     def sign(self, text: str) -> None:
-        """Replace what the file says."""
+        """Replace the signature in the file."""
         if self._descriptor in _descriptors:
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text.encode(), 0)
 
     def close(self) -> None:
-        """Let go; a forked child does nothing."""
+        """Release the lock; a forked child does nothing."""
         if self._descriptor in _descriptors:
             _descriptors.discard(self._descriptor)
             os.close(self._descriptor)
 
 
 class _PackageLock:
-    """filelock's, on a file beside the one that is signed: on Windows nobody can read a file that is locked."""
+    """`filelock` lock on a second file, because on Windows the signature in a locked file cannot be read."""
 
     def __init__(self, file: Path, *, create: bool) -> None:
         import filelock
@@ -188,7 +188,7 @@ class _PackageLock:
 
 
 def _close_in_child() -> None:
-    """Let go in a forked child: a data worker would hold the lock on after its parent was killed."""
+    """Close the locks in a forked child: a data worker would keep them after its parent was killed."""
     for descriptor in _descriptors:
         os.close(descriptor)  # without unlocking, which would unlock the parent's descriptor as well
     _descriptors.clear()

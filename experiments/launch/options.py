@@ -1,4 +1,4 @@
-"""Options of `launch`: a cluster's file, what fits which executor, and what SLURM is asked for."""
+"""Options of `launch`: read a cluster file, check options of each executor, build SLURM's parameters."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from beyondpixel.experiments.yaml_files import read_yaml
 LISTS = ("sbatch", "srun", "setup")
 SLURM_ONLY = ("nodes", "partition", "time", "time_warning", "max_parallel", "cpus", "mem", *LISTS)
 CLUSTER_KEYS = (*SLURM_ONLY, "gpus", "executor")
-LEAST = {"gpus": 0, "jobs": 1, "nodes": 1, "max_parallel": 1, "cpus": 1, "time_warning": 1}
+MINIMUM = {"gpus": 0, "jobs": 1, "nodes": 1, "max_parallel": 1, "cpus": 1, "time_warning": 1}
 DEFAULT_TIME = "4:00:00"
-LONGEST_WARNING_S = 120
-SHORTEST_WARNING_S = 15
-# options of sbatch by which the launcher and submitit find jobs, tasks and their output again
+MAX_WARNING_S = 120
+MIN_WARNING_S = 15
+# options of sbatch that the launcher and submitit set, to find jobs, tasks and their output
 RESERVED = ("array", "error", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output", "signal", "wrap")
-# options of sbatch that are options of ours
+# options of sbatch that are also options of `launch`
 SHARED = ("time", "partition", "mem", "nodes")
-# sites that give GPUs by one of these need no --gpus-per-node
-OTHER_WAYS_TO_GPUS = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
+# sites that assign GPUs by one of these need no --gpus-per-node
+GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
 
 
 def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, Any]:
-    """The options of the command line, which win, and those of a cluster's file; lists are joined.
+    """Merge options of the command line, which win, and of a cluster file; lists are concatenated.
 
     Args:
-        given: of the command line; None for what was not given.
+        given: options of the command line; None if not given.
         cluster: a YAML file with some of `CLUSTER_KEYS`.
 
     Raises:
@@ -41,11 +41,11 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
         if key not in CLUSTER_KEYS:
             raise UserError(f"--cluster {cluster}: {key}: unknown option; {suggestion(key, CLUSTER_KEYS)}")
     options = {**given, **{key: value for key, value in preset.items() if given[key] is None}}
-    options |= {key: [*_words(preset.get(key, [])), *given[key]] for key in LISTS}
-    for name, least in LEAST.items():
+    options |= {key: [*_as_list(preset.get(key, [])), *given[key]] for key in LISTS}
+    for name, minimum in MINIMUM.items():
         value = options[name]
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f"{_flag(name)} {value}: expected a number, {least} or more")
+        if value is not None and (not isinstance(value, int) or value < minimum):
+            raise UserError(f"{_flag(name)} {value}: expected a number, {minimum} or more")
     if options["executor"] == "slurm" and options["jobs"] is not None:
         raise UserError("--jobs: only for this machine; --executor slurm has --max-parallel")
     foreign = [] if options["executor"] == "slurm" else [_flag(name) for name in SLURM_ONLY if options[name]]
@@ -55,41 +55,41 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
 
 
 def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What submitit is to ask SLURM for; a time limit among the options of sbatch counts as ours.
+    """Build submitit's parameters; an option of sbatch in `SHARED`, such as a time limit, counts as ours.
 
-    There is one task a GPU. A run that needs longer than `time`, in minutes, is requeued and resumes.
+    There is one task per GPU. A run that needs longer than `time`, in minutes, is requeued and resumes.
 
     Args:
         options: from `read_options`.
 
     Raises:
-        UserError: for an option that is given twice or that the launcher sets itself, or a limit that is no time.
+        UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit.
     """
     sbatch = read_sbatch(options["sbatch"])
     own = {name: sbatch.pop(name) for name in SHARED if name in sbatch}
     for name, value in own.items():
         if options[name] is not None:
             raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
-    asked: dict[str, Any] = {**options, **own}
-    gpus = 1 if asked["gpus"] is None else asked["gpus"]
-    minutes = read_time_limit(str(asked["time"] or DEFAULT_TIME))
-    requeue = {} if "no-requeue" in sbatch else {"requeue": True}  # after preemption and the failure of a node
+    requested: dict[str, Any] = {**options, **own}
+    gpus = 1 if requested["gpus"] is None else requested["gpus"]
+    minutes = read_time_limit(str(requested["time"] or DEFAULT_TIME))
+    requeue = {} if "no-requeue" in sbatch else {"requeue": True}  # after preemption or node failure
     parameters = {
-        "nodes": int(asked["nodes"] or 1),
+        "nodes": int(requested["nodes"] or 1),
         "ntasks_per_node": max(1, gpus),
-        "gpus_per_node": None if any(option in sbatch for option in OTHER_WAYS_TO_GPUS) else gpus or None,
+        "gpus_per_node": None if any(option in sbatch for option in GPU_OPTIONS) else gpus or None,
         "time": minutes,
-        "signal_delay_s": asked["time_warning"] or min(LONGEST_WARNING_S, max(SHORTEST_WARNING_S, minutes * 6)),
-        "partition": asked["partition"],
-        "cpus_per_task": asked["cpus"],
-        "mem": asked["mem"],
-        "setup": [*(["export CUDA_VISIBLE_DEVICES="] if gpus == 0 else []), *asked["setup"]] or None,
+        "signal_delay_s": requested["time_warning"] or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6)),
+        "partition": requested["partition"],
+        "cpus_per_task": requested["cpus"],
+        "mem": requested["mem"],
+        "setup": [*(["export CUDA_VISIBLE_DEVICES="] if gpus == 0 else []), *requested["setup"]] or None,
         # one task that fails must not leave the others waiting for it
         "srun_args": [
             "--kill-on-bad-exit=1",
-            # srun of SLURM 22.05 to 23.02 does not take sbatch's number of CPUs over
-            *([f"--cpus-per-task={asked['cpus']}"] if asked["cpus"] else []),
-            *(f"--{word.lstrip('-')}" for word in asked["srun"]),
+            # srun of SLURM 22.05 to 23.02 does not inherit sbatch's number of CPUs
+            *([f"--cpus-per-task={requested['cpus']}"] if requested["cpus"] else []),
+            *(f"--{argument.lstrip('-')}" for argument in requested["srun"]),
         ],
         "additional_parameters": {**requeue, **sbatch},
     }
@@ -97,7 +97,7 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sbatch(words: Sequence[str]) -> dict[str, str | bool]:
-    """Options of sbatch, as the user writes them.
+    """Parse options of sbatch, NAME=VALUE or NAME.
 
     Raises:
         UserError: for an option that the launcher sets itself.
@@ -113,16 +113,16 @@ def read_sbatch(words: Sequence[str]) -> dict[str, str | bool]:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise UserError(f"--sbatch {word}: expected NAME=VALUE or NAME, such as account=vision or exclusive")
         if name in RESERVED:
-            raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; leave it away")
+            raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; omit it")
         options[name] = value if equals else True
     return options
 
 
 def read_time_limit(text: str) -> int:
-    """SLURM's ways to write a time limit, in minutes, rounded up.
+    """Parse a time limit in any of SLURM's formats into minutes, rounded up.
 
     Raises:
-        UserError: for anything else.
+        UserError: for any other text, or a limit of zero.
 
     Example:
         >>> read_time_limit("90"), read_time_limit("4:00:00"), read_time_limit("1-12"), read_time_limit("2:30")
@@ -138,8 +138,8 @@ def read_time_limit(text: str) -> int:
     return -(-seconds // 60)
 
 
-def _words(value: Any) -> list[str]:
-    """A list of a cluster's file; options of sbatch may be written as keys and values."""
+def _as_list(value: Any) -> list[str]:
+    """List option of a cluster file; options of sbatch may be given as a mapping."""
     if isinstance(value, Mapping):
         return [name if setting is True else f"{name}={setting}" for name, setting in value.items()]
     return [value] if isinstance(value, str) else list(map(str, value))

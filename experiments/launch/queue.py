@@ -1,4 +1,4 @@
-"""Questions to SLURM: which jobs wait or run, why, and how others ended."""
+"""Queries to SLURM: pending and running jobs, reasons for waiting, and how other jobs ended."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
     | {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
-# what a process or a job started from inside an allocation must not inherit
-OF_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
-OF_PROCESS_GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# what SLURM writes where the kernel kills for memory (cgroups), and where it does so itself (OverMemoryKill)
+# variables that a process or job started inside an allocation must not inherit
+ALLOCATION_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
+PROCESS_GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# SLURM's messages when the kernel (cgroups) or SLURM itself (OverMemoryKill) kills a job for its memory
 OUT_OF_MEMORY = "oom.?kill|out of memory|exceeded (job )?memory limit"
 SHOWN_LINES = 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that waits or runs.
+    """A pending or running job.
 
     Attributes:
-        number: SLURM's, of an array element as `12_3`.
+        number: SLURM's number, such as `12_3` for an array element.
         state: such as PENDING.
-        reason: why it waits.
+        reason: why it is pending.
     """
 
     number: str
@@ -46,47 +46,47 @@ class Job:
 
 @dataclass
 class Queue:
-    """This user's jobs, asked for once; empty where there is no SLURM or it does not answer.
+    """This user's jobs, queried once; empty if there is no SLURM or it does not answer.
 
-    That is safe: a second job of the same run finds the run's lock, or that it is done.
+    That is safe: a second job of the same run finds the run locked or done.
     """
 
     _accounts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def living(self, number: str | None) -> Job | None:
-        """A job that waits or runs."""
+        """The pending or running job with this number."""
         job = self._jobs.get(number) if number else None
         return None if job is None or job.state in ENDED else job
 
     def end_of(self, number: str) -> str:
-        """The state in which a job ended, such as OUT_OF_MEMORY; empty if SLURM does not know it any more."""
+        """The state in which a job ended, such as OUT_OF_MEMORY; empty if SLURM has no record of it any more."""
         if number in self._jobs:
             return self._jobs[number].state
         array = number.partition("_")[0]
         if array not in self._accounts:
             wanted = ("--noheader", "--parsable2", "--allocations", "--format", "JobID,State")
-            said = ask("sacct", *wanted, "--jobs", array) or ""
-            entries = (line.split("|") for line in said.splitlines() if "|" in line)
-            # it says by whom a job was cancelled
+            output = ask("sacct", *wanted, "--jobs", array) or ""
+            entries = (line.split("|") for line in output.splitlines() if "|" in line)
+            # who cancelled a job follows its state
             self._accounts[array] = {entry[0].strip(): entry[1].split()[0] for entry in entries if entry[1].strip()}
         return self._accounts[array].get(number, "")
 
     @cached_property
     def _jobs(self) -> dict[str, Job]:
         wanted = ("--noheader", "--array", "--states=all", "--user", getpass.getuser())
-        said = ask("squeue", *wanted, "--format", "%i|%T|%r") or ""
-        jobs = (Job(*line.strip().split("|", 2)) for line in said.splitlines() if line.count("|") > 1)
+        output = ask("squeue", *wanted, "--format", "%i|%T|%r") or ""
+        jobs = (Job(*line.strip().split("|", 2)) for line in output.splitlines() if line.count("|") > 1)
         return {job.number: job for job in jobs}
 
 
 def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
-    """Why a job that is gone must be called failed; None if it may simply be started again.
+    """Why a job that is gone counts as failed; None if it can simply be started again.
 
     Args:
-        number: the job's.
-        end: the state in which it ended, empty if that is not known.
-        log: its standard error before the run took over, where SLURM itself writes as well.
-        began: whether the run had begun.
+        number: the job's number.
+        end: the state in which it ended, empty if unknown.
+        log: file of its standard error before the run redirects it; SLURM writes there as well.
+        began: whether the run had started.
     """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     if end == "OUT_OF_MEMORY" or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
@@ -95,12 +95,12 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
     away = end in ("CANCELLED", "NODE_FAIL", "PREEMPTED") or any("CANCELLED AT" in line for line in lines)
     if began or away or not (lines or end in ENDED):
         return None
-    said = "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing and ended as {end}"
-    return f"SLURM job {number} ended before the run began: {said} ({log})"
+    reason = "; ".join(lines[-SHOWN_LINES:]) or f"no output, final state {end}"
+    return f"SLURM job {number} ended before the run began: {reason} ({log})"
 
 
 def ask(*command: str) -> str | None:
-    """What one of SLURM's programs says; None if there is none or it fails."""
+    """Output of one of SLURM's programs; None if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (subprocess.SubprocessError, OSError):
@@ -110,11 +110,11 @@ def ask(*command: str) -> str | None:
 def environment_outside_allocation() -> dict[str, str]:
     """This process's environment without what SLURM sets in an allocation.
 
-    Jobs submitted from inside one fail on these variables in srun, and Lightning takes a process that has them for a
-    job step. Where SLURM's own configuration lies, and the user's defaults for sbatch (`SBATCH_ACCOUNT`), stay.
+    Jobs submitted from inside one fail on these variables in srun, and Lightning mistakes a process that has them for a
+    job step. The location of SLURM's configuration and the user's defaults for sbatch (`SBATCH_ACCOUNT`) stay.
     """
     return {
         name: value
         for name, value in os.environ.items()
-        if name == "SLURM_CONF" or not (name.startswith(OF_ALLOCATION) or name in OF_PROCESS_GROUP)
+        if name == "SLURM_CONF" or not (name.startswith(ALLOCATION_PREFIXES) or name in PROCESS_GROUP_VARIABLES)
     }

@@ -1,8 +1,8 @@
-"""Executor for SLURM, through submitit: array jobs, one run an element.
+"""Executor for SLURM, through submitit: array jobs with one run per element.
 
-An array holds fewer elements than SLURM's MaxArraySize, so a large launch is several arrays. SLURM limits the elements
-that run at a time within one array only. To keep `--max-parallel` over all of them, it is divided among the arrays;
-where there are more arrays than it allows runs, the later ones wait for an earlier one to end.
+An array holds fewer elements than SLURM's MaxArraySize, so a large launch is several arrays. SLURM limits concurrent
+elements within one array only. To keep `--max-parallel` over all of them, it is divided among the arrays;
+if there are more arrays than it allows runs, the later ones wait for an earlier one to end.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from beyondpixel.experiments.plan import Run
 # a run may be stopped by its time limit as often as it needs, as long as it makes steps in between
 TIMEOUTS = 1000
 DEFAULT_ARRAY_SIZE = 1000
-# Until its runs are prepared, a job waits. SLURM checks what a job asks for if it begins later, but not if it is held.
+# Jobs wait until their runs are prepared. SLURM checks the requests of a job that begins later, but not of a held one.
 LATER = "now+1hour"
 
 
 class Chunk(NamedTuple):
-    """Runs that become one array.
+    """Runs of one array.
 
     Attributes:
         first: index of the first run.
-        stop: index behind the last.
-        limit: runs at a time; None is all.
+        stop: index after the last run.
+        limit: concurrent runs; None is all.
         after: index of the array that must end before this one starts.
     """
 
@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
 
 
 def split_into_chunks(count: int, *, size: int, limit: int | None) -> list[Chunk]:
-    """Arrays of about equal length whose limits, over all that may run at a time, add up to the given one.
+    """Split runs into arrays of about equal length; the limits of concurrent arrays add up to the given one.
 
     Example:
         >>> [(chunk.stop, chunk.limit, chunk.after) for chunk in split_into_chunks(40, size=16, limit=8)]
@@ -71,7 +71,7 @@ def split_into_chunks(count: int, *, size: int, limit: int | None) -> list[Chunk
 
 
 def check_slurm(partition: str | None) -> list[str]:
-    """What keeps runs from being submitted from here, a sentence each."""
+    """Check that runs can be submitted from here; return one sentence per error."""
     errors = []
     if find_spec("submitit") is None:
         errors.append("--executor slurm needs the package submitit: pip install 'beyondpixel[slurm]'")
@@ -79,7 +79,7 @@ def check_slurm(partition: str | None) -> list[str]:
     if missing:
         errors.append(
             f"--executor slurm: {', '.join(missing)} cannot be found; launch on a node from which jobs are submitted, "
-            "or leave --executor away to run here"
+            "or omit --executor to run here"
         )
     known = list(dict.fromkeys((ask("sinfo", "--noheader", "--format", "%R") or "").split()))
     if partition and known and not set(partition.split(",")) <= set(known):
@@ -97,26 +97,26 @@ def submit(
     keep: str = "resume",
     job: Callable[..., None] = run_job,
 ) -> list[str]:
-    """Submit runs; they go on without this process.
+    """Submit runs, which do not depend on this process any more.
 
     Args:
         work: what to run.
-        parameters: what each run gets, from `submission_parameters`.
+        parameters: submitit's parameters for each run, from `submission_parameters`.
         output: the folder that holds the tables' folders; submitit's files go to `slurm` below it.
-        say: is told what happens.
-        max_parallel: runs at a time; None is all.
-        keep: what stays of a checkpoint once its run is done.
-        job: what does a run.
+        say: receives status messages.
+        max_parallel: concurrent runs; None is all.
+        keep: what to keep of a checkpoint once its run is done.
+        job: function that executes a run.
 
     Returns:
         The numbers of the array jobs.
 
     Raises:
-        UserError: if SLURM refuses a job; those before it go on.
+        UserError: if SLURM refuses a job; those before it continue.
     """
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
     size = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_SIZE
-    # a new folder, as a cluster that was set up anew gives the same job numbers again
+    # a new folder, because a reinstalled cluster assigns the same job numbers again
     folder = output.absolute() / "slurm" / secrets.token_hex(4)
     arrays: list[str] = []
     for chunk in split_into_chunks(len(work), size=size, limit=max_parallel):
@@ -124,14 +124,14 @@ def submit(
         jobs = [SlurmRun(run.folder.path.absolute(), parameters["time"], job) for run, _ in part]
         waits = {} if chunk.after is None else {"dependency": f"afterany:{arrays[chunk.after]}"}
         further = {**parameters["additional_parameters"], "begin": LATER, **waits}
-        asked = {**parameters, "additional_parameters": further, "array_parallelism": chunk.limit or len(part)}
+        requested = {**parameters, "additional_parameters": further, "array_parallelism": chunk.limit or len(part)}
         try:
-            numbers = _submit_array(jobs, folder, asked)
+            numbers = _submit_array(jobs, folder, requested)
         except UserError as error:
             before = f"the {chunk.first} runs before are submitted, and the same command submits the others later"
             raise UserError(f"{error}; {before if arrays else 'nothing was started'}") from error
         arrays.append(numbers[0].partition("_")[0])
-        # no job finds a run unprepared, and one that SLURM refuses leaves all runs as they were
+        # no job starts before its run is prepared, and a refused job leaves all runs unchanged
         try:
             for (run, action), number in zip(part, numbers, strict=True):
                 say(_hand_over(run, action, job=number, log=folder / f"{number}_0_log.err", keep=keep))
@@ -141,18 +141,18 @@ def submit(
         begin = parameters["additional_parameters"].get("begin", "now")
         release = ("scontrol", "update", f"JobId={arrays[-1]}", f"StartTime={begin}")
         if ask(*release) is None:
-            say(f"SLURM did not take the jobs' time to begin: they wait an hour, or for: {' '.join(release)}")
+            say(f"SLURM did not change the jobs' start time: they start in an hour, or after: {' '.join(release)}")
     say(f"Watch them with: squeue --job {','.join(arrays)}; the same command with --dry-run shows each run")
     say(f"Cancel them with: scancel {' '.join(arrays)}; launched again, they resume from their checkpoints")
     return arrays
 
 
 def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[str, Any]) -> list[str]:
-    """The numbers of jobs that SLURM has accepted."""
+    """Submit an array; return the numbers of its jobs."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    # -P: as where runs are done on this machine
+    # -P: as in the executor for this machine
     executor = SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=f"{shlex.quote(sys.executable)} -P")
     executor.update_parameters(**parameters, job_name=f"beyondpixel-{folder.name}")
     try:
@@ -164,7 +164,7 @@ def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[st
 
 
 def _hand_over(run: Run, action: Action, *, job: str, log: Path, keep: str) -> str:
-    """Prepare a run for its job, or cancel the job of one that somebody else has; what was done."""
+    """Prepare a run for its job, or cancel the job if another process has the run; return a status message."""
     try:
         take(run, action, keep=keep, job=job, job_log=str(log))
     except HeldError as error:
@@ -175,7 +175,7 @@ def _hand_over(run: Run, action: Action, *, job: str, log: Path, keep: str) -> s
 
 @contextmanager
 def _outside_allocation() -> Iterator[None]:
-    """Hide the allocation that this process runs in from sbatch, which hands the environment on to the job."""
+    """Hide this process's allocation from sbatch, which passes the environment on to the job."""
     own, clean = dict(os.environ), environment_outside_allocation()
     os.environ.clear()
     os.environ.update(clean)

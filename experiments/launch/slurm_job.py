@@ -1,4 +1,4 @@
-"""What a SLURM job does: one run, and the stops that SLURM asks for."""
+"""Job function for SLURM: execute one run and handle SLURM's stop signals."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from beyondpixel.experiments.run.processes import process_rank
 
 @dataclass
 class SlurmRun:
-    """The function of a job, which submitit pickles: the run, with the stops that SLURM asks for.
+    """Job function that submitit pickles: execute a run and handle SLURM's stop signals.
 
-    submitit answers SLURM's warning by requeueing the job at once. While a training goes on, its own handler takes the
-    warning first, so that the step is finished and a checkpoint saved; then it is handed on to submitit, which alone
-    requeues: Lightning, whose plugin for SLURM would do that as well, never sees it.
+    submitit requeues the job as soon as it receives SLURM's warning signal. During a training, the training's handler
+    receives the signal first, finishes the step and saves a checkpoint; then the signal is passed on to submitit. Only
+    submitit requeues: Lightning, whose plugin for SLURM would do that as well, never receives the signal.
 
     Attributes:
         path: the run's folder.
         minutes: the job's time limit.
-        job: what does the run.
+        job: function that executes the run.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class SlurmRun:
     job: Callable[..., None] = run_job
 
     def __call__(self) -> None:
-        """Do the run, or resume it."""
+        """Execute or resume the run."""
         folder = RunFolder(self.path)
         if process_rank() == 0:
             _log_to(folder.log_file)
@@ -51,16 +51,16 @@ class SlurmRun:
             print(f"beyondpixel: {error}", file=sys.stderr)
             sys.exit(HELD)  # not 0: srun then ends the job's other tasks, which wait for this one
         except Stopped:
-            if process_rank() == 0 and not _is_being_ended():
-                signal.raise_signal(signal.SIGUSR2)  # submitit's handler, back in its place: it requeues and exits
+            if process_rank() == 0 and not _is_ending():
+                signal.raise_signal(signal.SIGUSR2)  # submitit's handler, restored by now, requeues and exits
 
     def begin(self, folder: RunFolder, *, now: float) -> None:
-        """Note when this turn began, and how far the run was."""
+        """Record the start time of this attempt and the progress of the run."""
         self._began = now
         self._progress = _progress(folder)
 
     def checkpoint(self) -> Any:
-        """What submitit is to run after the requeue: the same again; None if that would never end."""
+        """Job for submitit to run after the requeue, the same again; None if it would never end."""
         from submitit.helpers import DelayedSubmission
 
         folder = RunFolder(self.path)
@@ -76,15 +76,15 @@ def _progress(folder: RunFolder) -> tuple[int, bool, int]:
     return folder.state.get("step") or 0, folder.confusion_file.exists(), len(folder.evaluations())
 
 
-def _is_being_ended() -> bool:
-    """Whether SLURM has cancelled or requeued this job already, so that it must not be requeued once more."""
-    said = ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
-    found = re.search(r"JobState=(\w+)", said or "")
+def _is_ending() -> bool:
+    """Whether SLURM has already cancelled or requeued this job, so that it must not be requeued again."""
+    output = ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    found = re.search(r"JobState=(\w+)", output or "")
     return found is not None and found[1] != "RUNNING"
 
 
 def _log_to(file: Path) -> None:
-    """Send what this process and its children say to a file."""
+    """Redirect the output of this process and its children to a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     print(f"log: {file}", flush=True)
     with file.open("ab") as log:

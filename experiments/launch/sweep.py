@@ -1,4 +1,4 @@
-"""A W&B sweep whose agents do the runs of a table, for those who hand out work by W&B."""
+"""W&B sweep whose agents execute the runs of a table."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write_sweep(
     overrides: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the sweep of all runs, whatever has been done of them, and say how to start it.
+    """Write a sweep of all runs, finished or not, and print how to start it.
 
     Its parameters are the seed and the row. A row is its spec with the axes in which the rows differ, as W&B's panels
-    show them; as parameters of their own they would make W&B try combinations that are no rows.
+    show them; as separate parameters they would make W&B try combinations that are not rows.
 
     Args:
         file: the YAML to write.
@@ -39,10 +39,10 @@ def write_sweep(
         seeds: of each row.
         output: the folder that holds the tables' folders.
         overrides: dotted config keys that win over every spec.
-        options: what else the agents' `launch` is told, such as `{"gpus": 2}`; None is not told.
+        options: additional options of the agents' `launch`, such as `{"gpus": 2}`; None values are omitted.
 
     Returns:
-        What was written.
+        The sweep.
 
     Raises:
         UserError: for errors in the specs, as for a launch.
@@ -55,8 +55,8 @@ def write_sweep(
         for run, one in zip(runs, axes, strict=True)
     ]
     names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
-    told = {**overrides, **{key: value for key, value in options.items() if value is not None}}
-    words = [word for key, value in told.items() for word in (f"--{key}", in_one_line(value))]
+    passed = {**overrides, **{key: value for key, value in options.items() if value is not None}}
+    arguments = [text for key, value in passed.items() for text in (f"--{key}", in_one_line(value))]
     sweep = {
         "name": names,
         "project": project_name(),
@@ -65,11 +65,11 @@ def write_sweep(
         "parameters": {"row": {"values": rows}, "seed": {"values": list(dict.fromkeys(seeds))}},
         "command": [
             *("${env}", sys.executable, "-P", "-m", "beyondpixel.experiments.launch.sweep", "${args_json}"),
-            *("--output", str(output.absolute()), *words),
+            *("--output", str(output.absolute()), *arguments),
         ],
     }
     start = f"Start the sweep with: wandb sweep {file}"
-    agents = "and its agents, each on a machine or GPU of its own, with what it prints: wandb agent ENTITY/PROJECT/ID"
+    agents = "and its agents, each on its own machine or GPU, with the command it prints: wandb agent ENTITY/PROJECT/ID"
     write_atomically(
         file,
         f"# {start}\n# {agents}\n# Finished runs are kept, stopped ones resumed.\n"
@@ -80,22 +80,22 @@ def write_sweep(
 
 
 def _location_of(spec: RunSpec) -> str:
-    """By name where it comes with the package, which may be installed elsewhere on the agent's machine."""
+    """Name of a spec of the package, whose path may differ on the agent's machine; path of any other spec."""
     if spec.file.is_relative_to(RUNS):
         return spec.name
     return str(spec.file if spec.file.stem == spec.row else spec.file.parent / spec.row)
 
 
 def main() -> None:
-    """Launch one run; called by an agent with its parameters as JSON and further words of `launch`."""
+    """Launch one run; called by an agent with its parameters as JSON and further arguments of `launch`."""
     from beyondpixel.experiments.cli import main as beyondpixel
 
     try:
         parameters = json.loads(sys.argv[1])
-        words = [parameters["row"]["spec"], "--seeds", str(parameters["seed"])]
+        arguments = [parameters["row"]["spec"], "--seeds", str(parameters["seed"])]
     except (IndexError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected the row and the seed of a sweep as JSON first, got {sys.argv[1:2]}") from error
-    beyondpixel(["launch", *words, *sys.argv[2:]])
+    beyondpixel(["launch", *arguments, *sys.argv[2:]])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Networks whose weights are release files: how one is made, found and scored again."""
+"""Released networks: make, load and score their release files."""

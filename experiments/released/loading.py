@@ -1,7 +1,7 @@
-"""A released network from its file, wherever that lies, and its score.
+"""Load a released network from its release file, and score it.
 
-What is released has an entry here, NAME.yaml: the file's name and SHA-256, the module's class, the data that it was
-scored on, and the scores. The file itself, a zip archive of what `save_pretrained` writes, is not part of this package.
+Each released network has an entry here, NAME.yaml: the file's name and SHA-256, the module's class, the data that it
+was scored on, and the scores. The file, a zip archive of what `save_pretrained` writes, is not part of this package.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from beyondpixel.experiments.yaml_files import read_yaml
 from beyondpixel.lightning_modules import SegmentationModule
 
 ENTRIES = Path(__file__).parent
-# where release files lie: a folder, or an address that begins with http:// or https://
-ADDRESS = "BEYONDPIXEL_RELEASES"
+# environment variable with the location of release files: a folder, or a URL that begins with http:// or https://
+RELEASES_VARIABLE = "BEYONDPIXEL_RELEASES"
 
 
 def load_released(name: str | Path, *, source: str | Path | None = None) -> SegmentationModule:
-    """Load a released network, in evaluation mode, on the CPU; its `data_description` says what it takes.
+    """Load a released network, in evaluation mode, on the CPU; its `data_description` describes the input.
 
     The file is kept in the user's cache and checked against its SHA-256.
 
     Args:
         name: of the network; or its entry's file, which `beyondpixel release` writes.
-        source: the folder or address that the release file lies in; the environment's BEYONDPIXEL_RELEASES if None.
+        source: folder or URL of the release file; the environment variable BEYONDPIXEL_RELEASES if None.
 
     Raises:
-        UserError: if nothing of this name is released, or nobody says where the files lie.
-        DownloadError: if the file is not there, or has other content.
+        UserError: if no network of this name is released, or the location of the files is not given.
+        DownloadError: if the file does not exist, or has other content.
     """
     entry = read_entry(name)
-    place = str(source or os.environ.get(ADDRESS, ""))
-    if not place:
+    location = str(source or os.environ.get(RELEASES_VARIABLE, ""))
+    if not location:
         raise UserError(
-            f"{entry['file']} is a release file and not part of the package: give the folder or address that it lies "
-            f"in as source=..., or set {ADDRESS}"
+            f"{entry['file']} is a release file and not part of the package: give its folder or URL as source=..., "
+            f"or set {RELEASES_VARIABLE}"
         )
-    address = place if "://" in place else Path(place).absolute().as_uri()
+    address = location if "://" in location else Path(location).absolute().as_uri()
     archive = Path(pooch.os_cache("beyondpixel")) / entry["file"]
     fetch([f"{address.rstrip('/')}/{entry['file']}"], archive, checksum=f"sha256:{entry['sha256']}", progress=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -58,10 +58,10 @@ def load_released(name: str | Path, *, source: str | Path | None = None) -> Segm
 
 
 def read_entry(name: str | Path) -> dict[str, Any]:
-    """`file`, `sha256`, `class`, `data`, `seed_everything` and `scores` of a released network.
+    """Read `file`, `sha256`, `class`, `data`, `seed_everything` and `scores` of a released network.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no network of this name is released.
     """
     file = Path(name)
     if file.suffix != ".yaml":

@@ -1,4 +1,4 @@
-"""`beyondpixel release`: a trained network as a small file, and its entry with a score that can be reproduced."""
+"""`beyondpixel release`: pack a trained network as a small file, with an entry that has reproducible scores."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from beyondpixel.experiments.inference.checkpoints import config_of, find_checkp
 from beyondpixel.experiments.released.loading import load_released, score
 from beyondpixel.experiments.run.folder import write_atomically
 
-LARGEST = 15_000_000
+MAX_BYTES = 15_000_000
 SCORES = ("test/mIoU", "test/pixel_accuracy", "test/boundary_F")
 
 
 def release(*, ckpt_path: str, name: str, output: Path) -> None:
-    """Pack a trained network for others, and score what has been packed.
+    """Pack a trained network for release, and score the packed network.
 
-    NAME.zip holds config, weights in half precision and a model card; NAME.yaml its SHA-256, the data, and the scores
-    on its test images. The latter goes to experiments/released/ of the package, the former to a release.
+    NAME.zip contains config, weights in half precision and a model card; NAME.yaml its SHA-256, the data, and the
+    scores on its test images. NAME.yaml goes to experiments/released/ of the package, NAME.zip to a release.
 
     Args:
         ckpt_path: the run's last.ckpt or best.ckpt.
@@ -38,7 +38,7 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
     config = config_of(checkpoint)
     module, data = load_trained(checkpoint, config)
     with torch.no_grad():
-        for parameter in module.parameters():  # statistics of BatchNorm, a thousandth of all, stay as they are
+        for parameter in module.parameters():  # BatchNorm statistics, a thousandth of all values, keep their precision
             parameter.data = parameter.data.half()
     output.mkdir(parents=True, exist_ok=True)
     archive = output / f"{name}.zip"
@@ -47,11 +47,11 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
             module.save_pretrained(folder, run=checkpoint.resolve().parent.parent, datamodule=data)
         except FileNotFoundError as error:
             raise UserError(f"{error}; test it first: beyondpixel test --ckpt_path {checkpoint}") from error
-        write_atomically(archive, _packed(Path(folder)))
+        write_atomically(archive, _zip_archive(Path(folder)))
     size = archive.stat().st_size
-    if size > LARGEST:
+    if size > MAX_BYTES:
         archive.unlink()
-        raise UserError(f"{name} takes {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}; choose a smaller encoder")
+        raise UserError(f"{name} takes {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; choose a smaller encoder")
     entry = {
         "file": archive.name,
         "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
@@ -67,8 +67,8 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
     print(f"{archive}: {size / 1e6:.1f} MB; {file}: mIoU {100 * scores['test/mIoU']:.2f} %")
 
 
-def _packed(folder: Path) -> bytes:
-    """An archive of the folder's files, the same for the same content."""
+def _zip_archive(folder: Path) -> bytes:
+    """Pack a folder's files; equal files give an equal archive."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):

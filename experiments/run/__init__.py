@@ -1,1 +1,1 @@
-"""One run on disk: its folder, its status and where its scores come from."""
+"""One run: its folder, status, provenance and processes."""

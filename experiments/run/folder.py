@@ -1,21 +1,21 @@
-"""A run on disk: everything that is known about one trained model lies in one folder.
+"""Run folder: all files and the status of one trained model.
 
 The folder depends on the spec and the seed alone, so a rerun and a resume find it::
 
     outputs/<table>/<row>/seed<k>/
         config.yaml       resolved config: `beyondpixel fit --config` repeats the run
         run.json          name, seed, axes, reference, git commit, environment, W&B id
-        changes.diff      how the code differed from that commit, if it did
+        changes.diff      uncommitted changes in the code, if any
         state.json        status, step, last error
-        metrics.jsonl     every logged metric, one line a step
+        metrics.jsonl     every logged metric, one line per step
         summary.json      the last value of every metric, test scores included
         confusion.npz     test confusion matrix and class names
-        test_images.npz   pixel counts of each test image; val_images.npz where validated on its own
-        evaluations/      one folder for each further test of the trained model, such as crf-5
+        test_images.npz   pixel counts of each test image; val_images.npz if validated separately
+        evaluations/      one folder per additional test of the trained model, such as crf-5
         checkpoints/      last.ckpt, best.ckpt
-        images/           predictions on a fixed few images; test.zip holds some one by one
+        images/           predictions on a few fixed images; test.zip contains some as single files
         log.txt           output of a launched run
-        lock              held while the run is going on
+        lock              held while the run is active
         wandb/            W&B's own files
 """
 
@@ -41,9 +41,9 @@ from beyondpixel.experiments.yaml_files import SafeLoader, check_depth
 
 
 class Status(StrEnum):
-    """What is known of a run, in the words that state.json, the launcher and all tables use."""
+    """Status of a run, with the values that state.json, the launcher and all tables use."""
 
-    NEW = "new"  # nothing was started
+    NEW = "new"  # not started
     QUEUED = "queued"  # handed to a scheduler
     RUNNING = "running"
     STOPPED = "stopped"  # by a signal or a time limit, with a checkpoint: it can be resumed
@@ -54,7 +54,7 @@ class Status(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a trained model that must not be replaced unasked."""
+        """Whether there is a trained model, which is replaced only on request."""
         return self in (Status.TRAINED, Status.DONE)
 
     def has_failed(self, error: str | None) -> bool:
@@ -73,7 +73,7 @@ class DamagedRunError(UserError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file so that a reader, or a crash, sees the old or the new content and never a part."""
+    """Write a file atomically: readers see, and a crash leaves, the old or the new content and never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -81,7 +81,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(temporary).chmod(0o644)  # mkstemp creates files that only their owner can read
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)  # it would keep a full disk full
@@ -89,13 +89,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write what is in memory, as :func:`replacing` does."""
+    """Write content from memory atomically, as `replacing` does."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 class RunFolder:
-    """Reads and writes one run's folder.
+    """Read and write the files of one run folder.
 
     Args:
         path: the folder; it need not exist yet.
@@ -122,18 +122,18 @@ class RunFolder:
         self.previous_checkpoint = self.path / "checkpoints" / "previous.ckpt"
 
     def images_file(self, stage: str) -> Path:
-        """Pixel counts of each image of the evaluation `test` or `val`."""
+        """File with the pixel counts of each image of the evaluation `test` or `val`."""
         return self.path / f"{stage}_images.npz"
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved config, empty when the run was never started."""
+        """The resolved config, empty if the run was never started."""
         if not self.config_file.exists():
             return {}
         try:
             text = self.config_file.read_text(encoding="utf-8")
             check_depth(text)
-            content = yaml.load(text, SafeLoader)  # noqa: S506 (whose numbers are those that PyYAML writes)
+            content = yaml.load(text, SafeLoader)  # noqa: S506 (a safe loader, for numbers as PyYAML writes them)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedRunError(self.config_file, "not valid YAML") from error
         return _mapping(self.config_file, content)
@@ -178,12 +178,12 @@ class RunFolder:
 
     @property
     def status(self) -> Status:
-        """Where the run is; DAMAGED if one of its files cannot be read."""
+        """Status of the run; DAMAGED if one of its files cannot be read."""
         return Status.DAMAGED if self.damage else Status(self.state["status"])
 
     @property
     def damage(self) -> str | None:
-        """What cannot be read, and what to do about it; None for a sound folder."""
+        """Which file cannot be read, and the remedy; None if all can be read."""
         try:
             _ = self.state, self.record, self.config, self.summary
         except DamagedRunError as error:
@@ -197,7 +197,7 @@ class RunFolder:
             file.write(json.dumps({"step": step, **_plain_json(metrics)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, float]]:
-        """The lines of metrics.jsonl up to the first that is no JSON object, such as one that a crash cut short."""
+        """The lines of metrics.jsonl up to the first that is not a JSON object, such as one cut short by a crash."""
         if not self.metrics_file.exists():
             return
         with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
@@ -219,18 +219,18 @@ class RunFolder:
         """Drop what was logged after a checkpoint, because a resumed run logs it again.
 
         Args:
-            size: the bytes that were there when the checkpoint was saved.
+            size: bytes of metrics.jsonl when the checkpoint was saved.
         """
         if self.metrics_size > size:
             os.truncate(self.metrics_file, size)
 
     def evaluations(self) -> list[RunFolder]:
-        """Folders of the further tests of the trained model, such as `evaluations/crf-5`."""
+        """Folders of the additional tests of the trained model, such as `evaluations/crf-5`."""
         found = sorted((self.path / "evaluations").glob("*/run.json"), key=natural_order)
         return [RunFolder(file.parent) for file in found]
 
     def clear(self) -> None:
-        """Remove what a run wrote, W&B's files included, and only that: other files in the folder stay."""
+        """Remove the files that a run wrote, W&B's included; other files in the folder stay."""
         for pattern in (
             *("config.yaml", "run.json", "changes.diff", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
             *("confusion.npz", "*_images.npz", "checkpoints/*.ckpt", "checkpoints/.*.part"),
@@ -242,7 +242,7 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def remove_temporary_files(self) -> None:
-        """Remove what writes that were killed have left."""
+        """Remove temporary files that killed writes left."""
         for pattern in (".*.part", "checkpoints/.*.part", "evaluations/*/.*.part"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ class RunFolder:
             return {}
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # no JSON, or no text
+        except (ValueError, RecursionError) as error:  # not JSON, or not text
             raise DamagedRunError(file, "not valid JSON") from error
         return _mapping(file, content)
 
@@ -268,7 +268,7 @@ def _mapping(file: Path, content: Any) -> dict[str, Any]:
 
 
 def _plain_json(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN and no infinity, and readers other than Python's refuse them: null stands for both."""
+    """Replace NaN and infinity by None (null): JSON has neither, and readers other than Python's reject them."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
@@ -277,10 +277,10 @@ def _with_nan(content: dict[str, Any]) -> dict[str, float]:
 
 
 def find_runs(*folders: str | Path) -> list[RunFolder]:
-    """All trained runs at or below some folders, each once, without their evaluations, in the natural order of paths.
+    """Find all trained runs at or below some folders, each once, without evaluations, in the natural order of paths.
 
     Raises:
-        UserError: if a folder is not there.
+        UserError: if a folder does not exist.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Processes: the rank of this one in its run, the signals that end it, and the end of those that it started."""
+"""Processes: rank of this process, signals that stop it, and termination of child processes."""
 
 import os
 import signal
@@ -8,40 +8,40 @@ from typing import Any
 
 
 def known_signals(*names: str) -> tuple[signal.Signals, ...]:
-    """Those of the named signals that this system has."""
+    """The named signals that this system has."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
-# `kill` and a cluster's preemption; what users let SLURM send by --signal; the end of a remote session. Windows has the
-# first of them.
+# `kill` and a cluster's preemption; SLURM's --signal, set by users; the end of a remote session. Windows has only the
+# first.
 KILLS = known_signals("SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 def process_rank() -> int:
-    """0 for the process that writes the run's folder; as Lightning (where it started the process) or SLURM says."""
+    """Rank from Lightning (if it started the process) or SLURM; the process with rank 0 writes the run's folder."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def exit_code(code: int) -> int:
-    """The code for the end of a run, which is told by its first process alone.
+    """Exit code of this process for a run's exit code, which only the first process returns; others return 0.
 
-    Lightning kills the first process as soon as one that it has started ends with a code, be it while a checkpoint is
-    written.
+    Lightning kills the first process as soon as one that it has started ends with a nonzero code, even while a
+    checkpoint is written.
     """
     return code if process_rank() == 0 else 0
 
 
 def ask_to_stop(process: subprocess.Popen[Any]) -> None:
-    """Send Ctrl-C to a process that was started in a session of its own.
+    """Send Ctrl-C to a process that was started in its own session.
 
-    Windows has no sessions: there Ctrl-C has reached the process as well, and it cannot be sent to one alone.
+    Windows has no sessions: there Ctrl-C has already reached the process, and it cannot be sent to one process alone.
     """
     if hasattr(os, "setsid"):
         process.send_signal(signal.SIGINT)
 
 
 def kill_with_children(process: subprocess.Popen[Any]) -> None:
-    """End a process that was started in a session of its own, and where there are sessions its children with it."""
+    """Kill a process that was started in its own session and, on systems with sessions, its children."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()

@@ -1,4 +1,4 @@
-"""What a score depends on besides its config: the code's commit, the versions, the machine."""
+"""Provenance of a run: git commit, package versions and hardware."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ PACKAGES = (
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this code runs from, with `-dirty` behind it if files differ; None outside git."""
+    """Commit of the checkout that this code runs from, with the suffix `-dirty` if files differ; None outside git."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None or dirty is None else commit.strip() + ("-dirty" if dirty else "")
 
 
 def uncommitted_changes() -> str:
-    """How the checkout that this code runs from differs from its commit, as a patch; empty where it does not."""
+    """Uncommitted changes of the checkout that this code runs from, as a patch; empty if there are none."""
     return _git("diff", "HEAD") or ""
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says in this code's checkout; None where there is none, or git does not answer."""
+    """Output of git in this code's checkout; None if there is no checkout, or git fails."""
     command = ("git", "-C", str(Path(__file__).parent))
     settings: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 10}
     try:
-        # an installed copy may lie inside somebody else's repository: then it is not tracked there
+        # an installed copy may be inside another repository, which does not track it
         subprocess.run([*command, "ls-files", "--error-unmatch", Path(__file__).name], check=True, **settings)
         return str(subprocess.run([*command, *arguments], check=True, **settings).stdout)
     except (OSError, subprocess.SubprocessError):
@@ -48,7 +48,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by its maker, so that times can be told apart; the processor's type if that is all known.
+    """Product name of a device, to tell timings apart; the processor's type if the name is unknown.
 
     Example:
         >>> device_name(torch.device("cpu")) != ""

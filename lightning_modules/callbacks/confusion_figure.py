@@ -1,4 +1,4 @@
-"""The confusion matrix of a test as an image."""
+"""Callback that draws the confusion matrix of a test."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from beyondpixel.lightning_modules.visualization import confusion_figure
 class ConfusionFigure(Callback):
     """Draws the confusion matrix of a test.
 
-    It is saved as ``<trainer.default_root_dir>/images/test_confusion.png``, and loggers that take images (W&B) get it
-    as ``test/confusion``.
+    It is saved as `<trainer.default_root_dir>/images/test_confusion.png`, and loggers that take images (W&B) get it
+    as `test/confusion`.
 
     Example:
         >>> trainer = Trainer(callbacks=[ConfusionFigure()], logger=False, accelerator="cpu")

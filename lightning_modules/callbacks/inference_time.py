@@ -13,12 +13,12 @@ from beyondpixel.lightning_modules.base import SegmentationModule
 
 
 class InferenceTime(Callback):
-    """Logs ``test/seconds_per_image``: the median time from a normalized image to logits of the image's own size.
+    """Logs `test/seconds_per_image`: the median time from a normalized image to logits of the image's own size.
 
-    After the test, the first test images pass once more, one by one, in the trainer's precision, on the test's device,
-    so that nothing else computes beside them. The time includes the module's inferer (crops, test-time augmentation, a
-    CRF). Warm-up passes are not counted: three at the beginning, and one at each change of the images' size, for which
-    memory and algorithms are chosen anew. Only the first process measures.
+    After the test, the first test images are run again, one by one, in the trainer's precision, on the test's device,
+    so that nothing else is computed at the same time. The time includes the module's inferer (crops, test-time
+    augmentation, a CRF). Warm-up passes are not counted: three at the beginning, and one at each change of the images'
+    size, for which memory and algorithms are chosen again. Only the first process measures.
 
     Args:
         num_images: how many images to time.
@@ -44,7 +44,7 @@ class InferenceTime(Callback):
     ) -> None:
         missing = self.num_images - len(self._images)
         if trainer.is_global_zero and missing > 0:
-            self._images += batch["image"][:missing].cpu().split(1)  # leave the GPU's memory to the test
+            self._images += batch["image"][:missing].cpu().split(1)  # keep the GPU's memory free for the test
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if not self._images or not isinstance(pl_module, SegmentationModule):
@@ -61,14 +61,14 @@ def _seconds(module: SegmentationModule, images: Sequence[Tensor]) -> list[float
         changed = before is None or before.shape != image.shape
         for _ in range((3 if before is None else 1) if changed else 0):
             module.infer(image)
-        _wait(image)
+        _synchronize(image)
         start = time.perf_counter()
         module.infer(image)
-        _wait(image)
+        _synchronize(image)
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
-def _wait(image: Tensor) -> None:
+def _synchronize(image: Tensor) -> None:
     if image.is_cuda:  # kernels run asynchronously
         torch.cuda.synchronize(image.device)

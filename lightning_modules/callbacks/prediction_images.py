@@ -24,26 +24,26 @@ Sample = dict[str, Tensor]  # image and mask, on the CPU
 class PredictionImages(Callback):
     """Draws the same few images repeatedly: the first ones of validation, and of test when that is run.
 
-    A grid (image, target, prediction, errors) is saved as ``<trainer.default_root_dir>/images/val.png``, the newest in
-    place of the one before, and ``images/test.png``. Loggers that take images (W&B) get each grid of validation as
-    ``val/predictions``, and after a test the images themselves, side by side, with target and prediction as masks, as
-    ``test/predictions``. All this makes seven files at most: clusters limit the number of files.
+    A grid (image, target, prediction, errors) is saved as `<trainer.default_root_dir>/images/val.png`, which replaces
+    the previous one, and `images/test.png`. Loggers that take images (W&B) get each grid of validation as
+    `val/predictions`, and after a test the images themselves, side by side, with target and prediction as masks, as
+    `test/predictions`. At most seven files are written: clusters limit the number of files.
 
-    After a test, image, target and prediction of a few images are also saved one by one in ``images/test.zip``, for
-    comparisons with other runs: those whose ids have the lowest checksums, so that all runs choose the same ones and
-    they come from all over the set.
+    After a test, image, target and prediction of a few images are also saved one by one in `images/test.zip`, for
+    comparisons with other runs: those whose ids have the lowest checksums, so that all runs choose the same ones,
+    spread over the whole set.
 
-    Palette, class names, mean and standard deviation are those of ``trainer.datamodule`` (``palette``,
-    ``class_names``, ``mean``, ``std``); without them colors are made up and images are stretched to full contrast.
+    Palette, class names, mean and standard deviation are those of `trainer.datamodule` (`palette`, `class_names`,
+    `mean`, `std`); without them colors are generated and images are stretched to full contrast.
 
     Args:
         num_images: how many images to draw.
-        times: how often to draw in training, evenly spread over its steps, the end included; always after a
-            validation, so that fewer validations are drawn each.
+        times: how often to draw in training, evenly spread over its steps, including the end; always after a
+            validation, so with fewer validations, each one is drawn.
         num_test_files: how many test images to save one by one; 0 for none.
 
     Raises:
-        ValueError: if ``num_images`` or ``times`` is below 1, or ``num_test_files`` below 0.
+        ValueError: if `num_images` or `times` is below 1, or `num_test_files` below 0.
 
     Example:
         >>> trainer = Trainer(callbacks=[PredictionImages(num_images=2)], logger=False, accelerator="cpu")
@@ -60,10 +60,10 @@ class PredictionImages(Callback):
         self._samples: dict[str, list[Sample]] = {"val": [], "test": []}
         self._test_files: dict[str, Sample] = {}
         self._drawn_at_step = -1
-        self._due = 0  # of the times
+        self._due = 0  # drawings due at the last check
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._due = self._times_until_now(trainer)
+        self._due = self._drawings_due(trainer)
 
     def on_validation_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -79,7 +79,7 @@ class PredictionImages(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.sanity_checking:
             return
-        due = self._times_until_now(trainer) if trainer.state.fn == "fit" else self._due
+        due = self._drawings_due(trainer) if trainer.state.fn == "fit" else self._due
         if trainer.state.fn != "fit" or due > self._due:
             self._draw("val", trainer, pl_module)
         self._due = due
@@ -92,7 +92,7 @@ class PredictionImages(Callback):
         self._draw("test", trainer, pl_module)
         self._save_files(trainer, pl_module)
 
-    def _times_until_now(self, trainer: Trainer) -> int:
+    def _drawings_due(self, trainer: Trainer) -> int:
         return int(self.times * trainer.global_step / trainer.estimated_stepping_batches)
 
     def _keep_first(self, stage: str, batch: Any) -> None:
@@ -114,10 +114,10 @@ class PredictionImages(Callback):
 
     def _save_files(self, trainer: Trainer, module: LightningModule) -> None:
         samples, self._test_files = self._test_files, {}
-        if trainer.world_size > 1:  # each process has those of its own share
+        if trainer.world_size > 1:  # each process has those of its own shard
             shares: list[dict[str, Sample]] = [{}] * trainer.world_size
             dist.all_gather_object(shares, samples)
-            # the first process has what others repeat, or have without labels, to even their numbers out
+            # the first process takes precedence: others repeat its images, or have them without labels, as padding
             everything = {name: sample for share in reversed(shares) for name, sample in share.items()}
             samples = {name: everything[name] for name in self._lowest(everything)}
         if not samples or not trainer.is_global_zero:
@@ -126,7 +126,7 @@ class PredictionImages(Callback):
             return
         write_samples(
             Path(trainer.default_root_dir, "images", "test.zip"),
-            {name: _shown(sample, trainer, module) for name, sample in samples.items()},
+            {name: _with_prediction(sample, trainer, module) for name, sample in samples.items()},
             palette_of(trainer, module),
             ignore_index=module.ignore_index,
         )
@@ -136,7 +136,7 @@ class PredictionImages(Callback):
         if not trainer.is_global_zero or not samples or not isinstance(module, SegmentationModule):
             return
         self._drawn_at_step = trainer.global_step
-        images, targets, preds = zip(*[_shown(sample, trainer, module) for sample in samples], strict=True)
+        images, targets, preds = zip(*[_with_prediction(sample, trainer, module) for sample in samples], strict=True)
         names = [str(name) for name in data_attribute(trainer, "class_names") or module.class_names]
 
         path = Path(trainer.default_root_dir, "images", f"{stage}.png")
@@ -163,7 +163,7 @@ class PredictionImages(Callback):
 
 
 def _side_by_side(arrays: Sequence[NDArray[Any]], *, fill: int) -> NDArray[Any]:
-    """(H, W, ...) arrays from left to right, low ones filled up at the bottom."""
+    """Concatenate (H, W, ...) arrays from left to right; smaller ones are padded at the bottom."""
     height = max(len(array) for array in arrays)
     missing = [[(0, height - len(array)), *[(0, 0)] * (array.ndim - 1)] for array in arrays]
     return np.concatenate(
@@ -179,8 +179,8 @@ def _checksum(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _shown(sample: Sample, trainer: Trainer, module: SegmentationModule) -> tuple[Image, Mask, Mask]:
-    """Image, target and prediction."""
+def _with_prediction(sample: Sample, trainer: Trainer, module: SegmentationModule) -> tuple[Image, Mask, Mask]:
+    """Return image, target and prediction of a sample as arrays."""
     image = sample["image"]
     return _rgb(image, trainer), sample["mask"].numpy(), _predict(image, trainer, module)
 

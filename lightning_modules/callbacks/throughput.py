@@ -9,13 +9,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_s`` over all processes, and on CUDA ``train/peak_memory_mb``, the most allocated so far.
+    """Logs `train/images_per_s` over all processes, and on CUDA `train/peak_memory_mb`, the peak allocation so far.
 
-    The mean over the last steps includes data loading, but not validation, checkpoints between epochs and the first,
+    The mean over the last steps includes data loading, but not validation, checkpoints between epochs or the first,
     slow steps.
 
     Args:
-        warmup_steps: steps at the beginning of ``fit`` that are not counted.
+        warmup_steps: steps at the beginning of `fit` that are not counted.
         window: number of steps to average over.
 
     Raises:

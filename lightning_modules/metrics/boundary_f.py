@@ -2,7 +2,7 @@
 
 Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013, with their
 tolerance of 0.75 % of the image's diagonal. They average over images; here, as for every metric of this package, counts
-are summed over the whole set first, so that an image with a long boundary weighs more than one with a few pixels of it.
+are summed over the whole set first, so that an image with a long boundary weighs more than one with a short one.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ class BoundaryF(CountMetric):
 
     Precision of a class is the share of its predicted boundary pixels with a true boundary pixel of the same class at
     most the tolerance away (Euclidean, between centers); recall the share of its true ones with a predicted one.
-    F = 2PR / (P + R), and 0 where only one of target and prediction has a boundary. A boundary pixel has another label
-    above, below, left or right of it, where void is a label of its own, in the prediction too; void pixels themselves
-    are none, and the image's border is no boundary.
+    F = 2PR / (P + R), and 0 where only one of target and prediction has a boundary. A boundary pixel has a neighbor
+    above, below, left or right with another label, where void counts as a label, also in the prediction; void pixels
+    themselves are not boundary pixels, and the image's border is not a boundary.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
-        tolerance: largest distance of two boundaries that match.
+        tolerance: largest distance between matching boundary pixels.
         unit: whether the tolerance is a fraction of the image's "diagonal" or in "pixels".
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``tolerance`` is negative or ``unit`` unknown.
+        ValueError: if `tolerance` is negative or `unit` unknown.
 
     Example:
         >>> metric = BoundaryF(2, tolerance=1, unit="pixels")
@@ -62,11 +62,11 @@ class BoundaryF(CountMetric):
         self.unit = unit
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Boundary pixels of a batch: true ones, those of them that were found, predicted ones, and right ones."""
+        """Count the boundary pixels of a batch: true ones, true ones found, predicted ones, right predicted ones."""
         height, width = target.shape[-2:]
         radius = self.tolerance * ((height**2 + width**2) ** 0.5 if self.unit == "diagonal" else 1.0)
         maps = [with_void(labels, target != self.ignore_index, self.num_classes) for labels in (preds, target)]
-        # the class of each boundary pixel, and of no class elsewhere
+        # the class of each boundary pixel, and num_classes elsewhere
         of_preds, of_target = (np.where(edges(labels, corners=False), labels, self.num_classes) for labels in maps)
         counts = np.zeros((4, self.num_classes), dtype=np.int64)
         for index in np.setdiff1d([of_preds, of_target], self.num_classes):
@@ -77,7 +77,7 @@ class BoundaryF(CountMetric):
         return torch.from_numpy(counts)
 
     def compute(self) -> dict[str, Tensor]:
-        """``boundary_F``, the mean over the classes that have boundaries, and ``boundary_F/<class>``."""
+        """Return `boundary_F`, the mean over the classes that have boundaries, and `boundary_F/<class>`."""
         true, found, predicted, right = self.counts
         precision, recall = ratio(right, predicted).nan_to_num(0.0), ratio(found, true).nan_to_num(0.0)
         score = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)

@@ -13,16 +13,16 @@ from beyondpixel.lightning_modules.metrics.neighborhoods import dilate, edges, w
 def boundary_pixel_counts(
     preds: Tensor, target: Tensor, *, num_classes: int, dilation: float = 0.02, ignore_index: int = 255
 ) -> Tensor:
-    """Intersection and union of the classes' boundary strips in each image (equation 2 of the paper).
+    """Count intersection and union of the classes' boundary strips in each image (equation 2 of the paper).
 
-    The strip of a class are its pixels from which a pixel that is not of the class, or the outside of the image, is at
-    most d away in the chessboard metric: the class's mask without its d-fold erosion by a 3x3 square, as in the
-    authors' code. d is ``dilation`` times the image's diagonal, rounded (half to even), and at least 1. Void pixels are
-    excluded from the prediction as well, so edges to void are edges in both.
+    The strip of a class consists of its pixels at most d away (chessboard metric) from a pixel that is not of the class
+    or from the outside of the image: the class's mask without its d-fold erosion by a 3x3 square, as in the authors'
+    code. d is `dilation` times the image's diagonal, rounded (half to even), and at least 1. Void pixels are excluded
+    from the prediction as well, so edges to void are edges in both.
 
     Args:
         preds: (N, H, W) integer classes.
-        target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+        target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
         num_classes: C.
         dilation: width of the strips as a fraction of the diagonal.
         ignore_index: label of void pixels.
@@ -54,18 +54,18 @@ def boundary_pixel_counts(
 class BoundaryIoU(CountMetric):
     """IoU of the strips along the classes' boundaries; counts are summed over the whole set before the ratio.
 
-    Unlike IoU it does not grow with an object's size, because the inside of a large object, which is easy, is left
-    out. Strips are those of :func:`boundary_pixel_counts`; images of one batch count with their padding's size.
+    Unlike IoU it does not grow with an object's size, because the inside of a large object, which is easy, is
+    excluded. Strips are those of `boundary_pixel_counts`; images in one batch have the diagonal of the padded size.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
         dilation: width of the strips as a fraction of the image's diagonal; the paper's is 0.02.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``dilation`` is not positive.
+        ValueError: if `dilation` is not positive.
 
     Example:
         >>> metric = BoundaryIoU(2)
@@ -90,12 +90,12 @@ class BoundaryIoU(CountMetric):
         self.dilation = dilation
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Intersection and union of the strips of a batch."""
+        """Count intersection and union of the strips of a batch."""
         return boundary_pixel_counts(
             preds, target, num_classes=self.num_classes, dilation=self.dilation, ignore_index=self.ignore_index
         ).sum(dim=1)
 
     def compute(self) -> dict[str, Tensor]:
-        """``boundary_IoU``, the mean over the classes that are there, and ``boundary_IoU/<class>``."""
+        """Return `boundary_IoU`, the mean over the classes present, and `boundary_IoU/<class>`."""
         iou = ratio(*self.counts)
         return {"boundary_IoU": iou.nanmean(), **self.named("boundary_IoU", iou)}

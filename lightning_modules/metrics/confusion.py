@@ -16,16 +16,16 @@ class MeanIoU(CountMetric):
 
     .. math:: IoU_i = n_{ii} / (t_i + p_i - n_{ii})
 
-    ``mIoU`` is its mean over the classes that target or prediction hold; a class in neither is left out (NaN) rather
-    than counted as 0 or 1 (PASCAL VOC's definition, also the RMI authors'). ``pixel_accuracy`` is
-    :math:`\sum_i n_{ii} / \sum_i t_i`, ``mean_accuracy`` the mean of :math:`n_{ii} / t_i` over the target's classes,
-    ``frequency_weighted_IoU`` the mean of :math:`IoU_i` weighted by :math:`t_i`.
+    `mIoU` is its mean over the classes in target or prediction; a class in neither is excluded (NaN) rather than
+    counted as 0 or 1 (PASCAL VOC's definition, also the RMI authors'). `pixel_accuracy` is :math:`\sum_i n_{ii} /
+    \sum_i t_i`, `mean_accuracy` the mean of :math:`n_{ii} / t_i` over the target's classes, `frequency_weighted_IoU`
+    the mean of :math:`IoU_i` weighted by :math:`t_i`.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Example:
         >>> metric = MeanIoU(2, class_names=["road", "car"])
@@ -41,12 +41,12 @@ class MeanIoU(CountMetric):
         super().__init__(num_classes, ignore_index, class_names, shape=(num_classes, num_classes), **kwargs)
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """The confusion matrix of a batch."""
+        """Compute the confusion matrix of a batch."""
         codes = target.long() * self.num_classes + preds
         return count_codes(codes, target != self.ignore_index, self.counts.shape)
 
     def compute(self) -> dict[str, Tensor]:
-        """``mIoU``, accuracies, ``frequency_weighted_IoU`` and ``IoU/<class>``."""
+        """Return `mIoU`, accuracies, `frequency_weighted_IoU` and `IoU/<class>`."""
         hits, true, predicted = self.counts.diagonal(), self.counts.sum(dim=1), self.counts.sum(dim=0)
         iou = ratio(hits, true + predicted - hits)
         return {
@@ -58,7 +58,7 @@ class MeanIoU(CountMetric):
         }
 
     def confusion_matrix(self) -> Tensor:
-        """(C, C) int64 counts of the whole set, rows the target, columns the prediction.
+        """Return (C, C) int64 counts of the whole set; rows are the target, columns the prediction.
 
         Collective in a distributed run: every process must call it.
 
@@ -73,12 +73,12 @@ class MeanIoU(CountMetric):
 
 
 def mean_over_classes(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
-    """``mIoU_<k>``, the mean of ``IoU/<class>`` over k named classes only.
+    """Return `mIoU_<k>`, the mean of `IoU/<class>` over k named classes only.
 
-    For data sets whose publications leave classes out of the mean that are trained and evaluated.
+    For data sets whose publications exclude classes from the mean that are trained and evaluated.
 
     Args:
-        values: with ``IoU/<class>`` of each class, as :class:`MeanIoU` computes them.
+        values: with `IoU/<class>` of each class, as `MeanIoU` computes them.
         class_names: the classes of the mean.
 
     Example:

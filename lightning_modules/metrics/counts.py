@@ -1,4 +1,4 @@
-"""Base of the metrics that sum pixel counts, and the counting itself."""
+"""Base of the metrics that sum pixel counts, and functions that count."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from torchmetrics import Metric
 
 
 class CountMetric(Metric):
-    """A metric whose state is counts: ``update`` adds to them, ``compute`` sums them over processes and divides once.
+    """A metric whose state is counts: `update` adds to them, `compute` sums them over processes and divides once.
 
-    ``compute`` returns a dict from each logged name to a float64 scalar in 0..1, or NaN where nothing was counted, so
-    metrics can be used alone or together in a :class:`torchmetrics.MetricCollection`.
+    `compute` returns a dict from each logged name to a float64 scalar in 0..1, or NaN where nothing was counted, so
+    metrics can be used alone or together in a `torchmetrics.MetricCollection`.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
-        shape: that of the counts.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        shape: shape of the counts.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if the names do not fit.
+        ValueError: if `class_names` are not C distinct names.
     """
 
     counts: Tensor
@@ -49,7 +49,7 @@ class CountMetric(Metric):
         self.ignore_index = ignore_index
         self.class_names = names
         self.add_state("counts", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
-        # a MetricCollection has metrics of equal states share them, from the first batch on; NaN equals nothing
+        # MetricCollection makes metrics with equal states share them, from the first batch on; NaN equals nothing
         self.add_state("_unlike_others", torch.tensor(torch.nan), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -57,7 +57,7 @@ class CountMetric(Metric):
 
         Args:
             preds: (N, H, W) integer classes.
-            target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+            target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
 
         Raises:
             ValueError: if shapes differ or a label is out of range.
@@ -66,11 +66,11 @@ class CountMetric(Metric):
         self.counts += self.count(preds, target).to(self.counts.device)
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Counts of a valid batch, int64."""
+        """Count a valid batch, int64."""
         raise NotImplementedError
 
     def named(self, name: str, per_class: Tensor) -> dict[str, Tensor]:
-        """``<name>/<class>`` for each of (C,) values."""
+        """Map `<name>/<class>` to each of (C,) values."""
         return {f"{name}/{label}": value for label, value in zip(self.class_names, per_class, strict=True)}
 
     def reset(self) -> None:
@@ -95,7 +95,7 @@ def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_inde
 
     Args:
         preds: (N, H, W) integer classes.
-        target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+        target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
         num_classes: C.
         ignore_index: label of void pixels.
 
@@ -110,21 +110,21 @@ def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_inde
     valid = target != ignore_index
     wrong = valid & ((target < 0) | (target >= num_classes))
     wrong_preds = valid & ((preds < 0) | (preds >= num_classes))
-    if not (wrong | wrong_preds).any():  # which waits for the device, once
+    if not (wrong | wrong_preds).any():  # the only synchronization with the device
         return
     if wrong.any():
         raise ValueError(
-            f"target holds the labels {sorted(set(target[wrong].tolist()))}, but allowed are "
-            f"0..{num_classes - 1} and ignore_index={ignore_index}"
+            f"target has the labels {sorted(set(target[wrong].tolist()))}, expected 0..{num_classes - 1} or "
+            f"ignore_index={ignore_index}"
         )
     raise ValueError(
-        f"preds hold the classes {sorted(set(preds[wrong_preds].tolist()))} where the target is labeled, but allowed "
-        f"are 0..{num_classes - 1}"
+        f"preds have the classes {sorted(set(preds[wrong_preds].tolist()))} where the target is labeled, expected "
+        f"0..{num_classes - 1}"
     )
 
 
 def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
-    """Number of selected pixels of each class in each image.
+    """Count the selected pixels of each class in each image.
 
     Args:
         labels: (N, H, W) integers, 0..C-1 where selected.
@@ -145,7 +145,7 @@ def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
 
 
 def count_codes(codes: Tensor, where: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """How often each code, a place in an array of the given shape counted row by row, is among the selected ones."""
+    """Count how often each code, a flat (row-major) index into an array of the given shape, is selected."""
     bins = math.prod(shape)
-    # one more bin for what is not selected: selecting pixels by a mask takes far longer than counting all of them
+    # an extra bin for unselected pixels: indexing with a mask takes far longer than counting all of them
     return torch.bincount(codes.where(where, bins).flatten(), minlength=bins + 1)[:bins].view(shape)

@@ -66,8 +66,8 @@ class EvaluationMetrics(nn.Module):
 
         Args:
             preds: (N, H, W) integer classes.
-            target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
-            ids: N names of the images; without them there are no counts of each image.
+            target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
+            ids: N names of the images; without them there are no counts per image.
 
         Raises:
             ValueError: if shapes differ or a label is out of range.
@@ -77,24 +77,24 @@ class EvaluationMetrics(nn.Module):
             self.per_image.update(preds, target, ids)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by name, each a float64 scalar in 0..1 or NaN.
+        """Return every metric by name, each a float64 scalar in 0..1 or NaN.
 
-        Collective in a distributed run, as the following: every process must call it.
+        Collective in a distributed run, as are the following methods: every process must call it.
         """
         values: dict[str, Tensor] = self.collection.compute()
         return values
 
     def class_iou(self) -> dict[str, Tensor]:
-        """IoU of each class, by the class's name."""
+        """Return the IoU of each class by its name."""
         values = self._mean_iou.compute()
         return {name: values[f"IoU/{name}"] for name in self.class_names}
 
     def confusion_matrix(self) -> Tensor:
-        """(C, C) int64 counts, rows the target, columns the prediction."""
+        """Return (C, C) int64 counts; rows are the target, columns the prediction."""
         return self._mean_iou.confusion_matrix()
 
     def image_counts(self) -> ImageCounts | None:
-        """Pixel counts of each image; None if images have no distinct ids."""
+        """Return the pixel counts of each image; None if images have no distinct ids."""
         return self.per_image.compute()
 
     def reset(self) -> None:

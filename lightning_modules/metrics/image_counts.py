@@ -1,4 +1,4 @@
-"""Pixel counts of each image, of which every ratio over any subset of images can be recomputed."""
+"""Pixel counts of each image, from which every ratio over any subset of images can be recomputed."""
 
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -19,7 +19,7 @@ Counts = NDArray[np.int64]
 
 
 class ImageCounts(NamedTuple):
-    """Pixel counts of n images, (n, C) int64, in the data's order; those of boundaries are None if not counted."""
+    """Pixel counts of n images, (n, C) int64, in the data's order; counts of boundaries are None if not counted."""
 
     id: list[str]
     intersection: Counts
@@ -35,8 +35,8 @@ class PixelCountsPerImage(Metric):
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
-        boundaries: whether to count the strips of :class:`BoundaryIoU`, too.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        boundaries: whether to count the strips of `BoundaryIoU`, too.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Example:
         >>> metric = PixelCountsPerImage(2)
@@ -61,7 +61,7 @@ class PixelCountsPerImage(Metric):
 
         Args:
             preds: (N, H, W) integer classes.
-            target: (N, H, W) integer labels: 0..C-1 or ``ignore_index``.
+            target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
             ids: N names of the images.
 
         Raises:
@@ -81,11 +81,10 @@ class PixelCountsPerImage(Metric):
         self._ids += ids
 
     def compute(self) -> ImageCounts | None:
-        """Counts of the whole set; None if there are no images or two have the same id.
+        """Return the counts of the whole set; None if there are no images or two have the same id.
 
-        Images were distributed to the processes in turn, and are put back in that order. Images that a distributed
-        sampler repeats to even the processes out are in it once. Collective in a distributed run: every process must
-        call it.
+        Images are distributed to the processes in turn, and their order is restored. Images that a distributed sampler
+        repeats to balance the processes are included once. Collective in a distributed run: every process must call it.
         """
         empty = np.zeros((5 if self.boundaries else 3, 0, self.num_classes), dtype=np.int64)
         own = (self._ids, np.concatenate([empty, *(counts.cpu().numpy() for counts in self._counts)], axis=1))
@@ -107,6 +106,6 @@ class PixelCountsPerImage(Metric):
         return ImageCounts(list(counts_of), stacked[0], stacked[1], stacked[2], *boundary)
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Remove all images."""
         super().reset()
         self._ids, self._counts = [], []

@@ -1,4 +1,4 @@
-"""Label maps on the CPU, their edges and the dilation of masks, by OpenCV."""
+"""Label maps on the CPU, their edges, and dilation of masks, with OpenCV."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Labels = NDArray[np.int16]  # (N, H, W), where void is a label of its own
+Labels = NDArray[np.int16]  # (N, H, W), where void is a separate label
 Mask = NDArray[np.bool_]  # (N, H, W)
 
 
 def with_void(labels: Tensor, valid: Tensor, void: int) -> Labels:
-    """Label maps (N, H, W) as an array in which all pixels that are not valid have the label ``void``.
+    """Convert label maps (N, H, W) to an array in which all pixels that are not valid have the label `void`.
 
     Example:
         >>> with_void(torch.tensor([[[0, 7]]]), torch.tensor([[[True, False]]]), void=2).tolist()
@@ -24,12 +24,12 @@ def with_void(labels: Tensor, valid: Tensor, void: int) -> Labels:
 
 
 def edges(labels: Labels, *, corners: bool, image_border: bool = False) -> Mask:
-    """Whether one of a pixel's neighbors has another label, so that both sides of a boundary are edge.
+    """Mark the pixels with a neighbor of another label, so that both sides of a boundary are edges.
 
     Args:
-        labels: of at least 0.
+        labels: label maps, at least 0.
         corners: whether a pixel has eight neighbors, or the four above, below, left and right of it.
-        image_border: whether what lies outside of the image has another label.
+        image_border: whether the outside of the image counts as another label.
 
     Example:
         >>> edges(np.array([[[3, 3, 3, 5, 5]]], dtype=np.int16), corners=True).astype(int).tolist()
@@ -42,10 +42,10 @@ def edges(labels: Labels, *, corners: bool, image_border: bool = False) -> Mask:
 
 
 def dilate(mask: Mask, radius: float, *, euclidean: bool = False) -> Mask:
-    """Whether a pixel at most ``radius`` away is set, in the chessboard metric or between the pixels' centers.
+    """Mark the pixels at most `radius` away from a set one, in the chessboard metric or between the pixels' centers.
 
-    With ``near = edges(labels, corners=True)``, ``dilate(near, r - 1)`` is where another label is at most r away (in
-    the chessboard metric): a shortest way there meets the first change of labels after at most r - 1 steps.
+    With `near = edges(labels, corners=True)`, `dilate(near, r - 1)` marks pixels at most r away from another label (in
+    the chessboard metric): a shortest path to it reaches the first change of labels after at most r - 1 steps.
 
     Example:
         >>> dilate(np.array([[[0, 0, 0, 1, 0]]], dtype=bool), radius=2).astype(int).tolist()

@@ -20,27 +20,27 @@ SIZES = ("small", "medium", "large")
 class ObjectSizeIoU(CountMetric):
     """Mean IoU by the size of objects, where an object is an 8-connected component of one class in the target.
 
-    Small is an area below 32² pixels, large one from 96² on (COCO's bounds), medium between, at the evaluated size.
-    Void is excluded from target and prediction before components are found. For each size and class:
+    Objects are small below an area of 32² pixels, large from 96² on (COCO's bounds), else medium, at the evaluated
+    size. Void is excluded from target and prediction before components are found. For each size and class:
 
     - a true pixel, found or not, counts for its object's size;
     - a wrongly predicted pixel belongs to a component of the prediction, and counts for the size of the object of the
-      same class that this component covers most of (of two equally, the larger); if it covers none, for the
+      same class that this component covers most of (the larger of two covered equally); if it covers none, for the
       component's own size.
 
-    IoU is found / (true + wrongly predicted), summed over the whole set; the mean is over the classes for which that is
-    not empty. So a class whose small objects exist in the prediction only counts as 0 among the small ones, as a class
-    that is only predicted does in mIoU.
+    IoU is found / (true + wrongly predicted), summed over the whole set; the mean is over the classes with a nonzero
+    denominator. So a class with small objects in the prediction only counts as 0 among the small ones, like a class
+    that is only predicted in mIoU.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
-        bounds: area from which an object is medium, and from which it is large, in pixels.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        bounds: smallest areas of medium and of large objects, in pixels.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``bounds`` are not two ascending positive numbers.
+        ValueError: if `bounds` are not two ascending positive numbers.
 
     Example:
         >>> target = torch.tensor([[[1, 0, 0, 0, 0, 0, 0, 0, 1, 1]]])
@@ -66,7 +66,7 @@ class ObjectSizeIoU(CountMetric):
         self.bounds = bounds
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Found, true and wrongly predicted pixels of a batch, for each size and class."""
+        """Count found, true and wrongly predicted pixels of a batch, for each size and class."""
         maps = [with_void(labels, target != self.ignore_index, self.num_classes) for labels in (preds, target)]
         counts = np.zeros(self.counts.shape, dtype=np.int64)
         for image_preds, image_target in zip(*maps, strict=True):
@@ -74,7 +74,7 @@ class ObjectSizeIoU(CountMetric):
         return torch.from_numpy(counts)
 
     def compute(self) -> dict[str, Tensor]:
-        """``IoU_small``, ``IoU_medium`` and ``IoU_large``; NaN where there is no such object."""
+        """Return `IoU_small`, `IoU_medium` and `IoU_large`; NaN where there is no such object."""
         found, true, wrong = self.counts
         mean = ratio(found, true + wrong).nanmean(dim=1)
         return {f"IoU_{size}": value for size, value in zip(SIZES, mean, strict=True)}
@@ -96,7 +96,7 @@ def _add_image(
 
     part, covered, pixels = _overlaps(parts, objects, right)
     part_sizes = np.digitize(part_areas, bounds)
-    # the last entry of a part wins: the object it covers most of, of equal ones the largest
+    # the last entry of a part is kept: the object it covers most of, the largest if equal
     order = np.lexsort((areas[covered], pixels))
     part_sizes[part[order]] = sizes[covered[order]]
     misses = part_areas - np.bincount(parts[right], minlength=len(part_areas))
@@ -104,9 +104,9 @@ def _add_image(
 
 
 def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tuple[Labels, Labels, Labels]:
-    """Pairs of a part and an object that overlap, and their number of common pixels, among the given ones."""
+    """Find the pairs of a part and an object that overlap, and their number of common pixels, among the given ones."""
     codes = np.where(where, parts * np.int64(objects.max() + 1) + objects, -1).ravel()
-    # neighbors are mostly of the same pair, and sorting runs of pixels is faster than sorting pixels
+    # neighboring pixels mostly share a pair, and sorting runs of pixels is faster than sorting pixels
     starts = np.flatnonzero(np.diff(codes, prepend=-2))
     lengths = np.diff(starts, append=codes.size)
     pairs, run = np.unique(codes[starts], return_inverse=True)
@@ -116,15 +116,14 @@ def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tup
 
 
 def components(labels: Labels, num_classes: int) -> tuple[Numbers, Labels, Labels]:
-    """8-connected components of equal labels.
+    """Find the 8-connected components of equal labels.
 
     Args:
-        labels: (H, W); labels of ``num_classes`` and more are in no component.
+        labels: (H, W); labels from `num_classes` on are in no component.
         num_classes: C.
 
     Returns:
-        (H, W) number of each pixel's component, 0 for none; and class and area of each number (those of 0 mean
-        nothing).
+        (H, W) component number of each pixel, 0 for none; and class and area of each number (meaningless for 0).
 
     Example:
         >>> numbers, classes, areas = components(np.array([[1, 1, 0, 1, 9]]), num_classes=2)

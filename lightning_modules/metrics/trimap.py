@@ -1,7 +1,7 @@
 """Mean IoU in bands around the target's boundaries.
 
 Kohli, Ladický and Torr, "Robust higher order potentials for enforcing label consistency" (IJCV 2009), and Krähenbühl
-and Koltun (NeurIPS 2011), who draw it over the width of the band.
+and Koltun (NeurIPS 2011), who plot it over the width of the band.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from beyondpixel.lightning_modules.metrics.neighborhoods import dilate, edges, w
 class TrimapIoU(CountMetric):
     """Mean IoU over the pixels within 1, 2, 4, ... pixels of a boundary of the target.
 
-    A valid pixel is in the band of width w if a pixel with another label is at most w away in the chessboard metric,
-    so the band has w pixels on either side of a boundary, and a wider band holds the narrower ones. Void is another
+    A valid pixel is in the band of width w if a pixel with another label is at most w away in the chessboard metric, so
+    the band has w pixels on either side of a boundary, and a wider band contains the narrower ones. Void is another
     label (PASCAL VOC surrounds its objects with it), but void pixels are in no band; the image's border is no boundary.
-    Pixels are counted over the whole set for each band, then IoU is taken, then the mean over the classes that target
-    or prediction hold in the band.
+    Pixels are counted over the whole set for each band, then IoU is computed, then the mean over the classes in target
+    or prediction in the band.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: target label of pixels that are excluded.
         class_names: C distinct names; the class numbers if None.
         widths: widths of the bands in pixels, ascending.
-        kwargs: further arguments of :class:`torchmetrics.Metric`.
+        kwargs: further arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``widths`` are not ascending positive numbers.
+        ValueError: if `widths` are not ascending positive numbers.
 
     Example:
         >>> target = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
@@ -57,16 +57,16 @@ class TrimapIoU(CountMetric):
         self.widths = tuple(widths)
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """For each band the confusion matrix of its pixels that are in no narrower one."""
+        """Compute the confusion matrix of each band's pixels that are in no narrower band."""
         valid = target != self.ignore_index
         near = edges(with_void(target, valid, self.num_classes), corners=True)
-        outside = sum(~dilate(near, width - 1) for width in self.widths)  # of so many bands a pixel is outside
+        outside = sum(~dilate(near, width - 1) for width in self.widths)  # number of bands without the pixel
         band = torch.from_numpy(outside).to(target.device)
         codes = (band * self.num_classes + target) * self.num_classes + preds
         return count_codes(codes, valid & (band < len(self.widths)), self.counts.shape)
 
     def compute(self) -> dict[str, Tensor]:
-        """``trimap_mIoU/<width>`` for each band; NaN for a band that is empty."""
+        """Return `trimap_mIoU/<width>` for each band; NaN for an empty band."""
         # torch has no deterministic cumulative sum of integers on CUDA, and the few bands are added as fast this way
         matrices = torch.stack([self.counts[: band + 1].sum(dim=0) for band in range(len(self.widths))])
         hits = matrices.diagonal(dim1=1, dim2=2)

@@ -1,4 +1,4 @@
-"""Networks: torch modules that know nothing of Lightning."""
+"""Networks: torch modules without dependency on Lightning."""
 
 from beyondpixel.lightning_modules.networks.aggregation import DatasetContext, aggregate_representations
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid

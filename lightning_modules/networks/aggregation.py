@@ -1,4 +1,4 @@
-"""MCIBI's aggregation of class representations from beyond the image, and its fusion with what the image shows."""
+"""MCIBI's aggregation of class representations from beyond the image, and its fusion with the image's own features."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ def aggregate_representations(
     hard: bool = False,
     backward_representations: Tensor | None = None,
 ) -> Tensor:
-    r"""Mix the data set's class representations by what each pixel probably is (Jin et al., ICCV 2021).
+    r"""Mix the data set's class representations by each pixel's class probabilities (Jin et al., ICCV 2021).
 
     .. math:: W = \mathrm{softmax}_k(H_1(R)), \quad C_{n,s,:,i} = \sum_k W_{n,k,i}\, M_{k,s}
 
-    Classes whose slot was never filled take no part: W is the softmax over the others. Where nothing was seen yet the
+    Classes whose slot was never filled are excluded: W is the softmax over the others. Where no class was seen yet, the
     context is zero.
 
     Args:
-        class_logits: (N, K, h, w), H1(R); they get a gradient unless ``hard``.
+        class_logits: (N, K, h, w), H1(R); they get a gradient unless `hard`.
         representations: (K, S, C), the memory M; constants.
-        seen: (K, S) bool, which of them were ever filled.
+        seen: (K, S) bool, which slots were ever filled.
         hard: give all weight to the most probable class instead.
-        backward_representations: (K, S, C), what stands for M in the gradient of W, read when backward runs; None for
-            ``representations``. The authors' code writes its memory before backward: give the memory's buffer.
+        backward_representations: (K, S, C), replaces M in the gradient of W and is read when backward runs; None for
+            `representations`. The authors' code updates its memory before backward: pass the memory's buffer for that.
 
     Returns:
         (N, S, C, h, w), the coarse context of each slot.
@@ -65,7 +65,7 @@ class _MixWithLaterGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, representations: Tensor, later: Tensor) -> Tensor:
-        ctx.later = later  # not saved for backward, which would refuse what was changed in place
+        ctx.later = later  # not by save_for_backward, which rejects tensors that were changed in place
         return _mix(weights, representations)
 
     @staticmethod
@@ -78,14 +78,14 @@ class DatasetContext(nn.Module):
 
     .. math:: C_{bi} = \mathrm{attention}(R, C), \quad R_{aug} = F(R, C_{bi})
 
-    F concatenates and convolves 3x3. The attention over the coarse context C is MCIBI's refinement P: it moves context
-    between positions, so that a pixel whose W is wrong gets what others in the image agree on.
+    F is a concatenation and a 3x3 convolution. Attention over the coarse context C is MCIBI's refinement P: it moves
+    context between positions, so that a pixel with a wrong W gets the context that other pixels agree on.
 
     Args:
-        channels: C, those of every map.
-        attention_channels: those of queries, keys and values.
-        slots: S, coarse contexts; each has an attention of its own, and a 1x1 convolution fuses them if S > 1.
-        refinement: without it (the ablation) the coarse context itself is fused.
+        channels: C, channels of every map.
+        attention_channels: channels of queries, keys and values.
+        slots: S, number of coarse contexts; each has its own attention, and a 1x1 convolution fuses them if S > 1.
+        refinement: whether to use the attention; without it (the ablation) the coarse context itself is fused.
 
     Example:
         >>> augment = DatasetContext(16, attention_channels=8, slots=2)
@@ -102,7 +102,7 @@ class DatasetContext(nn.Module):
         self.fuse = conv_norm_relu(2 * channels, channels, kernel_size=3)
 
     def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
-        """Fuse R (N, C, h, w) and the coarse contexts (N, S, C, h, w) to R_aug (N, C, h, w)."""
+        """Fuse R (N, C, h, w) and the coarse contexts (N, S, C, h, w) into R_aug (N, C, h, w)."""
         if self.refinements:
             contexts = [refine(features, coarse[:, slot]) for slot, refine in enumerate(self.refinements)]
         else:
@@ -113,7 +113,7 @@ class DatasetContext(nn.Module):
 
 
 class FusedContexts(nn.Module):
-    r"""MCIBI's fusion with the image's own context: :math:`F'(\mathrm{attention}'(R, C_{wi}), R_{aug})`, by a 3x3 F'.
+    r"""MCIBI's fusion with the image's own context: :math:`F'(\mathrm{attention}'(R, C_{wi}), R_{aug})`, with a 3x3 F'.
 
     Example:
         >>> features = torch.zeros(2, 16, 5, 7)
@@ -127,13 +127,13 @@ class FusedContexts(nn.Module):
         self.fuse = conv_norm_relu(2 * channels, channels, kernel_size=3)
 
     def forward(self, features: Tensor, within: Tensor, augmented: Tensor) -> Tensor:
-        """Fuse R, C_wi and R_aug, all (N, C, h, w), to (N, C, h, w)."""
+        """Fuse R, C_wi and R_aug, all (N, C, h, w), into (N, C, h, w)."""
         fused: Tensor = self.fuse(torch.cat([self.attention(features, within), augmented], dim=1))
         return fused
 
 
 class ConcatenatedContexts(nn.Module):
-    """MCIBI++'s fusion with the image's own context in the published configurations: both side by side.
+    """MCIBI++'s fusion with the image's own context in the published configurations: concatenation.
 
     Example:
         >>> features = torch.zeros(2, 16, 5, 7)
@@ -142,5 +142,5 @@ class ConcatenatedContexts(nn.Module):
     """
 
     def forward(self, features: Tensor, within: Tensor, augmented: Tensor) -> Tensor:
-        """From R, C_wi and R_aug, all (N, C, h, w), to R_aug and C_wi in (N, 2C, h, w)."""
+        """Concatenate R_aug and C_wi, (N, C, h, w) each, to (N, 2C, h, w); R is not used."""
         return torch.cat([augmented, within], dim=1)

@@ -1,4 +1,4 @@
-"""Geometry of feature maps: where their values lie in the image."""
+"""Geometry of feature maps: the positions of their values in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,15 @@ _PROBE_SIZE = 64
 class FeatureGrid:
     """The geometry of an encoder's feature maps: pads images to fit it and upsamples features without a shift.
 
-    Encoders come in two kinds. Where strided layers pad symmetrically (ResNet, MobileNet, ...), feature k of a row is
-    centered on pixel ``stride * k``: the grid begins on the image's first pixel, and it ends on the last one if the
-    size is a multiple of the stride plus one, such as the papers' 513. There bilinear interpolation with
-    ``align_corners=True`` puts every value exactly where it was computed. At other sizes it would stretch the grid, by
-    up to ``stride - 1`` pixels at the far border and by another amount for each crop size. So images are padded right
-    and below to the next size that fits, with zeros, which in normalized images is the mean color (with which the
-    papers pad, too).
+    There are two kinds of encoders. If strided layers pad symmetrically (ResNet, MobileNet, ...), feature k of a row is
+    centered on pixel `stride * k`: the grid begins on the image's first pixel, and it ends on the last one if the size
+    is a multiple of the stride plus one, such as the papers' 513. At such sizes, bilinear interpolation with
+    `align_corners=True` puts every value exactly where it was computed. At other sizes it would stretch the grid, by up
+    to `stride - 1` pixels at the far border and by a different amount for each crop size. So images are padded at the
+    right and bottom to the next size that fits, with zeros, the mean color of normalized images (as in the papers).
 
-    Where images are cut into patches (ConvNeXt), feature k covers pixels ``stride * k`` to ``stride * (k + 1) - 1``;
-    sizes that the stride divides fit, and ``align_corners=False`` is exact.
+    If images are cut into patches (ConvNeXt), feature k covers pixels `stride * k` to `stride * (k + 1) - 1`; multiples
+    of the stride fit, and `align_corners=False` is exact.
 
     Args:
         stride: pixels between two values of the last feature map.
@@ -39,24 +38,24 @@ class FeatureGrid:
     align_corners: bool
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The smallest fitting (height, width) that holds ``size``."""
+        """Return the smallest (height, width) of at least `size` that fits the grid."""
         extra = 1 if self.align_corners else 0
-        # rounded up without negative numbers, whose division ONNX rounds the other way
+        # ceiling division without negative numbers, which ONNX would round in the other direction
         steps = ((length - extra + self.stride - 1) // self.stride for length in size)
         height, width = (max(step, 1) * self.stride + extra for step in steps)
         return height, width
 
     def pad(self, images: Tensor) -> Tensor:
-        """Pad (N, C, H, W) images right and below with zeros to a size that fits."""
+        """Pad (N, C, H, W) images at the right and bottom with zeros to a size that fits."""
         height, width = images.shape[-2:]
         padded_height, padded_width = self.padded_size((height, width))
         return F.pad(images, (0, padded_width - width, 0, padded_height - height))
 
     def pad_target(self, target: Tensor, *, ignore_index: int) -> Tensor:
-        """Frame (N, H, W) labels with void so that every feature stands in the middle of its own square of pixels.
+        """Pad (N, H, W) labels with void so that every feature is at the center of its own square of pixels.
 
-        Upsampling with ``align_corners=False`` presumes that. A feature on a pixel then lies half a pixel off, since an
-        even square has no middle pixel.
+        Upsampling with `align_corners=False` assumes that. A feature centered on a pixel is then off by half a pixel,
+        since an even square has no center pixel.
 
         Example:
             >>> grid = FeatureGrid(stride=4, align_corners=True)
@@ -72,12 +71,12 @@ class FeatureGrid:
         return F.pad(target, (before, right, before, below), value=ignore_index)
 
     def upsample(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        """Bilinear upsampling of (N, C, h, w) to a finer map of the same padded image; (N, C, *size)."""
+        """Upsample (N, C, h, w) bilinearly to (N, C, *size), a finer map of the same padded image."""
         return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is no batch of three-channel images.
+    """Raise a ValueError unless images are a batch of three-channel images.
 
     Example:
         >>> check_images(torch.zeros(3, 8, 8))  # doctest: +ELLIPSIS
@@ -93,14 +92,14 @@ def check_images(images: Tensor) -> None:
 
 
 def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
-    """Find an encoder's grid by running it on two tiny images; its BatchNorm statistics stay as they are.
+    """Determine an encoder's grid by running it on two tiny images; its BatchNorm statistics do not change.
 
     Args:
-        encoder: from (N, 3, H, W) to feature maps from fine to coarse; index 2 is the one at stride 4.
-        stride: that of the last map, asked of the encoder.
+        encoder: maps (N, 3, H, W) to feature maps from fine to coarse; index 2 is at stride 4.
+        stride: expected stride of the last map.
 
     Raises:
-        ValueError: if the encoder's maps are not at strides 4 and ``stride``.
+        ValueError: if the encoder's maps are not at strides 4 and `stride`.
 
     Example:
         >>> from segmentation_models_pytorch.encoders import get_encoder
@@ -115,7 +114,5 @@ def probe_grid(encoder: nn.Module, stride: int) -> FeatureGrid:
     encoder.train(was_training)
     strides = [_PROBE_SIZE // feature.shape[-1] for feature in features]
     if len(strides) < 3 or strides[2] != 4 or strides[-1] != stride:
-        raise ValueError(
-            f"its feature maps have the strides {strides}; needed are 4 at index 2 and {stride} at the end"
-        )
+        raise ValueError(f"its feature maps have the strides {strides}; expected 4 at index 2 and {stride} at the end")
     return FeatureGrid(stride=stride, align_corners=one_larger[-1].shape[-1] == _PROBE_SIZE // stride + 1)

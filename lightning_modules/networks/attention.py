@@ -7,16 +7,16 @@ from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 
 class SelfAttentionBlock(nn.Module):
-    r"""Each position of a map gathers from all positions of another one (MCIBI's refinement P; OCRNet's Eq. 4–6).
+    r"""Attention from each position of a map to all positions of another one (MCIBI's refinement P; OCRNet's Eq. 4–6).
 
     .. math:: Y = o\big(\mathrm{softmax}(q(X)\, k(S)^T / \sqrt{d})\, v(S)\big)
 
-    with X the queries, S the source, and d = ``attention_channels``. q and k are two 1x1 convolutions with BatchNorm
-    and ReLU, v and o one. The (HW, HW) matrix is never stored, neither in training nor in evaluation, where
-    :func:`torch.nn.functional.scaled_dot_product_attention` has a fused kernel for device and dtype.
+    with X the queries, S the source, and d = `attention_channels`. q and k are two 1x1 convolutions each with
+    BatchNorm and ReLU, v and o one each. Where `torch.nn.functional.scaled_dot_product_attention` has a fused kernel
+    for device and dtype, the (HW, HW) matrix is never stored, neither in training nor in evaluation.
 
     Args:
-        channels: those of queries, source and result.
+        channels: channels of queries, source and result.
         attention_channels: d.
 
     Example:
@@ -34,7 +34,7 @@ class SelfAttentionBlock(nn.Module):
         self.out = conv_norm_relu(attention_channels, channels)
 
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
-        """From (N, C, H, W) queries and a (N, C, h, w) source to (N, C, H, W)."""
+        """Map (N, C, H, W) queries and a (N, C, h, w) source to (N, C, H, W)."""
         gathered = F.scaled_dot_product_attention(
             _tokens(self.query(queries)), _tokens(self.key(source)), _tokens(self.value(source))
         )  # (N, 1, HW, d)
@@ -48,6 +48,6 @@ def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def _tokens(maps: Tensor) -> Tensor:
-    """(N, d, H, W) to (N, 1 head, HW, d)."""
-    # the fused kernels want the channels next to each other; without that, torch falls back to the whole matrix
+    """Reshape (N, d, H, W) to (N, 1 head, HW, d)."""
+    # the fused kernels need contiguous channels; otherwise torch falls back to the whole matrix
     return maps.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Weights of the RMI authors' DeepLab under this package's names."""
+"""Conversion of the RMI authors' DeepLab weights to this package's names."""
 
 import re
 from collections.abc import Mapping
@@ -33,16 +33,16 @@ _HEAD = {
 
 
 def convert_authors_state_dict(state: Mapping[str, Tensor], *, variant: Literal["v3", "v3plus"]) -> dict[str, Tensor]:
-    """Rename the weights of the published code of Zhao et al. (NeurIPS 2019) for :class:`DeepLab`.
+    """Rename the weights of the published code of Zhao et al. (NeurIPS 2019) for `DeepLab`.
 
     Args:
-        state: the authors' state dict, names to tensors; names may start with ``module.``, as DataParallel saves them.
-        variant: which network it is of.
+        state: the authors' state dict, names to tensors; names may start with `module.`, as DataParallel saves them.
+        variant: the network that the state dict is from.
 
     Returns:
         The same tensors under the names of
-        ``DeepLab(C, variant=variant, encoder="resnet101s", decoder="paper", dilate_last_stage=False)``, whose
-        ``load_state_dict`` takes them with ``strict=True``.
+        `DeepLab(C, variant=variant, encoder="resnet101s", decoder="paper", dilate_last_stage=False)`, whose
+        `load_state_dict` accepts them with `strict=True`.
 
     Raises:
         ValueError: for an unknown variant, or a name that this network does not have.
@@ -61,8 +61,8 @@ def convert_authors_state_dict(state: Mapping[str, Tensor], *, variant: Literal[
             ours = re.sub(theirs, replacement, ours)
         if not ours.startswith(("encoder.", "decoder.aspp.", "decoder.reduce.", "decoder.fuse.", "classifier.")):
             raise ValueError(
-                f"state has {name!r}, which the authors' {variant!r} does not; give the state dict of their network "
-                "(not a checkpoint that holds one) and its variant"
+                f"state has {name!r}, which the authors' {variant!r} does not have; pass their network's state dict "
+                "(not a checkpoint that contains one) and its variant"
             )
         converted[ours] = tensor
     return converted

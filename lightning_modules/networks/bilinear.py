@@ -1,4 +1,4 @@
-"""Bilinear upsampling read at chosen pixels, its transpose, and norms of upsampled features, without upsampling."""
+"""Bilinear upsampling at chosen pixels, its transpose, and norms of upsampled features, without upsampling the map."""
 
 from collections.abc import Iterable
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class BilinearUpsampling:
-    """Bilinear interpolation from (h, w) to (H, W), ``align_corners=False``, read at chosen pixels and transposed.
+    """Bilinear interpolation from (h, w) to (H, W), `align_corners=False`, at chosen pixels, and its transpose.
 
-    Pixel (Y, X) lies in the cell between the map's values (y, x), (y, x+1), (y+1, x) and (y+1, x+1), where the last row
+    Pixel (Y, X) is in the cell between the map's values (y, x), (y, x+1), (y+1, x) and (y+1, x+1), where the last row
     and column are repeated. With its fractions a (down) and b (right), the interpolated value is a polynomial in 1, b,
     a and ab whose coefficients depend on the cell alone. So a value at a pixel is four table look-ups, and the
-    transpose of the interpolation is four additions into tables; neither makes an image of every map.
+    transpose of the interpolation is four additions into tables; neither creates a full-size image per map.
 
     Indices and fractions are quotients of integers, exact to the last digit of float64.
 
@@ -44,18 +44,18 @@ class BilinearUpsampling:
         self._down_right = self.down * self.right
 
     def coefficients(self, maps: Tensor) -> Tensor:
-        """Coefficients of 1, b, a and ab in each cell: from (J, h, w) to (4, J · h · w)."""
+        """Compute the coefficients of 1, b, a and ab in each cell: (J, h, w) to (4, J · h · w)."""
         padded = repeat_border(maps)
         corner, right = padded[:, :-1, :-1], padded[:, :-1, 1:]
         below, opposite = padded[:, 1:, :-1], padded[:, 1:, 1:]
         return torch.stack([corner, right - corner, below - corner, opposite - below - right + corner]).flatten(1)
 
     def interpolate(self, coefficients: Tensor, index: Tensor) -> Tensor:
-        """Interpolated value of every pixel, each from one map.
+        """Interpolate the value of every pixel, each from one map.
 
         Args:
             coefficients: (4, J · h · w) float64, from `coefficients`.
-            index: (H, W), j · h · w + cell where map j is wanted.
+            index: (H, W), j · h · w + cell, with j the index of the pixel's map.
 
         Returns:
             (H, W) float64.
@@ -67,7 +67,7 @@ class BilinearUpsampling:
         return values
 
     def pull_back(self, weights: Tensor | None, index: Tensor, num_maps: int) -> Tensor:
-        """Transpose of `interpolate`: give the weight of each pixel to the four values that it is made of.
+        """Transpose of `interpolate`: add the weight of each pixel to the four values that it is interpolated from.
 
         Args:
             weights: (H, W) float64; None stands for ones.
@@ -90,13 +90,13 @@ class BilinearUpsampling:
         shares[:, :-1, 1:] += right - across
         shares[:, 1:, :-1] += down - across
         shares[:, 1:, 1:] += across
-        # what the repeated row and column got belongs to those that they repeat
+        # add the repeated row and column to those that they repeat
         shares[:, -2] += shares[:, -1]
         shares[:, :, -2] += shares[:, :, -1]
         return shares[:, :-1, :-1]
 
     def squared_norms(self, blocks: Iterable[Tensor]) -> Tensor:
-        """Squared norm, over the channels, of every interpolated feature.
+        """Compute the squared norm, over the channels, of every interpolated feature.
 
         The interpolated feature is a weighted sum of four neighbors, so its squared norm is a quadratic form in their
         inner products: with itself, to the right, below, and along the two diagonals.
@@ -108,7 +108,7 @@ class BilinearUpsampling:
             (H, W) float64, at least 0.
         """
         height, width = self.map_size[0] + 1, self.map_size[1] + 1
-        # in rows of w + 1 values, the neighbors are so many values away; wrapped ones are cut off below
+        # distances of the neighbors in rows of w + 1 values; those that wrap around are dropped below
         offsets = {"own": 0, "right": 1, "below": width, "diagonal": width + 1}
         products = {name: self.down.new_zeros(height * width) for name in (*offsets, "antidiagonal")}
         for block in blocks:
@@ -119,28 +119,28 @@ class BilinearUpsampling:
             products["antidiagonal"][: length - width] += (values[:, 1 : length - width + 1] * values[:, width:]).sum(0)
         own, right, below, diagonal, antidiagonal = (product.view(height, width) for product in products.values())
 
-        # along the rows: of each row itself, and of each row with the next one
+        # interpolate along the rows: products within each row, and of each row with the next one
         left, column, next_column = 1 - self.right, self._column, self._column + 1
         within = left**2 * own[:, column] + self.right**2 * own[:, next_column]
         within += 2 * left * self.right * right[:, column]
         between = left**2 * below[:-1, column] + self.right**2 * below[:-1, next_column]
         between += left * self.right * (diagonal + antidiagonal)[:-1, column]
-        # then down the columns
+        # then along the columns
         up, row, next_row = 1 - self.down, self._row, self._row + 1
         norms = within[row] * up**2
         norms.addcmul_(within[next_row], self.down**2)
         norms.addcmul_(between[row], 2 * up * self.down)
-        return norms.clamp_(min=0)  # neighbors that cancel leave rounding errors of either sign
+        return norms.clamp_(min=0)  # cancellation leaves rounding errors of either sign
 
 
 def repeat_border(maps: Tensor) -> Tensor:
-    """Repeat the last row and column: from (J, h, w) to (J, h + 1, w + 1)."""
+    """Repeat the last row and column: (J, h, w) to (J, h + 1, w + 1)."""
     maps = torch.cat([maps, maps[:, -1:]], dim=1)
     return torch.cat([maps, maps[:, :, -1:]], dim=2)
 
 
 def _axis(map_length: int, image_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lower neighbor and fraction of each pixel: centers are at (X + ½) · w / W − ½, not below 0."""
+    """Return the lower neighbor and fraction of each pixel: centers are at (X + ½) · w / W − ½, clamped at 0."""
     doubled = 2 * image_length
     position = ((2 * torch.arange(image_length, device=device) + 1) * map_length - image_length).clamp_(min=0)
     return position // doubled, (position % doubled).double() / doubled

@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 
 class ClassMemory(nn.Module):
-    """Something remembered of every class, and the checks of what it is updated with.
+    """Base of memories with a state per class: buffers, input checks and storage of updates.
 
-    If torch.distributed is initialized, ``update`` must be called by all processes together, each with its own batch,
-    even if that has no valid pixels. Sums over pixels are added over the processes, not memories averaged, so n
-    processes get the memory that one process gets from the concatenated batch. Void pixels, classes that no batch
-    shows and batches with a feature that is not finite change nothing. Moved to half precision, it stays float32.
+    If torch.distributed is initialized, `update` must be called by all processes together, each with its own batch,
+    even if that has no valid pixels. Pixel sums are added over the processes (memories are not averaged), so n
+    processes get the same memory as one process with the concatenated batch. Void pixels, classes absent from all
+    batches and batches with a non-finite feature change nothing. Moved to half precision, the memory stays float32.
 
     Args:
         num_classes: K.
         channels: C of the features.
-        slots: S, representations of each class.
+        slots: S, representations per class.
 
     Attributes:
-        seen: buffer (K, S) bool, which slots hold something.
+        seen: buffer (K, S) bool, which slots are filled.
 
     Raises:
         ValueError: for a number below 1.
@@ -46,11 +46,11 @@ class ClassMemory(nn.Module):
         return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
 
     def check_batch(self, features: Tensor, target: Tensor, momentum: float) -> None:
-        """Raise unless features (N, C, h, w), target (N, H, W) and momentum fit each other and the memory.
+        """Raise unless features (N, C, h, w), target (N, H, W) and momentum match each other and the memory.
 
         Raises:
             TypeError: for features that are not floating point, or labels that are not integers.
-            ValueError: for shapes or devices that do not fit, or a momentum out of range.
+            ValueError: for shapes or devices that do not match, or a momentum out of range.
         """
         if not 0 <= momentum <= 1:
             raise ValueError(
@@ -76,13 +76,13 @@ class ClassMemory(nn.Module):
             )
 
     def write(self, memory: Tensor, seen: Tensor, target: Tensor, ignore_index: int) -> None:
-        """Write what an update found, unless the target holds a label that is neither a class nor void.
+        """Store an update, unless the target contains a label that is neither a class nor void.
 
-        To be called last, as the check waits for the device, and after the collective calls, so that no other process
-        hangs in them. Of several processes only those that have such a label raise.
+        Call it last, as the check synchronizes with the device, and after the collective calls, so that no process
+        hangs in them. Only processes with such a label raise.
 
         Raises:
-            ValueError: if there is such a label; the memory is as it was then.
+            ValueError: if there is such a label; the memory is then unchanged.
         """
         labels = target.long()
         labels = labels.masked_fill(labels == ignore_index, 0)
@@ -107,6 +107,6 @@ def _check_target(target: Tensor, features: Tensor) -> None:
 
 
 def check_count(name: str, value: int, at_least: int = 1) -> None:
-    """Raise a ValueError unless value is an integer of at least so much."""
+    """Raise a ValueError unless value is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name}: expected an integer of at least {at_least}, got {value!r}")

@@ -9,12 +9,12 @@ from torch import Tensor
 from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
 from beyondpixel.lightning_modules.networks.distributed import sum_over_processes
 
-# Weights of the cosine strategy. Below the first, a pixel's 1 - cos is rounding error and counts as 0. The second
-# stands for 0: it is lost beside any true weight, and where all weights are 0 it makes them equal, that is, the mean.
+# Weights of the cosine strategy. A pixel's 1 - cos below _ROUNDING is rounding error and counts as 0, stored as _ZERO:
+# negligible beside any nonzero weight, and where all weights are 0 it makes them equal, that is, the mean.
 _ROUNDING = 1e-12
 _ZERO = 1e-30
 _NORM_FLOOR = 1e-8  # as torch.nn.functional.cosine_similarity
-# Values worked on at once: what a CPU's cache holds; elsewhere few and large steps are better.
+# Values processed at once: sized for a CPU's cache; other devices are faster with few large steps.
 _CPU_BLOCK, _DEVICE_BLOCK = 2**17, 2**24
 
 
@@ -25,7 +25,7 @@ class ClassSums:
     Attributes:
         features: (K, S, C), Σ w · r with r the upsampled feature of a pixel.
         weights: (K, S), Σ w.
-        pixels: (K, S), how many pixels.
+        pixels: (K, S), number of pixels.
     """
 
     features: Tensor
@@ -33,11 +33,11 @@ class ClassSums:
     pixels: Tensor
 
     def mean(self) -> Tensor:
-        """(K, S, C), weighted mean; 0 where there are no pixels."""
+        """Return the weighted mean (K, S, C); 0 where there are no pixels."""
         return self.features / torch.where(self.pixels > 0, self.weights, 1).unsqueeze(-1)
 
     def present(self) -> Tensor:
-        """(K, S) bool, which have pixels; none if any feature is not finite."""
+        """Return a mask (K, S) of those with pixels; all false if any feature is not finite."""
         return (self.pixels > 0) & self.features.isfinite().all()
 
 
@@ -47,12 +47,12 @@ def class_sums(
     """Sum upsampled features over the pixels of each class, without upsampling them.
 
     Bilinear upsampling is linear: r = Uf. So Σ_i w_i r_i = (Uᵀw)ᵀ f, the features times the weights pulled back through
-    the transpose of the interpolation. The weights need more of r than sums, namely its cosine with a reference: r·M is
-    the upsampled map of f·M, and the norm of r is a quadratic form (see `BilinearUpsampling.squared_norms`).
+    the transpose of the interpolation. The weights also need the cosine of r with a reference: r·M is the upsampled map
+    of f·M, and the norm of r is a quadratic form (see `BilinearUpsampling.squared_norms`).
 
     Args:
         features: (N, C, h, w), floating point, any memory format. Computed in float64.
-        target: (N, H, W) integer labels, others than 0 … K-1 count as void.
+        target: (N, H, W) integer labels; values other than 0 … K-1 count as void.
         num_classes: K.
         ignore_index: label of the void pixels.
         reference: (K, S, C) float64. A pixel of class k counts for the slot s whose reference[k, s] has the highest
@@ -60,7 +60,7 @@ def class_sums(
             None: one slot, all weights 1.
 
     Returns:
-        Sums over the batches of all processes, each of which must call this if torch.distributed is initialized.
+        Sums over the batches of all processes; every process must call this if torch.distributed is initialized.
 
     Example:
         >>> sums = class_sums(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 1, 255]]]), 2, ignore_index=255)
@@ -113,7 +113,7 @@ def _nearest_slot(image: Tensor, row: Tensor, units: Tensor, upsampling: Bilinea
 
 
 def _channel_blocks(image: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(C, h, w) in float64, some channels at a time, with the number of the first."""
+    """Yield blocks of channels of (C, h, w) in float64, with the index of the first channel."""
     size = _CPU_BLOCK if image.device.type == "cpu" else _DEVICE_BLOCK
     step = max(size // (image.shape[1] * image.shape[2]), 1)
     for start in range(0, image.shape[0], step):
@@ -121,7 +121,7 @@ def _channel_blocks(image: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _unit_rows(reference: Tensor) -> Tensor:
-    """Rows of norm 1, and one class of zeros for the void pixels."""
+    """Normalize rows to norm 1, and append a class of zeros for the void pixels."""
     units = reference / reference.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
     return torch.cat([units, units.new_zeros(1, *units.shape[1:])])
 

@@ -27,12 +27,12 @@ ContextName = Literal["none", "ppm", "aspp", "ocr", "upernet", "upernet_aspp"]
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What a training step needs of a network.
+    """Outputs of a network that a training step needs.
 
     Attributes:
         logits: (N, K, H, W), the prediction.
         features: (N, C, h, w), the pixel representations R that MCIBI's memory is updated with; None without a memory.
-        intermediate: (N, K, H, W) logits of heads that are only supervised: "auxiliary" (on the last stage but one),
+        intermediate: (N, K, H, W) logits of heads that are only supervised: "auxiliary" (on the second-to-last stage),
             "context" (H1 of MCIBI, whose softmax is W), "image_context" (MCIBI++'s head on the image's own context).
     """
 
@@ -42,7 +42,7 @@ class NetworkOutputs:
 
 
 class ContextNetwork(nn.Module):
-    """A dilated encoder, a context that the image gives its own pixels, and a classifier.
+    """Dilated encoder, context module and classifier.
 
     Args:
         num_classes: K.
@@ -50,13 +50,13 @@ class ContextNetwork(nn.Module):
             pooling) or "upernet_aspp" (UPerNet's feature pyramid on ASPP).
         encoder: any dilatable encoder of SMP or timm; "resnet50c" and "resnet101s" have the papers' 3x3 deep stem.
         encoder_weights: null to train from scratch, path of a local state dict, or "imagenet" (or another name of
-            weights that SMP or timm has for this encoder) to fetch.
+            weights that SMP or timm has for this encoder) to download.
         output_stride: 8 or 16.
-        channels: C, those of the context and of the heads; 512 in the papers.
-        attention_channels: those of queries, keys and values of every attention; 256 in the papers.
+        channels: C, channels of the context and of the heads; 512 in the papers.
+        attention_channels: channels of queries, keys and values of every attention; 256 in the papers.
         atrous_rates: of ASPP; (6, 12, 18) at output stride 16 and (12, 24, 36) at 8 if null.
-        dropout: probability, of whole channels before each classifier.
-        norm_momentum: momentum of BatchNorm; null leaves torch's 0.1.
+        dropout: probability of dropping whole channels before each classifier.
+        norm_momentum: momentum of BatchNorm; null keeps torch's 0.1.
         auxiliary: whether to build the auxiliary head; "ocr" always has it, for its object regions.
 
     Raises:
@@ -126,7 +126,7 @@ class ContextNetwork(nn.Module):
         return nn.Sequential(nn.Dropout2d(self.dropout), nn.Conv2d(self.channels, self.num_classes, kernel_size=1))
 
     def build_pyramid(self, top_channels: int) -> FeaturePyramid:
-        """Build UPerNet's way from features at the last map to the map at stride 4."""
+        """Build UPerNet's feature pyramid, from the last map to the map at stride 4."""
         return FeaturePyramid(self.widths[2:-1], top_channels, self.channels, self.grid)
 
     def initialize(self) -> None:
@@ -137,11 +137,11 @@ class ContextNetwork(nn.Module):
         set_norm_momentum(self, self.norm_momentum)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3, H, W) normalized images of any size to (N, K, H, W) logits."""
+        """Map (N, 3, H, W) normalized images of any size to (N, K, H, W) logits."""
         return self.outputs(images).logits
 
     def outputs(self, images: Tensor) -> NetworkOutputs:
-        """The logits of :meth:`forward` with what else a training step supervises or remembers."""
+        """Compute the logits of `forward`, and the logits and features that a training step needs besides."""
         check_images(images)
         height, width = images.shape[-2:]
         padded = self.grid.pad(images)
@@ -158,18 +158,18 @@ class ContextNetwork(nn.Module):
         )
 
     def decode(self, maps: Sequence[Tensor]) -> NetworkOutputs:
-        """From the encoder's maps, fine to coarse, to outputs at the size of the features that are classified."""
+        """Map the encoder's maps, fine to coarse, to outputs at the size of the classified features."""
         features, intermediate = self.context(maps)
         return NetworkOutputs(self.classify(maps, features), None, {**intermediate, **self.auxiliary(maps)})
 
     def auxiliary(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The auxiliary head's logits, in training."""
+        """Compute the auxiliary head's logits, in training only."""
         if self.auxiliary_head is None or not self.training:
             return {}
         return {"auxiliary": self.auxiliary_head(maps[-2])}
 
     def classify(self, maps: Sequence[Tensor], features: Tensor) -> Tensor:
-        """From the encoder's maps and the features that hold context to logits."""
+        """Map the encoder's maps and the features with context to logits."""
         if self.pyramid is not None:
             features = self.pyramid(maps[2:-1], features)
         logits: Tensor = self.head(features)

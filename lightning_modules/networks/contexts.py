@@ -1,4 +1,4 @@
-"""Contexts that an image gives its own pixels: pyramid pooling, ASPP, object regions; and UPerNet's feature pyramid."""
+"""Context modules within the image: pyramid pooling, ASPP, object regions; and UPerNet's feature pyramid."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ class PyramidPooling(nn.Module):
     """PSPNet's pyramid pooling module (Zhao et al., CVPR 2017, section 3.2): means over 1, 4, 9 and 36 bins.
 
     Args:
-        in_channels: those of the encoder's last map.
-        channels: those of each pooled map, and of the result.
-        bins: bins on a side.
+        in_channels: channels of the encoder's last map.
+        channels: channels of each pooled map, and of the result.
+        bins: bins per side.
 
     Example:
         >>> PyramidPooling(32, channels=8)(torch.zeros(2, 32, 5, 7)).shape
@@ -31,7 +31,7 @@ class PyramidPooling(nn.Module):
         self.fuse = conv_norm_relu(in_channels + len(self.bins) * channels, channels, kernel_size=3)
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (N, in_channels, h, w) to (N, channels, h, w)."""
+        """Map (N, in_channels, h, w) to (N, channels, h, w)."""
         pooled = [
             # a bin covers an area, so interpolation between bins does not align their centers with the corners
             F.interpolate(level(F.adaptive_avg_pool2d(features, size)), size=features.shape[-2:], mode="bilinear")
@@ -45,11 +45,11 @@ class ASPP(nn.Module):
     """DeepLabv3's atrous spatial pyramid pooling (Chen et al., arXiv 1706.05587, section 3.3).
 
     Args:
-        in_channels: those of the encoder's last map.
-        channels: those of each branch, and of the result.
-        rates: of the dilated 3x3 convolutions.
+        in_channels: channels of the encoder's last map.
+        channels: channels of each branch, and of the result.
+        rates: rates of the dilated 3x3 convolutions.
         fuse_kernel_size: of the convolution that fuses the branches: 3 in MCIBI, 1 in DeepLab.
-        dropout: probability after it.
+        dropout: dropout probability after that convolution.
 
     Example:
         >>> ASPP(32, channels=8, rates=(6, 12, 18))(torch.zeros(2, 32, 5, 7)).shape
@@ -67,7 +67,7 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (N, in_channels, h, w) to (N, channels, h, w)."""
+        """Map (N, in_channels, h, w) to (N, channels, h, w)."""
         image = self.image(features.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
         branches = [branch(features) for branch in self.branches]
         fused: Tensor = self.dropout(self.fuse(torch.cat([*branches, image], dim=1)))
@@ -75,10 +75,10 @@ class ASPP(nn.Module):
 
 
 class ImageContext(nn.Module):
-    """A context made of the encoder's last map by one block: PSPNet, DeepLabv3, UPerNet, or the convolution of FCN.
+    """Context from the encoder's last map by one block: PSPNet, DeepLabv3, UPerNet, or the convolution of FCN.
 
     Every context maps the encoder's feature maps, from fine to coarse, to features (N, C, h, w) of the last map's size,
-    and to the logits, by name, that it makes on the way and that are to be supervised.
+    and to intermediate logits to supervise, by name.
 
     Example:
         >>> context = ImageContext(PyramidPooling(32, channels=8))
@@ -92,21 +92,21 @@ class ImageContext(nn.Module):
         self.block = block
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """From the encoder's maps to the context and no logits."""
+        """Map the encoder's maps to the context and no logits."""
         return self.block(maps[-1]), {}
 
 
 class ObjectContext(nn.Module):
     """OCRNet's object-contextual representations (Yuan et al., ECCV 2020, Eq. 3-7).
 
-    Each class has a soft region in the image, from the logits of a head on the map before the last one. A region's
-    representation is the mean of its pixels, and each pixel gathers from the regions by attention.
+    Each class has a soft region in the image, from the logits of a head on the second-to-last map. A region's
+    representation is the mean of its pixels, and each pixel attends to the regions.
 
     Args:
-        in_channels: those of the encoder's last map.
-        channels: those of the pixel representations and of the result.
-        attention_channels: those of queries, keys and values.
-        region_head: from the map before the last one to logits.
+        in_channels: channels of the encoder's last map.
+        channels: channels of the pixel representations and of the result.
+        attention_channels: channels of queries, keys and values.
+        region_head: maps the second-to-last map to logits.
 
     Example:
         >>> region_head = ClassificationHead(16, 8, num_classes=3)
@@ -126,7 +126,7 @@ class ObjectContext(nn.Module):
         self.fuse = conv_norm_relu(2 * channels, channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """From the encoder's maps to the context and the regions' logits, which are the auxiliary ones."""
+        """Map the encoder's maps to the context and the regions' logits, which are the auxiliary ones."""
         features, region_logits = self.representation(maps[-1]), self.region_head(maps[-2])
         membership = region_logits.flatten(2).softmax(dim=2)  # (N, K, hw), sums to 1 over the pixels
         regions = torch.einsum("nki,nci->nck", membership, features.flatten(2)).unsqueeze(3)  # (N, C, K, 1)
@@ -135,13 +135,13 @@ class ObjectContext(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """UPerNet's feature pyramid network (Xiao et al., ECCV 2018), whose top is a map that already holds context.
+    """UPerNet's feature pyramid network (Xiao et al., ECCV 2018), whose top is a map that already contains context.
 
     Args:
-        in_channels: those of the encoder's maps, from fine to coarse, without the last.
-        top_channels: those of the top, and of the sums on the way down.
-        channels: those of every level and of the result.
-        grid: where the features lie in the image.
+        in_channels: channels of the encoder's maps, from fine to coarse, without the last.
+        top_channels: channels of the top, and of the top-down sums.
+        channels: channels of every level and of the result.
+        grid: positions of the features in the image.
 
     Example:
         >>> grid = FeatureGrid(stride=16, align_corners=True)
@@ -159,7 +159,7 @@ class FeaturePyramid(nn.Module):
         self.fuse = conv_norm_relu(len(in_channels) * channels + top_channels, channels, kernel_size=3)
 
     def forward(self, maps: Sequence[Tensor], top: Tensor) -> Tensor:
-        """From the encoder's maps, fine to coarse, and the top (N, C', h, w) to (N, C, h', w') at the finest size."""
+        """Map the encoder's maps, fine to coarse, and the top (N, C', h, w) to (N, C, h', w') at the finest size."""
         finest = maps[0].shape[-2:]
         levels = [top]
         below = top

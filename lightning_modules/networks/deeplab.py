@@ -14,16 +14,15 @@ from beyondpixel.lightning_modules.networks.layers import initialize_head, set_n
 class DeepLab(nn.Module):
     """DeepLabv3 (Chen et al., arXiv 1706.05587) or DeepLabv3+ (Chen et al., ECCV 2018) on any dilatable encoder.
 
-    ``decoder="paper", dilate_last_stage=False, encoder="resnet101s"`` is the network that Zhao et al. (NeurIPS 2019)
-    trained; :func:`convert_authors_state_dict` makes their weights fit. v3 classifies what ASPP gives; v3+ joins it
+    `decoder="paper", dilate_last_stage=False, encoder="resnet101s"` is the network that Zhao et al. (NeurIPS 2019)
+    trained; `convert_authors_state_dict` converts their weights. v3 classifies the output of ASPP; v3+ fuses it
     with the map at stride 4 by two 3x3 convolutions.
 
-    ``decoder="smp"`` is segmentation-models-pytorch's: v3 has another 3x3 convolution (256, BN, ReLU) before the
-    classifier; v3+ has depthwise separable convolutions in ASPP and in its two 3x3 ones, of which one stands before the
+    `decoder="smp"` is segmentation-models-pytorch's: v3 has another 3x3 convolution (256, BN, ReLU) before the
+    classifier; v3+ has depthwise separable convolutions in ASPP and as its two 3x3 ones, one of them before the
     upsampling, and a single dropout.
 
-    With either, upsampling is aligned with the pixels at every size
-    (see :class:`~beyondpixel.lightning_modules.networks.alignment.FeatureGrid`), the decoder starts from He's
+    With either, upsampling is aligned with the pixels at every size (see `FeatureGrid`), the decoder has He's
     initialization with fan-in, and the rates follow the output stride.
 
     Args:
@@ -31,15 +30,15 @@ class DeepLab(nn.Module):
         variant: "v3" or "v3plus".
         encoder: any dilatable encoder of SMP or timm; the papers' ResNet-101 with the 3x3 deep stem is "resnet101s".
         encoder_weights: null to train from scratch, path of a local state dict, or "imagenet" (or another name of
-            weights that SMP or timm has for this encoder) to fetch.
+            weights that SMP or timm has for this encoder) to download.
         decoder: "paper" or "smp".
         output_stride: 8 or 16.
-        dilate_last_stage: false leaves the last stage at dilation 1 when its stride is taken out, as in the RMI
+        dilate_last_stage: false keeps the last stage at dilation 1 when its stride is removed, as in the RMI
             authors' code; only at output stride 16.
         atrous_rates: the three rates of ASPP; (6, 12, 18) at stride 16 and (12, 24, 36) at stride 8 if null.
         dropout: probability after ASPP's projection, and before the classifier of the paper's v3+.
         norm_momentum: momentum of all BatchNorm layers, the weight of the new batch; 0.05 in the RMI paper's training.
-            null leaves each as it is (0.1 mostly).
+            null keeps each layer's own (mostly 0.1).
 
     Raises:
         ValueError: for an argument out of range, or an encoder that cannot be dilated.
@@ -87,7 +86,7 @@ class DeepLab(nn.Module):
         set_norm_momentum(self, norm_momentum)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3, H, W) normalized images of any size to (N, num_classes, H, W) logits."""
+        """Map (N, 3, H, W) normalized images of any size to (N, num_classes, H, W) logits."""
         check_images(images)
         height, width = images.shape[-2:]
         padded = self.grid.pad(images)

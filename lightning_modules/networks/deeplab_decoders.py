@@ -1,6 +1,6 @@
 """Decoders of DeepLabv3 and DeepLabv3+: the RMI authors' and those of segmentation-models-pytorch (SMP).
 
-All are made from the encoder's channels, the atrous rates, the dropout and the grid, and map the encoder's feature
+All are built from the encoder's channels, the atrous rates, the dropout and the grid, and map the encoder's feature
 maps, from fine to coarse, to features (N, 256, h, w) that a 1x1 convolution classifies.
 """
 
@@ -16,7 +16,7 @@ from beyondpixel.lightning_modules.networks.contexts import ASPP
 from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
 
 CHANNELS = 256
-_FINE_MAP, _FINE_CHANNELS = 2, 48  # the map at stride 4, and what DeepLabv3+ reduces its channels to
+_FINE_MAP, _FINE_CHANNELS = 2, 48  # the map at stride 4, and its channels after DeepLabv3+'s reduction
 
 
 class PaperV3Decoder(nn.Module):
@@ -35,12 +35,12 @@ class PaperV3Decoder(nn.Module):
         self.aspp = ASPP(in_channels[-1], CHANNELS, rates, fuse_kernel_size=1, dropout=dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """From the encoder's maps to (N, 256, h, w), at the size of the last map."""
+        """Map the encoder's maps to (N, 256, h, w), at the size of the last map."""
         return cast(Tensor, self.aspp(maps[-1]))
 
 
 class PaperV3PlusDecoder(PaperV3Decoder):
-    """ASPP, joined with the map at stride 4 by two 3x3 convolutions, as Zhao et al. (NeurIPS 2019) trained DeepLabv3+.
+    """ASPP, fused with the map at stride 4 by two 3x3 convolutions, as Zhao et al. (NeurIPS 2019) trained DeepLabv3+.
 
     Example:
         >>> grid = FeatureGrid(stride=16, align_corners=True)
@@ -60,7 +60,7 @@ class PaperV3PlusDecoder(PaperV3Decoder):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """From the encoder's maps to (N, 256, H/4, W/4)."""
+        """Map the encoder's maps to (N, 256, H/4, W/4)."""
         fine = self.reduce(maps[_FINE_MAP])
         coarse = self.grid.upsample(super().forward(maps), fine.shape[-2:])
         return cast(Tensor, self.fuse(torch.cat([coarse, fine], dim=1)))
@@ -74,7 +74,7 @@ class SMPV3Decoder(DeepLabV3Decoder):  # type: ignore[misc]
 
 
 class SMPV3PlusDecoder(DeepLabV3PlusDecoder):  # type: ignore[misc]
-    """SMP's decoder of DeepLabv3+, of separable convolutions, with upsampling to the size of the fine map."""
+    """SMP's decoder of DeepLabv3+, with separable convolutions and upsampling to the size of the fine map."""
 
     def __init__(self, in_channels: Sequence[int], *, rates: Sequence[int], dropout: float, grid: FeatureGrid) -> None:
         super().__init__(
@@ -89,9 +89,9 @@ class SMPV3PlusDecoder(DeepLabV3PlusDecoder):  # type: ignore[misc]
         self.grid = grid
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """From the encoder's maps to (N, 256, H/4, W/4)."""
+        """Map the encoder's maps to (N, 256, H/4, W/4)."""
         fine = self.block1(maps[_FINE_MAP])
-        # SMP upsamples by a factor, which fits other sizes than those that the grid makes
+        # SMP upsamples by a fixed factor, which does not match the grid's sizes
         coarse = self.grid.upsample(self.aspp(maps[-1]), fine.shape[-2:])
         return cast(Tensor, self.block2(torch.cat([coarse, fine], dim=1)))
 

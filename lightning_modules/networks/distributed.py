@@ -6,7 +6,7 @@ from torch import distributed as dist
 
 
 def process_rank_and_count() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) outside a distributed run.
+    """Return the rank of this process and the number of processes; (0, 1) outside a distributed run.
 
     Example:
         >>> process_rank_and_count()
@@ -18,10 +18,10 @@ def process_rank_and_count() -> tuple[int, int]:
 
 
 def sum_over_processes(*values: Tensor) -> tuple[Tensor, ...]:
-    """Add each tensor up over all processes, in one collective call; every process gets the same bits.
+    """Sum each tensor over all processes in one collective call; every process gets the same bits.
 
     Args:
-        values: tensors of one dtype and device, of the same shapes on every process. They are not changed.
+        values: tensors of one dtype and device, with the same shapes on every process; not modified.
 
     Returns:
         The sums, in the same order.

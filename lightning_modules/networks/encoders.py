@@ -13,7 +13,7 @@ from beyondpixel.lightning_modules.networks.pretrained import fill_encoder, read
 # Rates of ASPP at each output stride (Chen et al., arXiv 1706.05587, section 4): they double with the resolution.
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
-# Named in errors: one of each family that can be dilated. What else can is found out by trying.
+# Listed in errors: one of each family that can be dilated. Others are found by trying.
 DILATABLE = (
     "resnet18",
     "resnet50",
@@ -29,12 +29,12 @@ DILATABLE = (
 # SMP's EfficientNets keep the layers after the last feature map
 _UNUSED_LAYERS = (("_conv_head", "_bn1"), ("conv_head", "bn2"))
 
-# of encoders that were built before, by name and output stride
+# grids of encoders built before, by name and output stride
 _grids: dict[tuple[str, int], FeatureGrid] = {}
 
 
 def encoder_names() -> list[str]:
-    """Every name that SMP and timm know; not all of them can be dilated.
+    """Return all encoder names of SMP and timm; not all of these encoders can be dilated.
 
     Example:
         >>> {"resnet50", "mobilenet_v2", "resnet101s"} <= set(encoder_names())
@@ -44,10 +44,10 @@ def encoder_names() -> list[str]:
 
 
 def resolve_encoder_name(name: str) -> str:
-    """The name by which SMP builds the encoder: its own first, timm's with the prefix ``tu-``.
+    """Return SMP's name of an encoder: its own names come first, timm's have the prefix `tu-`.
 
     Raises:
-        ValueError: if neither library knows it; the message holds the closest names.
+        ValueError: if neither library has it; the message lists the closest names.
 
     Example:
         >>> resolve_encoder_name("resnet50"), resolve_encoder_name("tu-resnet50"), resolve_encoder_name("resnet101s")
@@ -70,24 +70,24 @@ def build_encoder(
     """Build an encoder whose last stages are dilated instead of strided.
 
     The papers' backbone, the ResNet-101 whose first convolution is three 3x3 ones (64, 64 and 128 channels), is
-    ``resnet101s``, from timm. SMP's ``resnet101`` and torchvision's have the one 7x7 convolution.
+    `resnet101s`, from timm. SMP's `resnet101` and torchvision's have a single 7x7 convolution.
 
     At output stride 16, SMP and timm dilate the last stage by 2 (in timm's ResNets all but its first 3x3 convolution).
-    The RMI authors take the stride out and leave the dilation at 1: ``dilate_last_stage=False``.
+    The RMI authors remove the stride and keep the dilation at 1: `dilate_last_stage=False`.
 
     Args:
-        name: SMP's names as they are; timm's with or without ``tu-``, also with a tag (``resnet50.a1_in1k``).
+        name: an SMP name; or a timm name with or without `tu-`, also with a tag (`resnet50.a1_in1k`).
         output_stride: 8 or 16.
-        weights: see :func:`~beyondpixel.lightning_modules.networks.pretrained.read_pretrained`.
+        weights: see `read_pretrained`.
         dilate_last_stage: whether the last stage is dilated at output stride 16; at 8 it always is.
 
     Returns:
         The encoder, which maps (N, 3, H, W) to a list of feature maps from fine to coarse, with index 2 at stride 4
-        and the last at ``output_stride``, and has ``out_channels`` (one number a map); and the grid of its features.
+        and the last at `output_stride`, and has `out_channels` (one number per map); and the grid of its features.
 
     Raises:
         ValueError: for an unknown name, a stride that is not 8 or 16, an encoder that cannot be dilated to it, or
-            ``dilate_last_stage=False`` at stride 8.
+            `dilate_last_stage=False` at stride 8.
 
     Example:
         >>> encoder, grid = build_encoder("resnet18", output_stride=16)
@@ -99,20 +99,20 @@ def build_encoder(
     if output_stride == 8 and not dilate_last_stage:
         raise ValueError("dilate_last_stage must be true with output_stride=8, where the stage before is dilated, too")
     resolved = resolve_encoder_name(name)
-    # first, as it may fail, and building takes a second
+    # read first, as it may fail, and building takes a second
     pretrained = read_pretrained(resolved, weights) if weights is not None else None
     try:
         encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
         if (resolved, output_stride) not in _grids:
             _grids[resolved, output_stride] = probe_grid(encoder, output_stride)
-    except Exception as error:  # each architecture refuses in its own way, and always for this reason
+    except Exception as error:  # each architecture raises its own error, always for this reason
         raise ValueError(
             f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
             f"({str(error) or type(error).__name__}); these can, among others: {', '.join(DILATABLE)}"
         ) from error
     for layers in _UNUSED_LAYERS:
         if hasattr(encoder, layers[0]):
-            for layer in layers:  # DDP refuses trainable parameters that get no gradient
+            for layer in layers:  # DDP rejects trainable parameters without gradient
                 getattr(encoder, layer).requires_grad_(False)
     if not dilate_last_stage:
         _remove_dilation(encoder)

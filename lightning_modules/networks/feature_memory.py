@@ -15,41 +15,40 @@ Initialization = Literal["mean", "random_pixel", "random"]
 class FeatureMemory(ClassMemory):
     """The memory M of MCIBI (Jin et al., "Mining Contextual Information Beyond Image", ICCV 2021).
 
-    `update` moves the row of every class c that the batch shows towards the features r_i of its pixels:
+    `update` moves the row of every class c in the batch towards the features r_i of its pixels:
 
         M_c ← (1 − m) M_c + m Σ_i w_i r_i,    w_i = (1 − cos(r_i, M_c)) / Σ_j (1 − cos(r_j, M_c))
 
     (strategy "cosine"; with "mean", w_i is one over the number of pixels). As in the authors' code, r_i are features
-    upsampled bilinearly to the labels' size. They are never made: see
-    :func:`~beyondpixel.lightning_modules.networks.class_sums.class_sums`. All is computed in float64, autocast or not.
+    upsampled bilinearly to the labels' size. They are never stored: see `class_sums`. All is computed in float64, with
+    or without autocast.
 
-    *First sight.* An empty slot takes what `initialization` says, whatever the momentum and the strategy: the mean of
-    the class's pixels in this batch ("mean", the authors' code), or one of them ("random_pixel", which the paper's
-    text describes). With several slots, as in the authors' code, a class fills one slot a batch, in order, from all its
-    pixels; the filled ones rest meanwhile. Once all are filled, each pixel goes to the slot with the highest cosine
-    (the first, if equal), and each slot has its own weights. With "random" no slot is ever empty: each begins with
-    numbers from a standard normal distribution, and with momentum 0 keeps them, a control that knows nothing of the
-    data.
+    *Initialization.* An empty slot is set as `initialization` says, whatever the momentum and the strategy: to the mean
+    of the class's pixels in this batch ("mean", the authors' code), or to one of them ("random_pixel", the paper's
+    text). With several slots, as in the authors' code, a class fills one slot per batch, in order, from all its pixels;
+    filled slots do not change meanwhile. Once all are filled, each pixel goes to the slot with the highest cosine (the
+    first, if equal), and each slot has its own weights. With "random" no slot is ever empty: each starts with numbers
+    from a standard normal distribution, and with momentum 0 keeps them, a control that is independent of the data.
 
-    Slots that no pixel goes to do not change. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the
-    weights are equal. A random pixel is drawn by a private generator that is the same on all processes and leaves
-    PyTorch's global random state alone; the draw depends on `seed`, class and slot, so it survives a restart. For the
-    rest see :class:`~beyondpixel.lightning_modules.networks.class_memory.ClassMemory`.
+    Slots without pixels do not change. Where every pixel matches its slot exactly, Σ(1 − cos) = 0 and the weights are
+    equal. A random pixel is drawn by a private generator that is the same on all processes and does not touch PyTorch's
+    global random state; the draw depends on `seed`, class and slot, so it is the same after a restart. See also
+    `ClassMemory`.
 
-    The authors' code differs in this: rows of zeros mean "empty", slots without pixels decay, 0 / 0 is NaN, and
-    memories are averaged over processes whether they saw the class or not.
+    The authors' code differs: rows of zeros mean "empty", slots without pixels decay, 0 / 0 is NaN, and memories are
+    averaged over processes whether they saw the class or not.
 
     Args:
         num_classes: K.
         channels: C of the features.
-        slots: S, representations of each class. More than one needs the strategy "cosine".
+        slots: S, representations per class. More than one needs the strategy "cosine".
         initialization: "mean", "random_pixel" or "random".
-        seed: of the random pixels or numbers; "mean" does not read it.
+        seed: seed of the random pixels or numbers; unused with "mean".
 
     Attributes:
         memory: buffer (K, S, C) float32, zeros where nothing was seen. `update` writes into it; read it through
             `representations`.
-        seen: buffer (K, S) bool, which slots hold something.
+        seen: buffer (K, S) bool, which slots are filled.
 
     Raises:
         ValueError: for a number below 1 or an unknown initialization.
@@ -86,9 +85,9 @@ class FeatureMemory(ClassMemory):
         self.register_buffer("memory", memory)
 
     def representations(self) -> Tensor:
-        """The memory as it is now, (K, S, C) float32, zeros where nothing was seen.
+        """Return a copy of the memory, (K, S, C) float32, zeros where nothing was seen.
 
-        A copy, without a graph: a later `update` changes neither it nor the gradients of what was computed from it.
+        It has no graph: a later `update` changes neither it nor the gradients of values computed from it.
         """
         return self.memory.clone()
 
@@ -113,8 +112,8 @@ class FeatureMemory(ClassMemory):
 
         Raises:
             TypeError: for features that are not floating point, or labels that are not integers.
-            ValueError: for shapes, devices or labels that do not fit, a momentum out of range, or a strategy that is
-                unknown or needs one slot. The memory is as it was then.
+            ValueError: for shapes, devices or labels that do not match, a momentum out of range, or a strategy that is
+                unknown or needs one slot. The memory is then unchanged.
         """
         self._check_strategy(strategy)
         self.check_batch(features, target, momentum)
@@ -147,6 +146,6 @@ class FeatureMemory(ClassMemory):
             raise ValueError(f"strategy: expected 'cosine' or 'mean', got {strategy!r}")
         if strategy == "mean" and self.slots > 1:
             raise ValueError(
-                f"strategy: expected 'cosine' as slots is {self.slots}, got 'mean'; plain means do not say which slot "
-                "a pixel belongs to, and the slots would become equal. Set slots=1 for 'mean'"
+                f"strategy: expected 'cosine' as slots is {self.slots}, got 'mean'; plain means do not determine which "
+                "slot a pixel belongs to, and the slots would become equal. Set slots=1 for 'mean'"
             )

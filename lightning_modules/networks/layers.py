@@ -1,4 +1,4 @@
-"""Layers that several networks share, and how they are initialized."""
+"""Layers that several networks share, and their initialization."""
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ class ClassificationHead(nn.Module):
     """Convolution, BatchNorm, ReLU, dropout of whole channels, 1x1 convolution: MCIBI's H1, H2 and auxiliary head.
 
     Args:
-        in_channels: those of the representations.
-        channels: those between the convolutions.
+        in_channels: channels of the representations.
+        channels: channels between the convolutions.
         num_classes: K.
         kernel_size: of the first convolution: 1 or 3.
-        dropout: probability.
+        dropout: dropout probability.
 
     Example:
         >>> head = ClassificationHead(16, 8, num_classes=3).eval()
@@ -46,14 +46,14 @@ class ClassificationHead(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (N, C, h, w) to logits (N, K, h, w)."""
+        """Map (N, C, h, w) to logits (N, K, h, w)."""
         logits: Tensor = self.classifier(self.dropout(F.relu(self.norm(self.conv(features)))))
         return logits
 
     def classify_vectors(self, vectors: Tensor) -> Tensor:
-        """From (M, C) to logits (M, K), always as in evaluation: a few vectors are no batch to take statistics from.
+        """Map (M, C) to logits (M, K), always as in evaluation: a few vectors are too few for batch statistics.
 
-        BatchNorm uses its running statistics and leaves them as they are, and nothing is dropped; gradients flow.
+        BatchNorm uses its running statistics without updating them, and there is no dropout; gradients flow.
         """
         norm = self.norm
         # copies: the next batch changes the originals, maybe before the backward pass
@@ -81,7 +81,7 @@ def initialize_head(part: nn.Module) -> None:
 
 
 def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
-    """Give every BatchNorm this momentum; None leaves torch's 0.1.
+    """Set the momentum of every BatchNorm; None keeps torch's 0.1.
 
     Raises:
         ValueError: if it is not in (0, 1].

@@ -1,4 +1,4 @@
-"""MCIBI and MCIBI++ on top of any context that an image gives its own pixels."""
+"""MCIBI and MCIBI++ on top of any context module."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
@@ -23,9 +23,9 @@ from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory,
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
 
-# MCIBI++'s repeated inference: weights of the network's own class logits and of those that the passes before predicted
+# MCIBI++'s repeated inference: weights of the network's own class logits and of the previous passes' predictions
 _OWN_WEIGHT, _PREVIOUS_WEIGHT = 2.0, 1.5
-# contexts that the published configurations of MCIBI++ classify by a 3x3 convolution
+# contexts that MCIBI++'s published configurations classify with a 3x3 convolution
 _CLASSIFIED_3X3 = ("aspp",)
 
 
@@ -34,31 +34,30 @@ class MCIBI(ContextNetwork):
 
     Pixel representations R are classified coarsely (H1); W, the softmax of that, mixes the class representations in the
     memory; attention refines the mix, which is fused with R. MCIBI then fuses the image's own context, refined by
-    another attention, and classifies (H2). MCIBI++, wired as the authors' published configurations, concatenates the
-    image's own context as it is, takes W from a head on it, and lets UPerNet's pyramid begin with that concatenation.
+    another attention, and classifies (H2). MCIBI++, as in the authors' published configurations, concatenates the
+    image's own context unrefined, computes W with a head on it, and starts UPerNet's pyramid from that concatenation.
 
-    Where it differs from the authors' code: classes that were never seen take no part in W; upsampling is aligned with
-    the pixels (:class:`~beyondpixel.lightning_modules.networks.alignment.FeatureGrid`); at output stride 16 the
-    encoder's last stage is dilated.
+    Differences from the authors' code: classes that were never seen are excluded from W; upsampling is aligned with the
+    pixels (`FeatureGrid`); at output stride 16 the encoder's last stage is dilated.
 
     Args:
         num_classes: K.
-        context: the image's own context, see :class:`ContextNetwork`.
+        context: the image's own context, see `ContextNetwork`.
         memory: "features" (MCIBI: representations of each class), "statistics" (MCIBI++: a mean and a standard
-            deviation of each class), or null for the context network alone, which then has nothing that MCIBI adds.
-        slots: representations a class in a memory of features.
+            deviation of each class), or null for the context network alone, without MCIBI's additions.
+        slots: representations per class in a memory of features.
         aggregation: "soft", or "hard" for the most probable class alone.
-        refinement: whether attention over the image refines what the memory gives (the paper's P).
+        refinement: whether attention over the image refines the memory's context (the paper's P).
         initialization: a class's first representation: "mean" (the authors' code) or "random_pixel" (their text); or
-            "random", numbers that know nothing of the data and that a memory_momentum of 0 leaves there (a control).
-        update_strategy: "cosine", where pixels weigh more that are less like the memory, or "mean".
-        memory_gradient: which memory the gradient of W is computed with: "read", the one that the forward pass read,
-            which gives the true gradient; or "updated", the one that the update of the same step wrote, as in the
-            authors' code, where the update overwrites in place what backward still needs. Both differ by the step that
-            the memory takes: by up to 0.8 of the gradient's norm at momentum 0.9, by 0.008 at 0.01.
-        inference_passes: in evaluation, how often to aggregate, from the second time on with class logits that also
-            hold what the passes before predicted (MCIBI++); 1 is a single pass.
-        network: arguments of :class:`ContextNetwork`: encoder, output_stride, channels, ...
+            "random", numbers independent of the data, which a memory_momentum of 0 keeps (a control).
+        update_strategy: "cosine", which gives more weight to pixels less similar to the memory, or "mean".
+        memory_gradient: memory used for the gradient of W: "read", as read by the forward pass, which gives the true
+            gradient; or "updated", as written by the update of the same step, as in the authors' code, where the update
+            overwrites in place values that backward still needs. They differ by the update of the memory: by up to 0.8
+            of the gradient's norm at momentum 0.9, by 0.008 at 0.01.
+        inference_passes: number of aggregations in evaluation, from the second on with class logits that include the
+            previous passes' predictions (MCIBI++); 1 is a single pass.
+        network: arguments of `ContextNetwork`: encoder, output_stride, channels, ...
 
     Raises:
         ValueError: for an argument out of range, an unknown encoder, or one that cannot be dilated.
@@ -94,20 +93,20 @@ class MCIBI(ContextNetwork):
             check_choice(name, value, choices)
         check_positive(slots=slots, inference_passes=inference_passes)
         if slots > 1 and memory == "statistics":
-            raise ValueError(f"slots must be 1 with memory='statistics', which keeps two numbers a class, got {slots}")
+            raise ValueError(f"slots must be 1 with memory='statistics' (two numbers per class), got {slots}")
         if slots > 1 and update_strategy == "mean":
             raise ValueError(
-                f"update_strategy must be 'cosine' with slots={slots}: a plain mean does not say which slot a pixel "
-                "belongs to"
+                f"update_strategy must be 'cosine' with slots={slots}: a plain mean does not determine which slot "
+                "a pixel belongs to"
             )
         if memory == "statistics" and memory_gradient == "updated":
             raise ValueError(
-                "memory_gradient must be 'read' with memory='statistics': MCIBI++ draws its representations anew in "
-                "each forward pass, and the update changes none that were drawn"
+                "memory_gradient must be 'read' with memory='statistics': MCIBI++ draws new representations in "
+                "each forward pass, and the update does not change those already drawn"
             )
         super().__init__(num_classes, context=context, **network)
         self.hard = aggregation == "hard"
-        # two numbers a class have no direction to take cosines with
+        # two numbers per class have no direction for a cosine
         self.update_strategy: Literal["cosine", "mean"] = "mean" if memory == "statistics" else update_strategy
         self.memory_gradient = memory_gradient
         self.inference_passes = inference_passes
@@ -127,7 +126,7 @@ class MCIBI(ContextNetwork):
         refinement: bool,
         initialization: Initialization,
     ) -> None:
-        """What MCIBI adds to the context network."""
+        """Build what MCIBI adds to the context network."""
         # FCN's features are R themselves
         self.representation = (
             conv_norm_relu(self.widths[-1], self.channels, kernel_size=3) if context != "none" else None
@@ -146,7 +145,7 @@ class MCIBI(ContextNetwork):
             self._build_statistics_decoder(context)
 
     def _build_statistics_decoder(self, context: ContextName) -> None:
-        """MCIBI++'s heads and pyramid, on twice the channels where the image has a context of its own."""
+        """Build MCIBI++'s heads and pyramid, with twice the channels if the image has its own context."""
         if context == "none":
             self.head = self.build_head(self.channels)
             return
@@ -158,7 +157,7 @@ class MCIBI(ContextNetwork):
             self.pyramid = self.build_pyramid(2 * self.channels)
 
     def decode(self, maps: Sequence[Tensor]) -> NetworkOutputs:
-        """From the encoder's maps, fine to coarse, to outputs at the size of the features that are classified."""
+        """Map the encoder's maps, fine to coarse, to outputs at the size of the classified features."""
         if self.memory is None:
             return super().decode(maps)
         within, intermediate = self.context(maps)
@@ -166,7 +165,7 @@ class MCIBI(ContextNetwork):
         class_logits = intermediate["context"] = self.class_head(features)
         if self.context_head is not None:
             class_logits = intermediate["image_context"] = self.context_head(within)
-        # copies: a training step updates the memory before the backward pass needs what was read
+        # copies: a training step updates the memory before the backward pass, which needs the values read
         representations, seen = self.memory.representations(), self.memory.seen.clone()
         backward_memory = self.memory.memory if self.memory_gradient == "updated" else None
 
@@ -188,16 +187,16 @@ class MCIBI(ContextNetwork):
         return NetworkOutputs(passes[-1], features, {**intermediate, **self.auxiliary(maps)})
 
     def update_memory(self, features: Tensor, target: Tensor, *, momentum: float, ignore_index: int) -> None:
-        """Move the memory towards R (N, C, h, w) of a batch with labels (N, H, W); see the memory's ``update``."""
+        """Move the memory towards R (N, C, h, w) of a batch with labels (N, H, W); see the memory's `update`."""
         memory = cast(FeatureMemory, self.memory)
         memory.update(features, target, momentum=momentum, strategy=self.update_strategy, ignore_index=ignore_index)
 
     @property
     def seen(self) -> Tensor:
-        """(K, S) bool, which slots of the memory hold something."""
+        """(K, S) bool, which slots of the memory are filled."""
         return cast(FeatureMemory, self.memory).seen
 
     def classify_memory(self) -> Tensor:
-        """The last head's logits (KS, K) of the memory's representations, as in evaluation; only MCIBI's."""
+        """Compute the last head's logits (KS, K) of the memory's representations, as in evaluation; MCIBI only."""
         memory, head = cast(FeatureMemory, self.memory), cast(ClassificationHead, self.head)
         return head.classify_vectors(memory.representations().flatten(0, 1))

@@ -22,14 +22,14 @@ _CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.", "head_", "last_linear.", 
 _SHOWN_KEYS = 5
 _PROBE_SECONDS = 3
 
-# why weights could not be fetched, by the encoder's name, that of the weights, and the minute
+# reasons of failed downloads, by the names of encoder and weights, and the minute
 _failures: dict[tuple[str, str, int], str] = {}
 _skipped: ContextVar[bool] = ContextVar("pretrained_weights_skipped", default=False)
 
 
 @contextmanager
 def without_pretrained_weights() -> Iterator[None]:
-    """Build networks with random weights, whatever their ``encoder_weights`` say: a checkpoint will fill them.
+    """Build networks with random weights, whatever their `encoder_weights`: a checkpoint is loaded into them.
 
     Example:
         >>> from beyondpixel.lightning_modules.networks import build_encoder
@@ -44,18 +44,18 @@ def without_pretrained_weights() -> Iterator[None]:
 
 
 def read_pretrained(name: str, weights: str) -> Mapping[str, Tensor] | None:
-    """Read pretrained weights from a file or the hub; within :func:`without_pretrained_weights`, None.
+    """Read pretrained weights from a file or the hub; return None within `without_pretrained_weights`.
 
     Args:
-        name: the name by which SMP builds the encoder (``tu-`` before timm's).
-        weights: path of a local file, a state dict as torchvision or timm publish it (``.pth``, read with
-            ``weights_only=True``, or ``.safetensors``); or the name of weights on the hub: ``"imagenet"``, another name
-            that SMP has for this encoder, or a tag of timm's.
+        name: SMP's name of the encoder (timm's with the prefix `tu-`).
+        weights: path of a local file, a state dict as torchvision or timm publish it (`.pth`, read with
+            `weights_only=True`, or `.safetensors`); or the name of weights on the hub: `"imagenet"`, another name
+            that SMP has for this encoder, or a timm tag.
 
     Raises:
-        FileNotFoundError: if a path leads nowhere.
-        ValueError: if the file is no state dict, or the hub has no such weights.
-        ConnectionError: if the hub's weights are not in the local cache and cannot be fetched.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a state dict, or the hub has no such weights.
+        ConnectionError: if the hub's weights are not in the local cache and cannot be downloaded.
 
     Example:
         >>> read_pretrained("resnet18", "imagenett")  # doctest: +ELLIPSIS
@@ -72,21 +72,21 @@ def read_pretrained(name: str, weights: str) -> Mapping[str, Tensor] | None:
 
 
 def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: str, weights: str) -> None:
-    """Give an encoder the weights of a state dict, whose names of the classifier's layers may be there or not.
+    """Load a state dict into an encoder; layers of the classifier are optional in it and ignored.
 
     Args:
         encoder: the encoder to fill.
-        published: names to tensors, as torchvision, timm or SMP have them.
-        name: of the encoder, for messages.
-        weights: where they are from, for messages.
+        published: names to tensors, as in torchvision, timm or SMP.
+        name: name of the encoder, for messages.
+        weights: source of the weights, for messages.
 
     Raises:
-        ValueError: if they don't fit; the keys are named.
+        ValueError: if the weights do not match; the message lists the keys.
     """
     current = encoder.state_dict()
     targets = {_canonical(key): key for key in current}
     state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
-    # some publishers leave out BatchNorm's counter, which only matters for momentum=None
+    # some publishers omit BatchNorm's counter, which only matters for momentum=None
     missing = [key for key in current if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)]
     reshaped = [
@@ -129,12 +129,12 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
 
 
 def _canonical(key: str) -> str:
-    """One spelling for a key: timm's feature extractors add ``model.`` and turn ``stages.0`` into ``stages_0``."""
+    """Normalize a key: timm's feature extractors add `model.` and turn `stages.0` into `stages_0`."""
     return key.removeprefix("model.").replace("_", ".")
 
 
 def _name_on_hub(name: str, weights: str) -> str:
-    """The name by which SMP builds the encoder with these weights: timm's holds their tag."""
+    """Return SMP's name of the encoder with these weights: timm's contains their tag."""
     architecture, _, own_tag = name.partition(".")
     if name.startswith("tu-"):
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture.removeprefix('tu-')}.*")]
@@ -152,7 +152,7 @@ def _name_on_hub(name: str, weights: str) -> str:
 
 
 def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
-    """State dict of SMP's encoder with these weights, from the hub or its cache; a failure is kept for a minute."""
+    """Return SMP's state dict of an encoder with these weights, from hub or cache; a failure is cached for a minute."""
     minute = int(time.monotonic() // 60)
     reason = _failures.get((donor_name, weights, minute))
     if reason is None:
@@ -162,7 +162,7 @@ def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
                     donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
                 )
             return donor.state_dict()  # type: ignore[no-any-return]
-        except Exception as error:  # what a failed download raises depends on library, version and network
+        except Exception as error:  # the exception of a failed download depends on library, version and network
             reason = _failures[donor_name, weights, minute] = type(error).__name__
     raise ConnectionError(
         f"encoder_weights={weights!r} of {donor_name.removeprefix('tu-')!r} could not be fetched ({reason}) and are "
@@ -174,7 +174,7 @@ def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
 
 @contextmanager
 def _offline_unless_reachable(minute: int) -> Iterator[None]:
-    """Have the hub's client use its cache alone if the hub is out of reach; by itself it tries five times and waits."""
+    """Restrict the hub's client to its cache if the hub is unreachable; by default it retries five times and waits."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = before or not hub_is_reachable(minute)
     try:
@@ -185,20 +185,20 @@ def _offline_unless_reachable(minute: int) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def hub_is_reachable(minute: int) -> bool:
-    """Whether the hub answers within three seconds; asked once a minute."""
+    """Return whether the hub answers within three seconds; checked once per minute."""
     answered = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
             urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS).close()  # noqa: S310
-        except urllib.error.HTTPError:  # an answer, too
+        except urllib.error.HTTPError:  # an error status is an answer
             answered.set()
         except OSError:
             return
         answered.set()
 
-    # in a thread, as looking up a name cannot be given a timeout
-    probe = threading.Thread(target=ask, daemon=True)
+    # in a thread, as DNS look-ups have no timeout
+    probe = threading.Thread(target=request, daemon=True)
     probe.start()
     probe.join(_PROBE_SECONDS)
     return answered.is_set()

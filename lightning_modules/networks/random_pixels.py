@@ -1,4 +1,4 @@
-"""One random pixel of each class, in a batch that several processes may share."""
+"""Random selection of one pixel per class, in a batch that may be split over several processes."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from beyondpixel.lightning_modules.networks.distributed import process_rank_and_
 
 
 def keep_random_pixels(target: Tensor, draws: Tensor, *, ignore_index: int) -> Tensor:
-    """Make all pixels void but one of each class, drawn uniformly from the batches of all processes.
+    """Set all pixels to void except one per class, drawn uniformly from the batches of all processes.
 
-    The pixels of a class are numbered through the images in order, of process 0 first. So n processes pick the pixel
-    that one process picks from the concatenated batch. Every process must call this, with the same draws.
+    The pixels of a class are numbered over the images in order, process 0 first, so n processes pick the same pixel as
+    one process with the concatenated batch. Every process must call this, with the same draws.
 
     Args:
         target: (N, H, W) integer labels.
-        draws: (K,) float64 in [0, 1): which pixel, as a share of all there are; negative for classes not wanted.
+        draws: (K,) float64 in [0, 1): which pixel, as a fraction of the class's pixels; negative for classes to skip.
         ignore_index: the void label.
 
     Example:

@@ -10,20 +10,19 @@ from beyondpixel.lightning_modules.networks.class_sums import class_sums
 
 
 class StatisticsMemory(ClassMemory):
-    """The memory of MCIBI++ (Jin et al., "MCIBI++", TPAMI 2022), as the authors' code has it: two numbers a class.
+    """The memory of MCIBI++ (Jin et al., "MCIBI++", TPAMI 2022), as in the authors' code: two numbers per class.
 
     `update` averages the upsampled features of each class's pixels to one vector of C channels, and takes the mean μ'
     and standard deviation σ' (with C − 1) of its C values:
 
         μ ← (1 − m) μ + m μ',    σ ← (1 − m) σ + m σ'
 
-    from μ = 0 and σ = 1 on, without annealing. `representations` draws C values from Normal(μ, σ) for each class, with
-    a generator of its own that starts at the class's number, so the same draws come every time, on every device and
-    process, and PyTorch's global random state is left alone. (The authors' code seeds the global one in every forward.)
+    starting from μ = 0 and σ = 1, without annealing. `representations` draws C values from Normal(μ, σ) for each class,
+    with a private generator seeded with the class index, so the draws are the same every time, on every device and
+    process, and PyTorch's global random state does not change. (The authors' code seeds it in every forward pass.)
 
-    It has the methods of :class:`~beyondpixel.lightning_modules.networks.feature_memory.FeatureMemory` and the same
-    behavior with void pixels, absent classes, features that are not finite, and several processes, whose class sums
-    are added before the statistics are taken.
+    It has the methods of `FeatureMemory` and the same behavior for void pixels, absent classes, non-finite features,
+    and several processes, whose class sums are added before the statistics are computed.
 
     Args:
         num_classes: K.
@@ -31,7 +30,7 @@ class StatisticsMemory(ClassMemory):
 
     Attributes:
         memory: buffer (K, 2) float32, μ and σ.
-        seen: buffer (K, 1) bool, which classes have shown up; no other class differs from (0, 1).
+        seen: buffer (K, 1) bool, which classes have been seen; all others are still (0, 1).
         slots: 1.
 
     Raises:
@@ -57,7 +56,7 @@ class StatisticsMemory(ClassMemory):
         self.register_buffer("_noise", torch.stack(noise).to(self.memory.device), persistent=False)
 
     def representations(self) -> Tensor:
-        """(K, 1, C) float32, drawn from Normal(μ, σ) of each class; equal draws for equal μ and σ."""
+        """Draw (K, 1, C) float32 from Normal(μ, σ) of each class; equal draws for equal μ and σ."""
         mean, std = self.memory[:, :, None, None].unbind(dim=1)
         return mean + std * self._noise
 
@@ -77,17 +76,17 @@ class StatisticsMemory(ClassMemory):
             features: (N, C, h, w) at the network's stride, any floating-point type and memory format.
             target: (N, H, W) integer labels, at full size.
             momentum: m in [0, 1], the weight of the batch.
-            strategy: only "mean": there is no vector to take cosines with.
+            strategy: only "mean": there is no vector to compute cosines with.
             ignore_index: label of the void pixels.
 
         Raises:
             TypeError: for features that are not floating point, or labels that are not integers.
-            ValueError: for shapes, devices or labels that do not fit, a momentum out of range, or another strategy. The
-                memory is as it was then.
+            ValueError: for shapes, devices or labels that do not match, a momentum out of range, or another strategy.
+                The memory is then unchanged.
         """
         if strategy != "mean":
             raise ValueError(
-                f"strategy: expected 'mean', got {strategy!r}; two numbers a class have no direction to compare with. "
+                f"strategy: expected 'mean', got {strategy!r}; two numbers per class have no direction to compare. "
                 "FeatureMemory offers 'cosine'"
             )
         self.check_batch(features, target, momentum)

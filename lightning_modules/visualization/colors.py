@@ -18,12 +18,12 @@ BOTH_RIGHT: Color = (236, 236, 238)
 BOTH_WRONG: Color = (112, 112, 120)
 RIGHT: Color = BOTH_RIGHT
 WRONG: Color = (204, 51, 63)
-VOID: tuple[Color, Color] = ((250, 250, 250), (188, 188, 196))  # stripes, which no class can be taken for
+VOID: tuple[Color, Color] = ((250, 250, 250), (188, 188, 196))  # stripes, distinct from any class
 VOID_NAME = "not labeled"
 
 
 def default_palette(num_classes: int) -> list[Color]:
-    """Make distinct colors for classes that have none of their own.
+    """Generate distinct colors for classes without a palette.
 
     Example:
         >>> len(set(default_palette(21)))
@@ -38,7 +38,7 @@ def default_palette(num_classes: int) -> list[Color]:
 
 
 def denormalize(image: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]) -> Image:
-    """Undo ``(x - mean) / std`` and round to 8 bits.
+    """Undo `(x - mean) / std` and round to 8 bits.
 
     Args:
         image: (3, H, W) normalized.
@@ -60,7 +60,7 @@ def colorize(mask: Mask, palette: Sequence[Color], ignore_index: int = 255) -> I
     """Paint each class in its color and void in gray stripes.
 
     Args:
-        mask: (H, W) of classes 0..len(palette)-1 and ``ignore_index``.
+        mask: (H, W) of classes 0..len(palette)-1 and `ignore_index`.
         palette: RGB color of each class.
         ignore_index: label of void.
 
@@ -68,7 +68,7 @@ def colorize(mask: Mask, palette: Sequence[Color], ignore_index: int = 255) -> I
         (H, W, 3) uint8.
 
     Raises:
-        ValueError: if the mask holds another label.
+        ValueError: if the mask contains another label.
 
     Example:
         >>> colorize(np.array([[0, 1]]), palette=[(0, 0, 0), (128, 0, 0)]).tolist()
@@ -87,13 +87,13 @@ def colorize(mask: Mask, palette: Sequence[Color], ignore_index: int = 255) -> I
 def indexed_image(mask: Mask, palette: Sequence[Color], void_color: Color | None = None) -> PIL.Image.Image:
     """Make an image of class numbers with their colors as its palette.
 
-    ``np.asarray`` of it, or of the PNG that it is saved as, gives the classes back. Above 256 classes it has 16 bits
-    and no palette.
+    `np.asarray` of it, or of the PNG that it is saved as, returns the classes. Above 256 classes it has 16 bits and no
+    palette.
 
     Args:
-        mask: (H, W) of classes 0..len(palette)-1, and 255 for void where there is a ``void_color``.
+        mask: (H, W) of classes 0..len(palette)-1, and 255 for void if there is a `void_color`.
         palette: RGB color of each class.
-        void_color: color of all numbers beyond the classes.
+        void_color: color of all values beyond the classes.
 
     Example:
         >>> image = indexed_image(np.array([[0, 1]]), palette=[(0, 0, 0), (128, 0, 0)])
@@ -109,11 +109,11 @@ def indexed_image(mask: Mask, palette: Sequence[Color], void_color: Color | None
 
 
 def overlay(image: Image, mask: Mask, palette: Sequence[Color], alpha: float = 0.6, ignore_index: int = 255) -> Image:
-    """Blend a mask's colors with its image; void leaves the image as it is.
+    """Blend a mask's colors with its image; void pixels keep the image's colors.
 
     Args:
         image: (H, W, 3) uint8.
-        mask: (H, W) of classes 0..len(palette)-1 and ``ignore_index``.
+        mask: (H, W) of classes 0..len(palette)-1 and `ignore_index`.
         palette: RGB color of each class.
         alpha: weight of the colors, 0..1.
         ignore_index: label of void.
@@ -156,7 +156,7 @@ def difference_map(first: Mask, second: Mask, target: Mask, ignore_index: int = 
 def class_colors(
     masks: Collection[Mask], palette: Sequence[Color], class_names: Sequence[str], ignore_index: int = 255
 ) -> dict[str, Color | None]:
-    """Legend of the classes that the masks hold, in the classes' order; None is void.
+    """Return the legend of the classes in the masks, in class order; None is void.
 
     Example:
         >>> class_colors([np.array([[2, 0, 255]])], [(0, 0, 0), (1, 1, 1), (2, 2, 2)], ["sky", "road", "car"])

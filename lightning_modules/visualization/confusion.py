@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CELL = 0.42  # inches: room for three digits of 8 points
+_CELL = 0.42  # inches: space for three digits at 8 points
 _MAX_NUMBERED = 40  # classes; numbers in more cells are not legible
 
 
@@ -24,10 +24,10 @@ def confusion_figure(matrix: NDArray[np.integer], class_names: Sequence[str], *,
     Args:
         matrix: (C, C) counts, rows the target, columns the prediction.
         class_names: C names.
-        heading: a line above.
+        heading: title of the figure.
 
     Raises:
-        ValueError: if the names do not fit.
+        ValueError: if the matrix is not (C, C).
 
     Example:
         >>> figure = confusion_figure(np.array([[3, 1], [2, 4]]), ["road", "car"])
@@ -44,7 +44,7 @@ def confusion_figure(matrix: NDArray[np.integer], class_names: Sequence[str], *,
     shares = 100 * pixels / max(1, pixels.sum())
 
     side = _CELL * classes
-    # a figure of its own rather than pyplot's, which has global state and may want a display
+    # without pyplot, which has global state and may need a display
     figure = Figure(figsize=(side + 3.2, side + 2.0), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)

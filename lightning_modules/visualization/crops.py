@@ -18,7 +18,7 @@ class Crop(NamedTuple):
 
 
 def busiest_crop(marked: NDArray[np.bool_]) -> Crop:
-    """Find the crop, a third as high and wide as the image, with the most marked pixels; the first of several.
+    """Find the crop, a third as high and wide as the image, with the most marked pixels; the first of equal ones.
 
     Args:
         marked: (H, W).

@@ -37,17 +37,17 @@ def image_grid(
 ) -> Figure:
     """Draw images in rows and columns.
 
-    Small images are enlarged by a whole factor, so that each pixel of a mask stays a sharp square; very large ones are
-    reduced. Save the figure with ``figure.savefig("grid.png")``. Type grows with the width, because wide figures are
-    shown scaled down.
+    Small images are enlarged by an integer factor, so that each pixel of a mask stays a sharp square; very large ones
+    are reduced. Save the figure with `figure.savefig("grid.png")`. The font size grows with the width, because wide
+    figures are shown scaled down.
 
     Args:
-        columns: from the title to its images from top to bottom, (H, W, 3) uint8 RGB. Lines after a title's first
-            are lighter. All images of a row should have one size.
-        legends: from a legend's name to the colors of its entries; None is the stripes of void.
-        heading: a line above everything.
-        captions: from a column's title to a text in the corner of each of its images.
-        crops: of each row; framed in the row's images, and enlarged in a row below.
+        columns: titles to images from top to bottom, (H, W, 3) uint8 RGB. Lines after a title's first are lighter.
+            All images of a row should have one size.
+        legends: legend names to the colors of their entries; None is the stripes of void.
+        heading: title of the figure.
+        captions: column titles to a text in the corner of each of their images.
+        crops: crop of each row; framed in the row's images, and enlarged in a row below.
         photos: titles of the columns that are resized smoothly.
 
     Raises:
@@ -76,7 +76,7 @@ def image_grid(
 def _number_of_rows(columns: Mapping[str, Sequence[Image]]) -> int:
     lengths = {title: len(images) for title, images in columns.items()}
     if len(set(lengths.values())) != 1 or not all(lengths.values()):
-        raise ValueError(f"columns must hold equally many images, at least one, got {lengths}")
+        raise ValueError(f"columns must have the same number of images, at least one, got {lengths}")
     return max(lengths.values())
 
 
@@ -103,7 +103,7 @@ def _draw(axes: Axes, tile: _Tile, *, scale: float, size: float) -> None:
     axes.spines[:].set_color(LINE)
     if tile.frame is not None:
         top, left, height, width = tile.frame
-        for color, line in (("black", 0.2), ("white", 0.1)):  # shows on any color
+        for color, line in (("black", 0.2), ("white", 0.1)):  # visible on any color
             axes.add_patch(
                 Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=color, linewidth=line * size)
             )
@@ -126,7 +126,7 @@ class _Page:
         self.margin = 2 * self.gap
         self.content = len(titles) * (self.tile + self.gap) - self.gap
         self.width = self.content + 2 * self.margin
-        self.size: float = max(14.0, self.width / 78)  # of type
+        self.size: float = max(14.0, self.width / 78)  # font size
         self.line = 1.5 * self.size
         self.heading = _wrap(heading, self.content, 1.15 * self.size)
         self.titles = [_wrap(title, self.tile, self.size) for title in titles]
@@ -148,7 +148,7 @@ class _Page:
         """Make the figure with all texts and legends, and empty axes for the images."""
         from matplotlib.figure import Figure
 
-        # a figure of its own rather than pyplot's, which has global state and may want a display
+        # without pyplot, which has global state and may need a display
         figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
         for index, text in enumerate(self.heading):
             self._write(figure, self.margin, self.margin + 1.15 * self.line * index, text, fontsize=1.15 * self.size)
@@ -177,7 +177,7 @@ class _Page:
     def _write_legend(self, figure: Figure, top: float, colors: Mapping[str, Color | None]) -> None:
         columns = self._per_line(colors)
         rows = math.ceil(len(colors) / columns)
-        # legends are filled column by column; entries are to be read line by line
+        # Matplotlib fills legends column by column; entries should read row by row
         order = [row * columns + column for column in range(columns) for row in range(rows)]
         entries = list(colors.items())
         handles = [_patch(*entries[index]) for index in order if index < len(entries)]
@@ -202,6 +202,6 @@ def _patch(name: str, color: Color | None) -> Patch:
 
 
 def _wrap(text: str, width: float, size: float) -> list[str]:
-    """Lines that are no wider than ``width`` pixels; a single word may be."""
+    """Wrap text to lines of at most `width` pixels; a single word may be wider."""
     characters = max(1, int(width / (_CHARACTER * size)))
     return [line for part in text.splitlines() for line in textwrap.wrap(part, characters, break_long_words=False)]

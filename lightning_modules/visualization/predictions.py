@@ -45,7 +45,7 @@ def prediction_grid(
         palette: RGB color of each class.
         class_names: name of each class.
         ignore_index: label of void.
-        heading: a line above everything.
+        heading: title of the figure.
 
     Example:
         >>> import numpy as np
@@ -85,14 +85,13 @@ def comparison_grid(
     Args:
         images: (H, W, 3) uint8 each.
         targets: (H, W) each.
-        first, second: title (a second line holds a metric, say) and (H, W) predictions; the baseline is the first.
+        first, second: title (with a metric in a second line, say) and (H, W) predictions; the first is the baseline.
         palette: RGB color of each class.
         class_names: name of each class.
         ignore_index: label of void.
-        heading: a line above everything.
+        heading: title of the figure.
         captions: a text in the corner of each image of the first and the second prediction, such as its boundary IoU.
-        crops: a crop of each image that is framed, and enlarged in a row below
-            (:func:`~beyondpixel.lightning_modules.visualization.busiest_crop`).
+        crops: a crop of each image that is framed, and enlarged in a row below (`busiest_crop`).
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Images, their targets and predictions as small image files in one archive, which any viewer opens."""
+"""Archive of images, their targets and predictions, as small image files that any viewer opens."""
 
 import io
 import zipfile
@@ -21,13 +21,13 @@ def write_samples(
 ) -> None:
     """Write samples as one file: clusters limit the number of files rather than their size.
 
-    Each sample is three members, ``NAME.image.jpg``, ``NAME.target.png`` and ``NAME.prediction.png``. The PNGs hold
-    class numbers and, for viewers, the palette: ``np.asarray(Image.open(member))`` gives the classes back.
+    Each sample is three members, `NAME.image.jpg`, `NAME.target.png` and `NAME.prediction.png`. The PNGs contain class
+    numbers and, for viewers, the palette: `np.asarray(Image.open(member))` returns the classes.
 
     Args:
-        file: the archive; its folder is made if it is missing, and where the disk is full, nothing is left of it.
+        file: the archive; its folder is created if missing; if the disk is full, no partial file is left.
         samples: uint8 images (H, W, 3), targets and predictions (H, W) of classes, by the images' ids; characters that
-            a file name cannot hold are percent-encoded.
+            a file name cannot contain are percent-encoded.
         palette: RGB color of each of the C classes, C at most 255.
         ignore_index: target label of void, which is written as 255.
 
@@ -71,7 +71,7 @@ def _encoded(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def read_samples(file: Path) -> dict[str, dict[str, bytes]]:
-    """The image files of each sample by its id; keys are ``image.jpg``, ``target.png`` and ``prediction.png``.
+    """Read the image files of each sample by its id; keys are `image.jpg`, `target.png` and `prediction.png`.
 
     Raises:
         zipfile.BadZipFile: if the file is damaged.

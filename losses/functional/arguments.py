@@ -1,4 +1,4 @@
-"""Checks of the arguments that losses share."""
+"""Checks of arguments that losses share."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from numbers import Real
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise a ValueError that lists the valid names."""
+    """Raise a ValueError that lists the choices unless value is one of them."""
     valid = list(choices)
     if value not in valid:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")
@@ -29,13 +29,13 @@ def check_ridge(ridge: object) -> None:
     """Raise a ValueError unless the ridge is a positive number."""
     if not (is_finite(ridge) and ridge > 0):  # type: ignore[operator]
         raise ValueError(
-            f"ridge: expected a positive number, got {ridge!r}{_yaml_hint(ridge)}; the published one is 5e-4"
+            f"ridge: expected a positive number, got {ridge!r}{_yaml_hint(ridge)}; the published value is 5e-4"
         )
 
 
 def is_finite(value: object) -> bool:
-    """Whether value is a finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether value is a finite number."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _yaml_hint(value: object) -> str:

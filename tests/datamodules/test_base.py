@@ -179,7 +179,7 @@ def test_help_explains_every_argument(kind: type[SegmentationDataModule], capsys
         parser.parse_args([f"--data.help={kind.__module__}.{kind.__name__}"])
     text = " ".join(capsys.readouterr().out.split())
     # one of the data module's own arguments and two of the shared ones
-    assert "Images per training step, over all processes together; each gets an equal part." in text
+    assert "Images per training step over all processes; each gets an equal share." in text
     assert "keeps all decoded images in memory" in text or "keeps the scenes" in text
     options = [option for option in text.split("Help for")[1].split("--data.") if "(type:" in option]
     assert len(options) >= 15

@@ -123,7 +123,7 @@ def test_shortened_list(make_camvid) -> None:
 def test_list_that_is_not_understood(make_camvid) -> None:
     root = make_camvid(SMALL)
     (root / "test.txt").write_text("/SegNet/CamVid/test/test_00.png\n")
-    with pytest.raises(DataError, match=r"lines that are not understood:\n  /SegNet/CamVid/test/test_00\.png"):
+    with pytest.raises(DataError, match=r"has invalid lines:\n  /SegNet/CamVid/test/test_00\.png"):
         CamVidDataModule(str(root)).setup("test")
 
 

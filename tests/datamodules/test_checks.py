@@ -50,7 +50,7 @@ def test_an_image_in_two_splits_is_noted_also_under_another_name(make_camvid) ->
     root: Path = make_camvid({"train": 3, "val": 2, "test": 2})
     (root / "test" / "test_01.png").write_bytes((root / "train" / "train_02.png").read_bytes())
     reports = check(CamVidDataModule(str(root), train_split="train"), progress=False)
-    assert [report.warnings for report in reports] == [[], [], ["images that are in train, too: 1, such as test_01"]]
+    assert [report.warnings for report in reports] == [[], [], ["images that are also in train: 1, such as test_01"]]
     assert all(report.ok for report in reports)
 
 

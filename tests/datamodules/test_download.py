@@ -137,7 +137,7 @@ def test_wrong_bytes_are_thrown_away_and_the_next_address_is_tried(server: Serve
         fetch_quietly(addresses, tmp_path / "data.tar")
     message = str(caught.value)
     assert "gone/data.tar: 404 Client Error" in message
-    assert f"bad/data.tar: gave other bytes than the publisher's ({MD5} expected)" in message
+    assert f"bad/data.tar: has other content than the publisher's ({MD5} expected)" in message
     assert "--mirrors" in message
     assert list(tmp_path.iterdir()) == []
     fetch_quietly([*addresses, f"{server.url}/good/data.tar"], tmp_path / "data.tar")
@@ -154,7 +154,7 @@ def test_a_stale_part_does_not_spoil_the_file(server: Server, tmp_path: Path) ->
 
 
 def test_no_network(tmp_path: Path, unused_tcp_port: int) -> None:
-    with pytest.raises(DownloadError, match=r"refused(.|\n)*fetch data\.tar on another machine"):
+    with pytest.raises(DownloadError, match=r"refused(.|\n)*download data\.tar on another machine"):
         fetch_quietly([f"http://127.0.0.1:{unused_tcp_port}/data.tar"], tmp_path / "data.tar")
 
 
@@ -364,7 +364,7 @@ def test_get_refuses_what_is_not_camvid(server: Server, camvid_zip: bytes, tmp_p
     with pytest.raises(DownloadError, match="is not the SegNet tutorial's CamVid"):
         get("camvid", tmp_path / "CamVid", mirrors=[server.url], progress=False)
     assert not (tmp_path / "CamVid").exists()
-    with pytest.raises(ValueError, match="no download 'kitti'; there are camvid, voc, sbd"):
+    with pytest.raises(ValueError, match="unknown download 'kitti'; expected one of camvid, voc, sbd"):
         get("kitti", tmp_path)
 
 
@@ -431,7 +431,7 @@ def test_get_voc_then_sbd(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setitem(download.DOWNLOADS, name, download.Download(**changed))
 
     root = tmp_path / "VOC2012"
-    with pytest.raises(DataError, match=r"sbd adds to voc(.|\n)*beyondpixel data get voc --root"):
+    with pytest.raises(DataError, match=r"sbd extends voc(.|\n)*beyondpixel data get voc --root"):
         get("sbd", root, progress=False)
     assert server.requests == []
     assert get("voc", root, progress=False)

@@ -31,9 +31,9 @@ def test_batch_size_is_the_total() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "remedy"),
     [
-        (16, "take --data.batch_size 12 or 24, or 8 processes instead of 12"),
-        (7, "take --data.batch_size 12, or 7 processes instead of 12"),
-        (13, "take --data.batch_size 12 or 24, or 1 process instead of 12"),
+        (16, "use --data.batch_size 12 or 24, or 8 processes instead of 12"),
+        (7, "use --data.batch_size 12, or 7 processes instead of 12"),
+        (13, "use --data.batch_size 12 or 24, or 1 process instead of 12"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(batch_size: int, remedy: str) -> None:
@@ -41,7 +41,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(batch_s
     data.trainer = TwelveProcesses()  # type: ignore[assignment]
     with pytest.raises(DataError) as caught:
         data.setup("fit")
-    assert f"batch_size {batch_size} does not divide among 12 processes" in str(caught.value)
+    assert f"batch_size {batch_size} is not divisible by 12 processes" in str(caught.value)
     assert remedy in str(caught.value)
 
 

@@ -77,7 +77,7 @@ def test_bad_settings() -> None:
         ShapesDataModule(classes=["sky", "building"])
     with pytest.raises(ValueError, match="thickness must be positive"):
         ShapesDataModule(thickness=0)
-    with pytest.raises(ValueError, match="has 4 images, which fill no batch of 8"):
+    with pytest.raises(ValueError, match="has 4 images, fewer than one batch of 8"):
         ShapesDataModule(num_train=4).train_dataloader()
 
 
@@ -90,5 +90,5 @@ def test_statistics_are_those_of_the_scenes() -> None:
 
 def test_a_cache_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
-    with pytest.raises(MemoryError, match='leave out cache="ram"'):
+    with pytest.raises(MemoryError, match='omit cache="ram"'):
         ShapesDataModule(num_train=100).train_dataloader()

@@ -256,14 +256,14 @@ def test_a_run_that_went_on_from_another_is_resumed_by_the_same_command(
     main([*longer, f"--trainer.default_root_dir={whole.path}"])
     capsys.readouterr()
     main([*longer, f"--trainer.default_root_dir={stopped.path}"])
-    assert f"Resuming {stopped.last_checkpoint}; --ckpt_path is where this run began" in capsys.readouterr().out
+    assert f"Resuming {stopped.last_checkpoint}; this run started from --ckpt_path" in capsys.readouterr().out
     logged = [
         [(line["step"], line.get("train/loss"), line.get("val/mIoU")) for line in run.metrics()]
         for run in (stopped, whole)
     ]
     assert logged[0] == logged[1]
     assert [step for step, loss, _ in logged[0] if loss is not None] == [3, 4, 5, 6, 7]
-    with pytest.raises(SystemExit, match="stopped/checkpoints/last.ckpt lies in .*stopped, which --overwrite empties"):
+    with pytest.raises(SystemExit, match="stopped/checkpoints/last.ckpt is in .*stopped, which --overwrite empties"):
         main(
             [
                 *longer[:-1],

@@ -92,7 +92,7 @@ def test_check_accepts_what_training_skips(leaves: Path, capsys: pytest.CaptureF
     main(words)
     said = capsys.readouterr().out
     assert "0.png: is not an image" in said
-    assert said.endswith("Folder: no fault found but 1 training samples that on_error skip leaves out\n")
+    assert said.endswith("Folder: no fault found, except 1 training samples that on_error skip leaves out\n")
     (leaves / "masks" / "val" / "0.png").write_text("no image")
     with pytest.raises(SystemExit, match="cannot be used as it is: see val above"):
         main(words)
@@ -119,7 +119,7 @@ def test_get_names_the_command_that_comes_next(
         (["check", "shapes", "--model.lr", "1"], "--model.lr: unknown key; data check takes --data.KEY"),
         (["check", "camvid"], "data check camvid needs --root DIR, the folder of the data set"),
         (["check", "folder", "--root", "nowhere"], "nowhere"),
-        (["get", "sbd", "--root", "nowhere"], "sbd adds to voc, which is not, or not completely, in .*nowhere"),
+        (["get", "sbd", "--root", "nowhere"], "sbd extends voc, which is missing or incomplete in .*nowhere"),
     ],
 )
 def test_a_mistake_is_one_message(

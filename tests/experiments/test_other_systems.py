@@ -110,7 +110,7 @@ def test_on_apples_gpu_a_training_takes_the_cpu(
     words = ["fit", *SMALL, "--data.num_workers=0", "--trainer.default_root_dir", str(tmp_path)]
     main([word for word in words if "accelerator" not in word])
     assert RunFolder(tmp_path).summary["val/mIoU"] > 0
-    assert "On the CPU: Apple's GPU has no float64" in caplog.text
+    assert "Using the CPU: Apple's GPU has no float64" in caplog.text
     assert not [str(one.message) for one in recwarn if "GPU available" in str(one.message)]
     with pytest.raises(SystemExit, match="trainer.accelerator: 'gpu' is Apple's GPU here, which has no float64"):
         main([*words, "--overwrite", "--trainer.accelerator", "gpu"])

@@ -32,7 +32,7 @@ def test_a_run_goes_on_with_the_data_that_it_was_begun_on(tmp_path: Path) -> Non
     begin(folder, ShapesDataModule(num_train=8), resumed=False)
     begun = folder.record["data"]["fingerprint"]
     begin(folder, ShapesDataModule(num_train=8, batch_size=2), resumed=True)  # the same scenes
-    with pytest.raises(UserError, match=f"was begun on other images or masks .fingerprint {begun}, now .*data.root"):
+    with pytest.raises(UserError, match=f"was started on other images or masks .fingerprint {begun}, now .*data.root"):
         begin(folder, ShapesDataModule(num_train=9), resumed=True)
     assert folder.record["data"]["fingerprint"] == begun
     begin(folder, ShapesDataModule(num_train=9), resumed=False)  # as with --overwrite

@@ -20,7 +20,7 @@ from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
 from beyondpixel.experiments.plan import plan_runs
-from beyondpixel.experiments.released.loading import ADDRESS, ENTRIES, load_released, read_entry, score
+from beyondpixel.experiments.released.loading import ENTRIES, RELEASES_VARIABLE, load_released, read_entry, score
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import DeepLabModule
 
@@ -59,7 +59,7 @@ def packed(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
 def releases(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of these files, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(ADDRESS, raising=False)
+    monkeypatch.delenv(RELEASES_VARIABLE, raising=False)
     return Path(shutil.copytree(packed, tmp_path / "up"))
 
 
@@ -111,7 +111,7 @@ def test_what_is_fetched_is_what_was_trained_and_has_the_score_that_was_written(
 
 
 def test_a_folder_is_a_source_and_what_is_kept_needs_none(releases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ADDRESS, str(releases))
+    monkeypatch.setenv(RELEASES_VARIABLE, str(releases))
     first = load_released(releases / "tiny.yaml")
     (releases / "tiny.zip").unlink()
     second = load_released(releases / "tiny.yaml")
@@ -122,19 +122,19 @@ def test_other_bytes_are_refused(releases: Path, address: str) -> None:
     content = bytearray((releases / "tiny.zip").read_bytes())
     content[len(content) // 2] ^= 1
     (releases / "tiny.zip").write_bytes(content)
-    with pytest.raises(DownloadError, match=r"tiny.zip could not be downloaded:\n.*gave other bytes"):
+    with pytest.raises(DownloadError, match=r"tiny.zip could not be downloaded:\n.*has other content"):
         load_released(releases / "tiny.yaml", source=address)
 
 
 def test_what_is_missing_is_named(releases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no released network shape_lite0_rmi; did you mean shapes_lite0_rmi\?"):
         load_released("shape_lite0_rmi")
-    with pytest.raises(UserError, match="tiny.zip is a release file and not part of the package: give the folder or"):
+    with pytest.raises(UserError, match="tiny.zip is a release file and not part of the package: give its folder or"):
         load_released(releases / "tiny.yaml")
 
 
 def test_a_large_network_is_no_release(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beyondpixel.experiments.released.release.LARGEST", 1000)
+    monkeypatch.setattr("beyondpixel.experiments.released.release.MAX_BYTES", 1000)
     words = ["--ckpt_path", str(trained.last_checkpoint), "--name", "large", "--output", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"large takes \d+\.\d MB, more than 0; choose a smaller encoder"):
         main(["release", *words])

@@ -51,11 +51,11 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
     [
         ("lossx: 1", "model.init_args.lossx: unknown key; did you mean loss"),
         ("pooling: avg", "model.init_args.pooling: unknown key; pooling belongs to a loss: write it below"),
-        ("lr: null", "model.init_args.lr: expected float, got null; leave the key out for its default"),
+        ("lr: null", "model.init_args.lr: expected float, got null; omit the key to use its default"),
         ("lr: abc", "model.init_args.lr: expected float, got 'abc'"),
         ("variant: v4", "model.init_args.variant: expected Literal['v3', 'v3plus'], got 'v4'"),
         ("atrous_rates: 5", "model.init_args.atrous_rates: expected Sequence[int] | None, got 5"),
-        ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; take it out"),
+        ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; remove it"),
         (
             "optimizer: {class_path: torch.optim.AdamV}",
             "model.init_args.optimizer.class_path: no class 'torch.optim.AdamV' (module 'torch.optim' has no attribute "
@@ -85,7 +85,7 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
         ),
         (
             "lr_scheduler: {init_args: {step_size: 5}}",
-            "model.init_args.lr_scheduler: expected the class of these arguments beside them, got {'init_args': "
+            "model.init_args.lr_scheduler: expected class_path beside these arguments, got {'init_args': "
             "{'step_size': 5}}; add class_path: torch.optim.lr_scheduler.NAME",
         ),
         ("loss: rmj", "model.init_args.loss: expected the name of a loss, got 'rmj'; did you mean rmi?"),

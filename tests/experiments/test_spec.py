@@ -168,7 +168,7 @@ def test_wrong_overrides(words: list[str], message: str) -> None:
             'reference: {evaluations: {"crf:5": {value: x}}}',
             ["reference.evaluations.crf:5.value: expected a number, in percent, got 'x'"],
         ),
-        ("row: x", ["row: names the rows of a grid; without one, the file's name is the row's"]),
+        ("row: x", ["row: expected only with grid; remove it, since the file's name is the row's name"]),
         ("a: 1\na: 2", ["not valid YAML in line 2: the key a is given twice; keep one"]),
         ("a: [1", ["not valid YAML in line "]),
         ("- 1", ["expected a mapping, got list"]),
@@ -278,7 +278,7 @@ def test_a_grid_adds_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ("grid", "template", "message"),
     [
         ([], "x", "grid: expected axes, each {key: values}, got []"),
-        ({"a b": {"model.lr": [1]}}, "x", "grid.a b: the name of an axis is a word"),
+        ({"a b": {"model.lr": [1]}}, "x", "grid.a b: expected a name of letters, digits and _"),
         ({"a": {"model.lr": [1], "model.x": [1]}}, "{a}", "grid.a: expected one {key: values}"),
         ({"a": {"optim.lr": [1]}}, "{a}", "grid.a: unknown key optim.lr; expected base, or one"),
         ({"a": {"model.lr": []}}, "{a}", "grid.a: expected a list of values or {label: value}, got []"),

@@ -84,7 +84,7 @@ def test_each_run_goes_up_once_and_a_failure_stops_no_other(
 ) -> None:
     for row in ("a", "bad", "c"):
         make_run(tmp_path, row)
-    with pytest.raises(UserError, match="1 of 3 uploads failed: .*bad/seed1; call the command again to retry them"):
+    with pytest.raises(UserError, match="1 of 3 uploads failed: .*bad/seed1; run the command again to retry them"):
         sync([tmp_path], jobs=1)
     shown = capsys.readouterr().out
     assert "[1/3] " in shown
@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_is_left_and_a_killed_one_is_not(
     make_run(tmp_path, "going", status="running")
     make_run(tmp_path, "killed", status="running", age=3600)
     assert [run.path.parent.name for run in sync([tmp_path])] == ["killed"]
-    assert "going/seed1: still running, left for later" in capsys.readouterr().out
+    assert "going/seed1: still running, skipped" in capsys.readouterr().out
 
 
 def test_a_damaged_run_stops_no_other(tmp_path: Path, stand_in: None) -> None:
@@ -175,7 +175,7 @@ def test_an_upload_that_hangs_is_ended_with_its_children(
     make_run(tmp_path, "slow")
     with pytest.raises(UserError, match="1 of 1 uploads failed"):
         sync([tmp_path], timeout=6)  # long enough to start Python on a machine with much to do
-    assert "no end after 6 s; raise --timeout" in capsys.readouterr().out
+    assert "not finished after 6 s; raise --timeout" in capsys.readouterr().out
     status = Path("/proc", (tmp_path / "child").read_text(), "status")
     end = time.monotonic() + 30
     while not is_over(status) and time.monotonic() < end:  # a killed process takes a moment to end
@@ -197,7 +197,7 @@ def test_an_upload_that_leaves_no_mark_does_not_count(
     make_run(tmp_path, "liar")
     with pytest.raises(UserError, match="1 of 1 uploads failed"):
         sync([tmp_path])
-    assert "ended with 0 and said nothing" in capsys.readouterr().out
+    assert "exited with code 0 and no output" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -240,4 +240,4 @@ def test_a_run_outlives_wandbs_process(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    assert line.count("W&B can log no more") == 1
+    assert line.count("W&B stopped logging") == 1

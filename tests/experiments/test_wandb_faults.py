@@ -167,7 +167,7 @@ def test_after_kills_the_uploaded_history_is_that_of_the_folder(
         ("500", "127.0.0.1 answers with error 500"),
         ("401", "127.0.0.1 does not accept the API key"),
         ("hang", "127.0.0.1 does not answer"),
-        ("html", "127.0.0.1 does not answer as a W&B server does"),
+        ("html", "127.0.0.1 does not answer like a W&B server"),
         (None, None),
     ],
 )

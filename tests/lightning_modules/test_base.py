@@ -350,7 +350,7 @@ class TestOptimizer:
         run.fit(tiny_module(lr=0.1, lr_scheduler=plateau), data)
         assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
         falling = torch.optim.lr_scheduler.ReduceLROnPlateau
-        with pytest.raises(ValueError, match="monitors val/mIoU, which is to rise: give it mode='max'"):
+        with pytest.raises(ValueError, match="monitors val/mIoU, which should increase: set mode='max'"):
             trainer().fit(tiny_module(lr_scheduler=falling), data)
 
 

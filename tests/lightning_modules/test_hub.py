@@ -71,7 +71,7 @@ def test_the_loss_is_not_part_of_what_is_shared(tmp_path: Path) -> None:
 def test_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no config.json; expected a folder that save_pretrained wrote"):
         Pixelwise.from_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder no/such/folder, and it is no name of a repository"):
+    with pytest.raises(FileNotFoundError, match="there is no folder no/such/folder, and it is not a repository name"):
         Pixelwise.from_pretrained("no/such/folder")
     Pixelwise(3).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a Pixelwise: load it with that class, not with DeepLabModule"):

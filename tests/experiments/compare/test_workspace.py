@@ -59,7 +59,7 @@ def test_offline_it_is_a_file(rows: Comparison, tmp_path: Path, monkeypatch: pyt
     pytest.importorskip("wandb_workspaces")
     monkeypatch.setattr(workspace, "offline_reason", lambda: "no API key found")
     (place,) = save_workspace(rows, "team/beyondpixel", tmp_path)
-    assert "not uploaded: no API key found; give the same command online" in place
+    assert "not uploaded: no API key found; run the same command online" in place
     specs = json.loads((tmp_path / "wandb_workspace.json").read_text())
     assert [section["name"] for section in specs["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]][
         :3

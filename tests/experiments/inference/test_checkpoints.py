@@ -153,13 +153,13 @@ def test_a_resume_falls_back_to_the_checkpoint_before(run: RunFolder) -> None:
     assert newest_whole_checkpoint(run) == run.last_checkpoint
     run.previous_checkpoint.write_bytes(run.last_checkpoint.read_bytes())
     run.last_checkpoint.write_bytes(run.last_checkpoint.read_bytes()[:5000])
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .*resumed from the checkpoint before, .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .*from the previous checkpoint, .*previous.ckpt"):
         assert newest_whole_checkpoint(run) == run.previous_checkpoint
     # the damaged one is never taken for the one before
     assert sorted(file.name for file in run.last_checkpoint.parent.iterdir()) == ["last.damaged.ckpt", "previous.ckpt"]
     assert newest_whole_checkpoint(run) == run.previous_checkpoint
     run.previous_checkpoint.write_bytes(b"short")
-    with pytest.raises(UserError, match="no whole checkpoint is left: add --overwrite to train anew"):
+    with pytest.raises(UserError, match="no complete checkpoint is left: add --overwrite to train from scratch"):
         newest_whole_checkpoint(run)
     run.previous_checkpoint.unlink()
     assert newest_whole_checkpoint(run) is None
@@ -229,7 +229,7 @@ def test_a_class_that_is_gone(run: RunFolder) -> None:
     config = {**run.config, "model": {"class_path": "mine.Net"}}
     with pytest.raises(
         UserError,
-        match="is of mine.Net and .*ShapesDataModule, which cannot be built: .*'mine' is not imp",
+        match="is of mine.Net and .*ShapesDataModule, which cannot be built: .*'mine' may not be imp",
     ):
         load_trained(run.last_checkpoint, config)
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from beyondpixel.experiments.inference.crf import DenseCRF
-from beyondpixel.experiments.inference.mean_field import LEAST_PROBABILITY, import_package, mean_field
+from beyondpixel.experiments.inference.mean_field import MIN_PROBABILITY, import_package, mean_field
 
 pytest.importorskip("pydensecrf.densecrf", reason="the extra crf is not installed")
 
@@ -44,7 +44,7 @@ def exact(image: Array, probs: Array, *, steps: int, **settings: float) -> Array
     colors = image.reshape(-1, 3).astype(np.float64) / crf["color_std"]
     near = gaussian(np.stack([x, y], 1) / crf["smooth_std"])
     alike = gaussian(np.column_stack([x / crf["color_position_std"], y / crf["color_position_std"], colors]))
-    log_unary = np.log(np.clip(probs.astype(np.float64), LEAST_PROBABILITY, 1)).reshape(classes, -1)
+    log_unary = np.log(np.clip(probs.astype(np.float64), MIN_PROBABILITY, 1)).reshape(classes, -1)
 
     def softmax(energies: Array) -> Array:
         weights = np.exp(energies - energies.max(0))

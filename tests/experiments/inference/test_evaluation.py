@@ -217,7 +217,7 @@ def test_scores_of_another_config_are_not_the_runs(
     before = sorted(run.path.rglob("*"))
     main(["test", f"--ckpt_path={run.last_checkpoint}", *words])
     shown = _joined(capsys)
-    assert "The scores are not kept in a run folder: " in shown
+    assert "The scores are not saved in a run folder: " in shown
     assert re.search(reason, shown)
     assert sorted(run.path.rglob("*")) == before
 
@@ -225,7 +225,7 @@ def test_scores_of_another_config_are_not_the_runs(
 def test_scores_of_an_unfinished_run_are_not_its_result(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     run.update_state(status=Status.RUNNING)
     main(["test", f"--ckpt_path={run.last_checkpoint}"])
-    assert "is not trained to its end, its state is running" in _joined(capsys)
+    assert "is not fully trained, its state is running" in _joined(capsys)
     assert run.summary == {}
 
 

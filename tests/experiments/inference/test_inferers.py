@@ -87,7 +87,7 @@ def test_logits_of_probabilities_are_finite_even_at_zero() -> None:
         ),
         ("blur", "or several joined by +, got 'blur'"),
         ("tta:flip++crf:1", "or several joined by +, got ''"),
-        ("crf:1+crf:2", "inferer 'crf:1+crf:2': crf is there twice; expected it once"),
+        ("crf:1+crf:2", "inferer 'crf:1+crf:2': crf is given twice; expected it once"),
         ("tta:flop", "expected flip, scales=0.5,1,1.5 or both with a space between, got 'flop'"),
         ("tta", "expected flip, scales=0.5,1,1.5 or both with a space between, got nothing"),
         ("tta:scales=1,x", "inferer 'tta:scales=1,x': scales: expected numbers, got 'x'"),

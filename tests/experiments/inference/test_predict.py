@@ -130,7 +130,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_done(
     assert "3 of 4 images are predicted already and kept" in capsys.readouterr().out
     assert (out / "d.png").exists()
     assert (out / "a.png").read_bytes() == b"mine"
-    with pytest.raises(SystemExit, match=r"holds predictions made otherwise \(tta was None and is flip\)"):
+    with pytest.raises(SystemExit, match=r"holds predictions with other settings \(tta was None and is flip\)"):
         predict(any_size, photos, out, "--inferer", "tta:flip")
     predict(any_size, photos, out, "--inferer", "tta:flip", "--overwrite")
     assert Image.open(out / "a.png").size == (61, 37)
@@ -268,7 +268,7 @@ def test_a_folder_without_write_permission(any_size: RunFolder, photos: Path, tm
         ),
         (["--images", "photos", "--names", "list.txt"], "list.txt names x, not found among the images"),
         (["--images", "photos", "--names", "photos"], "--names: photos cannot be read"),
-        (["--names", "list.txt"], "--names selects among --images: give them as well, or leave it out"),
+        (["--names", "list.txt"], "--names selects among --images: add --images, or omit --names"),
         (["--images", "photos", "--ckpt_path", "lost.ckpt"], "no checkpoint lost.ckpt: expected a file"),
         (["--images", "photos", "--ckpt_path", "best"], "--ckpt_path best: of which run? Add --config RUN/config.yaml"),
         (["--images", "photos", "--inferer", "blur"], "inferer 'blur': expected crf:STEPS"),

@@ -40,7 +40,7 @@ def write(place: Path, name: str, config: dict[str, Any], **changes: dict[str, A
         ({"model": {"encoder": "resnet19"}}, "unknown encoder 'resnet19'"),
         ({"model": {"encoder_weights": "imagenett"}}, "unknown encoder_weights='imagenett'"),
         ({"trainer": {"max_stepps": 3}}, "max_stepps"),
-        ({"trainer": {"devices": 3}}, r"batch_size 4 does not divide among 3 processes.*--data.batch_size 3 or 6"),
+        ({"trainer": {"devices": 3}}, r"batch_size 4 is not divisible by 3 processes.*--data.batch_size 3 or 6"),
     ],
 )
 def test_a_wrong_spec_is_told_before_anything_starts(

@@ -56,7 +56,7 @@ def fakes(runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.Mo
         table = {f"seed{seed}": behavior for seed, behavior in zip(seeds, behaviors, strict=True)}
         (place / "fake.py").write_text(f"BEHAVIOR = {table!r}\n{FAKE}")
         monkeypatch.setattr(local, "COMMAND", (sys.executable, str(place / "fake.py")))
-        monkeypatch.setattr(local, "SECONDS_BETWEEN_LOOKS", 0.02)
+        monkeypatch.setattr(local, "POLL_INTERVAL_S", 0.02)
         return runs_of(*seeds)
 
     return make
@@ -314,7 +314,7 @@ def test_once_a_minute_a_line_says_how_far_each_run_is(
     run.folder.summary = {"val/mIoU": 0.25}
     progress.refresh()
     assert said.getvalue().splitlines()[1:] == [
-        "tiny/ce seed1: starting",
+        "tiny/ce seed1: initializing",
         "tiny/ce seed1: step 100/400, mIoU 25.0 %",
     ]
 

@@ -88,7 +88,7 @@ def test_the_same_command_finishes_what_a_killed_launcher_has_left(
     """Killed at any moment: while it prepares a folder, starts a process, or writes how a run ended."""
     (place / "job.py").write_text(JOB.replace("time.sleep(0.5)", "time.sleep(0.02)"))
     monkeypatch.setattr(local, "COMMAND", (sys.executable, str(place / "job.py")))
-    monkeypatch.setattr(local, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(local, "POLL_INTERVAL_S", 0.01)
     runs = runs_of(*range(1, 2 * KILLS + 1))
     rng = random.Random(0)
     killed = 0

@@ -320,7 +320,7 @@ def test_jobs_that_slurm_does_not_release_are_told_with_the_command_that_does(
     monkeypatch.setattr(slurm, "ask", lambda *words: None if words[:2] == ("scontrol", "update") else ask(*words))
     (array,) = submit_all([run], CPU, job=cheap, say=told.append)
     release = f"scontrol update JobId={array} StartTime=now"
-    assert f"SLURM did not take the jobs' time to begin: they wait an hour, or for: {release}" in told
+    assert f"SLURM did not change the jobs' start time: they start in an hour, or after: {release}" in told
     assert run.folder.status is Status.QUEUED
     subprocess.run(release.split(), check=True)
     wait_until_done([run])

@@ -88,7 +88,7 @@ def test_the_agents_are_told_all_that_a_launch_would_do(place: Path, monkeypatch
     assert [yaml.safe_load(word) for word in words[1::2]] == [yaml.safe_load(loss), yaml.safe_load(scales)]
     cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--gpus", "2"])
     assert yaml.safe_load(Path("sweep.yaml").read_text())["command"][-2:] == ["--gpus", "2"]
-    with pytest.raises(SystemExit, match="agents do the runs where they are started, not --executor slurm"):
+    with pytest.raises(SystemExit, match="agents execute the runs where they are started; omit --executor slurm"):
         cli.main(["launch", "tiny", "--as-wandb-sweep", "sweep.yaml", "--executor", "slurm"])
 
 

@@ -90,5 +90,5 @@ def test_dilation_must_be_positive(dilation: float) -> None:
 
 
 def test_an_unknown_label_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"target holds the labels \[7\], but allowed are 0..1"):
+    with pytest.raises(ValueError, match=r"target has the labels \[7\], expected 0..1"):
         BoundaryIoU(2).update(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0, 7]]]))

@@ -84,7 +84,7 @@ def test_no_counted_pixel_gives_nan() -> None:
 
 def test_an_unknown_label_is_refused() -> None:
     metric = MeanIoU(2)
-    with pytest.raises(ValueError, match=r"labels \[-1, 7\], but allowed are 0..1 and ignore_index=255"):
+    with pytest.raises(ValueError, match=r"labels \[-1, 7\], expected 0..1 or ignore_index=255"):
         metric.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_prediction_is_refused_where_it_counts() -> None:
     metric, target = MeanIoU(3), torch.tensor([[[0, 1, 255]]])
     metric.update(torch.tensor([[[0, 1, 7]]]), target)
     for wrong in (5, -1, 255):
-        with pytest.raises(ValueError, match=rf"preds hold the classes \[{wrong}\] where the target is labeled"):
+        with pytest.raises(ValueError, match=rf"preds have the classes \[{wrong}\] where the target is labeled"):
             metric.update(torch.tensor([[[wrong, 1, 0]]]), target)
     assert metric.compute()["mIoU"] == 1
 

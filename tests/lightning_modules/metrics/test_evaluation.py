@@ -178,7 +178,7 @@ def test_without_boundaries_or_ids(label_maps: Make) -> None:
 
 
 def test_pixel_counts_check_their_labels() -> None:
-    with pytest.raises(ValueError, match=r"target holds the labels \[7\], but allowed are 0..1"):
+    with pytest.raises(ValueError, match=r"target has the labels \[7\], expected 0..1"):
         PixelCountsPerImage(2).update(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0, 7]]]), ["a"])
 
 

@@ -144,7 +144,7 @@ def test_small_images_are_enlarged_by_whole_factors_and_very_large_ones_reduced(
 
 @pytest.mark.parametrize("columns", [{}, {"image": []}, {"image": [_gray()], "target": []}])
 def test_columns_must_match(columns: dict[str, list[Pixels]]) -> None:
-    with pytest.raises(ValueError, match="columns must hold equally many images, at least one, got"):
+    with pytest.raises(ValueError, match="columns must have the same number of images, at least one, got"):
         image_grid(columns)
 
 
