@@ -108,15 +108,15 @@ def keys_of(dotted: str) -> Keys:
     Example:
         >>> keys_of("model.loss.pooling"), keys_of("trainer.max_steps"), keys_of("model.class_path")
         (('model', 'init_args', 'loss', 'pooling'), ('trainer', 'max_steps'), ('model', 'class_path'))
-        >>> keys_of("model.optimizer.lr")
-        ('model', 'init_args', 'optimizer', 'init_args', 'lr')
+        >>> keys_of("model.optimizer.lr"), keys_of("model")
+        (('model', 'init_args', 'optimizer', 'init_args', 'lr'), ('model', 'init_args'))
     """
     keys: Keys = ()
     for key in dotted.split("."):
         if keys in CLASSES and key not in ("class_path", "init_args"):
             keys = (*keys, "init_args")
         keys = (*keys, key)
-    return keys
+    return (*keys, "init_args") if keys in (("data",), ("model",)) else keys
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:

@@ -140,7 +140,7 @@ def test_wrong_weights_and_losses_that_do_not_fit_are_named() -> None:
     for weight in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="weights: expected a number that is not negative, got .* for 'ce'"):
             build_loss([{"name": "ce", "weight": weight}], num_classes=2)
-    with pytest.raises(ValueError, match="weights: no loss of the name dice; expected ce"):
+    with pytest.raises(ValueError, match="weights: no loss named dice; expected ce"):
         CombinedLoss({"ce": CrossEntropyLoss(2)}, weights={"dice": 1.0})
     with pytest.raises(ValueError, match="losses: expected the same num_classes in all, got 2, but 3 in 'lovasz'"):
         CombinedLoss({"ce": CrossEntropyLoss(2), "lovasz": LovaszLoss(3)})
@@ -187,9 +187,9 @@ def test_wrong_names_and_arguments_are_named_with_the_closest() -> None:
             build_loss(spec, num_classes=2, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a mapping with 'name', got {'weight': 1}"):
         build_loss([{"weight": 1}], num_classes=2)
-    with pytest.raises(ValueError, match="'ce' is twice in the list"):
+    with pytest.raises(ValueError, match="'ce' occurs twice in the list"):
         build_loss(["ce", "ce"], num_classes=2)
-    with pytest.raises(ValueError, match="levels must be given beside the name of a loss"):
+    with pytest.raises(ValueError, match="levels must be in the mapping with the 'name' of a loss"):
         build_loss(["ce", "cwmi"], num_classes=2, levels=3)
 
 

@@ -204,9 +204,13 @@ def test_wrong_arguments_are_named(batch: Batch) -> None:
     logits, labels = batch()
     with pytest.raises(ValueError, match=r"4 levels need maps larger than 16 × 16, got 16 × 23; use larger crops"):
         CWMILoss(3)(logits[:, :, :16], labels[:, :16])
-    text = r"the coarsest of 2 levels has 10 × 12 positions, but 32 orientations need at least 128; use larger crops"
-    with pytest.raises(ValueError, match=text):
-        CWMILoss(3, levels=2, orientations=32)(logits[:, :, :20], labels[:, :20])
+    for complex, orientations, needed in ((True, 41, 123), (False, 31, 124)):
+        text = (
+            rf"coarsest of 2 levels has 10 × 12 positions, but {orientations} orientations need at least {needed}; use"
+        )
+        with pytest.raises(ValueError, match=text):
+            CWMILoss(3, levels=2, orientations=orientations, complex=complex)(logits[:, :, :20], labels[:, :20])
+        CWMILoss(3, levels=2, orientations=orientations - 1, complex=complex)(logits[:, :, :20], labels[:, :20])
     with pytest.raises(ValueError, match="levels: expected a positive integer, got 0"):
         CWMILoss(3, levels=0)
     with pytest.raises(ValueError, match="pixel_loss: expected one of 'bce', 'bce_mean', 'ce', None, got 'mse'"):

@@ -305,10 +305,10 @@ def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
         ({"pixel_loss": "dice"}, "pixel_loss: expected one of 'bce', 'bce_mean', 'ce', None, got 'dice'"),
         ({"covariance": "n"}, "covariance: expected one of 'sum', 'mean', got 'n'"),
         ({"backend": "cuda"}, "backend: expected one of 'auto', 'plain', 'c', 'triton', got 'cuda'"),
-        ({"backend": "eager"}, "backend: 'eager' is now called 'plain'; use 'auto', which takes the fastest there is"),
+        ({"backend": "eager"}, "backend: 'eager' is now called 'plain'; use 'auto', which selects the fastest available"),
         (
             {"backend": "compiled"},
-            "backend: 'compiled' is now called 'c'; use 'auto', which takes the fastest there is",
+            "backend: 'compiled' is now called 'c'; use 'auto', which selects the fastest available",
         ),
         ({"absent_classes": "drop"}, "absent_classes: expected one of 'include', 'skip', got 'drop'"),
         ({"region_size": 0}, "region_size: expected a positive integer, got 0"),
