@@ -70,7 +70,11 @@ def plan_runs(
     """
     runs: list[Run] = []
     errors: list[str] = []
-    for spec in load_specs(locations, overrides):
+    try:
+        specs = load_specs(locations, overrides)
+    except SpecError as error:
+        specs, errors = list(error.valid), list(error.errors)
+    for spec in specs:
         try:
             resolved = resolve(spec)
         except SpecError as error:
@@ -81,5 +85,5 @@ def plan_runs(
             trainer = {**resolved["trainer"], "default_root_dir": str(folder.path)}
             runs.append(Run(spec, seed, folder, {**resolved, "seed_everything": seed, "trainer": trainer}))
     if errors:
-        raise SpecError(errors)
+        raise SpecError(errors, runs)
     return runs

@@ -5,6 +5,7 @@ Defaults come only from the signatures of the classes that the values belong to.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
@@ -201,7 +202,8 @@ def _complete_arguments(
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            errors.append(_error_within(value, keys) or (keys, f"expected {annotation(key)}, got {value!r}"))
+            text = f"expected {annotation(key)}, got {value!r}{_closest(value, annotation(key))}"
+            errors.append(_error_within(value, keys) or (keys, text))
     return values, errors
 
 
@@ -228,6 +230,12 @@ def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
         if key not in arguments:
             return (*keys, "init_args", str(key)), f"unknown key; {suggestion(key, arguments)}"
     return None
+
+
+def _closest(value: Any, annotation: str) -> str:
+    """The closest of the words that a type lists, if one is close."""
+    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", annotation), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:

@@ -55,10 +55,12 @@ class SpecError(UserError):
 
     Attributes:
         errors: one text each, `file: key: what is wrong`.
+        valid: the specs, or runs, without errors, which can be checked further.
     """
 
-    def __init__(self, errors: Sequence[str]) -> None:
+    def __init__(self, errors: Sequence[str], valid: Sequence[Any] = ()) -> None:
         self.errors = tuple(dict.fromkeys(errors))
+        self.valid = valid
         super().__init__("\n".join(self.errors))
 
 
@@ -133,7 +135,7 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
                     "folder; rename one of them"
                 )
     if errors:
-        raise SpecError(errors)
+        raise SpecError(errors, list(found.values()))
     return list(found.values())
 
 

@@ -109,26 +109,26 @@ def launch(
     from beyondpixel.experiments.launch.local import make_slots
     from beyondpixel.experiments.launch.slurm import check_slurm, submit
     from beyondpixel.experiments.plan import plan_runs
+    from beyondpixel.experiments.spec import SpecError
 
     console = Console()
     slots = make_slots(options["jobs"], options["gpus"]) if slurm is None else []
     with console.status("Checking the specs ..."):
         errors = checks.check_output(output) + ([] if slurm is None else check_slurm(slurm.get("partition")))
         try:
-            runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
+            try:
+                runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
+            except SpecError as error:
+                errors, runs = [*error.errors, *errors], list(error.valid)
             actions = choose_actions(runs, overwrite=overwrite, retry_failed=retry_failed)
         except UserError as error:
             raise _nothing_started([str(error), *errors]) from error
         plan = list(zip(runs, actions, strict=True))
         work = [(run, action) for run, action in plan if action.is_work]
-        found, sizes = checks.check_parts(
-            [run for run, _ in work], fresh=[run for run, action in work if action.kind != "resume"]
-        )
-        no_space, space = checks.check_space([run for run, _ in work], sizes, output)
         gpus_per_run = _gpus_of(slots[0]) if slots else max(1, 1 if options["gpus"] is None else options["gpus"])
-        errors += checks.check_devices([run for run, _ in work], gpus_per_run)
-        if found + errors + no_space:
-            raise _nothing_started(found + errors + no_space)
+        found, space = _check(work, output, gpus_per_run)
+        if found + errors:
+            raise _nothing_started(found + errors)
     _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
     if dry_run:
         return
@@ -136,12 +136,21 @@ def launch(
     if work and slurm is None:
         problems = _run_here(work, slots, keep, console)
     elif work and slurm is not None:
-        limit = options["max_parallel"]
         with as_user_error(OSError):  # such as a full disk
-            submit(work, slurm, max_parallel=limit, output=output, keep=keep, say=console.out)
+            submit(work, slurm, max_parallel=options["max_parallel"], output=output, keep=keep, say=console.out)
     problems += record_failures(plan)
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _check(work: Plan, output: Path, gpus_per_run: int | None) -> tuple[list[str], str]:
+    """Check what the runs need: their errors, and the text of the bytes that they take."""
+    from beyondpixel.experiments.launch import checks
+
+    runs = [run for run, _ in work]
+    errors, sizes = checks.check_parts(runs, fresh=[run for run, action in work if action.kind != "resume"])
+    no_space, space = checks.check_space(runs, sizes, output)
+    return [*errors, *checks.check_devices(runs, gpus_per_run), *no_space], space
 
 
 def _devices(gpus: int, nodes: int) -> dict[str, int]:

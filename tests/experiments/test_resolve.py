@@ -96,6 +96,11 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
             "loss: {name: rmi, regoin_size: 3}",
             "model.init_args.loss.regoin_size: unknown key; did you mean region_size?",
         ),
+        (
+            "loss: {name: rmi, pooling: avgg}",
+            "model.init_args.loss.pooling: expected Literal['avg', 'max', 'interp', 'stride'], got 'avgg'; "
+            "did you mean avg?",
+        ),
         ("loss: {name: rmi, pooling: sum}", "model.init_args.loss.pooling: expected Literal['avg', 'max', 'interp'"),
         ("loss: [{name: ce}, {name: rmi, ridge: x}]", "model.init_args.loss.1.ridge: expected float, got 'x'"),
         ("loss: {region_size: 3}", "model.init_args.loss: expected the name of a loss, got no name"),

@@ -305,7 +305,10 @@ def test_jitter_is_counted_by_the_loss(batch: Batch) -> None:
         ({"pixel_loss": "dice"}, "pixel_loss: expected one of 'bce', 'bce_mean', 'ce', None, got 'dice'"),
         ({"covariance": "n"}, "covariance: expected one of 'sum', 'mean', got 'n'"),
         ({"backend": "cuda"}, "backend: expected one of 'auto', 'plain', 'c', 'triton', got 'cuda'"),
-        ({"backend": "eager"}, "backend: 'eager' is now called 'plain'; use 'auto', which selects the fastest available"),
+        (
+            {"backend": "eager"},
+            "backend: 'eager' is now called 'plain'; use 'auto', which selects the fastest available",
+        ),
         (
             {"backend": "compiled"},
             "backend: 'compiled' is now called 'c'; use 'auto', which selects the fastest available",

@@ -63,12 +63,21 @@ def test_all_errors_are_told_at_once_each_with_its_file(place: Path, tiny: dict[
     write(place, "a", tiny, model={"encoder": "resnet19"})
     write(place, "b", tiny, model={"encoder": "resnet18", "loss": {"name": "rmi", "region_size": -3}})
     write(place, "c", tiny, model={"loss": "ce"}, data={"thickness": -1})
+    write(place, "d", tiny, model={"lrr": 0.1})
+    (place / "tiny" / "e.yaml").write_text("confi: {}")
     (place / "file").write_text("")
     with pytest.raises(UserError) as told:
         dry_run(place, "file/outputs")
     lines = str(told.value).splitlines()
     assert lines[0] == "nothing was started:"
-    for expected in ("a.yaml (a): ", "b.yaml (b): ", "c.yaml (c): ", "--output"):
+    for expected in (
+        "a.yaml (a): ",
+        "b.yaml (b): ",
+        "c.yaml (c): ",
+        "d.yaml: model.init_args.lrr",
+        "e.yaml: confi",
+        "--output",
+    ):
         assert sum(expected in line for line in lines) == 1, str(told.value)
     assert "file is a file" in str(told.value)
 
