@@ -5,7 +5,7 @@
 Both read the same 500x375 JPEGs and palette masks and give 513x513 crops: scales 0.5 to 2.0 in steps of 0.25, padding,
 random crop, flip, normalization. The Pillow pipeline is the one that the RMI authors describe: the whole image is
 rescaled (bicubic), then padded, cropped, flipped and normalized in float. bicubic_antialias gives the same pixels up to
-1/255. Times are of the processor. Every repetition goes to results/data_speed.json, the table to results/data_speed.md.
+1/255. Times are processor times. All repetitions are in results/data_speed.json, the table in results/data_speed.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BATCH = 8
 
 
 def write_voc(root: Path, images: int) -> None:
-    """Scenes with as much detail as photographs, in VOC's layout."""
+    """Write scenes with as much detail as photographs, in VOC's layout."""
     data = ShapesDataModule(num_train=images, image_size=(375, 500))
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -47,7 +47,7 @@ def write_voc(root: Path, images: int) -> None:
 
 
 def straightforward(data: VOCDataModule) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of the Pillow pipeline."""
+    """Yield the batches of the Pillow pipeline."""
     rng = np.random.default_rng(0)
     fill = tuple(round(255 * value) for value in data.mean)
     mean, std = (np.array(values, dtype=np.float32) for values in (data.mean, data.std))
@@ -75,14 +75,14 @@ def straightforward(data: VOCDataModule) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def eight_bit(data: VOCDataModule) -> Iterator[Any]:
-    """What a worker does inside a Trainer: batches stay 8 bits wide, and the device normalizes them."""
+    """Iterate as a worker does inside a Trainer: batches stay in 8 bits, and the device normalizes them."""
     loader = data.train_dataloader()
     loader.collate_fn = Collate(loader.collate_fn.fill, None)
     return iter(loader)
 
 
 def consume(batches: Callable[[], Iterator[Any]], images: int) -> Callable[[], None]:
-    """A step that reads the whole data set once."""
+    """Return a step that reads the whole data set once."""
 
     def step() -> None:
         if sum(1 for _ in batches()) != images // BATCH:
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The table of the record."""
+    """Format the table of the record."""
     direct, rows = record["times"][PILLOW], []
     for name, times in record["times"].items():
         slow, median, fast = (1e3 * record["images"] / value for value in reversed(times["quartiles"]))

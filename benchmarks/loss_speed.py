@@ -1,10 +1,10 @@
-"""Speed and memory of the RMI loss, as ratios to the direct way of computing it, within one run.
+"""Speed and memory of the RMI loss relative to a reference implementation (`direct`), within one run.
 
     python benchmarks/loss_speed.py            everything, about ten minutes on two quiet cores
     python benchmarks/loss_speed.py --quick    fewer repetitions and no grid
 
-The direct way is the plain PyTorch of tests/losses/plain_rmi.py: sigmoid, one-hot labels, pooling, a stack of R² shifts
-in float64, `inverse`, autograd. Every repetition goes to results/loss_speed.json, the tables to results/loss_speed.md.
+The reference implementation is tests/losses/plain_rmi.py in plain PyTorch: sigmoid, one-hot labels, pooling, a stack of
+R² shifts in float64, `inverse`, autograd. All repetitions are in results/loss_speed.json, the tables in loss_speed.md.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from beyondpixel.losses import BinaryCrossEntropyLoss, CrossEntropyLoss, RMILoss
 
-# ratios to the direct way that are aimed at: side and pooling of the RMI term, or the whole loss
+# minimum speedups over the reference implementation: version, side and pooling of the RMI term, or the whole loss
 GOALS = {
     ("c", 256, "avg"): 16,
     ("c", 256, "max"): 13,
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def make_batch(size: int, side: int, device: str = "cpu", *, void: bool = True) -> tuple[Tensor, Tensor]:
-    """Random logits of 21 classes, and labels in blocks of 8 × 8, one row in nine void."""
+    """Make random logits of 21 classes, and labels in blocks of 8 × 8, every ninth row void."""
     blocks = torch.randint(21, (size, side // 8 + 1, side // 8 + 1))
     labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :side, :side].contiguous()
     if void:
@@ -99,7 +99,7 @@ def region_term(side: int, pooling: str, rounds: int) -> dict[str, Any]:
 
 
 def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
-    """BCE + RMI, beside BCE and CE alone and the floor: the logits read twice and the gradient written once."""
+    """Time BCE + RMI, BCE and CE alone, and a copy for the floor: logits read twice and gradient written once."""
     logits, labels = make_batch(size, 513, device)
     versions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "direct": load_from_tests("losses/plain_rmi.py").plain_bce_rmi,
@@ -116,7 +116,7 @@ def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
 
 
 def one_step(name: str, size: int, side: int, arguments: dict[str, Any]) -> Callable[[], object]:
-    """Forward and backward of a version on a new batch."""
+    """Return forward and backward of a version on a new batch."""
     logits, labels = make_batch(size, side)
     makers: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
         "direct": lambda: load_from_tests("losses/plain_rmi.py").plain_bce_rmi,
@@ -145,7 +145,7 @@ def peak_on_gpu(name: str, size: int) -> int:
 
 
 def memory(devices: dict[str, int]) -> list[dict[str, Any]]:
-    """Peak above the inputs; on a CPU in a process of its own."""
+    """Measure the peak above the inputs; on a CPU in a separate process."""
     cases = [(device, name) for device in devices for name in ("direct", *backends(device))]
     result = []
     for device, name in progress(cases, "peak memory"):
@@ -169,7 +169,7 @@ def grid(rounds: int) -> list[dict[str, Any]]:
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The tables of the record."""
+    """Format the tables of the record."""
     parts = {
         "term": "Forward and backward of the RMI term alone, R 3, DF 3, on the CPU:\n\n"
         + times_table(
@@ -181,7 +181,7 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
         + times_table(
             [((shape(case), case["device"]), case["times"]) for case in record["whole"]], ("logits", "device"), "direct"
         ),
-        "goals": "The fastest repetitions beside what is aimed at:\n\n"
+        "goals": "The fastest repetitions and their goals:\n\n"
         + table(("what", "version", "measured", "goal"), goals(record)),
     }
     if record["grid"]:
@@ -196,7 +196,7 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
 
 
 def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Each goal and what was measured."""
+    """Return rows of each goal and the measured value."""
     rows = []
     cases = [("RMI term", case["pooling"], case) for case in record["term"]]
     cases += [("BCE + RMI", "avg", case) for case in record["whole"] if case["device"] == "cpu"]
@@ -208,7 +208,7 @@ def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
                 name = f"{what} {shape(case)}, {pooling}"
                 rows.append((name, version, f"{direct / times['fastest']:.1f} × direct", f"at least {goal}"))
     for case in record["whole"]:
-        # a copy reads and writes once; the floor is two readings and one writing
+        # a copy reads and writes once; the floor is two reads and one write
         version, floor = backends(case["device"])[1], 1.5 * case["times"]["copy"]["fastest"]
         measured, goal = case["times"][version]["fastest"] / floor, FLOOR_GOALS[case["device"]]
         name = f"BCE + RMI, {case['device']}, logits read twice and gradient written once: {floor:.1f} ms"

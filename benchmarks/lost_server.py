@@ -2,9 +2,9 @@
 
     python benchmarks/lost_server.py    about twenty-five minutes; --repeats 3 took fifteen
 
-Each repetition is a training in a process of its own, DeepLabv3+ with ResNet-18 on generated scenes, that logs every
+Each repetition is a training in a separate process, DeepLabv3+ with ResNet-18 on generated scenes, that logs every
 step; the server runs on this machine. It is lost after a third of the steps, by answering with error 500 or not at all,
-and the steps of the last third are timed. Every repetition goes to results/lost_server.json, the table to
+and the steps of the last third are timed. All repetitions are in results/lost_server.json, the table in
 results/lost_server.md.
 """
 
@@ -33,17 +33,17 @@ from beyondpixel.lightning_modules import DeepLabModule
 OFFLINE = "offline"
 CASES = {OFFLINE: None, "server": None, "lost: error 500": "500", "lost: no answer": "hang"}
 GOAL = 1.05
-SECONDS_TO_END = 5.0  # of patience with the server after the training, which is not timed
+SECONDS_TO_END = 5.0  # timeout for the server after the training, which is not timed
 
 
 class StepTimes(Callback):
-    """When each step ended, and the event that a third of them is done."""
+    """Record when each step ends, and set an event after a third of the steps."""
 
     def __init__(self, third: int, reached: Any) -> None:
         self.third, self.reached, self.ends = third, reached, [time.perf_counter()]
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.ends.append(time.perf_counter())
         if len(self.ends) == self.third:
             self.reached.set()
@@ -79,7 +79,7 @@ def train(folder: str, steps: int, variables: dict[str, str], reached: Any, time
 
 
 def median_step(case: str, steps: int) -> float:
-    """Milliseconds of the median step of a training."""
+    """Train, and return the milliseconds of the median step."""
     context = multiprocessing.get_context("spawn")
     reached, times = context.Event(), context.Queue()
     server = load_from_tests("experiments/wandb_server.py").WandbServer()
@@ -101,28 +101,28 @@ def median_step(case: str, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--repeats", type=int, default=5, help="trainings of each kind, at least 2")
+    parser.add_argument("--repeats", type=int, default=5, help="trainings per case, at least 2")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of lost_server.json and lost_server.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     record = environment()
     found: dict[str, list[float]] = {case: [] for case in CASES}
     for _ in progress(range(options.repeats), "rounds"):
-        for case, values in found.items():  # they take turns, so that other work on the machine harms all alike
+        for case, values in found.items():  # alternate, so that other load on the machine affects all equally
             values.append(median_step(case, options.steps))
     record["times"] = {case: summary(values) for case, values in found.items()}
     save("lost_server", record, options.out)
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The table of the record."""
+    """Format the table of the record."""
     base = record["times"][OFFLINE]["quartiles"][1]
     rows = []
     for case, times in record["times"].items():
         low, median, high = times["quartiles"]
         goal = f"at most {GOAL}" if CASES[case] else "–"
         rows.append((case, f"{median:.1f} ({low:.1f} – {high:.1f})", f"{median / base:.3f}", goal))
-    columns = ("W&B", "ms a step: median (quartiles) of the trainings", "× offline", "goal")
+    columns = ("W&B", "ms per step: median (quartiles) of the trainings", "× offline", "goal")
     return {"steps": table(columns, rows)}
 
 

@@ -1,11 +1,11 @@
-"""Speed and memory of MCIBI's memory update, as ratios to the authors' way of computing it, within one run.
+"""Speed and memory of MCIBI's memory update relative to the authors' algorithm, within one run.
 
     python benchmarks/memory_update.py            about five minutes on two quiet cores
     python benchmarks/memory_update.py --quick    fewer repetitions, one size
 
-The authors' way is the plain PyTorch of tests/lightning_modules/networks/direct_memory.py: upsample the features to the
-labels' size, gather each class's pixels, weight them and add them up; it needs 4 GB at the first size. Every repetition
-goes to results/memory_update.json, the tables to results/memory_update.md.
+The authors' algorithm is tests/lightning_modules/networks/direct_memory.py in plain PyTorch: upsample the features to
+the labels' size, gather each class's pixels, weight them and sum them; it needs 4 GB at the first size. All repetitions
+are in results/memory_update.json, the tables in results/memory_update.md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import Tensor
 from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
 
 CLASSES, CHANNELS = 21, 512
-# images, stride, side of the images; the first is the one with goals
+# images, stride, side of the images; the goals are for the first
 SIZES = ((4, 8, 512), (2, 8, 513), (4, 16, 512))
 STRATEGIES = ("cosine", "mean")
 SPEED_GOALS = {"cosine": 15, "mean": 40}
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def make_batch(images: int, stride: int, side: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Features after a ReLU, and labels in blocks of 32 × 32 with one row in nine void."""
+    """Make features after a ReLU, and labels in blocks of 32 × 32 with every ninth row void."""
     small = -(-side // stride)
     blocks = torch.randint(CLASSES, (images, side // 32 + 1, side // 32 + 1))
     target = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :side, :side].contiguous()
@@ -58,7 +58,7 @@ def make_batch(images: int, stride: int, side: int, device: str = "cpu") -> tupl
 
 
 def make_updates(features: Tensor, target: Tensor, strategy: str) -> dict[str, Update]:
-    """Updates of a memory in which every class has been seen: the authors' way, this one, and MCIBI++'s statistics."""
+    """Return updates of a memory with all classes seen: the authors', this package's, and MCIBI++'s statistics."""
     memory = FeatureMemory(CLASSES, CHANNELS).to(features.device)
     memory.memory.uniform_()
     memory.seen.fill_(True)
@@ -88,7 +88,7 @@ def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int
 
 
 def peak_memory(size: tuple[int, int, int], strategy: str, device: str) -> dict[str, Any]:
-    """Peak above the inputs; on a CPU in a process of its own."""
+    """Measure the peak above the inputs; on a CPU in a separate process."""
     features, target = make_batch(*size, device)
     peaks = {}
     for name in ("authors", "here"):
@@ -114,7 +114,7 @@ def one_update(size: tuple[int, int, int], strategy: str, name: str) -> Update:
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The tables of the record."""
+    """Format the tables of the record."""
     columns = ("features", "target", "device", "strategy")
     memory = []
     for case in record["memory"]:
@@ -122,13 +122,13 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
             authors, here = case["bytes"]["authors"], case["bytes"]["here"]
             memory.append((*cells(case), f"{authors / 2**20:.0f}", f"{here / 2**20:.1f}", f"{authors / here:.0f}"))
     speed = times_table([(cells(case), case["times"]) for case in record["speed"]], columns, "authors")
-    ratio = f"(aimed at: authors' ÷ here at least {MEMORY_GOAL})"
+    ratio = f"(goal: authors ÷ here at least {MEMORY_GOAL})"
     goals = ", ".join(f"{goal} with {strategy!r}" for strategy, goal in SPEED_GOALS.items())
     return {
-        "speed": f"An update (aimed at: at least {goals}, at the first size on a CPU). `statistics` is MCIBI++'s "
+        "speed": f"Time of an update (goal: at least {goals}, at the first size on a CPU). `statistics` is MCIBI++'s "
         f"`StatisticsMemory`.\n\n{speed}",
         "memory": f"Peak memory of an update above the inputs, MB {ratio}.\n\n"
-        + table((*columns, "authors' way", "here", "authors' ÷ here"), memory),
+        + table((*columns, "authors", "here", "authors ÷ here"), memory),
     }
 
 

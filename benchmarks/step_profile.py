@@ -1,13 +1,13 @@
-"""Where the time of a training step goes: data, network, loss.
+"""Time of the parts of a training step: data, network, loss.
 
     python benchmarks/step_profile.py demo/ce demo/rmi
     python benchmarks/step_profile.py rmi_table4_camvid/v3plus_rmi --data.root DIR --model.encoder_weights null \
         --trainer.precision bf16-mixed
 
-Rows are given as to `beyondpixel specs`, with the same overrides. Steps are those of training, on a GPU where there is
-one, with the data module's own loader and workers; the device is waited for after each part. The loss is cut off from
-the network at the logits, so its forward and backward are timed by themselves. Every repetition goes to
-results/step_profile.json, the table to results/step_profile.md.
+Rows and overrides are as for `beyondpixel specs`. Steps are training steps, on a GPU if there is one, with the data
+module's loader and workers, and a synchronization with the device after each part. The loss is detached from the
+network at the logits, so its forward and backward are timed separately. All repetitions are in
+results/step_profile.json, the table in results/step_profile.md.
 """
 
 import argparse
@@ -36,11 +36,11 @@ HALF = {"bf16-mixed": torch.bfloat16}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", help="TABLE or TABLE/ROW")
-    parser.add_argument("--steps", type=int, default=30, help="that are timed, at least 2")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps, at least 2")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of step_profile.json and step_profile.md")
-    overrides, words = parse_overrides(sys.argv[1:])
-    options = parser.parse_args(words)
+    overrides, arguments = parse_overrides(sys.argv[1:])
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     record = environment()
     specs = load_specs(options.rows, overrides)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def profile(spec: RunSpec, steps: int) -> dict[str, Any]:
-    """Milliseconds of each part of each step."""
+    """Measure the milliseconds of each part of each step."""
     config = resolve(spec)
     seed_everything(1, verbose=False)
     module, datamodule, _ = build_all({**config, "seed_everything": 1})
@@ -95,19 +95,19 @@ def profile(spec: RunSpec, steps: int) -> dict[str, Any]:
 
 
 def now() -> float:
-    """Seconds, once the device has done what it was told."""
+    """Return the seconds of the clock after synchronizing with the device."""
     synchronize()
     return time.perf_counter()
 
 
 def endless(loader: Any) -> Iterator[Any]:
-    """Batches of a loader, pass after pass."""
+    """Yield the batches of a loader, epoch after epoch."""
     while True:
         yield from loader
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The table of the record."""
+    """Format the table of the record."""
     rows = []
     for case in record["rows"]:
         steps = [sum(parts) for parts in zip(*(case["times"][part]["milliseconds"] for part in PARTS), strict=True)]
@@ -124,7 +124,7 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
                 *(f"{share:.1%}" for share in shares),
             )
         )
-    return {"parts": table(("row", "batch", "images/s", "ms a step, median", *PARTS), rows)}
+    return {"parts": table(("row", "batch", "images/s", "ms per step, median", *PARTS), rows)}
 
 
 if __name__ == "__main__":

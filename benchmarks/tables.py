@@ -1,11 +1,11 @@
-"""Result files of the benchmarks, and the tables made from them.
+"""Result files of the benchmarks, and the tables generated from them.
 
-    python benchmarks/tables.py            write every table anew from the JSON files
+    python benchmarks/tables.py            regenerate every table from the JSON files
     python benchmarks/tables.py --check    fail if a table differs from its JSON file
 
-A benchmark NAME.py writes results/NAME.json, and its `sections` makes Markdown of that: all of it goes to
-results/NAME.md, and a single section between `<!-- benchmark: NAME SECTION -->` and `<!-- /benchmark -->` in any
-Markdown file of the checkout.
+A benchmark NAME.py writes results/NAME.json, and its `sections` converts that to Markdown: all sections are written to
+results/NAME.md, and a single one between `<!-- benchmark: NAME SECTION -->` and `<!-- /benchmark -->` in any Markdown
+file of the checkout.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def save(name: str, record: dict[str, Any], folder: Path) -> None:
 
 
 def rendered(checkout: Path) -> dict[Path, str]:
-    """What every file with tables should contain."""
+    """Render the expected content of every file with tables."""
     folder = checkout / "benchmarks" / "results"
     records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
     files = {folder / f"{name}.md": page(name, record) for name, record in records.items()}
@@ -62,14 +62,14 @@ def rendered(checkout: Path) -> dict[Path, str]:
 
 
 def page(name: str, record: dict[str, Any]) -> str:
-    """All sections of a record, below what was measured and under what conditions."""
+    """Render all sections of a record, below their title and the conditions."""
     module = importlib.import_module(name)
     title = (module.__doc__ or name).splitlines()[0].rstrip(".")
     return "\n\n".join([f"# {title}", conditions(record), *module.sections(record).values()]) + "\n"
 
 
 def block(name: str, record: dict[str, Any], section: str) -> str:
-    """One section of a record, and the conditions."""
+    """Render one section of a record, and the conditions."""
     return f"{importlib.import_module(name).sections(record)[section]}\n\n{conditions(record)}"
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/triton_report.py    about two minutes
 
-Every kernel and variant is compiled for compute capabilities 8.0 and 9.0, which needs no GPU. The record goes to
-results/triton_report.json, the table to results/triton_report.md.
+Every kernel and variant is compiled for compute capabilities 8.0 and 9.0, which needs no GPU. The record is in
+results/triton_report.json, the table in results/triton_report.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
-    """The table of the record."""
+    """Format the table of the record."""
     by_name: dict[str, dict[int, dict[str, Any]]] = {}
     for kernel in record["kernels"]:
         by_name.setdefault(kernel["name"], {})[kernel["capability"]] = kernel

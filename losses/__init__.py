@@ -1,4 +1,4 @@
-"""Losses for semantic segmentation, as metrics that are differentiable."""
+"""Losses for semantic segmentation, as differentiable metrics."""
 
 from beyondpixel.losses.affinity import AdaptiveAffinityFieldLoss, AffinityFieldLoss
 from beyondpixel.losses.base import SegmentationLoss

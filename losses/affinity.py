@@ -1,4 +1,4 @@
-"""The affinity field losses, baselines of the RMI paper."""
+"""Affinity field losses, baselines of the RMI paper."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from beyondpixel.losses.functional.arguments import check_positive_int, check_ra
 
 
 class _DecayingAffinityLoss(SegmentationLoss):
-    """Cross entropy and an affinity term whose weight decays from 1 to 1 / decay over the training."""
+    """Cross entropy and an affinity term whose weight decays from 1 to 1 / decay during training."""
 
     def __init__(
         self,
@@ -48,16 +48,16 @@ class AffinityFieldLoss(_DecayingAffinityLoss):
 
     .. math:: L = L_\text{CE} + \mathrm{decay}^{-t} L_\text{affinity}, \quad t = \mathrm{progress} \in [0, 1]
 
-    with the term of `functional.affinity_field`, whose arguments these are. `compute()` weighs with the progress at
-    the time it is called.
+    with the term of `functional.affinity_field` and its arguments. `compute()` weights it by the progress at the time
+    of the call.
 
     Args:
         num_classes: C.
-        distance: from a pixel to its neighbors, at the stride.
-        stride: pixels of the full size from one that is compared to the next.
-        margin: beyond which neighbors of different classes are unlike enough.
-        decay: 20 in the RMI authors' port, 10 in the original.
-        exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original.
+        distance: distance from a pixel to its neighbors, in steps of the stride.
+        stride: distance between compared pixels, in pixels of the full size.
+        margin: divergence from which neighbors of different classes add no loss.
+        decay: as above; 20 in the RMI authors' port, 10 in the original.
+        exclude_void: whether pairs with a void pixel or one outside the image are excluded, as in the original.
         ignore_index: label of void pixels.
 
     Raises:
@@ -94,23 +94,23 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
     .. math:: L = L_\text{CE} + \delta^{-t} \sum_s \left[ \operatorname{mean}_\text{edge} w_{ys} \max(0, m - D_s)
         + \operatorname{mean}_\text{same} v_{ys} D_s \right]
 
-    with D as in `functional.affinity_field` at the distance (s - 1) / 2, and w and v for each class y (that of the
-    pixel in the middle) a softmax over the sizes of learned numbers, zero at first. The prediction minimizes and the
-    weights maximize: their gradient is negated here, so an ordinary optimizer over `loss.parameters()` ascends. Give
-    them no weight decay. Pairs with a void pixel or one outside the image are left out. Void pixels get no gradient,
-    but interpolation mixes their logits into those of their neighbors, which changes the value.
+    with D as in `functional.affinity_field` at the distance (s - 1) / 2. w and v are, for each class y (of the center
+    pixel), a softmax over the sizes of learned logits, initially zero. The prediction minimizes the loss, the weights
+    maximize it: their gradient is negated here, so an ordinary optimizer over `loss.parameters()` ascends. Exclude them
+    from weight decay. Pairs with a void pixel or one outside the image are excluded. Void pixels get no gradient, but
+    interpolation mixes their logits into those of their neighbors, which changes the value.
 
     Args:
         num_classes: C.
-        sizes: odd sides of the squares on whose border the neighbors are.
-        stride: pixels of the full size from one that is compared to the next.
-        margin: beyond which neighbors of different classes are unlike enough.
-        decay: δ, 10 in the original; t is the progress of the training, 0 to 1.
+        sizes: odd side lengths of the squares whose border contains the neighbors.
+        stride: distance between compared pixels, in pixels of the full size.
+        margin: divergence from which neighbors of different classes add no loss.
+        decay: δ, 10 in the original; t is the training progress, 0 to 1.
         ignore_index: label of void pixels.
 
     Attributes:
-        edge_logits: (C, sizes) parameter behind w.
-        same_logits: (C, sizes) parameter behind v.
+        edge_logits: (C, sizes) parameter, the logits of w.
+        same_logits: (C, sizes) parameter, the logits of v.
 
     Raises:
         ValueError: for an argument out of range, or when called if shapes do not fit or a label is out of range, or
@@ -144,12 +144,12 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
         if target.ndim != 3:
             raise ValueError(
-                "target: AdaptiveAffinityFieldLoss weighs a pixel by its class, so it expects integer labels "
+                "target: AdaptiveAffinityFieldLoss weights pixels by class, so it expects integer labels "
                 f"(N, H, W), got a multi-hot target {tuple(target.shape)}"
             )
         return super()._batch_terms(preds, target)
 
     def _class_weights(self) -> tuple[Tensor, Tensor]:
-        # the same values, the gradient negated
+        # same values, negated gradient
         edge, same = ((2 * logits.detach() - logits).softmax(1) for logits in (self.edge_logits, self.same_logits))
         return edge, same

@@ -1,4 +1,4 @@
-"""The base of all losses: a metric that is differentiable in `forward` and adds up detached sums and counts."""
+"""Base of all losses: a metric that is differentiable in `forward` and accumulates detached sums and counts."""
 
 from collections.abc import Mapping
 from types import FunctionType
@@ -21,12 +21,12 @@ Term = tuple[Tensor, Tensor]
 class SegmentationLoss(Metric):
     """Base of the losses: a `torchmetrics.Metric` whose call returns the loss of the batch with a graph.
 
-    Every batch is also added, detached, to a sum and a count for each term; `compute()` divides them, after adding
-    up over the processes of a distributed run, so it is the loss of all pixels since `reset()`.
+    Every batch is also added, detached, to a sum and a count per term; `compute()` sums these over the processes of a
+    distributed run and divides them, so it returns the loss of all pixels since `reset()`.
 
-    A cross entropy among the terms is called `pixel`: `pixel_loss` says which, and `_pixel_term` computes it.
-    A subclass with other terms names them and implements `_batch_terms`, and `_combine` where the loss is no sum. A
-    term with several `parts`, each a sum and a count of its own, is the sum of their quotients.
+    A cross entropy term is called `pixel`: `pixel_loss` selects it, and `_pixel_term` computes it. A subclass with
+    other terms passes `term_names` and implements `_batch_terms`, and `_combine` if the loss is not their sum. A term
+    with several `parts`, each with a separate sum and count, is the sum of their quotients.
 
     The transforms of `torch.func` work, but leave their own tensors in the sums: call `reset()` before `compute()`.
 
@@ -51,8 +51,7 @@ class SegmentationLoss(Metric):
         super().__init_subclass__(**kwargs)
         if "__call__" in cls.__dict__:
             return
-        # torch.compile keeps at most eight versions of a function, told apart by its code, and would count the versions
-        # of all losses of a process together
+        # torch.compile keeps at most eight versions per code object; all losses of a process would share them
         call: Any = SegmentationLoss.__call__
         own: Any = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
         own.__doc__ = call.__doc__
@@ -79,10 +78,10 @@ class SegmentationLoss(Metric):
         self.ignore_index = ignore_index
         self.terms: dict[str, Tensor] = {}
         self._term_names = term_names if pixel_loss is None else ("pixel", *term_names)
-        # tensors, since a number that changes from step to step would be compiled in
+        # tensors, since torch.compile would treat numbers that change from step to step as constants
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64), persistent=False)
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # a MetricCollection has metrics of equal states share them, from the first batch on; NaN equals nothing
+        # MetricCollection makes metrics with equal states share them, from the first batch on; NaN equals nothing
         self.add_state("_unlike_others", torch.tensor(torch.nan), dist_reduce_fx="sum")
         for name in self._term_names:
             for part in ("total", "count"):
@@ -91,22 +90,22 @@ class SegmentationLoss(Metric):
 
     @property
     def progress(self) -> float:
-        """Fraction of training done, in [0, 1]; only decaying losses read it."""
+        """Fraction of training completed, in [0, 1]; only decaying losses use it."""
         return float(self._progress)
 
     @progress.setter
     def progress(self, value: float) -> None:
-        if self._progress.dtype != torch.float64:  # after `.bfloat16()` of a module around it
+        if self._progress.dtype != torch.float64:  # after `.bfloat16()` of a parent module
             self._progress = self._progress.double()
         self._progress.fill_(value)
 
     @property
     def update_count(self) -> int:
-        """Number of batches since `reset()`, those of `forward` and of `update` alike."""
+        """Number of batches since `reset()`, from both `forward` and `update`."""
         return int(self.num_batches)
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:
-        """Sum and count of each term on one batch, target as of `read_target`; the sums carry a graph."""
+        """Compute sum and count of each term on one batch; target is from `read_target`, the sums have a graph."""
         return {"pixel": self._pixel_term(preds, target)}
 
     def _pixel_term(self, preds: Tensor, target: Tensor) -> Term:
@@ -119,32 +118,32 @@ class SegmentationLoss(Metric):
         return num_valid(target) * (self.num_classes if self.pixel_loss == "bce_mean" else 1)
 
     def _combine(self, terms: dict[str, Tensor]) -> Tensor:
-        """The loss, from its terms: their sum."""
+        """Combine the terms to the loss: their sum."""
         return torch.stack(list(terms.values())).sum()
 
     def _divide(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """The term from its sum and count, 0 where nothing was counted; the sum of its parts if it has some."""
+        """Compute a term from its sum and count, 0 for a count of 0; with several parts, the sum of their quotients."""
         return (total / (count + 1 if name == "pixel" and self.pixel_loss == "bce" else count.clamp_min(1))).sum()
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Loss of one batch, with a graph; the batch is added to the state without one.
+        """Return the loss of one batch, with a graph, and add the batch, detached, to the state.
 
         Args:
-            preds: (N, C, H, W) logits, or probabilities where the loss was made with `with_logits=False`.
+            preds: (N, C, H, W) logits, or probabilities if the loss was created with `with_logits=False`.
             target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
 
         Returns:
             Scalar, float32 (float64 for float64 preds).
         """
-        # Metric.forward would go through the states, and keep the graph of the last batch alive in them
+        # Metric.forward would use the states, and keep the graph of the last batch alive in them
         terms = self._accumulate(preds, target)
-        self._update_count = 1  # "has been updated"; counting here would compile each step anew
+        self._update_count = 1  # means "has been updated"; a real count would recompile each step
         self._computed = None
         values = {name: self._divide(name, *terms[name]) for name in self._term_names}
         dtype = torch.promote_types(preds.dtype, torch.float32)
         self.terms = {name: value.detach().to(dtype) for name, value in values.items()}
         loss = self._combine(values).to(dtype)
-        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics says None
+        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics declares None
         return loss
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -153,7 +152,7 @@ class SegmentationLoss(Metric):
             self._accumulate(preds, target)
 
     def compute(self) -> Tensor:
-        """Loss of everything since `reset()`, over all processes."""
+        """Return the loss of all batches since `reset()`, over all processes."""
         raise_pending()
         values = {
             name: self._divide(name, getattr(self, f"{name}_total"), getattr(self, f"{name}_count"))

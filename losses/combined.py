@@ -1,4 +1,4 @@
-"""A weighted sum of losses."""
+"""Weighted sum of losses."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,21 +10,21 @@ from beyondpixel.losses.functional.arguments import is_finite
 
 
 class CombinedLoss(SegmentationLoss):
-    """Weighted sum of losses, each of which keeps its own terms and state.
+    """Weighted sum of losses, each with its own terms and state.
 
-    In `terms` a loss with one term has its own name, others have `<loss>_<term>`: `ce`, `rmi_pixel`, `rmi_rmi`. They
-    are not weighted. RMI and CWMI bring a pixel loss of their own unless made with `pixel_loss=None`.
+    In `terms`, the key of a loss with one term is its name, others have `<loss>_<term>`: `ce`, `rmi_pixel`, `rmi_rmi`.
+    They are not weighted. RMI and CWMI include their own pixel loss unless created with `pixel_loss=None`.
 
     Args:
-        losses: by name, at least one; all of the same `num_classes`, `ignore_index` and `with_logits`.
-        weights: of each loss, not negative; 1 where none is given.
+        losses: losses by name, at least one; all with the same `num_classes`, `ignore_index` and `with_logits`.
+        weights: weights by name, not negative; 1 for losses without one.
 
     Attributes:
         losses: the losses, by name.
         weights: their weights, by name.
 
     Raises:
-        ValueError: if there is no loss, losses do not fit together, or a weight is negative, not finite or of no loss.
+        ValueError: if there is no loss, these attributes differ, or a weight is negative, not finite or of no loss.
 
     >>> from beyondpixel.losses import CrossEntropyLoss, LovaszLoss
     >>> loss = CombinedLoss({"ce": CrossEntropyLoss(2), "lovasz": LovaszLoss(2)}, weights={"lovasz": 0.5})
@@ -48,7 +48,7 @@ class CombinedLoss(SegmentationLoss):
                     )
         unknown = sorted(set(weights or {}) - set(losses))
         if unknown:
-            raise ValueError(f"weights: no loss of the name {', '.join(unknown)}; expected {', '.join(losses)}")
+            raise ValueError(f"weights: no loss named {', '.join(unknown)}; expected {', '.join(losses)}")
         for name, weight in (weights or {}).items():
             if not (is_finite(weight) and weight >= 0):
                 raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
@@ -56,48 +56,48 @@ class CombinedLoss(SegmentationLoss):
         self.losses = torch.nn.ModuleDict(losses)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
 
-    def _parts(self) -> Iterator[tuple[str, SegmentationLoss]]:
+    def _named_losses(self) -> Iterator[tuple[str, SegmentationLoss]]:
         for name, loss in self.losses.items():
             assert isinstance(loss, SegmentationLoss)
             yield name, loss
 
     @property
     def progress(self) -> float:
-        """Fraction of training done, in [0, 1], of all the losses."""
-        return next(self._parts())[1].progress
+        """Fraction of training completed, in [0, 1], for all losses."""
+        return next(self._named_losses())[1].progress
 
     @progress.setter
     def progress(self, value: float) -> None:
-        for _, loss in self._parts():
+        for _, loss in self._named_losses():
             loss.progress = value
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Loss of one batch, with a graph; the batch is added to the state of each loss."""
-        values = [self.weights[name] * loss(preds, target) for name, loss in self._parts()]
+        """Return the loss of one batch, with a graph, and add the batch to the state of each loss."""
+        values = [self.weights[name] * loss(preds, target) for name, loss in self._named_losses()]
         self.terms = {
             name if len(loss.terms) == 1 else f"{name}_{term}": value
-            for name, loss in self._parts()
+            for name, loss in self._named_losses()
             for term, value in loss.terms.items()
         }
         self.num_batches = self.num_batches + 1
         self._update_count = 1
         self._computed = None
         loss = torch.stack(values).sum()
-        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics says None
+        self._forward_cache = loss.detach()  # type: ignore[assignment]  # torchmetrics declares None
         return loss
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add one batch to the state of each loss."""
         self.num_batches = self.num_batches + 1
-        for _, loss in self._parts():
+        for _, loss in self._named_losses():
             loss.update(preds, target)
 
     def compute(self) -> Tensor:
-        """Weighted sum of what the losses compute."""
-        return torch.stack([self.weights[name] * loss.compute() for name, loss in self._parts()]).sum()
+        """Return the weighted sum of the losses' values of `compute()`."""
+        return torch.stack([self.weights[name] * loss.compute() for name, loss in self._named_losses()]).sum()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Reset the state of each loss."""
         super().reset()
-        for _, loss in self._parts():
+        for _, loss in self._named_losses():
             loss.reset()

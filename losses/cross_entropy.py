@@ -1,4 +1,4 @@
-"""Pixel by pixel losses, the baselines of the papers."""
+"""Pixel-wise losses, the baselines of the papers."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The complex wavelet mutual information loss."""
+"""Complex wavelet mutual information loss."""
 
 from typing import Literal
 
@@ -19,18 +19,18 @@ class CWMILoss(SegmentationLoss):
 
     with M of `functional.cwmi_log_det` on the sigmoid of the logits, for each level l of a steerable pyramid. The
     published recipe has a class-balanced binary cross entropy as its pixel loss and trains the first epoch without the
-    second term; here the pixel loss is chosen, and both terms count from the start.
+    second term; here the pixel loss is an argument, and both terms count from the start.
 
-    **A negative loss is normal**: a log determinant has no lower bound but the ridge's. `terms["pixel"]` and
-    `terms["cwmi"]` show both apart. As with RMI, the second term alone scores the inverse of
-    a prediction far above noise, nearly as the prediction.
+    **A negative loss is normal**: a log determinant is bounded from below by the ridge only. `terms["pixel"]` and
+    `terms["cwmi"]` show both terms separately. As with RMI, the second term alone rates the inverse of a prediction far
+    better than noise, nearly as good as the prediction.
 
     Args:
         num_classes: C.
-        levels: of the pyramid. Maps are padded with void to multiples of 2^levels, and must be larger than 2^levels.
-        orientations: K, the subbands of a level; the published training script has 12. The coarsest level needs 4 K
-            positions.
-        complex: whether the pyramid is complex, or real.
+        levels: pyramid levels. Maps are padded with void to multiples of 2^levels, and must be larger than 2^levels.
+        orientations: K, subbands per level; the published training script uses 12. The coarsest level needs 3 K
+            positions, or 4 K in the real pyramid.
+        complex: whether the pyramid is complex (True) or real (False).
         pixel_weight: λ in [0, 1].
         pixel_loss: "bce_mean", binary cross entropy, its mean over pixels and classes; "bce", summed over classes;
             "ce", softmax cross entropy; None, the second term alone.
@@ -39,11 +39,11 @@ class CWMILoss(SegmentationLoss):
         ridge: ξ, added to the covariance of the probabilities alone, as published.
 
     Attributes:
-        jittered: matrices since `reset()` that were not positive definite and got ξ as well (2⁻²⁴ of their largest
-            diagonal entry if that is more). A class that an image does not show is one on every level, and adds a
-            constant.
+        jittered: number of matrices since `reset()` that were not positive definite, to which ξ was added (2⁻²⁴ of
+            their largest diagonal entry if that is more). A class that is absent from an image is one on every level,
+            and adds a constant.
 
-    An image without a single valid pixel adds nothing to the second term, though it counts as an image.
+    An image without valid pixels adds nothing to the second term, but counts as an image.
 
     Raises:
         ValueError: at construction for a value out of range or an unknown name, when called if shapes do not fit, a
@@ -92,8 +92,8 @@ class CWMILoss(SegmentationLoss):
         probs = probs.sigmoid() if self.with_logits else probs
         values, jittered = log_det(probs, target, self.pyramid, self.ridge)
         self.jittered = self.jittered + jittered
-        occupied = valid_mask(target).flatten(1).any(1)
-        total = torch.where(occupied[:, None], values, 0).sum()
+        has_valid = valid_mask(target).flatten(1).any(1)
+        total = torch.where(has_valid[:, None], values, 0).sum()
         terms = {"cwmi": (total, total.new_full((), values[0].numel()))}
         if self.pixel_loss is not None:
             terms["pixel"] = self._pixel_term(preds, target)

@@ -1,12 +1,12 @@
-"""Dice, Jaccard, Tversky and focal loss of segmentation-models-pytorch behind our interface, and Lovász-softmax.
+"""Dice, Jaccard, Tversky and focal loss of segmentation-models-pytorch with our interface, and Lovász-softmax.
 
-Void pixels are masked before the library sees anything, since what it does with them is wrong in places: a NaN there
-reaches the overlap losses, and a batch of void alone makes the focal loss NaN and is no scalar for Lovász. The overlap
-losses get a void pixel as 0 in probabilities and labels alike, which adds nothing to their sums; the focal loss gets
-it as a pixel that is surely right.
+Void pixels are masked before the library is called, since it does not always handle them correctly: a NaN there reaches
+the overlap losses, and for a batch of void pixels only, the focal loss is NaN and the Lovász loss is not a scalar. For
+the overlap losses, a void pixel is 0 in probabilities and labels, which adds nothing to their sums; for the focal loss,
+it is a pixel predicted correctly with certainty.
 
-The library's Lovász loss branches on values, which no graph can hold, and fails for float64, so
-`functional.lovasz.lovasz_softmax` is ours.
+The library's Lovász loss has data-dependent branches, which break graphs, and fails for float64, so
+`functional.lovasz.lovasz_softmax` is our own.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from beyondpixel.losses.functional.target import multi_hot, num_valid, valid_mas
 
 
 class _OverlapLoss(SegmentationLoss):
-    """A loss over the overlap of each class's region in a batch with its probabilities, softmax over the classes.
+    """Loss on the overlap of each class's region in a batch with its probabilities, softmax over the classes.
 
-    It is no sum over pixels, so `compute()` is the mean over batches, weighted by their images with a valid pixel.
+    It is not a sum over pixels, so `compute()` is the batch mean, weighted by the numbers of images with a valid pixel.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class _OverlapLoss(SegmentationLoss):
 
 
 class DiceLoss(_OverlapLoss):
-    """Dice loss: 1 - 2 |P ∩ Y| / (|P| + |Y|) of each class over the batch, its mean; 0 for a class not shown.
+    """Dice loss: 1 - 2 |P ∩ Y| / (|P| + |Y|) over the batch, the mean over the classes; 0 for an absent class.
 
-    With `smooth` it is 1 - (|P ∩ Y| + smooth) / ((|P| + |Y|) / 2 + smooth), as the library's.
+    With `smooth` it is 1 - (|P ∩ Y| + smooth) / ((|P| + |Y|) / 2 + smooth), as in the library.
 
-    Probabilities are a softmax (a sigmoid for one class); any others are given with `with_logits=False`. `compute()`
-    is the mean over batches, weighted by their images with a valid pixel.
+    Probabilities are a softmax (a sigmoid for one class); pass any others with `with_logits=False`. `compute()` is the
+    mean over batches, weighted by their numbers of images with a valid pixel.
 
     Args:
         num_classes: C.
@@ -68,7 +68,7 @@ class DiceLoss(_OverlapLoss):
         ignore_index: label of void pixels.
 
     >>> loss = DiceLoss(2)
-    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 2 · 0.5 / 1.5, class 1: not shown
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 2 · 0.5 / 1.5, class 1: absent
     tensor(0.1667)
     """
 
@@ -81,10 +81,10 @@ class DiceLoss(_OverlapLoss):
 
 
 class JaccardLoss(_OverlapLoss):
-    """Jaccard loss: 1 - |P ∩ Y| / |P ∪ Y| of each class over the batch, its mean; otherwise as `DiceLoss`.
+    """Jaccard loss: 1 - |P ∩ Y| / |P ∪ Y| over the batch, the mean over the classes; otherwise as `DiceLoss`.
 
     >>> loss = JaccardLoss(2)
-    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 0.5 / 1, class 1: not shown
+    >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))  # class 0: 1 - 0.5 / 1, class 1: absent
     tensor(0.2500)
     """
 
@@ -99,7 +99,7 @@ class JaccardLoss(_OverlapLoss):
 
 
 class TverskyLoss(_OverlapLoss):
-    """Tversky loss: 1 - TP / (TP + α FP + β FN) of each class over the batch, its mean; otherwise as `DiceLoss`.
+    """Tversky loss: 1 - TP / (TP + α FP + β FN) over the batch, the mean over the classes; otherwise as `DiceLoss`.
 
     Args:
         num_classes: C.
@@ -149,13 +149,13 @@ class LovaszLoss(_OverlapLoss):
 class FocalLoss(SegmentationLoss):
     r"""Focal loss of each class against the rest (Lin et al., ICCV 2017), the mean over valid pixels and classes.
 
-    .. math:: -(1 - p_t)^\gamma \log p_t, \quad p_t = p \text{ where the class is, } 1 - p \text{ elsewhere}
+    .. math:: -(1 - p_t)^\gamma \log p_t, \quad p_t = p \text{ at pixels of the class, } 1 - p \text{ elsewhere}
 
-    with p the sigmoid of preds, times α where the class is and 1 - α elsewhere if α is given.
+    with p the sigmoid of preds, times α at pixels of the class and 1 - α elsewhere if α is given.
 
     Args:
         num_classes: C.
-        gamma: γ, 0 or at least 1 (between them the gradient of a pixel that is surely right is infinite).
+        gamma: γ, 0 or at least 1 (in between, the gradient of a pixel predicted correctly with certainty is infinite).
         alpha: α in [0, 1], or None.
         with_logits: whether preds are logits (True) or probabilities (False).
         ignore_index: label of void pixels.
@@ -186,7 +186,7 @@ class FocalLoss(SegmentationLoss):
         logits = preds.to(torch.promote_types(preds.dtype, torch.float32))
         if not self.with_logits:
             logits = logits.logit(eps=torch.finfo(logits.dtype).eps)
-        # certainly right: -log p_t is 0 to the last digit; infinite logits would make NaN of 0 · ∞
+        # predicted correctly with certainty: -log p_t rounds to 0; infinite logits would give NaN as 0 · ∞
         logits = logits.clamp(-1e30, 1e30).masked_fill(void, 1e4)
         one_hot = multi_hot(target, self.num_classes, logits.dtype).masked_fill(void, 1)
         # the library's last step is a mean over the classes
@@ -198,7 +198,6 @@ def _library(name: str) -> Any:
         from segmentation_models_pytorch import losses
     except ImportError as error:
         raise ImportError(
-            f"{name} is the one of segmentation-models-pytorch, which is not installed: "
-            "pip install segmentation-models-pytorch"
+            f"{name} needs segmentation-models-pytorch, which is not installed: pip install segmentation-models-pytorch"
         ) from error
     return getattr(losses, name)

@@ -1,4 +1,4 @@
-"""Losses by name, for run specs."""
+"""Registry of losses by name, for run specs."""
 
 import difflib
 import inspect
@@ -31,7 +31,7 @@ LOSSES: dict[str, type[SegmentationLoss]] = {
 
 
 def loss_class(name: str) -> type[SegmentationLoss]:
-    """The class of a name, whose constructor's signature says which arguments it takes.
+    """Return the loss class of a name; its constructor's signature has the arguments.
 
     Raises:
         ValueError: if the name is unknown; the message lists the valid ones.
@@ -56,17 +56,17 @@ def build_loss(
     ignore_index: int = 255,
     **arguments: Any,
 ) -> SegmentationLoss:
-    """Make a loss from its name and plain arguments, or a weighted sum of losses from a list.
+    """Build a loss from its name and plain arguments, or a weighted sum of losses from a list.
 
     Args:
         loss: a key of `LOSSES`; a mapping of `name` and arguments; or a list of these, in which a mapping may also have
-            a `weight`, 1 if left out.
+            a `weight`, by default 1.
         num_classes: C.
         ignore_index: label of void pixels.
         arguments: the other arguments of a loss given by name.
 
     Raises:
-        ValueError: if a name or an argument is unknown, which lists the valid ones, or a weight is negative or NaN.
+        ValueError: if a name or an argument is unknown (the message lists the valid ones), or a weight negative or NaN.
 
     >>> build_loss("rmi", num_classes=11, region_size=3, downsampling_factor=4)
     RMILoss()
@@ -78,23 +78,23 @@ def build_loss(
     if isinstance(loss, str):
         return _build_one(loss, {**shared, **arguments})
     if arguments:
-        raise ValueError(f"loss: {', '.join(arguments)} must be given beside the name of a loss")
+        raise ValueError(f"loss: {', '.join(arguments)} must be in the mapping with the 'name' of a loss")
     if isinstance(loss, Mapping):
-        name, settings = _named(loss)
+        name, settings = _split_name(loss)
         return _build_one(name, {**shared, **settings})
     losses: dict[str, SegmentationLoss] = {}
     weights: dict[str, float] = {}
     for entry in loss:
-        name, settings = (entry, {}) if isinstance(entry, str) else _named(entry)
+        name, settings = (entry, {}) if isinstance(entry, str) else _split_name(entry)
         weight = settings.pop("weight", 1.0)
         if name in losses:
-            raise ValueError(f"loss: {name!r} is twice in the list; give each loss once")
+            raise ValueError(f"loss: {name!r} occurs twice in the list; list each loss once")
         losses[name] = _build_one(name, {**shared, **settings})
         weights[name] = weight
     return CombinedLoss(losses, weights=weights)
 
 
-def _named(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _split_name(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     settings = dict(entry) if isinstance(entry, Mapping) else {}
     if "name" not in settings:
         raise ValueError(f"loss: expected a name, or a mapping with 'name', got {entry!r}")

@@ -1,4 +1,4 @@
-"""The region mutual information loss."""
+"""Region mutual information loss."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,22 +20,22 @@ class RMILoss(SegmentationLoss):
     .. math:: L = \lambda L_\text{pixel} + (1 - \lambda) \frac1N \sum_{n} \sum_c -I_l^{n, c}
 
     with I_l of `functional.rmi_lower_bound` on the sigmoid of the logits. The defaults are those of the authors'
-    training script. The logits are expected at the size of the labels.
+    training script. The logits must have the size of the labels.
 
-    **A negative loss is normal**: -I_l is half the mean log of a determinant, which falls without a bound but the
-    ridge's (-3.80 for each class with ξ = 5e-4) as predictions get better. Log `terms["pixel"]` and `terms["rmi"]`
-    apart, and choose checkpoints by a metric.
+    **A negative loss is normal**: -I_l is half the mean log eigenvalue of M, which decreases as predictions get better,
+    bounded by the ridge only (-3.80 for each class with ξ = 5e-4). Log `terms["pixel"]` and `terms["rmi"]` separately,
+    and choose checkpoints by a metric.
 
-    **Covariances cannot tell a prediction from its inverse**: those of P and of 1 - P are the same up to a sign that
-    squares away. With DF 1, "interp" and "stride" both score the same; by the zeros that "avg" pads borders with, the
-    inverse falls between the prediction and noise, and with "max" close to noise. The pixel term decides which of the
-    two is learned, so a network from scratch needs enough of it (λ, or some training without RMI).
+    **Covariances cannot distinguish a prediction from its inverse**: those of P and of 1 - P are equal up to a sign,
+    which cancels in M. With DF 1, with "interp" and with "stride", both have the same loss; with "avg", due to its zero
+    padding, the inverse is between the prediction and noise, with "max" close to noise. The pixel term decides which of
+    the two is learned, so a network from scratch needs enough of it (λ, or some training without RMI).
 
     Args:
         num_classes: C.
-        region_size: R, the side of a region, in pooled pixels.
-        downsampling_factor: DF; the RMI term is averaged over several.
-        pooling: "avg", "max", "interp" (bilinear) or "stride" (none; every DF-th region is taken).
+        region_size: R, side of a region, in pooled pixels.
+        downsampling_factor: DF; with several, the RMI term is averaged over them.
+        pooling: "avg", "max", "interp" (bilinear) or "stride" (no pooling; every DF-th region is used).
         pixel_weight: λ in [0, 1].
         pixel_loss: "bce", binary cross entropy summed over classes as in the authors' code; "bce_mean", its mean over
             pixels and classes; "ce", softmax cross entropy; None, the RMI term alone, not weighted.
@@ -43,18 +43,18 @@ class RMILoss(SegmentationLoss):
         ignore_index: label of void pixels.
         covariance: "sum", as in the authors' code, or "mean", as in the paper.
         ridge: ξ, added to Σ_P and to M; the paper's 1e-6 belongs to covariance="mean".
-        absent_classes: "include", as the authors, or "skip", which leaves the classes that an image does not show out
-            of its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) if its probabilities have no gradient to give.
-        backend: what computes the full-size work, with equal results. "auto": the fastest there is; "plain": PyTorch,
-            on any device that has float64; "c": C kernels on a CPU, compiled at the first call and kept in
-            ~/.cache/beyondpixel (or $BEYONDPIXEL_CACHE); "triton": Triton kernels on CUDA. What the kernels lack
-            (float64, probabilities, in C the moments of pooling="stride") and, after a warning, what cannot be compiled
-            is computed by "plain".
+        absent_classes: "include", as the authors do, or "skip", which excludes classes that are absent from an image
+            from its sum: each is a constant ½ log ξ (-3.80 with ξ = 5e-4) without gradient.
+        backend: implementation of the full-size operations; results are equal. "auto": the fastest available; "plain":
+            PyTorch, on any device with float64; "c": C kernels on a CPU, compiled at the first call and cached in
+            ~/.cache/beyondpixel (or $BEYONDPIXEL_CACHE); "triton": Triton kernels on CUDA. "plain" computes what the
+            kernels do not support (float64, probabilities, in C the moments of pooling="stride") and, after a warning,
+            what cannot be compiled.
 
     Attributes:
         jittered: matrices since `reset()` that were not positive definite with the ridge and got a larger one.
 
-    An image without a single valid pixel adds nothing to the RMI term, though it counts as an image.
+    An image without valid pixels adds nothing to the RMI term, but counts as an image.
 
     Raises:
         ValueError: at construction for a value out of range or an unknown name, when called if shapes do not fit, a
@@ -69,13 +69,13 @@ class RMILoss(SegmentationLoss):
     >>> sorted(loss.terms)
     ['pixel', 'rmi']
 
-    The authors' probabilities are a sigmoid of each class. Those of a softmax are given as they are:
+    The authors' probabilities are a sigmoid of each class. Those of a softmax are passed as probabilities:
 
     >>> softmax = RMILoss(num_classes=2, downsampling_factor=2, with_logits=False)
     >>> softmax(logits.softmax(dim=1), target).requires_grad
     True
 
-    Foreground against the rest is one class, its target zeros and ones, (N, 1, H, W):
+    Binary segmentation, foreground against the rest, has one class and a target (N, 1, H, W) of 0 and 1:
 
     >>> binary = RMILoss(num_classes=1, downsampling_factor=2)
     >>> binary(torch.zeros(1, 1, 16, 16, requires_grad=True), target[:, None]).requires_grad
@@ -118,11 +118,11 @@ class RMILoss(SegmentationLoss):
         with_bce = self.pixel_loss in ("bce", "bce_mean")
         bce, bound, absent, jittered = self.bound(preds, target, with_logits=self.with_logits, with_bce=with_bce)
         self.jittered = self.jittered + jittered
-        left_out = ~valid_mask(target).flatten(1).any(1)[:, None]
+        excluded = ~valid_mask(target).flatten(1).any(1)[:, None]
         if self.absent_classes == "skip":
-            left_out = left_out | absent
+            excluded = excluded | absent
         images = preds.new_full((), preds.shape[0], dtype=torch.float64)
-        terms = {"rmi": (-bound.masked_fill(left_out, 0).sum(), images)}
+        terms = {"rmi": (-bound.masked_fill(excluded, 0).sum(), images)}
         if with_bce:
             terms["pixel"] = (bce, self._bce_count(target))
         elif self.pixel_loss == "ce":

@@ -1,22 +1,22 @@
-"""Markdown from the record of a benchmark."""
+"""Conversion of a benchmark's record to Markdown."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def times_table(cases: Iterable[tuple[Sequence[object], dict[str, Any]]], columns: Sequence[str], baseline: str) -> str:
-    """A line for each version of each case: milliseconds, and how many times as fast as the baseline it is.
+    """Format a table with one line per version of each case: milliseconds, and speedup over the baseline.
 
     Args:
-        cases: what a case is, one cell a column, and its times as `race` returns them.
-        columns: names of these cells.
-        baseline: the version that the ratios are to.
+        cases: cells that describe the case, one per column, and its times as returned by `race`.
+        columns: headers of these cells.
+        baseline: the version that the ratios refer to.
     """
     rows = []
     for cells, times in cases:
@@ -24,13 +24,13 @@ def times_table(cases: Iterable[tuple[Sequence[object], dict[str, Any]]], column
         for version, measured in times.items():
             low, median, high = measured["quartiles"]
             ratios = direct["fastest"] / measured["fastest"], direct["quartiles"][1] / median
-            figures = f"{measured['fastest']:.1f}", f"{median:.1f} ({low:.1f} – {high:.1f})"
-            rows.append((*cells, version, *figures, *(f"{ratio:.1f}" for ratio in ratios)))
+            values = f"{measured['fastest']:.1f}", f"{median:.1f} ({low:.1f} – {high:.1f})"
+            rows.append((*cells, version, *values, *(f"{ratio:.1f}" for ratio in ratios)))
     return table((*columns, "version", "fastest, ms", "median (quartiles), ms", "× fastest", "× median"), rows)
 
 
 def conditions(record: dict[str, Any]) -> str:
-    """Under what the figures were measured."""
+    """Describe the conditions of the measurement."""
     machine, versions = record["machine"], record["versions"]
     gpu = machine["gpu"] or "no GPU, so nothing is measured on CUDA"
     changed = " with uncommitted changes" if record["changed"] else ""

@@ -1,4 +1,4 @@
-"""The memory that a piece of work takes at its highest, as the operating system counts it."""
+"""Peak memory of a workload, as reported by the operating system."""
 
 import gc
 import multiprocessing
@@ -9,25 +9,25 @@ from typing import Any
 import torch
 
 STATUS = Path("/proc/self/status")
-# makes a piece of work from a size; a function at the top of a script, since a new process imports it
+# makes a workload from a size; a top-level function of a script, since a new process imports it
 Prepare = Callable[..., Callable[[], object]]
 
 
 def can_measure() -> bool:
-    """Whether this system has what is needed, Linux's /proc."""
+    """Return whether this system has Linux's /proc, which is required."""
     return STATUS.exists()
 
 
 def peak_bytes(prepare: Prepare, tiny: tuple[Any, ...], real: tuple[Any, ...], threads: int) -> int:
-    """How far a new process, which does nothing else, grows during its first piece of work.
+    """Measure the growth of a new process, which does nothing else, during a workload.
 
     Args:
-        prepare: makes the inputs, and returns the work on them.
-        tiny: its arguments for a piece that only loads libraries and starts threads, done first.
-        real: its arguments for the piece that is measured.
-        threads: of PyTorch.
+        prepare: makes the inputs, and returns the workload on them.
+        tiny: its arguments for a workload that only loads libraries and starts threads, run first.
+        real: its arguments for the measured workload.
+        threads: number of PyTorch's threads.
     """
-    # a process for each, so that nothing freed by another is used again
+    # a new process for each, so that no memory freed by another is reused
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (prepare, tiny, real, threads))
 
@@ -37,7 +37,7 @@ def _measure(prepare: Prepare, tiny: tuple[Any, ...], real: tuple[Any, ...], thr
     prepare(*tiny)()
     work = prepare(*real)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far becomes the size now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     before = _kilobytes("VmRSS")
     work()
     return 1024 * (_kilobytes("VmHWM") - before)

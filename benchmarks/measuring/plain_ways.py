@@ -1,4 +1,4 @@
-"""The plain implementations that the tests compare with, and that the benchmarks measure against."""
+"""Reference implementations of the tests, which are the baselines of the benchmarks."""
 
 import importlib.util
 from pathlib import Path
@@ -8,7 +8,7 @@ TESTS = Path(__file__).resolve().parents[2] / "tests"
 
 
 def load_from_tests(file: str) -> ModuleType:
-    """Import a file of the tests, which are no package.
+    """Import a file of the tests, which are not a package.
 
     Args:
         file: its path below `tests/`.

@@ -1,4 +1,4 @@
-"""Repeated timings, and the record of a benchmark: all that is needed to judge its figures later."""
+"""Repeated timings, and the record of a benchmark: all that is needed to judge its results later."""
 
 import gc
 import os
@@ -22,16 +22,16 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], what: str) -> Iterable[Item]:
-    """The items, with a bar on a terminal."""
+    """Iterate over the items, with a progress bar on a terminal."""
     return track(list(items), what, console=CONSOLE)
 
 
 def race(
     steps: dict[str, Callable[[], object]], rounds: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds of every repetition, their fastest and their quartiles, for each version.
+    """Time each version: milliseconds of every repetition, the fastest and the quartiles.
 
-    The versions take turns, so that other work on the machine harms all alike; a first round warms up.
+    The versions alternate, so that other load on the machine affects all equally; a first round warms up.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
@@ -47,7 +47,7 @@ def race(
 
 
 def summary(milliseconds: list[float]) -> dict[str, Any]:
-    """All repetitions, two at least, the fastest and the quartiles."""
+    """Summarize repetitions, at least two: all of them, the fastest and the quartiles."""
     return {
         "milliseconds": [round(value, 3) for value in milliseconds],
         "fastest": round(min(milliseconds), 3),
@@ -56,7 +56,7 @@ def summary(milliseconds: list[float]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions, commit, command and load."""
+    """Record machine, versions, commit, command and load."""
     commit = git_commit() or ""
     return {
         "machine": {

@@ -1,4 +1,4 @@
-"""Affinity of neighboring pixels: alike within an object, unlike across its border (Ke et al., ECCV 2018)."""
+"""Affinity field term: similar predictions within an object, different across its border (Ke et al., ECCV 2018)."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from beyondpixel.losses.functional.target import (
     without_void_gradient,
 )
 
-_SMALLEST = 1e-4
+_EPS = 1e-4
 _NEIGHBORS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
@@ -33,24 +33,24 @@ def affinity_field(
 ) -> Tensor:
     r"""Affinity field term, the mean over edge pairs plus the mean over the others.
 
-    For a pixel i and each of its 8 neighbors j at a distance, and each class c, with p the softmax of the logits,
+    For each pixel i, each of its 8 neighbors j at a distance, and each class c, with p the softmax of the logits,
 
     .. math::
         D_{ij}^c = p_j^c \log\frac{p_j^c}{p_i^c} + (1 - p_j^c) \log\frac{1 - p_j^c}{1 - p_i^c}, \qquad
         L = \operatorname*{mean}_{y_i^c \ne y_j^c} \max(0, m - D_{ij}^c) + \operatorname*{mean}_{y_i^c = y_j^c} D_{ij}^c
 
-    at a stride (logits bilinear with aligned corners, labels nearest), as the RMI authors' port of
-    Ke et al., ECCV 2018. A mean over no pair is 0.
+    after downsampling by a stride (logits bilinear with aligned corners, labels nearest), as in the RMI authors' port
+    of Ke et al., ECCV 2018. A mean over no pairs is 0.
 
     Args:
         preds: (N, C, H, W) logits.
         target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
-        distance: from a pixel to its neighbors, at the stride.
-        stride: pixels of the full size from one that is compared to the next.
+        distance: distance from a pixel to its neighbors, in steps of the stride.
+        stride: distance between compared pixels, in pixels of the full size.
         margin: m.
-        exclude_void: whether pairs with a void pixel or one outside the image are left out, as in the original; in
-            the port they count, as pixels without a class, and through the interpolation void pixels next to others
-            then have a gradient.
+        exclude_void: whether pairs with a void pixel or one outside the image are excluded, as in the original; in
+            the port they are included, as pixels without a class, and void pixels next to others then get a gradient
+            through the interpolation.
         ignore_index: label of void pixels.
 
     Returns:
@@ -74,7 +74,7 @@ def affinity_field(
 
 @dataclass(frozen=True)
 class AffinityPairs:
-    """Which pixels are compared, and how: the arguments of `affinity_field`, for neighbors at several distances.
+    """Comparison of pixel pairs, with the arguments of `affinity_field`, for neighbors at several distances.
 
     Raises:
         ValueError: if a number is out of range.
@@ -92,17 +92,17 @@ class AffinityPairs:
     def sums(
         self, preds: Tensor, target: Tensor, class_weights: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Sums over all pairs of a pixel and a neighbor, for each class, and the numbers of these pairs.
+        """Sum over all pairs of a pixel and a neighbor, for each class, and count these pairs.
 
         Args:
             preds: (N, C, H, W) logits.
-            target: as of `read_target`.
-            class_weights: (C, distances) each, of edge and of other pairs by the class of the pixel in the middle, if
-                any.
+            target: as returned by `read_target`.
+            class_weights: weights of edge pairs and of the others by the class of the center pixel, (C, distances)
+                each, or None.
 
         Returns:
-            Sum and number, (distances, 2) float64 each: of max(0, m - KL) of the pairs whose labels differ in the
-            class, and of KL of the others.
+            Sum and count, (distances, 2) float64 each: of max(0, m - KL) over the pairs whose labels differ in the
+            class, and of KL over the others.
         """
         height, width = preds.shape[2:]
         size = (height // self.stride, width // self.stride)
@@ -117,18 +117,18 @@ class AffinityPairs:
         small = resize_target(target, size)
         valid, one_hot = valid_mask(small)[:, None], multi_hot(small, preds.shape[1], torch.bool)
         probs = torch.where(valid, F.interpolate(preds, size, mode="bilinear", align_corners=True).softmax(1), 0)
-        center = probs.clamp_min(_SMALLEST)
+        center = probs.clamp_min(_EPS)
         pixel_weights = None
-        if class_weights is not None:  # (2, N, h, w, distances) by the class of the pixel in the middle
+        if class_weights is not None:  # (2, N, h, w, distances) by the class of the center pixel
             classes = one_hot.int().argmax(1)
             pixel_weights = torch.stack([weights[classes] for weights in class_weights])
         sums, counts = [], []
         for number, distance in enumerate(self.distances):
             for dy, dx in _NEIGHBORS:
                 step = (dy * distance, dx * distance)
-                neighbor = _shift(probs, step).clamp_min(_SMALLEST)
-                rest = _rest(neighbor)
-                divergence = neighbor * (neighbor / center).log() + rest * (rest / _rest(center)).log()
+                neighbor = _shift(probs, step).clamp_min(_EPS)
+                rest = _complement(neighbor)
+                divergence = neighbor * (neighbor / center).log() + rest * (rest / _complement(center)).log()
                 edge = _shift(one_hot, step) != one_hot
                 chosen = torch.stack([edge, ~edge])
                 if self.exclude_void:
@@ -142,12 +142,12 @@ class AffinityPairs:
         return torch.stack(sums).view(shape).sum(1), torch.stack(counts).view(shape).sum(1)
 
 
-def _rest(probs: Tensor) -> Tensor:
-    return 1 - probs + _SMALLEST
+def _complement(probs: Tensor) -> Tensor:
+    return 1 - probs + _EPS
 
 
 def _shift(planes: Tensor, step: tuple[int, int]) -> Tensor:
-    """At each pixel the value `step` away from it, 0 outside."""
+    """Return at each pixel the value `step` away from it, 0 outside."""
     height, width = planes.shape[2:]
     reach = max(abs(step[0]), abs(step[1]))
     padded = F.pad(planes, (reach, reach, reach, reach))

@@ -32,13 +32,13 @@ def rmi_lower_bound(
 ) -> Tensor:
     r"""Lower bound I_l of the mutual information of regions, per image and class (Zhao et al., NeurIPS 2019).
 
-    Labels and probabilities are pooled by the downsampling factor, and each R × R region of the result is read as a
-    vector of d = R² numbers: Y for labels, P for probabilities. Mutual information is at least (Eq. 9, 10)
+    Labels and probabilities are pooled by the downsampling factor, and each R × R region of the result is flattened to
+    a vector of d = R² values: Y for labels, P for probabilities. Mutual information is at least (Eq. 9, 10)
 
     .. math:: I(Y; P) \ge H(Y) - \tfrac12 \log\left((2 \pi e)^d \det \Sigma_{Y|P}\right),
 
-    of which only the determinant depends on P. The covariance of Y given P is taken to be that of the residual of the
-    best linear estimate (Eq. 12, 13), and the bound is scaled by d (Eq. 14, 15):
+    where only the determinant depends on P. The covariance of Y given P is approximated by that of the residual of the
+    best linear estimate (Eq. 12, 13), and the bound is scaled by 1 / d (Eq. 14, 15):
 
     .. math::
         M = \Sigma_Y - \mathrm{Cov}(Y, P) (\Sigma_P + \xi I)^{-1} \mathrm{Cov}(Y, P)^T + \xi I, \qquad
@@ -47,18 +47,18 @@ def rmi_lower_bound(
     The loss of Eq. 16 is the mean over images of the sum over classes of -I_l. A class that is absent from an image
     has M = ξ I, hence the constant I_l = -½ log ξ (3.80 for ξ = 5e-4) and no gradient.
 
-    The authors add 1e-6 to all probabilities; a constant cancels in covariances, so it is left out here.
+    The authors add 1e-6 to all probabilities; a constant cancels in covariances, so it is omitted here.
 
     Args:
         probs: (N, C, H, W) probabilities in [0, 1].
         target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
         region_size: R.
-        downsampling_factor: DF; of several, the mean of the bounds is returned.
-        pooling: "avg", "max", "interp" (bilinear) or "stride" (none; every DF-th region is taken).
+        downsampling_factor: DF; with several, the mean of their bounds is returned.
+        pooling: "avg", "max", "interp" (bilinear) or "stride" (no pooling; every DF-th region is used).
         covariance: "sum" (the authors' code; the value then depends on the crop size) or "mean" (the paper's text).
         ridge: ξ, 5e-4 with "sum" in the authors' code, 1e-6 with "mean" in the paper.
-        ignore_index: label of void pixels, which enter as label 0 and probability 0.
-        backend: as of `RMILoss`.
+        ignore_index: label of void pixels, which count as label 0 and probability 0.
+        backend: see `RMILoss`.
 
     Returns:
         (N, C) I_l, larger is better; float64 if probs is, else float32.
@@ -86,7 +86,7 @@ def rmi_lower_bound(
 
 @dataclass(frozen=True)
 class RegionBound:
-    """How regions are cut and how their covariances are taken: the arguments of `rmi_lower_bound`.
+    """Lower bound and binary cross entropy of a batch, with the arguments of `rmi_lower_bound`.
 
     Raises:
         ValueError: if an argument is out of range or unknown.
@@ -110,35 +110,35 @@ class RegionBound:
         if self.backend in _REPLACED_BACKENDS:
             raise ValueError(
                 f"backend: {self.backend!r} is now called {_REPLACED_BACKENDS[self.backend]!r}; "
-                f"use 'auto', which takes the fastest there is, or one of {', '.join(map(repr, BACKENDS))}"
+                f"use 'auto', which selects the fastest available, or one of {', '.join(map(repr, BACKENDS))}"
             )
         check_choice("backend", self.backend, BACKENDS)
         check_ridge(self.ridge)
 
     @property
     def factors(self) -> tuple[int, ...]:
-        """The downsampling factors, also where there is one."""
+        """The downsampling factors as a tuple, also for a single one."""
         factor = self.downsampling_factor
         return tuple(factor) if isinstance(factor, Sequence) else (factor,)
 
     def __call__(
         self, preds: Tensor, target: Tensor, *, with_logits: bool, with_bce: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Binary cross entropy and I_l of the same logits or probabilities.
+        """Compute binary cross entropy and I_l from the same logits or probabilities.
 
         Args:
             preds: (N, C, H, W).
-            target: as of `read_target`.
+            target: as returned by `read_target`.
             with_logits: whether preds are logits.
-            with_bce: whether the binary cross entropy is wanted.
+            with_bce: whether to compute the binary cross entropy.
 
         Returns:
-            The summed binary cross entropy, float64 scalar (0 if not wanted); I_l averaged over the factors, (N, C)
-            float64; where the pooled target is empty for every factor, (N, C) bool; and how many matrices needed more
-            than the ridge, int64 scalar.
+            The summed binary cross entropy, float64 scalar (0 without `with_bce`); I_l averaged over the factors,
+            (N, C) float64; whether the pooled target is empty for every factor, (N, C) bool; and the number of matrices
+            that needed more than the ridge, int64 scalar.
         """
         if len(self.factors) > 1:
-            # the gradients of the factors are added up before they are rounded
+            # the gradients of the factors are summed before they are rounded to half precision
             preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
         results = [
             self._at_factor(preds, target, factor, with_logits=with_logits, with_bce=with_bce and number == 0)
@@ -175,7 +175,7 @@ class RegionBound:
         return bce, -value / self.region_size**2, labels.flatten(2).amax(2) == 0, jittered
 
     def _checked_size(self, preds: Tensor, factor: int) -> tuple[int, int]:
-        """Height and width of the pooled maps, into which a region fits."""
+        """Return height and width of the pooled maps after checking that a region fits."""
         height, width = preds.shape[2:]
         if factor > 1 and self.pooling == "interp":
             size = height // factor, width // factor

@@ -1,4 +1,4 @@
-"""Pixel by pixel cross entropies, softmax and binary."""
+"""Pixel-wise softmax and binary cross entropy."""
 
 import torch
 from torch import Tensor
@@ -82,12 +82,12 @@ def binary_cross_entropy(
 
 
 def cross_entropy_sum(preds: Tensor, target: Tensor, *, with_logits: bool = True) -> Tensor:
-    """Summed softmax cross entropy over the valid pixels, float64 scalar; target as of `read_target`."""
+    """Sum the softmax cross entropy over the valid pixels, float64 scalar; target is from `read_target`."""
     preds = preds.to(torch.promote_types(preds.dtype, torch.float32))
     log_probs = preds.log_softmax(1) if with_logits else preds.clamp_min(torch.finfo(preds.dtype).tiny).log()
     if target.ndim == 3:
         loss = F.nll_loss(log_probs, target.long(), ignore_index=-1, reduction="none")
     else:
-        loss = -torch.where(target == 1, log_probs, 0).sum(1)  # a product would make NaN of 0 and a log of -inf
-    # a float32 sum over millions of pixels would lose digits
+        loss = -torch.where(target == 1, log_probs, 0).sum(1)  # a product of 0 and a log of -inf would be NaN
+    # a float32 sum over millions of pixels would lose precision
     return loss.sum(dtype=torch.float64)

@@ -1,4 +1,4 @@
-r"""The log determinant of what a linear estimate leaves unexplained, which RMI and CWMI share.
+r"""Log determinant of the residual of a linear estimate, shared by RMI and CWMI.
 
 With S_Y, C and S_P the blocks of the second moments of labels Y and probabilities P, d × d each, and a ridge ξ,
 
@@ -17,7 +17,7 @@ from typing_extensions import override
 def half_log_det(
     moments: Tensor, ridge: float, *, residual_ridge: float, rounding: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """½ log det (M + ρ I), and its gradient in closed form.
+    """Compute ½ log det (M + ρ I), with its gradient in closed form.
 
     With A = S_P + ξ I = F Fᵀ and B = F⁻¹ Cᵀ,
 
@@ -31,22 +31,22 @@ def half_log_det(
         moments: (..., 2d, 2d) float64 symmetric.
         ridge: ξ > 0.
         residual_ridge: ρ ≥ 0.
-        rounding: (...), a pivot of M + ρ I that is not above it is taken for rounding.
+        rounding: (...), a pivot of M + ρ I that is not above it is considered a rounding error.
 
     Returns:
-        The values (...), and how many matrices needed more than their ridge, an int64 scalar.
+        The values (...), and the number of matrices that needed more than their ridge, an int64 scalar.
     """
     with torch.no_grad():
         value, jittered, gradient = _solve(moments, ridge, residual_ridge, rounding, moments.requires_grad)
     if gradient is not None:
-        value = _Solved.apply(moments, value, gradient, (ridge, residual_ridge, rounding))
+        value = _HalfLogDet.apply(moments, value, gradient, (ridge, residual_ridge, rounding))
     return value, jittered
 
 
 def _solve(
     moments: Tensor, ridge: float, residual_ridge: float, rounding: Tensor | float, with_gradient: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The values, the number of matrices that needed more than their ridge, and the gradient in the moments."""
+    """Return the values, the number of matrices that needed more than their ridge, and the gradient in the moments."""
     side = moments.shape[-1] // 2
     upper, of_probs = moments[..., :side, :], moments[..., side:, side:]
     of_labels, cross = upper[..., :side], upper[..., side:]
@@ -63,8 +63,8 @@ def _solve(
     return value, jittered + residual_jittered, root.mT @ root / 2
 
 
-class _Solved(torch.autograd.Function):
-    """The values with their gradient: autograd's own goes through two Cholesky factors and loses digits."""
+class _HalfLogDet(torch.autograd.Function):
+    """The values with their gradient: autograd's, through two Cholesky factors, would lose precision."""
 
     generate_vmap_rule = True
 
@@ -91,17 +91,17 @@ class _Solved(torch.autograd.Function):
 def stable_cholesky(
     matrix: Tensor, ridge: float, *, jitter: float, rounding: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Cholesky factor that never aborts a run and branches on no value: it works inside graphs and on streams.
+    """Cholesky factorization that never raises and has no data-dependent branch: it works in graphs and on streams.
 
-    A matrix that is not positive definite with the ridge gets 2⁻²⁴ of its largest diagonal entry more (at least
-    `jitter`), which is past the rounding of its float64 entries; if even that fails, it is replaced by its largest
+    A matrix that is not positive definite with the ridge gets another 2⁻²⁴ of its largest diagonal entry (at least
+    `jitter`), which exceeds the rounding of its float64 entries; if that fails, too, it is replaced by its largest
     diagonal entry times the identity.
 
     Args:
         matrix: (..., d, d) symmetric float64.
-        ridge: at least 0, added to the diagonal in any case.
-        jitter: above 0, the least that is added where the ridge is not enough.
-        rounding: (...), a pivot that is not above it counts as one that failed.
+        ridge: at least 0, always added to the diagonal.
+        jitter: above 0, the minimum that is added where the ridge is not enough.
+        rounding: (...), a pivot that is not above it counts as failed.
 
     Returns:
         The lower factors (..., d, d), NaN where the matrix is not finite, and the number of finite matrices for which
@@ -109,14 +109,14 @@ def stable_cholesky(
     """
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     largest = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
-    more = (largest * 2**-24).clamp_min(jitter)
+    extra = (largest * 2**-24).clamp_min(jitter)
     shifted = matrix + ridge * eye
-    # the variant that raises would end the run, and the compiled one may return nonsense without `info`
+    # cholesky would raise and end the run, and may return wrong values without an error if compiled
     factor, info = torch.linalg.cholesky_ex(shifted)
-    second, second_info = torch.linalg.cholesky_ex(shifted + more * eye)
-    last = (largest + more).sqrt() * eye
+    second, second_info = torch.linalg.cholesky_ex(shifted + extra * eye)
+    fallback = (largest + extra).sqrt() * eye
     pivots = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
     failed = ((info > 0) | ~(pivots > rounding))[..., None, None]
-    factor = torch.where(failed, torch.where((second_info > 0)[..., None, None], last, second), factor)
+    factor = torch.where(failed, torch.where((second_info > 0)[..., None, None], fallback, second), factor)
     finite = shifted.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     return torch.where(finite, factor, torch.nan), (failed & finite).sum()

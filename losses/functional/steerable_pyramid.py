@@ -1,22 +1,22 @@
-r"""The steerable pyramid (Simoncelli and Freeman, ICIP 1995), real and complex, in the Fourier domain.
+r"""Steerable pyramid (Simoncelli and Freeman, ICIP 1995), real and complex, in the Fourier domain.
 
-The filters are those of the published code of CWMI (Lu, ICML 2025). A spectrum is shifted so that the frequency 0 is
-at (H/2, W/2). The polar coordinates r and θ belong to a grid from -π + 2π/H to π by -π + 2π/W to π, which lies one
-step beside the frequencies, and θ starts at the axis of the rows; both as published. With
+The filters are those of the published code of CWMI (Lu, ICML 2025). Spectra are shifted so that frequency 0 is at
+(H/2, W/2). The polar coordinates r and θ belong to a grid from -π + 2π/H to π by -π + 2π/W to π, which is one step
+off the frequencies, and θ is measured from the row axis; both as published. With
 
 .. math:: \mathrm{low}_c(r) = \cos(\tfrac\pi2 \, [\log_2 \tfrac rc]_0^1), \quad
     \mathrm{high}(r) = \cos(\tfrac\pi2 \, [\log_2 \tfrac{2r}\pi]_{-1}^0)
 
-([x] limited to the range), the spectrum is first multiplied by low at c = π/2. Each level takes K oriented subbands
+([x] clamped to the range), the spectrum is first multiplied by low at c = π/2. Each level has K oriented subbands
 
 .. math:: \mathrm{high}(r) \cdot \alpha_K |\cos(\theta - \tfrac{\pi k}K)|^{K-1},
     \quad \alpha_K = \frac{2^{K-1} (K-1)!}{\sqrt{K (2K-2)!}}
 
-or, in the complex pyramid, twice the half of each where the cosine is positive. The next level gets the spectrum times
+or, in the complex pyramid, twice the half of each with a positive cosine. The next level gets the spectrum times
 low at c = π/4, cropped to its middle half.
 
 **Any size**: maps are padded with zeros on the right and at the bottom to the next multiples of 2^levels, as if the
-pixels there were void. Sizes that are multiples already give what the published code gives.
+pixels there were void. For sizes that are such multiples, the results are those of the published code.
 """
 
 import math
@@ -56,15 +56,15 @@ class SteerablePyramid:
         check_positive_int("orientations", self.orientations)
 
     def spectra(self, maps: Tensor) -> list[Tensor]:
-        """(N, C, H, W) → the frequencies that each level i holds, (N, C, H' / 2^i, W' / 2^i) complex128, not filtered.
+        """Compute the unfiltered spectrum of each level i: (N, C, H, W) to (N, C, H' / 2^i, W' / 2^i) complex128.
 
         Raises:
-            ValueError: if a side is not above 2^levels, or the coarsest level has fewer than 4 K positions.
+            ValueError: if a side is not above 2^levels, or the coarsest level has fewer than 3 K positions (real: 4 K).
         """
         height, width = maps.shape[-2:]
         step = 2**self.levels
         if min(height, width) <= step:
-            # the coarsest level would have fewer than 4 × 4 positions, less than the subbands compared over them
+            # the coarsest level would have fewer than 4 × 4 positions, fewer than the subbands compared over them
             raise ValueError(
                 f"levels: {self.levels} levels need maps larger than {step} × {step}, got {height} × {width}; "
                 "use larger crops or fewer levels"
@@ -78,9 +78,10 @@ class SteerablePyramid:
         return spectra
 
     def _check_positions(self, height: int, width: int) -> None:
-        """Raise a ValueError if the positions are too few: K subbands of noise would explain K of the labels."""
-        # a real map of n positions holds about n / 2 frequencies; K of them are fitted, and M needs K more
-        needed = 4 * self.orientations
+        """Raise a ValueError for so few positions that K subbands of noise would explain K of the labels."""
+        # a real map of n positions has about n / 2 frequencies; K of them are fitted, and M needs K more. On 4 × 4 to
+        # 8 × 8 positions, noise needs jitter from about K = n / 4 on, and from n / 3 on in the complex pyramid
+        needed = (3 if self.complex else 4) * self.orientations
         if height * width < needed:
             raise ValueError(
                 f"levels: the coarsest of {self.levels} levels has {height} × {width} positions, but "
@@ -89,7 +90,7 @@ class SteerablePyramid:
             )
 
     def filters(self, spectrum: Tensor) -> list[Tensor]:
-        """The filters of each level, (K, H' / 2^i, W' / 2^i) float64, for the finest of the spectra."""
+        """Compute the filters of each level i, (K, H' / 2^i, W' / 2^i) float64, for the finest of the spectra."""
         degree = self.orientations - 1
         square = 4**degree * math.factorial(degree) ** 2 / (self.orientations * math.factorial(2 * degree))
         numbers = torch.arange(self.orientations, dtype=torch.float64, device=spectrum.device)

@@ -1,7 +1,7 @@
-"""The target in the form that every loss reads, and the operator that checks the values of a batch.
+"""Conversion of targets to the format that all losses use, and the operator that checks the values of a batch.
 
 `read_target` returns the target as int16: (N, H, W) classes with -1 where the pixel is void, or (N, C, H, W) multi-hot
-0 and 1, in which no pixel is void. The other functions read that form:
+0 and 1, in which no pixel is void. The other functions take that format:
 
 >>> import torch
 >>> target = read_target(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]), ignore_index=255)
@@ -15,8 +15,8 @@ tensor([[[[1., 0., 0.]],
          [[0., 1., 0.]]]])
 
 Values are checked by an operator, so that the check also runs, with the same error, inside a graph of `torch.compile`.
-On a CPU it raises at once. On an accelerator that would wait for the device, so the extremes are copied to the host in
-the background and looked at by the next call, or by `raise_pending`.
+On a CPU it raises at once. On an accelerator that would wait for the device, so the extremes are copied to the host
+asynchronously and checked by the next call, or by `raise_pending`.
 """
 
 from typing import Any
@@ -30,16 +30,16 @@ torch.library.define(
 )
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MOST_CLASSES = torch.iinfo(torch.int16).max
-# copies on their way to the host: (values, event that says when they are there, how to read them)
+_MAX_CLASSES = torch.iinfo(torch.int16).max
+# asynchronous copies to the host: (values, event of their completion, options of the check)
 _pending: list[tuple[Tensor, Any, tuple[bool, int, int]]] = []
 
 
 def without_autocast(preds: Tensor, target: Tensor) -> torch.autocast:
-    """A context without autocast: half precision has too few digits for sums over pixels and for linear algebra.
+    """Return a context without autocast: half precision is not enough for sums over pixels and for linear algebra.
 
     Raises:
-        TypeError: if preds or target is no tensor.
+        TypeError: if preds or target is not a tensor.
     """
     for name, value in (("preds", preds), ("target", target)):
         if not isinstance(value, Tensor):
@@ -50,13 +50,13 @@ def without_autocast(preds: Tensor, target: Tensor) -> torch.autocast:
 def read_target(
     preds: Tensor, target: Tensor, *, ignore_index: int, num_classes: int | None = None, with_logits: bool = True
 ) -> Tensor:
-    """Check preds and target against each other, and the values of both.
+    """Check that preds and target match, check the values of both, and convert the target.
 
     Args:
         preds: (N, C, H, W), floating point.
         target: (N, H, W) integer labels, or (N, C, H, W) multi-hot of 0 and 1.
         ignore_index: label of the void pixels.
-        num_classes: C, if it is known.
+        num_classes: C, if known.
         with_logits: False if preds are probabilities, which are then checked too.
 
     Returns:
@@ -69,15 +69,15 @@ def read_target(
     """
     if preds.dtype not in _DTYPES:
         raise TypeError(f"preds: expected floating-point logits or probabilities, got {preds.dtype}; use preds.float()")
-    if preds.ndim == 4 and preds.shape[1] > _MOST_CLASSES:
-        raise ValueError(f"preds: expected at most {_MOST_CLASSES} classes, got {preds.shape[1]}")
+    if preds.ndim == 4 and preds.shape[1] > _MAX_CLASSES:
+        raise ValueError(f"preds: expected at most {_MAX_CLASSES} classes, got {preds.shape[1]}")
     if preds.ndim != 4 or (num_classes is not None and preds.shape[1] != num_classes):
         raise ValueError(
             f"preds: expected the shape (N, {num_classes or 'C'}, H, W), got {tuple(preds.shape)} with target "
             f"{tuple(target.shape)}; num_classes is {num_classes}"
         )
     if target.device != preds.device:
-        raise ValueError(f"target: expected it on the device of preds, {preds.device}, got {target.device}")
+        raise ValueError(f"target: expected a tensor on the device of preds, {preds.device}, got {target.device}")
     if target.ndim == 3 and target.shape == (preds.shape[0], *preds.shape[2:]):
         if target.is_floating_point() or target.is_complex():
             raise TypeError(f"target: expected integer labels for the shape (N, H, W), got {target.dtype}")
@@ -92,19 +92,19 @@ def read_target(
 
 
 def valid_mask(target: Tensor) -> Tensor:
-    """(N, H, W) bool, False where a pixel is void, from what `read_target` returned."""
+    """Return (N, H, W) bool, False where a pixel is void, for a target from `read_target`."""
     return target >= 0 if target.ndim == 3 else torch.ones_like(target[:, 0], dtype=torch.bool)
 
 
 def num_valid(target: Tensor) -> Tensor:
-    """Number of pixels that are not void, float64 scalar."""
+    """Count the pixels that are not void, float64 scalar, for a target from `read_target`."""
     if target.ndim == 3:
         return (target >= 0).sum().double()
     return target.new_full((), target[:, 0].numel(), dtype=torch.float64)
 
 
 def multi_hot(target: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, C, H, W) of 0 and 1 from what `read_target` returned, 0 where void."""
+    """Convert a target from `read_target` to (N, C, H, W) of 0 and 1, 0 where void."""
     if target.ndim == 4:
         return target.to(dtype)
     classes = torch.arange(num_classes, dtype=target.dtype, device=target.device)
@@ -112,19 +112,19 @@ def multi_hot(target: Tensor, num_classes: int, dtype: torch.dtype = torch.float
 
 
 def resize_target(target: Tensor, size: tuple[int, int]) -> Tensor:
-    """The nearest pixels, (N, h, w) or (N, C, h, w)."""
+    """Resize a target from `read_target` to the nearest pixels, (N, h, w) or (N, C, h, w)."""
     pixels = target.float() if target.ndim == 4 else target[:, None].float()
     small = F.interpolate(pixels, size, mode="nearest").to(target.dtype)
     return small if target.ndim == 4 else small[:, 0]
 
 
 def without_void_gradient(preds: Tensor, target: Tensor) -> Tensor:
-    """The same values, whose gradient ends at void pixels: interpolation would carry it there from their neighbors."""
+    """Stop the gradient at void pixels, which they would get from their neighbors through interpolation."""
     return torch.where(valid_mask(target)[:, None], preds, preds.detach())
 
 
 def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
-    # another device may be the current one, here and where the event is recorded
+    # the current device may be another one, here and where the event is recorded
     with torch.cuda.device_of(target):  # type: ignore[no-untyped-call]
         capturing = target.is_cuda and torch.cuda.is_current_stream_capturing()
     if not capturing:
@@ -132,12 +132,12 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
     if target.ndim == 4:
-        # 0 stands for what is right, so that the extremes show what is not
+        # valid values are replaced by 0, so that the extremes show invalid ones
         wrong = target.masked_fill((target == 0) | (target == 1), 0)
         compact = (target == 1).to(torch.int16)
     else:
         if target.dtype != torch.int32:
-            target = target.long()  # a narrow type compares with what its range makes of ignore_index
+            target = target.long()  # in a narrow dtype, ignore_index would wrap around
         void = target == ignore_index
         wrong = target.masked_fill(void, 0)
         compact = target.to(torch.int16).masked_fill_(void, -1)
@@ -167,13 +167,13 @@ torch.library.register_fake("beyondpixel::check_target", _fake_check_target)
 
 
 def raise_pending(*, wait: bool = True) -> None:
-    """Raise the error of an earlier batch on an accelerator, if it had one.
+    """Raise the error of an earlier batch on an accelerator, if there was one.
 
     Args:
         wait: whether to wait for batches that the device has not reached yet.
 
     Raises:
-        ValueError: as `read_target`.
+        ValueError: as in `read_target`.
     """
     while _pending and (wait or _pending[0][1].query()):
         values, event, options = _pending.pop(0)

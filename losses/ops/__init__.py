@@ -1,4 +1,4 @@
-"""The full-size work of the losses as PyTorch operators.
+"""Full-size operations of the losses as PyTorch operators.
 
-`operators` defines them; `plain`, `c` and `triton` are implementations of one contract.
+`operators` defines them; `plain`, `c` and `triton` implement the same functions.
 """

@@ -1,7 +1,7 @@
-"""The two operators of full-size work, and which implementation runs.
+"""The two full-size operators, and the selection of their implementation.
 
 An implementation is a module with four functions, `bce_pool`, `bce_pool_backward`, `region_moments` and
-`region_moments_backward`, that take what the operators take but for the backend. `plain` is the specification.
+`region_moments_backward`, that take the operators' arguments except the backend. `plain` is the reference.
 """
 
 import functools
@@ -52,22 +52,22 @@ def bce_pool(
     with_bce: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Binary cross entropy and pooled probabilities from one reading of the logits.
+    """Compute binary cross entropy and pooled probabilities in one pass over the logits.
 
     Args:
         preds: (N, C, H, W) logits, or probabilities.
-        target: int16, as of `functional.target.read_target`.
-        pooling: "none", no pooled probabilities; "identity", probabilities of full size; "avg" or "max" over windows
-            that do not overlap, the first of which begins kernel_size // 2 pixels outside.
-        kernel_size: side of a window, 1 for "none" and "identity".
+        target: int16, as returned by `functional.target.read_target`.
+        pooling: "none", no pooled probabilities; "identity", probabilities of full size; "avg" or "max" over pooling
+            windows with stride kernel_size and padding kernel_size // 2.
+        kernel_size: side of a pooling window, 1 for "none" and "identity".
         with_logits: whether preds are logits.
-        with_bce: whether the binary cross entropy is wanted.
+        with_bce: whether to compute the binary cross entropy.
         backend: one of `BACKENDS`.
 
     Returns:
-        The binary cross entropy summed over valid pixels and classes, float64 (0 if not wanted); the pooled
+        The binary cross entropy summed over valid pixels and classes, float64 (0 without `with_bce`); the pooled
         probabilities (N, C, h, w), 0 where void, at least float32; and the pooled target of the same shape and dtype,
-        empty where nothing is pooled. Differentiable in preds.
+        empty if nothing is pooled. Differentiable in preds.
     """
     inputs = (preds, target, pooling, kernel_size, with_logits, with_bce, backend)
     bce, pooled, pooled_target, _ = Operator.apply("bce_pool", *inputs)
@@ -75,28 +75,28 @@ def bce_pool(
 
 
 def region_moments(labels: Tensor, probs: Tensor, *, region_size: int, step: int, backend: str = "auto") -> Tensor:
-    """Sums over all regions of products of centered entries, without making the regions.
+    """Sum products of centered entries over all regions, without materializing the regions.
 
-    A region is an R × R patch, read row by row as a vector of d = R² numbers. The vectors of all n positions form Y
-    (labels) and P (probabilities), d × n each, with the mean over the positions taken away.
+    A region is an R × R patch, flattened by rows to a vector of d = R² entries. The vectors of all n positions form Y
+    (labels) and P (probabilities), d × n each, with the mean over the positions subtracted.
 
     Args:
         labels: (N, C, h, w) pooled labels.
         probs: (N, C, h, w) pooled probabilities.
         region_size: R.
-        step: from one region to the next.
+        step: stride between regions.
         backend: one of `BACKENDS`.
 
     Returns:
-        (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: where W (d × 2d) is the gradient
-        of the lower half, added to its transpose's, the gradient in P is W [Y; P].
+        (N, C, 2d, 2d) float64: [[Y Yᵀ, Y Pᵀ], [P Yᵀ, P Pᵀ]]. Differentiable in probs: with W (d × 2d) the
+        gradient of the lower half plus the transposed gradient of the right half, the gradient in P is W [Y; P].
     """
     moments: Tensor = Operator.apply("region_moments", labels, probs, region_size, step, backend)
     return moments
 
 
 def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: bool) -> ModuleType:
-    """The module that does the work: the fastest there is, or the one that was asked for where it has it.
+    """Return the module to use: the fastest available or the requested one, `plain` for what it does not support.
 
     Raises:
         ValueError: if the backend is for another device.
@@ -106,7 +106,7 @@ def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: b
         raise ValueError(f"backend: 'c' needs preds on a CPU, got {tensor.device}; use backend='auto'")
     if backend in ("auto", "c") and device == "cpu":
         return c if fits_c and tensor.numel() > 0 and load_library() is not None else plain
-    # Triton's interpreter takes tensors on a CPU
+    # Triton's interpreter accepts CPU tensors
     if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"backend: 'triton' needs preds on a CUDA device, got {tensor.device}; use backend='auto'")
     if backend == "triton" or (backend == "auto" and device == "cuda"):
@@ -121,7 +121,7 @@ def _load_triton() -> ModuleType | None:
     try:
         kernels = importlib.import_module("beyondpixel.losses.ops.triton")
         if os.environ.get("TRITON_INTERPRET") != "1":
-            # Triton compiles a part of its driver here, or at the first launch, where it would be too late
+            # Triton compiles a part of its driver here, or at the first launch, too late to use another backend
             importlib.import_module("triton").runtime.driver.active.get_current_target()
         return kernels
     except (ImportError, RuntimeError, OSError, AssertionError, subprocess.CalledProcessError) as error:
@@ -147,7 +147,7 @@ def _moments_implementation(probs: Tensor, options: tuple[Any, ...]) -> ModuleTy
 
 
 def _run(name: str, number: int, choose: Callable[..., ModuleType], *inputs: Any) -> Any:
-    """Run an operator; the input of that number and the options say where."""
+    """Run an operator with the implementation for the input of that number and the options."""
     return getattr(choose(inputs[number], inputs), name)(*inputs[:-1])
 
 
@@ -167,7 +167,7 @@ def _save_bce_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     preds, target, *ctx.options = inputs
     _, _, pooled_target, indices = output
     ctx.mark_non_differentiable(pooled_target, indices)
-    ctx.set_materialize_grads(False)  # zeros as large as the results, of which half have no gradient
+    ctx.set_materialize_grads(False)  # avoids zeros as large as the outputs, half of which have no gradient
     ctx.save_for_backward(preds, target, indices)
 
 
@@ -197,7 +197,7 @@ def _differentiate_region_moments(ctx: Any, grad: Tensor) -> tuple[Tensor | None
 
 
 def _gradient(name: str, *inputs: Any) -> Tensor:
-    """A backward operator; where a second derivative may follow, the plain one, which autograd goes through."""
+    """Run a backward operator; if a second derivative may follow, the plain one, which autograd can differentiate."""
     if torch.is_grad_enabled():
         gradient: Tensor = getattr(plain, name)(*inputs[:-1])
     else:
@@ -212,7 +212,7 @@ _AUTOGRAD: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class Operator(torch.autograd.Function):
-    """An operator with its gradient in the form that `torch.func` needs."""
+    """An operator and its gradient in the form that `torch.func` requires."""
 
     generate_vmap_rule = True
 

@@ -1,7 +1,6 @@
-"""The operators in plain PyTorch, for any device: what the other implementations are checked against.
+"""The operators in plain PyTorch, for any device: the reference for the other implementations.
 
-They go class by class, and on a CPU in groups of images so small that what they need besides their results stays in its
-cache.
+They loop over the classes, and on a CPU over groups of images so small that temporary tensors stay in its cache.
 """
 
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CACHED_NUMBERS = 2**18
+_CACHED_ELEMENTS = 2**18
 
 
 def bce_pool(
@@ -41,9 +40,9 @@ def bce_pool(
 
 def _bce(x: Tensor, is_class: Tensor, with_logits: bool) -> Tensor:
     if with_logits:
-        # log(1 + exp(-x)) where the pixel is of the class and log(1 + exp(x)) elsewhere; x itself where that is equal
+        # log(1 + exp(-x)) at pixels of the class and log(1 + exp(x)) elsewhere; above the threshold that equals x
         return F.softplus(x * (1 - 2 * is_class), threshold=40)
-    # as in torch the logarithm ends at -100, so a wrong probability of exactly 0 costs 100 and not infinity
+    # as in torch, the logarithm is clamped at -100, so a wrong probability of exactly 0 costs 100 and not infinity
     return -torch.where(is_class > 0, x, 1 - x).log_().clamp_min_(-100)
 
 
@@ -82,13 +81,13 @@ def bce_pool_backward(
 
 
 def _bce_gradient(probs: Tensor, is_class: Tensor, with_logits: bool) -> Tensor:
-    """p - y in the logits, (p - y) / (p (1 - p)) in the probabilities."""
+    """Return p - y for logits, (p - y) / (p (1 - p)) for probabilities."""
     difference = probs - is_class
     return difference if with_logits else difference / (probs * (1 - probs)).clamp_min_(1e-12)
 
 
 def pool(planes: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Pool as the RMI authors do, and the indices of the largest pixels (int32, empty but for "max")."""
+    """Pool as the RMI authors do, and return the indices of the maxima, too (int32, empty except for "max")."""
     if kernel_size == 1:
         return planes, planes.new_empty(0, dtype=torch.int32)
     if pooling == "avg":
@@ -99,17 +98,17 @@ def pool(planes: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor
 
 
 def pool_target(target: Tensor, like: Tensor, pooling: str, kernel_size: int) -> Tensor:
-    """Pool the target: the share of a window's pixels that are of a class, or whether one is.
+    """Pool the target: the share of a pooling window's pixels that are of a class, or whether one is.
 
     Args:
-        target: as of `operators.bce_pool`.
-        like: (N, C, h, w), of the shape and dtype of the result.
+        target: as in `operators.bce_pool`.
+        like: (N, C, h, w), with the shape and dtype of the result.
         pooling: "avg" or "max".
-        kernel_size: side of a window.
+        kernel_size: side of a pooling window.
     """
     if target.ndim == 4:
         return pool(target.to(like.dtype), pooling, kernel_size)[0]
-    # a pixel is of one class, so it is counted where it lies instead of being compared with all classes
+    # a pixel has one class, so it is added to its count instead of being compared with all classes
     images, num_classes, height, width = like.shape
     image = torch.arange(images, device=like.device)[:, None, None]
     row, column = (
@@ -124,7 +123,7 @@ def pool_target(target: Tensor, like: Tensor, pooling: str, kernel_size: int) ->
 
 
 def empty_outputs(preds: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled probabilities, pooled target and indices of the shapes and dtypes that `bce_pool` returns."""
+    """Allocate pooled probabilities, pooled target and indices with the shapes and dtypes that `bce_pool` returns."""
     batch, num_classes, height, width = preds.shape
     dtype = torch.promote_types(preds.dtype, torch.float32)
     size = [batch, num_classes, *(pooled_size(side, kernel_size) for side in (height, width))]
@@ -134,7 +133,7 @@ def empty_outputs(preds: Tensor, pooling: str, kernel_size: int) -> tuple[Tensor
 
 
 def pooled_size(length: int, kernel_size: int) -> int:
-    """Windows along a side: the first begins kernel_size // 2 pixels outside, and pixels at the end may be in none."""
+    """Pooling windows along a side, with padding kernel_size // 2; pixels at the end may be in none."""
     return (length + 2 * (kernel_size // 2)) // kernel_size
 
 
@@ -158,38 +157,38 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
             regions = _regions(labels[images, number], probs[images, number], region_size, step)
             of_regions = weights[images, number] @ regions
             of_regions -= weights[images, number] @ regions.mean(2, keepdim=True)
-            # a pixel is in several regions, and its gradient the sum of theirs
+            # a pixel is in several regions, and its gradient is the sum of theirs
             grad[images, number] = F.fold(of_regions, probs.shape[2:], region_size, stride=step)[:, 0]
     return grad
 
 
 def _regions(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
-    """(N, H, W) each → [Y; P], (N, 2d, n) float64: the entries of all regions, less the mean of their plane."""
+    """Stack the entries of all regions, minus their plane's mean: (N, H, W) each to [Y; P], (N, 2d, n) float64."""
     planes = torch.stack([labels, probs], 1).double()
-    planes -= planes.mean((2, 3), keepdim=True)  # so that the difference of sums loses no digits
+    planes -= planes.mean((2, 3), keepdim=True)  # so that the difference of sums loses no precision
     regions = planes.unfold(2, region_size, step).unfold(3, region_size, step)  # N, 2, rows, columns, R, R
     return regions.permute(0, 1, 4, 5, 2, 3).reshape(len(planes), 2 * region_size**2, -1)
 
 
-def _image_groups(preds: Tensor, numbers: int) -> Iterator[slice]:
-    """Which images go together, if a class of each takes so many numbers."""
-    at_once = max(1, _CACHED_NUMBERS // max(1, numbers)) if preds.device.type == "cpu" else max(1, len(preds))
+def _image_groups(preds: Tensor, elements: int) -> Iterator[slice]:
+    """Yield slices of images to process together, for a number of elements per image and class."""
+    at_once = max(1, _CACHED_ELEMENTS // max(1, elements)) if preds.device.type == "cpu" else max(1, len(preds))
     for start in range(0, len(preds), at_once):
         yield slice(start, start + at_once)
 
 
 def _is_class(target: Tensor, number: int, dtype: torch.dtype) -> Tensor:
-    """(N, H, W) of 0 and 1."""
+    """Return (N, H, W) of 0 and 1, 1 at pixels of the class."""
     return (target == number if target.ndim == 3 else target[:, number] == 1).to(dtype)
 
 
 def _void(target: Tensor) -> Tensor:
-    """(N, H, W) bool."""
+    """Return (N, H, W) bool, True at void pixels."""
     return (target if target.ndim == 3 else target[:, 0]) < 0
 
 
 def _unpool(grad_pooled: Tensor, probs: Tensor, indices: Tensor, pooling: str, kernel_size: int) -> Tensor:
-    """Gradient in the probabilities, in new memory."""
+    """Compute the gradient in the probabilities, in new memory."""
     if pooling == "identity":
         return grad_pooled.clone()
     kernel, padding = [kernel_size] * 2, [kernel_size // 2] * 2

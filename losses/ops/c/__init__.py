@@ -68,10 +68,10 @@ def _sizes(preds: Tensor, pooled: Tensor) -> tuple[int, ...]:
 
 
 def _call(function: str, *arguments: Any) -> None:
-    """Call a kernel: tensors as addresses (of nothing where they are empty), integers in 64 bits, then the threads.
+    """Call a kernel with tensors as pointers (NULL if empty), 64-bit integers, and the number of threads at the end.
 
     Raises:
-        MemoryError: if there is not enough memory to work in.
+        MemoryError: if there is not enough memory for the kernel's buffers.
     """
     converted: list[Any] = []
     for argument in (*arguments, torch.get_num_threads()):
@@ -82,4 +82,4 @@ def _call(function: str, *arguments: Any) -> None:
         else:
             converted.append(argument)
     if getattr(load_library(), function)(*converted) != 0:
-        raise MemoryError(f"{function}: not enough memory for the rows that it works on")
+        raise MemoryError(f"{function}: not enough memory for its buffers")

@@ -1,7 +1,7 @@
-/* The operators of losses/ops/operators.py on a CPU: each does its work in one sweep over each plane of H x W pixels.
+/* The operators of losses/ops/operators.py on a CPU: each makes one pass over each plane of H x W pixels.
  *
- * Plain C11, in parallel where it is compiled with OpenMP. `library.py` compiles this file for the machine it runs on,
- * so loops are written for the compiler to vectorise: no calls inside them, and sums that it may reorder are marked.
+ * Plain C11, parallel if compiled with OpenMP. `library.py` compiles this file for the machine it runs on, so loops
+ * are written for the compiler to vectorize: no calls inside them, and sums that it may reorder are marked.
  */
 #include <math.h>
 #include <stdint.h>
@@ -12,14 +12,14 @@
 #endif
 
 #define RESTRICT restrict
-/* so that what is constant in a call is decided when it is compiled */
+/* so that constant arguments of a call are resolved at compile time */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* ---- threads: items are handed out one by one ---- */
+/* ---- threads: items are scheduled one by one ---- */
 
-typedef int (*work_fn)(int64_t item, void *context); /* 0, or 1 where there is not enough memory */
+typedef int (*work_fn)(int64_t item, void *context); /* returns 0, or 1 if there is not enough memory */
 
-/* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since they wait actively */
+/* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since idle ones spin */
 static int parallel(work_fn work, void *context, int64_t items, int64_t threads) {
     int failed = 0;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed)
@@ -27,7 +27,7 @@ static int parallel(work_fn work, void *context, int64_t items, int64_t threads)
     return failed;
 }
 
-/* ---- memory: it is waited for where the processor does not foresee what is read, as from one row to the next ---- */
+/* ---- memory: prefetch what the processor does not predict, as from one row to the next ---- */
 
 static inline void fetch_row(const float *row, int64_t width) {
     for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i, 0, 2);
@@ -35,14 +35,14 @@ static inline void fetch_row(const float *row, int64_t width) {
 
 /* ---- exp(-|x|) and log(1 + e), accurate to float rounding; NaN stays NaN ----
  *
- * Polynomials of the least relative error over what their argument can be. */
+ * Polynomials of minimal relative error over the range of their argument. */
 
-/* A number of this size has no digits behind the point, so that adding it rounds; its last bits are those of 127 */
+/* A float of this size has no fractional bits, so adding it rounds; its last bits are those of 127 */
 #define ROUNDING 12583039.0f
 
 static inline float exp_minus_abs(float x) {
     float a = fabsf(x);
-    a = 87.0f < a ? 87.0f : a; /* below that the result is 1e-38 anyway */
+    a = 87.0f < a ? 87.0f : a; /* beyond that, the result is 1e-38 anyway */
     float rounded = fmaf(a, -1.44269504f, ROUNDING), n = rounded - ROUNDING;
     float r = fmaf(n, -0.693145752f, -a);
     r = fmaf(n, -1.42860677e-6f, r); /* in -0.347 ... 0.347; exp(r) to 3e-9 */
@@ -61,7 +61,7 @@ static inline float exp_minus_abs(float x) {
     return y * scale;
 }
 
-/* e in [0, 1]; to 3e-8 */
+/* e in [0, 1]; accurate to 3e-8 */
 static inline float log_one_plus(float e) {
     float y = 0.00523269411f;
     y = fmaf(y, e, -0.0295052373f);
@@ -81,8 +81,8 @@ typedef struct {
     const float *logits;       /* (N, C, H, W) */
     const int16_t *target;     /* (N, H, W) classes, -1 where void; or multi-hot (N, C, H, W) */
     float *pooled;             /* (N, C, h, w), or NULL */
-    float *pooled_target;      /* (N, C, h, w), or NULL where windows are single pixels */
-    int32_t *indices;          /* (N, C, h, w): pixel of the largest in its window, or NULL for the mean */
+    float *pooled_target;      /* (N, C, h, w), or NULL if pooling windows are single pixels */
+    int32_t *indices;          /* (N, C, h, w): pixel of the maximum in its window, or NULL for the mean */
     double *totals;            /* (N, C): summed binary cross entropy, or NULL */
     const float *grad_pooled;  /* backward */
     float *grad;               /* backward */
@@ -90,13 +90,13 @@ typedef struct {
     int64_t multi_hot, classes, height, width, pooled_height, pooled_width, factor;
 } pool_t;
 
-/* the labels of a plane, and the label that stands for its class */
+/* the labels of a plane, and the label of its class */
 static const int16_t *labels_of_plane(const pool_t *m, int64_t item, int16_t *class) {
     *class = m->multi_hot ? 1 : (int16_t)(item % m->classes);
     return m->target + (m->multi_hot ? item : item / m->classes) * m->height * m->width;
 }
 
-/* probabilities of a row of pixels, 0 where void, and the returned sum of their cross entropies, both if wanted */
+/* stores probabilities of a row of pixels, 0 where void, and returns the sum of their cross entropies; both optional */
 ALWAYS_INLINE float sweep_row(
     const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float *RESTRICT probs, int64_t width,
     const int with_probs, const int with_loss) {
@@ -117,8 +117,8 @@ ALWAYS_INLINE float sweep_row(
     return sum;
 }
 
-/* what a row of windows takes of its columns: `column` has their sums or largest values, `index` the pixels of these,
- * and `hits` their pixels of the class */
+/* pools a row of windows from its columns: `column` has their sums or maxima, `index` the pixels of the maxima, and
+ * `hits` the numbers of pixels of the class */
 static void finish_windows(
     const pool_t *m, const float *RESTRICT column, const int32_t *RESTRICT index, const float *RESTRICT hits,
     int64_t item, int64_t window_row) {
@@ -130,7 +130,7 @@ static void finish_windows(
         pooled[j] = chosen == NULL ? 0.0f : -1.0f; /* less than any probability */
         label[j] = 0.0f;
     }
-    for (int64_t within = -padding; within < k - padding; within++) { /* all windows at once, which can be vectorised */
+    for (int64_t within = -padding; within < k - padding; within++) { /* all windows at once, which can be vectorized */
         int64_t from = within < 0 ? 1 : 0, to = (m->width - within + k - 1) / k;
         if (to > count) to = count;
         for (int64_t j = from; j < to; j++) label[j] += hits[j * k + within];
@@ -138,7 +138,7 @@ static void finish_windows(
             for (int64_t j = from; j < to; j++) pooled[j] += column[j * k + within];
             continue;
         }
-        for (int64_t j = from; j < to; j++) { /* the first of equals; NaN wins, and stays */
+        for (int64_t j = from; j < to; j++) { /* the first of equal values; NaN propagates */
             float value = column[j * k + within];
             int32_t pixel = index[j * k + within];
             int better = (value > pooled[j]) | ((value == pooled[j]) & (pixel < chosen[j])) | (value != value);
@@ -197,7 +197,7 @@ static int forward_plane(int64_t item, void *context) {
     return 0;
 }
 
-/* the gradient of a row of windows laid over its rows of pixels, from `top` on; these are all equal for the mean */
+/* spreads the gradient of a row of windows over its rows of pixels, from `top` on; all rows are equal for the mean */
 static void spread_windows(const pool_t *m, int64_t item, int64_t window_row, int64_t top, float *rows) {
     int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
     memset(rows, 0, sizeof(float) * (size_t)(m->width * (m->indices == NULL ? 1 : k)));
@@ -255,9 +255,9 @@ int pool_forward(
     return parallel(forward_plane, &pool, images * classes, threads);
 }
 
-/* Fresh memory comes page by page as it is first written, which takes as long as computing what is written. Where
- * Linux offers pages of 2 MiB, they are asked for: 512 times fewer. They are touched before the work, since two threads
- * that meet in a new page would both clear one. A wish: nothing is lost where it is refused. */
+/* New memory is allocated page by page at the first write, which takes as long as computing what is written. Where
+ * Linux offers pages of 2 MiB, they are requested: 512 times fewer. They are touched beforehand, since two threads that
+ * first write to the same page would both clear one. A refused request has no effect. */
 #define LARGE_PAGE ((uintptr_t)1 << 21)
 
 static int touch_page(int64_t page, void *start) {
@@ -294,7 +294,7 @@ typedef struct {
     int64_t height, width, side;
 } regions_t;
 
-/* so many shifts or taps at a time share the reading of what they have in common; 4 x 5 sums fit the registers */
+/* number of shifts or taps that are computed together, to share their loads; 4 x 5 sums fit the registers */
 #define AT_ONCE 5
 #define FOR_COUNT(call, count) \
     switch (count) { \
@@ -305,7 +305,7 @@ typedef struct {
         default: call(AT_ONCE); \
     }
 
-/* numbers that are computed with together; a compiler whose processor has fewer at a time splits them */
+/* doubles per vector; for processors with shorter vectors, the compiler splits them */
 #ifdef __AVX512F__
 enum { LANES = 8 };
 #else
@@ -326,7 +326,7 @@ ALWAYS_INLINE void add_products(lanes (*sums)[AT_ONCE], lanes a0, lanes a1, cons
     }
 }
 
-/* sums[2 j + k][s] = sum over i of a_j[i] b_k[i + s]; what lies behind the rows is read and times 0 */
+/* sums[2 j + k][s] = sum over i of a_j[i] b_k[i + s]; values beyond the rows are read and multiplied by 0 */
 ALWAYS_INLINE void dots_at_once(
     const double *const *a, const double *const *b, int64_t n, double (*sums)[AT_ONCE], const int shifts) {
     lanes total[4][AT_ONCE] = {{{0.0}}};
@@ -347,7 +347,7 @@ ALWAYS_INLINE void dots_at_once(
         }
 }
 
-/* both planes in double, less their means, which keeps digits */
+/* both planes in double, minus their means, which keeps precision */
 static void center(const regions_t *r, int64_t item, double *out) {
     int64_t size = r->height * r->width;
     for (int j = 0; j < 2; j++, out += size) {
@@ -360,7 +360,7 @@ static void center(const regions_t *r, int64_t item, double *out) {
     }
 }
 
-/* (2, R, R): for each plane and offset the mean over all regions */
+/* (2, R, R): the mean over all regions for each plane and offset */
 static void offset_means(const regions_t *r, const double *planes, double *means) {
     int64_t side = r->side, rows = r->height - side + 1, columns = r->width - side + 1;
     memset(means, 0, sizeof(double) * (size_t)(2 * side * side));
@@ -379,7 +379,7 @@ static void offset_means(const regions_t *r, const double *planes, double *means
     for (int64_t i = 0; i < 2 * side * side; i++) means[i] /= (double)(rows * columns);
 }
 
-/* from the row sums of pixels (ly, lx) apart, lx = +-shift, to the entries of all offsets (dy, dx), (dy + ly, dx + lx) */
+/* adds up row sums of pixels (ly, lx) apart, lx = +-shift, to entries of all offsets (dy, dx), (dy + ly, dx + lx) */
 static void sum_rows(
     const regions_t *r, const double *means, int64_t j, int64_t k, int64_t ly, int64_t shift, int mirrored,
     const double *row_sums, double *out) {
@@ -399,8 +399,8 @@ static void sum_rows(
     }
 }
 
-/* All moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 the other way.
- * A row's sum over the first columns of regions gives those over the later ones by what comes in and drops out. */
+/* All moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward.
+ * A row's sum over the first columns of regions gives that over the next by one product added, one subtracted. */
 static void moments_of_rows(
     const regions_t *r, const double *planes, const double *means, int64_t ly, int mirrored, double *row_sums,
     double *out) {
@@ -455,13 +455,13 @@ static int moments_of_plane(int64_t item, void *context) {
     return 0;
 }
 
-/* which offsets a row or column can have within a region that fits: low … high */
+/* range of offsets, low … high, that a row or column can have in a region inside the plane */
 static void reach(int64_t position, int64_t regions, int64_t side, int64_t *low, int64_t *high) {
     *low = position - regions + 1 > 0 ? position - regions + 1 : 0;
     *high = position < side - 1 ? position : side - 1;
 }
 
-/* the taps of a filter: the weights of all offset pairs that are (ly, lx) apart, for offsets within reach */
+/* the taps of a filter: the sums of the weights of offset pairs that are (ly, lx) apart, for offsets within reach */
 static double make_filter(
     const double *weights, const double *means, int64_t side, const int64_t *reach_y, const int64_t *reach_x,
     double *taps) {
@@ -515,7 +515,7 @@ static int moments_backward_of_plane(int64_t item, void *context) {
     int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1;
     int64_t d = side * side, size = h * w, span = 2 * side - 1, filter = 2 * span * span;
     const double *weights = r->weights + item * 2 * d * d;
-    /* columns come in stretches with the same reach: one each at the borders, one long one between */
+    /* columns are grouped into stretches with the same reach: single ones at the borders, a long one in between */
     int64_t (*stretches)[4] = malloc(sizeof(int64_t[4]) * (size_t)w);
     if (stretches == NULL) return 1;
     int64_t count = 0;

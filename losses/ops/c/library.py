@@ -1,7 +1,7 @@
-"""Compiles kernels.c once for this machine, keeps the library in a cache folder, and loads it.
+"""Compile kernels.c once for this machine, cache the library in a folder, and load it.
 
-What is loaded runs as this user, so it must be this user's: a new folder has mode 0700, and a folder or library that
-another user owns or may write is not used.
+The library runs with this user's rights, so it must belong to this user: a new folder has mode 0700, and a folder or
+library that another user owns or can write is not used.
 """
 
 import atexit
@@ -28,20 +28,20 @@ _FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fPIC",
-    # compilers use half of AVX-512's width unless asked for all of it
+    # by default, compilers use half of AVX-512's width
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
-# tried in this order. The library is linked without an OpenMP of its own, so that it shares PyTorch's, whose threads
-# are there already; where PyTorch brings none that fits the compiler, the kernels run in one thread
+# tried in this order. The library is linked without an OpenMP runtime, so that it shares PyTorch's, whose threads exist
+# already; if PyTorch has none that is compatible with the compiler, the kernels run in one thread
 _PARALLEL_FLAGS = (("-fopenmp",), ())
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None, after a warning, where they cannot be compiled."""
+    """Load the compiled kernels; return None, after a warning, if they cannot be compiled."""
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if not hasattr(os, "getuid"):  # Windows: who owns a file, and may write it, is not to be found out this way
+    if not hasattr(os, "getuid"):  # Windows, where this does not give a file's owner and permissions
         problem = "the kernels are compiled on Linux and macOS only"
     elif compiler is None:
         problem = "no C compiler was found (install cc, gcc or clang, or set CC)"
@@ -63,7 +63,7 @@ def load_library() -> ctypes.CDLL | None:
 def _cached_or_compiled(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     folder = cache_folder()
     library = folder / f"kernels-{_fingerprint(compiler, flags)}.so"
-    if not (library.exists() and _is_private(library) and _is_whole(library)):
+    if not (library.exists() and _is_private(library) and _is_complete(library)):
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             compiled, fresh = Path(temporary) / "kernels.o", Path(temporary) / library.name
             for command in (
@@ -74,13 +74,13 @@ def _cached_or_compiled(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
             content = fresh.read_bytes()
             fresh.write_bytes(content + _digest(content))
             fresh.chmod(0o700)
-            # other processes may do the same at the same time; a rename is atomic
+            # other processes may do the same concurrently; a rename is atomic
             fresh.replace(library)
     return ctypes.CDLL(str(library))
 
 
-def _is_whole(library: Path) -> bool:
-    """Whether the file ends with its own digest: one that is cut off would end the process when it is loaded."""
+def _is_complete(library: Path) -> bool:
+    """Return whether the file ends with its digest: loading a truncated one would crash the process."""
     content = library.read_bytes()
     size = len(_digest(b""))
     return content[-size:] == _digest(content[:-size])
@@ -91,7 +91,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    """Of all that the library depends on; home folders are shared between machines with different processors."""
+    """Hash all that the library depends on; machines with different processors may share a home folder."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -108,16 +108,16 @@ def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
 
 
 def _version(compiler: str) -> str:
-    """The compiler's file, size and date: an upgrade keeps its name."""
+    """Return the compiler's file, size and date: an upgrade keeps its name."""
     file = shutil.which(compiler.split(maxsplit=1)[0])
     status = Path(file).stat() if file else None
     return f"{file} {status.st_size} {status.st_mtime_ns}" if status else ""
 
 
 def cache_folder() -> Path:
-    """The folder of the libraries: $BEYONDPIXEL_CACHE, or beyondpixel in the user's cache folder.
+    """Return the folder of the libraries: $BEYONDPIXEL_CACHE, or beyondpixel in the user's cache folder.
 
-    If that cannot be written or made private, a temporary folder that is removed when the process ends.
+    If that cannot be written or made private, it is a temporary folder that is removed when the process ends.
     """
     home = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -130,14 +130,14 @@ def cache_folder() -> Path:
             folder.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
         if _is_private(folder) and os.access(folder, os.W_OK):
             return folder
-    except (OSError, RuntimeError):  # a read-only home, or none
+    except (OSError, RuntimeError):  # a read-only or missing home folder
         pass
-    temporary = Path(tempfile.mkdtemp(prefix="beyondpixel-"))  # has mode 0700
+    temporary = Path(tempfile.mkdtemp(prefix="beyondpixel-"))  # with mode 0700
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return temporary
 
 
 def _is_private(path: Path) -> bool:
-    """Whether the file or folder itself, not what a link points to, is this user's, and nobody else may write it."""
+    """Return whether the file or folder is no link, belongs to this user, and nobody else can write it."""
     status = path.lstat()
     return status.st_uid == os.getuid() and not status.st_mode & _OTHERS_WRITE and not stat.S_ISLNK(status.st_mode)

@@ -12,7 +12,7 @@ from torch import Tensor
 from beyondpixel.losses.ops import plain
 from beyondpixel.losses.ops.triton import moment_kernels, pool_kernels
 
-_WINDOW_ELEMENTS = 256
+_POOL_ELEMENTS = 256
 _PIXELS = 1024
 _TILE = 32
 _POSITIONS = 32
@@ -27,8 +27,8 @@ def bce_pool(
     planes, height, width = preds.shape[0] * preds.shape[1], preds.shape[2], preds.shape[3]
     pooled, pooled_target, indices = plain.empty_outputs(preds, pooling, kernel_size)
     power = triton.next_power_of_2(kernel_size)
-    block = min(max(_WINDOW_ELEMENTS // power, 1), triton.next_power_of_2(width))
-    # windows that hold all pixels, more than are pooled where some at the end are left over
+    block = min(max(_POOL_ELEMENTS // power, 1), triton.next_power_of_2(width))
+    # pooling windows that cover all pixels, more than are pooled if some at the end are left over
     rows, columns = (triton.cdiv(side + kernel_size // 2, kernel_size) for side in (height, width))
     grid = (planes, rows, triton.cdiv(columns, block))
     bce = preds.new_empty(grid if with_bce else 1, dtype=torch.float64)
@@ -91,7 +91,7 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
         TILES=tiles,
         TILE=_TILE,
         BLOCK=_POSITIONS,
-        num_stages=1,  # the operands are computed, so there are no copies to run ahead
+        num_stages=1,  # the operands are computed, so there are no copies to prefetch
     )
     total = sums.sum(0)
     moments = moments.sum(0).baddbmm_(total[:, :, None], total[:, None], alpha=-1 / (rows * columns))
@@ -121,7 +121,7 @@ def _means(labels: Tensor, probs: Tensor) -> Tensor:
 
 
 def _constants(weights: Tensor, labels: Tensor, probs: Tensor, means: Tensor, region_size: int, step: int) -> Tensor:
-    """(M, d): weights times the means, over all regions, of the entries less the planes' means."""
+    """Multiply weights by the means over all regions of the entries (minus the planes' means), to (M, d)."""
     rows, columns = ((side - region_size) // step + 1 for side in probs.shape[1:])
     entries = [
         planes[:, dy : dy + (rows - 1) * step + 1 : step, dx : dx + (columns - 1) * step + 1 : step].mean(

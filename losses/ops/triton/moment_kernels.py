@@ -1,7 +1,7 @@
 """Triton kernels of `region_moments`, in float64.
 
 A region has 2d = 2R² entries: entry (j, dy, dx) is the pixel of plane j (0 labels, 1 probabilities) that is (dy, dx)
-from the region's corner. R = REGION. `means` (M, 2) holds the planes' means: subtracted first, they keep digits.
+from the region's corner. R = REGION. `means` (M, 2) has the planes' means, subtracted first to keep precision.
 """
 
 # mypy: ignore-errors
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _entries(labels, probs, means, plane, entry, position, positions, columns, step, height, width, REGION):
-    """The entries of regions, float64: `entry` is (I, 1) and `position` (1, B); 0 beyond the last of either."""
+    """Load entries of regions, float64: `entry` is (I, 1) and `position` (1, B); 0 beyond the last of either."""
     area = REGION * REGION
     offset = entry % area
     y = position // columns * step + offset // REGION
@@ -36,15 +36,15 @@ def moments_forward(
     planes,
     height,
     width,
-    columns,  # regions beside each other
-    positions,  # regions
+    columns,  # regions in a row
+    positions,  # number of regions
     step,
     REGION: tl.constexpr,
-    TILES: tl.constexpr,  # of TILE entries, that hold all 2d
+    TILES: tl.constexpr,  # tiles of TILE entries that cover all 2d
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program: a TILE × TILE block of the moments of one plane, over every PARTS-th block of positions."""
+    """Sum a TILE × TILE block of one plane's moments per program, over every PARTS-th block of positions."""
     plane, part = tl.program_id(0), tl.program_id(2)
     tile, other_tile = tl.program_id(1) // TILES, tl.program_id(1) % TILES
     entry = tile * TILE + tl.arange(0, TILE)
@@ -84,16 +84,16 @@ def moments_backward(
     grad,  # (M, h, w)
     height,
     width,
-    rows,  # regions below each other
+    rows,  # regions in a column
     columns,
     step,
     REGION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program: BLOCK pixels of one plane.
+    """Compute the gradient of BLOCK pixels of one plane per program.
 
-    A pixel is entry (dy, dx) of up to R² regions. In the region, entry (dy + ly, dx + lx) is the pixel (ly, lx) away,
-    whatever (dy, dx) is, so each pixel around is read once.
+    A pixel is entry (dy, dx) of up to R² regions. In the region, entry (dy + ly, dx + lx) is the pixel (ly, lx) away
+    for every (dy, dx), so each neighboring pixel is read once.
     """
     plane = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

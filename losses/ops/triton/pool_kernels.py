@@ -1,4 +1,4 @@
-"""Triton kernels of `bce_pool`: the logits are read once forward, and once more backward.
+"""Triton kernels of `bce_pool`: the logits are read once in the forward and once in the backward pass.
 
 N, C, H, W and the pooled size are those of the operator; a plane is the H × W pixels of one class of one image.
 """
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def log_one_plus(e):
-    """log(1 + e) of e in [0, 1] to the last digits: 2 artanh(s) with s = e / (2 + e)."""
+    """Compute log(1 + e) of e in [0, 1] to float32 rounding: 2 artanh(s) with s = e / (2 + e)."""
     s = e / (2.0 + e)
     q = s * s
     series = 1.0 / 11.0 + q * (1.0 / 13.0)
@@ -23,7 +23,7 @@ def log_one_plus(e):
 def pool_forward(
     logits,  # (N, C, H, W)
     target,  # (N, H, W) or (N, C, H, W)
-    bce,  # one float64 for each program
+    bce,  # one float64 per program
     pooled,  # (N, C, h, w)
     pooled_target,  # (N, C, h, w)
     indices,  # (N, C, h, w)
@@ -39,7 +39,7 @@ def pool_forward(
     WITH_BCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program: BLOCK windows beside each other, of one plane. Pixels at the end that are in none count too."""
+    """Pool BLOCK adjacent windows of one plane per program. Pixels at the end that are in none count in `bce`, too."""
     plane, window_y = tl.program_id(0), tl.program_id(1)
     window_x = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     dx = tl.arange(0, KERNEL_POWER)[None, :]
@@ -54,7 +54,7 @@ def pool_forward(
     start = plane.to(tl.int64) * height * width
     label_start = label_plane.to(tl.int64) * height * width
     total = tl.zeros((BLOCK, KERNEL_POWER), tl.float32)
-    # sums of the window's columns, or their largest values and where these are
+    # sums of the pooling window's columns, or their maxima and the indices of these
     column = tl.zeros((BLOCK, KERNEL_POWER), tl.float32) - (1.0 if POOLING == "max" else 0.0)
     index = tl.zeros((BLOCK, KERNEL_POWER), tl.int32)
     hits = tl.zeros((BLOCK, KERNEL_POWER), tl.int32)
@@ -117,7 +117,7 @@ def pool_backward(
     WITH_BCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program: BLOCK pixels of one plane."""
+    """Compute the gradient of BLOCK pixels of one plane per program."""
     plane = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < height * width
@@ -133,7 +133,7 @@ def pool_backward(
     label = tl.load(target + label_start + pixel, mask=inside, other=-1).to(tl.int32)
     e = tl.exp(-tl.abs(logit))
     inverse = 1.0 / (1.0 + e)
-    smaller = e * inverse  # of p and 1 - p
+    smaller = e * inverse  # the smaller of p and 1 - p
     result = tl.zeros((BLOCK,), tl.float32)
     if POOLING != "none":
         window_y = (pixel // width + KERNEL // 2) // KERNEL
