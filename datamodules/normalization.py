@@ -20,7 +20,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 class Normalization:
     """Scale images to 0..1, subtract the mean, divide by the standard deviation; masks become int64.
 
-    A batch that is already normalized (by its dtype) is returned unchanged.
+    Images that are already normalized (by their dtype) are unchanged.
 
     Args:
         mean: RGB mean of images scaled to 0..1.

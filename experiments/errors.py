@@ -15,7 +15,7 @@ class OtherProcessError(UserError):
 
 
 class Stopped(BaseException):
-    """A signal stopped a run, between two steps and with a checkpoint.
+    """A signal stopped a run: a training between two steps, with a checkpoint, or a test, which is repeated.
 
     Its text is the signal's name. Like `KeyboardInterrupt`, it is not an `Exception`, since nothing went wrong.
     """
