@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves; a second call installs nothing.
+# `make demo` and `make test` install everything automatically; a second call installs nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-oldest faults check format docs bench clean
 
-help: ## show what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 install: $(READY) ## set up .venv with the tested versions
@@ -15,7 +15,7 @@ install: $(READY) ## set up .venv with the tested versions
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "beyondpixel needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Setting up $(VENV) (PyTorch and friends: a few minutes, about 6 GB) ..."
+	@echo "Setting up $(VENV) (PyTorch and other packages: a few minutes, about 6 GB) ..."
 	@if command -v uv > /dev/null; then \
 		uv venv --quiet --clear --seed --python $(PYTHON) $(VENV) && \
 		uv pip install --quiet --python $(VENV) --constraint requirements.lock --editable '.[dev]'; \
@@ -28,7 +28,7 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## train CE, BCE and RMI on generated scenes and compare them (5 to 20 minutes on 2 cores)
 	@$(BIN)/beyondpixel demo
 
-test: $(READY) ## run the whole test suite, in as many processes as there are cores
+test: $(READY) ## run the whole test suite, with one process per core
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in .venv-oldest
@@ -37,18 +37,18 @@ test-oldest: $(READY) ## run the fast tests with the oldest allowed versions, in
 	@$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	@.venv-oldest/bin/python -m pytest -m "not slow"
 
-faults: $(READY) ## inject real faults and write what held to docs/faults.md (15 minutes on 2 cores)
+faults: $(READY) ## inject real faults and write the results to docs/faults.md (15 minutes on 2 cores)
 	@$(BIN)/python tests/faults.py
 
 # mypy sees the package as a user's project would: installed, not as a folder of this checkout
-check: $(READY) docs ## format, lint, types and documentation
+check: $(READY) docs ## check format, lint, types and documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@rm -rf build/typecheck
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/typecheck .
 	@MYPYPATH=build/typecheck $(BIN)/mypy -p beyondpixel
 
-format: $(READY) ## format and mend what can be mended
+format: $(READY) ## format, and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -23,8 +23,8 @@ class RMILoss(SegmentationLoss):
     training script. The logits must have the size of the labels.
 
     **A negative loss is normal**: -I_l is half the mean log eigenvalue of M, which decreases as predictions get better,
-    bounded by the ridge only (-3.80 for each class with ξ = 5e-4). Log `terms["pixel"]` and `terms["rmi"]` separately,
-    and choose checkpoints by a metric.
+    to ½ log 2ξ per class (-3.45 with ξ = 5e-4). Log `terms["pixel"]` and `terms["rmi"]` separately, and choose
+    checkpoints by a metric.
 
     **Covariances cannot distinguish a prediction from its inverse**: those of P and of 1 - P are equal up to a sign,
     which cancels in M. With DF 1, with "interp" and with "stride", both have the same loss; with "avg", due to its zero

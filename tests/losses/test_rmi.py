@@ -119,6 +119,13 @@ def test_defaults_of_the_bound_are_the_authors(batch: Batch, loop_rmi: ModuleTyp
     torch.testing.assert_close(rmi_lower_bound(logits.sigmoid(), labels), torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize("downsampling_factor", [1, 3])
+def test_a_perfect_prediction_has_half_the_log_of_twice_the_ridge(downsampling_factor: int) -> None:
+    target = torch.randint(2, (1, 60, 60), generator=torch.Generator().manual_seed(0))[:, None]
+    bound = rmi_lower_bound(target.double(), target, downsampling_factor=downsampling_factor)
+    assert -bound.item() == pytest.approx(0.5 * math.log(2 * 5e-4), abs=1e-3)
+
+
 def test_affine_predictions_are_perfect_ones() -> None:
     # the residual of the best linear estimate is 0 whatever the scale of the predictions: I_l nears -½ log ξ
     labels = torch.zeros(1, 40, 40, dtype=torch.long)
