@@ -29,6 +29,8 @@ def check_options(data: "SegmentationDataModule") -> None:
         value = getattr(data, name)
         _require(value in allowed, name, f"one of {', '.join(map(repr, allowed))}", value)
     _require(data.timeout > 0, "timeout", "a positive number of seconds", data.timeout)
+    workers = data.num_workers
+    _require(workers is None or workers >= 0, "num_workers", "at least 0, or None to choose", workers)
     low, high = data.scales
     _require(0 < low <= high, "scales", "the lowest and the highest factor, both positive", data.scales)
     step, share = data.scale_step, data.crop_max_class_share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import select
@@ -32,6 +33,8 @@ COMMANDS = {
     "run-job": ("job:run_job", "train and test one prepared run folder, for schedulers"),
 }
 LIGHTNING = ("fit", "validate", "test")
+# errors of a path that the user gave
+WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 HEADER = """\
 usage: beyondpixel COMMAND ...
 
@@ -68,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not _stdout_was_closed():
             raise
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None or error.errno not in WRONG_PATH:
+            raise
+        path = error.filename2 or error.filename  # of a rename, the target
+        sys.exit(f"beyondpixel: {path}: {error.strerror}; use another path, or change its permissions")
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
+from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import resolve
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
@@ -67,7 +68,11 @@ def plan_runs(
 
     Raises:
         SpecError: with every error of every spec.
+        UserError: for a seed out of range.
     """
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    if wrong:
+        raise UserError(f"--seeds {' '.join(map(str, wrong))}: expected integers from 0 to {2**32 - 1}")
     runs: list[Run] = []
     errors: list[str] = []
     try:

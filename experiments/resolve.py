@@ -106,12 +106,20 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
 
 
 def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
-    """List the errors of values that are valid alone, but not together."""
-    steps, warmup = values["trainer"]["max_steps"], values["model"]["init_args"].get("warmup_iters")
+    """List the errors of values that have the right type, but with which a training fails or has no steps."""
+    trainer, seed = values["trainer"], values["seed_everything"]
+    steps, warmup = trainer["max_steps"], values["model"]["init_args"].get("warmup_iters")
+    errors: list[tuple[Keys, str]] = []
     if steps > 0 and warmup is not None and warmup >= steps:
         text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
-        return [(("model", "init_args", "warmup_iters"), text)]
-    return []
+        errors.append((("model", "init_args", "warmup_iters"), text))
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        errors.append((("seed_everything",), f"expected an integer from 0 to {2**32 - 1}, got {seed!r}"))
+    for key in ("limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = trainer.get(key)
+        if isinstance(value, int | float) and value <= 0:
+            errors.append((("trainer", key), f"expected more than 0, got {value}; leave the key out for its default"))
+    return errors
 
 
 def import_class(class_path: str, part: str) -> type:

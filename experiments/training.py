@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ from beyondpixel.experiments.stop_signals import StopAtOnce
 from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wandb_logger
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
+
+# first part of the names that a stage logs
+LOGGED_AS = {"validate": "val", "test": "test"}
+# printed after an evaluation by hand
+MAIN_SCORES = ("mIoU", "mIoU_low", "mIoU_high", "pixel_accuracy", "mean_accuracy", "boundary_IoU", "boundary_F")
 
 
 def train(
@@ -115,8 +120,21 @@ def evaluate(
         enable_checkpointing=False,
     )
     with as_user_error(DataError):
-        getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    if process_rank() == 0:
+        print(_scores_text(LOGGED_AS[stage], trainer.callback_metrics))
     return trainer
+
+
+def _scores_text(prefix: str, metrics: Mapping[str, Any]) -> str:
+    """The main scores and the IoU of each class, in percent."""
+
+    def listed(names: Iterable[str]) -> str:
+        return ", ".join(f"{name.rpartition('/')[2]} {100 * float(metrics[name]):.2f}" for name in names)
+
+    main = [name for name in (f"{prefix}/{score}" for score in MAIN_SCORES) if name in metrics]
+    classes = [name for name in metrics if name.startswith(f"{prefix}/IoU/")]
+    return f"{prefix} scores in %: {listed(main)}\n{prefix} IoU in %: {listed(classes)}"
 
 
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:

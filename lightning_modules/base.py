@@ -1,5 +1,6 @@
 """Base of the Lightning modules for semantic segmentation."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,9 @@ class SegmentationModule(HubModule):
             raise ValueError(f"num_classes must be 2 or more (background counts as a class), got {num_classes}")
         if isinstance(boundary_metrics, str) or not set(boundary_metrics) <= {"val", "test"}:
             raise ValueError(f"boundary_metrics must list 'val', 'test', both or none, got {boundary_metrics!r}")
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value}")
         # Lightning also collects the subclass's arguments. Saving them again replaces them with plain values.
         self.save_hyperparameters(ignore=[*NOT_SAVED, *(["loss"] if isinstance(loss, nn.Module) else [])])
         self.save_hyperparameters({"loss": None} | {name: _plain(value) for name, value in self.hparams.items()})

@@ -28,7 +28,7 @@ class Runs:
             (float, NaN if there is none yet).
         axes: names of the axes, without the seed.
         scores: names of the scores.
-        damaged: folder and problem of each run or evaluation that cannot be read.
+        damaged: folder and problem of each run or evaluation that is skipped.
     """
 
     frame: pd.DataFrame
@@ -38,7 +38,7 @@ class Runs:
 
 
 def read_runs(folders: Sequence[str | Path]) -> Runs:
-    """Read all runs at or below the given folders, each once; damaged ones are skipped and listed in `damaged`.
+    """Read all runs at or below the given folders, each once; damaged ones and copies are listed in `damaged`.
 
     Raises:
         UserError: if a folder does not exist, or no run can be read.
@@ -46,7 +46,12 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     lines: list[dict[str, Any]] = []
     scores: dict[str, None] = {}
     damaged = []
+    first: dict[str, Path] = {}
     for run in find_runs(*folders):
+        identity = None if run.status == Status.DAMAGED else run.record.get("wandb_id")
+        if identity is not None and first.setdefault(identity, run.path) != run.path:
+            damaged.append(f"{run.path}: a copy of the run {first[identity]}, which would count twice")
+            continue
         evaluations = [] if run.status == Status.DAMAGED else run.evaluations()
         for evaluation in (None, *evaluations):
             try:

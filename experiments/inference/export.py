@@ -85,7 +85,8 @@ def export_network(
                 f"{len(CHECKED_SIZES)} sizes; input: {metadata['input']}"
             )
         else:
-            torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, output)
+            with output.open("wb") as file:  # torch's own errors of a wrong path do not name it
+                torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, file)
             name = type(module).__name__
             print(f"{output}: load it with {name}(...).network.load_state_dict(torch.load(FILE)['state_dict'])")
     except OSError as error:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -164,6 +165,25 @@ def beyondpixel(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "{results}", "--output", "{tmp}"], "{tmp}: Is a directory; use another path, or change its"),
+        (["compare", "{results}", "--output", "{file}/x.csv"], "{file}: File exists; use another path"),
+        (["fit", "--trainer.default_root_dir", "{file}"], "{file}: File exists; use another path"),
+        (["launch", "demo", "--as-wandb-sweep", "{tmp}"], "{tmp}: Is a directory; use another path"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    results = Path(__file__).parents[2] / "results" / "camvid_small_search"
+    names = {"tmp": str(tmp_path), "file": str(file), "results": str(results)}
+    with pytest.raises(SystemExit) as ended:
+        main([argument.format(**names) for argument in arguments])
+    assert str(ended.value).startswith(f"beyondpixel: {message.format(**names)}")
+
+
 @pytest.mark.slow
 def test_fit_test_compare(tmp_path: Path, beyondpixel: Callable[..., str]) -> None:
     """The plain path, by real processes: the test's scores are in the run folder, and compare reads them."""
@@ -175,6 +195,9 @@ def test_fit_test_compare(tmp_path: Path, beyondpixel: Callable[..., str]) -> No
     assert not (run / "confusion.npz").exists()
     scored = beyondpixel("test", "--config", "mine/config.yaml", "--ckpt_path", "last")
     assert "Scored" in scored
+    assert re.search(r"test scores in %: mIoU \d+\.\d\d, mIoU_low .*, boundary_F \d+\.\d\d\n", scored)
+    assert re.search(r"test IoU in %: sky \d+\.\d\d, building ", scored)
+    assert "Test metric" not in scored  # Lightning's table of all fractions
     assert "checkpoints/last.ckpt" in scored
     assert (run / "confusion.npz").exists()
     shown = beyondpixel("compare", "mine")

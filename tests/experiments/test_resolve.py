@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from beyondpixel.experiments import spec
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.resolve import complete, resolve
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import SpecError, load_specs
@@ -110,6 +112,26 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
 def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
     (error,) = errors_of(f"{ROW}      {line}\n", place)
     assert error.startswith(f"table/row.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"trainer.limit_train_batches": 0}, "trainer.limit_train_batches: expected more than 0, got 0; leave the key"),
+        ({"trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches: expected more than 0, got 0"),
+        ({"trainer.check_val_every_n_epoch": -1}, "trainer.check_val_every_n_epoch: expected more than 0, got -1"),
+    ],
+)
+def test_a_training_without_steps_is_an_error(place: Path, overrides: dict[str, object], message: str) -> None:
+    (error,) = errors_of(ROW, place, overrides)
+    assert error.startswith(f"command line: {message}")
+
+
+def test_a_seed_out_of_range_is_an_error() -> None:
+    _, errors = complete({"seed_everything": -1})
+    assert errors == [(("seed_everything",), "expected an integer from 0 to 4294967295, got -1")]
+    with pytest.raises(UserError, match="--seeds -1: expected integers from 0 to 4294967295"):
+        plan_runs(["demo/ce"], seeds=[1, -1], output=Path("outputs"), overrides={})
 
 
 @pytest.mark.parametrize(

@@ -360,6 +360,8 @@ class TestOptimizer:
         ({"num_classes": 1}, r"num_classes must be 2 or more \(background counts as a class\), got 1"),
         ({"class_names": ["a", "b"]}, "class_names must hold num_classes=3 names, got 2"),
         ({"boundary_metrics": ["train"]}, r"boundary_metrics must list 'val', 'test', both or none, got \['train'\]"),
+        ({"lr": -1.0}, "lr must be a number of at least 0, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
         ({"boundary_metrics": "test"}, "boundary_metrics must list 'val', 'test', both or none, got 'test'"),
     ],
 )

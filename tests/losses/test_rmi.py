@@ -1,5 +1,6 @@
 """The RMI loss against float64 loops, and what it does at the edges."""
 
+import math
 import re
 from collections.abc import Callable
 from types import ModuleType

@@ -1,5 +1,6 @@
 """Runs with damaged files: named, left out and counted, while everything else is compared."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from beyondpixel.experiments.compare.command import as_text, compare
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, find_runs
 
 FILES = ("run.json", "state.json", "summary.json", "config.yaml", "confusion.npz", "test_images.npz")
 DAMAGES = {
@@ -33,6 +34,18 @@ def folder(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
             run = make_run(tmp_path, row, seed, hits / 10, counts=counts, config=config)
             np.savez(run.confusion_file, matrix=np.eye(3), class_names=["sky", "tree", "car"])
     return tmp_path
+
+
+def test_a_copy_of_a_run_counts_once(folder: Path) -> None:
+    for run in find_runs(folder):
+        run.record = {**run.record, "wandb_id": f"{run.record['row']}{run.record['seed']}"}
+    original = folder / "t" / "bce" / "seed1"
+    shutil.copytree(original, folder / "t" / "bce" / "seed1_copy")
+    runs = read_runs([folder])
+    assert list(runs.frame["row"]).count("bce") == 2
+    assert runs.damaged == [
+        f"{folder / 't' / 'bce' / 'seed1_copy'}: a copy of the run {original}, which would count twice"
+    ]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
