@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -58,7 +59,8 @@ def fit(arguments: Sequence[str]) -> None:
                 )
         with full_disk_as_user_error(folder.path):
             train(folder, cli.resolved, resume=resume, overwrite=cli.overwrite, test=False)
-    print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {folder.last_checkpoint}")
+    checkpoint = shlex.quote(str(folder.last_checkpoint))
+    print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {checkpoint}")
 
 
 def score(arguments: Sequence[str]) -> None:
