@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,11 @@ def evaluate(
 def _scores_text(prefix: str, metrics: Mapping[str, Any]) -> str:
     """The main scores and the IoU of each class, in percent."""
 
-    def listed(names: Iterable[str]) -> str:
-        return ", ".join(f"{name.rpartition('/')[2]} {100 * float(metrics[name]):.2f}" for name in names)
-
-    main = [name for name in (f"{prefix}/{score}" for score in MAIN_SCORES) if name in metrics]
-    classes = [name for name in metrics if name.startswith(f"{prefix}/IoU/")]
-    return f"{prefix} scores in %: {listed(main)}\n{prefix} IoU in %: {listed(classes)}"
+    names = [name for name in (f"{prefix}/{score}" for score in MAIN_SCORES) if name in metrics]
+    main = ", ".join(f"{name} {100 * float(metrics[name]):.2f}" for name in names)
+    ious = {name.removeprefix(f"{prefix}/IoU/"): value for name, value in metrics.items() if f"{prefix}/IoU/" in name}
+    classes = ", ".join(f"{name} {100 * float(value):.2f}" for name, value in ious.items())
+    return f"Scores in %: {main}\nIoU in %: {classes}"
 
 
 def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:

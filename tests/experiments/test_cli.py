@@ -195,8 +195,8 @@ def test_fit_test_compare(tmp_path: Path, beyondpixel: Callable[..., str]) -> No
     assert not (run / "confusion.npz").exists()
     scored = beyondpixel("test", "--config", "mine/config.yaml", "--ckpt_path", "last")
     assert "Scored" in scored
-    assert re.search(r"test scores in %: mIoU \d+\.\d\d, mIoU_low .*, boundary_F \d+\.\d\d\n", scored)
-    assert re.search(r"test IoU in %: sky \d+\.\d\d, building ", scored)
+    assert re.search(r"Scores in %: test/mIoU \d+\.\d\d, test/mIoU_low .*, test/boundary_F \d+\.\d\d\n", scored)
+    assert re.search(r"IoU in %: sky \d+\.\d\d, building ", scored)
     assert "Test metric" not in scored  # Lightning's table of all fractions
     assert "checkpoints/last.ckpt" in scored
     assert (run / "confusion.npz").exists()

@@ -1,6 +1,7 @@
 """Launching for real: processes, checkpoints, W&B's own files."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,8 +124,9 @@ def check_evaluation_of_a_checkpoint(place: Path, say: Callable[..., str]) -> No
     """
     folder = RunFolder(place / "outputs" / "tiny" / "rmi" / "seed2")
     said = say("test", "--ckpt_path", str(folder.last_checkpoint))
-    line = next(line for line in said.splitlines() if "test/mIoU" in line)
-    assert float(line.replace("│", " ").split()[-1]) == pytest.approx(folder.summary["test/mIoU"], abs=1e-5)
+    printed = dict(re.findall(r"(\S+) (\d+\.\d\d)(?=,|$)", said, flags=re.MULTILINE))
+    assert float(printed["test/mIoU"]) == pytest.approx(100 * folder.summary["test/mIoU"], abs=0.006)
+    assert float(printed["sky"]) == pytest.approx(100 * folder.summary["test/IoU/sky"], abs=0.006)
     tested = folder.images_file("test").read_bytes()
     assert "val/mIoU_low" in say("validate", "--ckpt_path", str(folder.last_checkpoint))
     assert len(ImageCounts.load(folder.images_file("val"))) == 2
