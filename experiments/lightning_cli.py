@@ -29,6 +29,8 @@ from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.yaml_files import read_value, read_yaml
 
 DEFAULT_FOLDER = "outputs/fit"
+# the images of a stage, and the first part of the names of its scores
+EVALUATED = {"validate": "val", "test": "test"}
 DEFAULTS = {
     "seed_everything": DEFAULT_SEED,
     "trainer.max_steps": 300,
@@ -81,8 +83,7 @@ def score(arguments: Sequence[str]) -> None:
         words = [f"--config={own_config}", *words]
     cli = read_command_line(name, words)
     folder = evaluate_checkpoint(name, checkpoint, cli.resolved, inferer=cli.inferer)
-    images = {"validate": "val", "test": "test"}[name]
-    print(f"Scored {checkpoint} on the {images} images" + (f"; see {folder.path}" if folder else ""))
+    print(f"Scored {checkpoint} on the {EVALUATED[name]} images" + (f"; see {folder.path}" if folder else ""))
 
 
 def _last_config(given: argparse.Namespace) -> Path | None:

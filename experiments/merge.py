@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,5 +127,15 @@ def suggestion(word: object, known: Iterable[str]) -> str:
         ('did you mean region_size?', 'expected one of a, b')
     """
     words = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(str(word), words, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(words)}"
+    return did_you_mean(word, words) or f"expected one of {', '.join(words)}"
+
+
+def did_you_mean(word: object, known: Sequence[str]) -> str:
+    """`did you mean ...?` for a mistyped word, empty if none is close.
+
+    Example:
+        >>> did_you_mean("avgg", ["avg", "max"]), did_you_mean("sum", ["avg", "max"])
+        ('did you mean avg?', '')
+    """
+    close = difflib.get_close_matches(str(word), known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else ""

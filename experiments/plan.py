@@ -9,7 +9,7 @@ from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.resolve import resolve
+from beyondpixel.experiments.resolve import MAX_SEED, resolve
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
 
@@ -70,9 +70,9 @@ def plan_runs(
         SpecError: with every error of every spec.
         UserError: for a seed out of range.
     """
-    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    wrong = [seed for seed in seeds if not 0 <= seed <= MAX_SEED]
     if wrong:
-        raise UserError(f"--seeds {' '.join(map(str, wrong))}: expected integers from 0 to {2**32 - 1}")
+        raise UserError(f"--seeds {' '.join(map(str, wrong))}: expected integers from 0 to {MAX_SEED}")
     runs: list[Run] = []
     errors: list[str] = []
     try:

@@ -5,7 +5,6 @@ Defaults come only from the signatures of the classes that the values belong to.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
@@ -23,13 +22,14 @@ import beyondpixel.datamodules
 import beyondpixel.lightning_modules
 from beyondpixel.experiments.allowed_imports import forbidden_imports
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.merge import Keys, suggestion
+from beyondpixel.experiments.merge import Keys, did_you_mean, suggestion
 from beyondpixel.experiments.number_types import put_integers_first
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.losses import LOSSES, loss_class
 
 DEFAULT_SEED = 1
+MAX_SEED = 2**32 - 1  # NumPy's
 DEFAULT_CLASSES = {
     "model": "beyondpixel.lightning_modules.DeepLabModule",
     "data": "beyondpixel.datamodules.ShapesDataModule",
@@ -102,10 +102,10 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
     values["trainer"], found = _complete_arguments(Trainer, trainer, ("trainer",), skip=())
     errors += found
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
-    return values, errors or _conflicts(values)
+    return values, errors or _invalid_values(values)
 
 
-def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+def _invalid_values(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
     """List the errors of values that have the right type, but with which a training fails or has no steps."""
     trainer, seed = values["trainer"], values["seed_everything"]
     steps, warmup = trainer["max_steps"], values["model"]["init_args"].get("warmup_iters")
@@ -113,8 +113,8 @@ def _conflicts(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
     if steps > 0 and warmup is not None and warmup >= steps:
         text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
         errors.append((("model", "init_args", "warmup_iters"), text))
-    if isinstance(seed, int) and not 0 <= seed < 2**32:
-        errors.append((("seed_everything",), f"expected an integer from 0 to {2**32 - 1}, got {seed!r}"))
+    if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
+        errors.append((("seed_everything",), f"expected an integer from 0 to {MAX_SEED}, got {seed!r}"))
     for key in ("limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch"):
         value = trainer.get(key)
         if isinstance(value, int | float) and value <= 0:
@@ -210,7 +210,8 @@ def _complete_arguments(
         try:
             values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
         except (ArgumentError, ValueError, TypeError):
-            text = f"expected {annotation(key)}, got {value!r}{_closest(value, annotation(key))}"
+            closest = did_you_mean(value, re.findall(r"'([^']*)'", annotation(key)))  # of a Literal's words
+            text = "; ".join(filter(None, [f"expected {annotation(key)}, got {value!r}", closest]))
             errors.append(_error_within(value, keys) or (keys, text))
     return values, errors
 
@@ -223,11 +224,12 @@ def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
     if "class_path" not in value:
         return keys, f"expected class_path beside these arguments, got {value!r}; add class_path: {own}.NAME"
     module_name, _, name = str(value["class_path"]).rpartition(".")
-    if not (module_name or own):
+    module_name = module_name or own or ""
+    if not module_name:
         return None
     names: list[str] = []
     try:
-        module = importlib.import_module(module_name or str(own))
+        module = importlib.import_module(module_name)
         names = [known for known, one in vars(module).items() if isinstance(one, type)]
         arguments = inspect.signature(getattr(module, name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -238,12 +240,6 @@ def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
         if key not in arguments:
             return (*keys, "init_args", str(key)), f"unknown key; {suggestion(key, arguments)}"
     return None
-
-
-def _closest(value: Any, annotation: str) -> str:
-    """The closest of the words that a type lists, if one is close."""
-    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", annotation), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _hint(key: object, known: Mapping[str, Any], above: Keys) -> str:

@@ -29,7 +29,7 @@ from beyondpixel.experiments.finite_guard import FiniteGuard
 from beyondpixel.experiments.inference.checkpoints import check_fits
 from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
-from beyondpixel.experiments.lightning_cli import quiet_lightning
+from beyondpixel.experiments.lightning_cli import EVALUATED, quiet_lightning
 from beyondpixel.experiments.progress_bar import StepProgressBar
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
@@ -40,8 +40,6 @@ from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, wand
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
-# first part of the names that a stage logs
-LOGGED_AS = {"validate": "val", "test": "test"}
 # printed after an evaluation by hand
 MAIN_SCORES = ("mIoU", "mIoU_low", "mIoU_high", "pixel_accuracy", "mean_accuracy", "boundary_IoU", "boundary_F")
 
@@ -122,7 +120,7 @@ def evaluate(
     with as_user_error(DataError):
         getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
     if process_rank() == 0:
-        print(_scores_text(LOGGED_AS[stage], trainer.callback_metrics))
+        print(_scores_text(EVALUATED[stage], trainer.callback_metrics))
     return trainer
 
 

@@ -46,12 +46,8 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     lines: list[dict[str, Any]] = []
     scores: dict[str, None] = {}
     damaged = []
-    first: dict[str, Path] = {}
+    first: dict[str, Path] = {}  # folder of each run, by its id
     for run in find_runs(*folders):
-        identity = None if run.status == Status.DAMAGED else run.record.get("wandb_id")
-        if identity is not None and first.setdefault(identity, run.path) != run.path:
-            damaged.append(f"{run.path}: a copy of the run {first[identity]}, which would count twice")
-            continue
         evaluations = [] if run.status == Status.DAMAGED else run.evaluations()
         for evaluation in (None, *evaluations):
             try:
@@ -59,6 +55,10 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
             except UserError as error:
                 damaged.append(str(error))
                 continue
+            identity = str(line["record"].get("wandb_id") or run.path)
+            if first.setdefault(identity, run.path) != run.path:
+                damaged.append(f"{run.path}: a copy of the run {first[identity]}, which would count twice")
+                break
             lines.append({**line, **summary})
             scores.update(dict.fromkeys(summary))
     if not lines:

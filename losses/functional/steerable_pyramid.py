@@ -92,7 +92,9 @@ class SteerablePyramid:
     def filters(self, spectrum: Tensor) -> list[Tensor]:
         """Compute the filters of each level i, (K, H' / 2^i, W' / 2^i) float64, for the finest of the spectra."""
         degree = self.orientations - 1
-        square = 4**degree * math.factorial(degree) ** 2 / (self.orientations * math.factorial(2 * degree))
+        # one quotient of integers, since each of its factors is too large for a float from K = 86 on
+        squared_scale = 4**degree * math.factorial(degree) ** 2 / (self.orientations * math.factorial(2 * degree))
+        scale = math.sqrt(squared_scale)
         numbers = torch.arange(self.orientations, dtype=torch.float64, device=spectrum.device)
         axes = numbers[:, None, None] * (math.pi / self.orientations)
         radius, angle = _polar_grid(spectrum)
@@ -103,7 +105,7 @@ class SteerablePyramid:
             cosine = torch.cos(angle - axes)
             oriented = 2 * cosine.clamp_min(0) ** degree if self.complex else cosine.abs() ** degree
             high_pass = torch.cos(torch.log2(radius / (math.pi / 2)).clamp(-1, 0) * (math.pi / 2))
-            filters.append(math.sqrt(square) * oriented * high_pass * kept)
+            filters.append(scale * oriented * high_pass * kept)
             kept = _middle_half(kept * _low_pass(radius, math.pi / 4))
         return filters
 
