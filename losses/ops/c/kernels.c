@@ -117,82 +117,118 @@ ALWAYS_INLINE float sweep_row(
     return sum;
 }
 
-/* pools a row of windows from its columns: `column` has their sums or maxima, `index` the pixels of the maxima, and
- * `hits` the numbers of pixels of the class */
-static void finish_windows(
-    const pool_t *m, const float *RESTRICT column, const int32_t *RESTRICT index, const float *RESTRICT hits,
-    int64_t item, int64_t window_row) {
-    int64_t k = m->factor, padding = k / 2, count = m->pooled_width;
-    int64_t offset = (item * m->pooled_height + window_row) * count;
-    float *RESTRICT pooled = m->pooled + offset, *RESTRICT label = m->pooled_target + offset;
-    int32_t *RESTRICT chosen = m->indices == NULL ? NULL : m->indices + offset;
-    for (int64_t j = 0; j < count; j++) {
-        pooled[j] = chosen == NULL ? 0.0f : -1.0f; /* less than any probability */
-        label[j] = 0.0f;
+/* as sweep_row, for what the caller asks for: probabilities unless `probs` is NULL, the loss unless totals are NULL */
+static double sweep(const pool_t *m, const float *x, const int16_t *labels, int16_t class, float *probs) {
+    if (probs == NULL) return m->totals == NULL ? 0.0 : (double)sweep_row(x, labels, class, NULL, m->width, 0, 1);
+    if (m->totals == NULL) return (double)sweep_row(x, labels, class, probs, m->width, 1, 0);
+    return (double)sweep_row(x, labels, class, probs, m->width, 1, 1);
+}
+
+/* the windows j that have a pixel j k + within in a row */
+static void windows_with(const pool_t *m, int64_t within, int64_t *from, int64_t *to) {
+    int64_t stop = (m->width - within + m->factor - 1) / m->factor;
+    *from = within < 0 ? 1 : 0;
+    *to = stop < m->pooled_width ? stop : m->pooled_width;
+}
+
+/* sums of each window's columns: one column of all windows at a time, which can be vectorized */
+static void sum_windows(const pool_t *m, const float *RESTRICT columns, float *RESTRICT sums) {
+    int64_t k = m->factor, padding = k / 2;
+    memset(sums, 0, sizeof(float) * (size_t)m->pooled_width);
+    for (int64_t within = -padding; within < k - padding; within++) {
+        int64_t from, to;
+        windows_with(m, within, &from, &to);
+        for (int64_t j = from; j < to; j++) sums[j] += columns[j * k + within];
     }
-    for (int64_t within = -padding; within < k - padding; within++) { /* all windows at once, which can be vectorized */
-        int64_t from = within < 0 ? 1 : 0, to = (m->width - within + k - 1) / k;
-        if (to > count) to = count;
-        for (int64_t j = from; j < to; j++) label[j] += hits[j * k + within];
-        if (chosen == NULL) {
-            for (int64_t j = from; j < to; j++) pooled[j] += column[j * k + within];
-            continue;
-        }
-        for (int64_t j = from; j < to; j++) { /* the first of equal values; NaN propagates */
-            float value = column[j * k + within];
+}
+
+/* maxima of each window's columns and their pixels: the first of equal values; NaN propagates */
+static void max_windows(
+    const pool_t *m, const float *RESTRICT columns, const int32_t *RESTRICT index, float *RESTRICT maxima,
+    int32_t *RESTRICT chosen) {
+    int64_t k = m->factor, padding = k / 2;
+    for (int64_t j = 0; j < m->pooled_width; j++) maxima[j] = -1.0f; /* less than any probability */
+    for (int64_t within = -padding; within < k - padding; within++) {
+        int64_t from, to;
+        windows_with(m, within, &from, &to);
+        for (int64_t j = from; j < to; j++) {
+            float value = columns[j * k + within];
             int32_t pixel = index[j * k + within];
-            int better = (value > pooled[j]) | ((value == pooled[j]) & (pixel < chosen[j])) | (value != value);
-            pooled[j] = better ? value : pooled[j];
+            int better = (value > maxima[j]) | ((value == maxima[j]) & (pixel < chosen[j])) | (value != value);
+            maxima[j] = better ? value : maxima[j];
             chosen[j] = better ? pixel : chosen[j];
         }
     }
-    for (int64_t j = 0; j < count; j++) {
-        if (chosen == NULL) pooled[j] /= (float)(k * k);
-        label[j] = chosen == NULL ? label[j] / (float)(k * k) : label[j] > 0.0f ? 1.0f : 0.0f;
+}
+
+/* a row of windows while its rows of pixels are read */
+typedef struct {
+    float *probs;   /* of the row of pixels that is read */
+    float *columns; /* sums or maxima of the window row's columns so far */
+    float *hits;    /* number of pixels of the class in each column */
+    int32_t *index; /* pixels of the maxima */
+} window_row_t;
+
+/* adds the row of pixels from `start` on; the first one's probabilities are in `columns` already */
+static void add_row(
+    const pool_t *m, const window_row_t *w, const int16_t *RESTRICT labels, int16_t class, int32_t start, int first) {
+    float *RESTRICT probs = w->probs, *RESTRICT columns = w->columns, *RESTRICT hits = w->hits;
+    int32_t *RESTRICT index = w->index;
+    int64_t width = m->width;
+    for (int64_t i = 0; i < width; i++) hits[i] = (first ? 0.0f : hits[i]) + (labels[i] == class ? 1.0f : 0.0f);
+    if (first) {
+        for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
+    } else if (m->indices == NULL) {
+        for (int64_t i = 0; i < width; i++) columns[i] += probs[i];
+    } else {
+        for (int64_t i = 0; i < width; i++) {
+            int better = (probs[i] > columns[i]) | (probs[i] != probs[i]);
+            columns[i] = better ? probs[i] : columns[i];
+            index[i] = better ? start + (int32_t)i : index[i];
+        }
     }
+}
+
+/* stores the row of windows that begins at `offset` of the pooled maps */
+static void finish_windows(const pool_t *m, const window_row_t *w, int64_t offset) {
+    float *RESTRICT pooled = m->pooled + offset, *RESTRICT label = m->pooled_target + offset;
+    float area = (float)(m->factor * m->factor);
+    sum_windows(m, w->hits, label);
+    if (m->indices != NULL) {
+        max_windows(m, w->columns, w->index, pooled, m->indices + offset);
+        for (int64_t j = 0; j < m->pooled_width; j++) label[j] = label[j] > 0.0f ? 1.0f : 0.0f;
+        return;
+    }
+    sum_windows(m, w->columns, pooled);
+    for (int64_t j = 0; j < m->pooled_width; j++) pooled[j] /= area, label[j] /= area;
 }
 
 static int forward_plane(int64_t item, void *context) {
     const pool_t *m = context;
-    int64_t k = m->factor, padding = k / 2, width = m->width;
+    int64_t k = m->factor, padding = k / 2, width = m->width, read = m->pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
-    float *probs = malloc((size_t)width * (sizeof(float) * 3 + sizeof(int32_t)));
-    if (probs == NULL) return 1;
-    float *window = probs + width, *hits = window + width;
-    int32_t *index = (int32_t *)(hits + width);
+    float *buffer = malloc((size_t)width * (sizeof(float) * 3 + sizeof(int32_t)));
+    if (buffer == NULL) return 1;
+    window_row_t w = {buffer, buffer + width, buffer + 2 * width, (int32_t *)(buffer + 3 * width)};
     double total = 0.0;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width) {
         int64_t window_row = (y + padding) / k, within = (y + padding) % k;
-        if (y + 1 < m->height) fetch_row(x + width, width);
-        if (m->pooled == NULL || window_row >= m->pooled_height) {
-            if (m->totals != NULL) total += (double)sweep_row(x, labels, class, NULL, width, 0, 1);
-            continue;
-        }
+        int64_t offset = (item * m->pooled_height + window_row) * m->pooled_width;
         int first = within == 0 || y == 0;
-        float *into = k == 1 ? m->pooled + (item * m->pooled_height + window_row) * width : first ? window : probs;
-        if (m->totals != NULL)
-            total += (double)sweep_row(x, labels, class, into, width, 1, 1);
-        else
-            sweep_row(x, labels, class, into, width, 1, 0);
-        if (k == 1) continue;
-        for (int64_t i = 0; i < width; i++) hits[i] = (first ? 0.0f : hits[i]) + (labels[i] == class ? 1.0f : 0.0f);
-        int32_t start = (int32_t)(y * width);
-        if (first) {
-            for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
-        } else if (m->indices == NULL) {
-            for (int64_t i = 0; i < width; i++) window[i] += probs[i];
+        if (y + 1 < m->height) fetch_row(x + width, width);
+        if (window_row >= read) { /* no window has this row */
+            total += sweep(m, x, labels, class, NULL);
+        } else if (k == 1) {
+            total += sweep(m, x, labels, class, m->pooled + offset);
         } else {
-            for (int64_t i = 0; i < width; i++) {
-                int better = (probs[i] > window[i]) | (probs[i] != probs[i]);
-                window[i] = better ? probs[i] : window[i];
-                index[i] = better ? start + (int32_t)i : index[i];
-            }
+            total += sweep(m, x, labels, class, first ? w.columns : w.probs);
+            add_row(m, &w, labels, class, (int32_t)(y * width), first);
+            if (within == k - 1 || y == m->height - 1) finish_windows(m, &w, offset);
         }
-        if (within == k - 1 || y == m->height - 1) finish_windows(m, window, index, hits, item, window_row);
     }
-    free(probs);
+    free(buffer);
     if (m->totals != NULL) m->totals[item] = total;
     return 0;
 }
@@ -213,34 +249,41 @@ static void spread_windows(const pool_t *m, int64_t item, int64_t window_row, in
     }
 }
 
+/* gradient of a row of pixels: of the cross entropy with weight `pixel`, and of `region` in the probabilities */
+static void gradient_row(
+    const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float pixel, const float *RESTRICT region,
+    float *RESTRICT grad, int64_t width) {
+    for (int64_t i = 0; i < width; i++) {
+        float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
+        float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
+        float difference = labels[i] == class ? -rest : p;
+        float g = fmaf(pixel, difference, region[i] * (small * inverse));
+        grad[i] = labels[i] >= 0 ? g : 0.0f;
+    }
+}
+
 static int backward_plane(int64_t item, void *context) {
     const pool_t *m = context;
     int64_t k = m->factor, padding = k / 2, width = m->width, top = 0;
+    int64_t read = m->grad_pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
-    const float *RESTRICT x = m->logits + item * m->height * width;
-    const int16_t *RESTRICT labels = labels_of_plane(m, item, &class);
-    float *RESTRICT grad = m->grad + item * m->height * width;
+    const float *x = m->logits + item * m->height * width;
+    const int16_t *labels = labels_of_plane(m, item, &class);
+    float *grad = m->grad + item * m->height * width;
     float *rows = malloc(sizeof(float) * (size_t)(width * (m->indices == NULL ? 1 : k)));
     if (rows == NULL) return 1;
-    float pixel = m->grad_total;
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
         int64_t window_row = (y + padding) / k;
         if (y + 1 < m->height) fetch_row(x + width, width);
-        if (m->grad_pooled == NULL || window_row >= m->pooled_height) {
+        if (window_row >= read) { /* no window has this row */
             memset(rows, 0, sizeof(float) * (size_t)width);
             top = y;
         } else if ((y + padding) % k == 0 || y == 0) {
             top = y;
             spread_windows(m, item, window_row, top, rows);
         }
-        const float *RESTRICT region = rows + (m->indices == NULL ? 0 : (y - top) * width);
-        for (int64_t i = 0; i < width; i++) {
-            float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
-            float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
-            float difference = labels[i] == class ? -rest : p;
-            float g = fmaf(pixel, difference, region[i] * (small * inverse));
-            grad[i] = labels[i] >= 0 ? g : 0.0f;
-        }
+        const float *region = rows + (m->indices == NULL ? 0 : (y - top) * width);
+        gradient_row(x, labels, class, m->grad_total, region, grad, width);
     }
     free(rows);
     return 0;
@@ -399,33 +442,41 @@ static void sum_rows(
     }
 }
 
-/* All moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward.
- * A row's sum over the first columns of regions gives that over the next by one product added, one subtracted. */
+/* Row sums of products of pixels of the rows `fixed` and `moved` that are shift ... shift + shifts - 1 apart, at `y`
+ * of row_sums (4, AT_ONCE, R, h). A sum over the first columns of regions gives that over the next by one product
+ * added, one subtracted. */
+static void sum_products(
+    const regions_t *r, const double *const *fixed, const double *const *moved, int64_t shift, int64_t shifts,
+    int64_t y, double *row_sums) {
+    int64_t side = r->side, columns = r->width - side + 1;
+    const double *const from[2] = {moved[0] + shift, moved[1] + shift};
+    double sums[4][AT_ONCE];
+#define DOTS(count) dots_at_once(fixed, from, columns, sums, count)
+    FOR_COUNT(DOTS, shifts)
+#undef DOTS
+    for (int pair = 0; pair < 4; pair++)
+        for (int64_t s = 0; s < shifts; s++) {
+            const double *a = fixed[pair / 2], *b = from[pair % 2] + s;
+            double sum = sums[pair][s], *of_row = row_sums + (pair * AT_ONCE + s) * side * r->height + y;
+            of_row[0] = sum;
+            for (int64_t dx = 1; dx + shift + s < side; dx++) {
+                sum += a[dx - 1 + columns] * b[dx - 1 + columns] - a[dx - 1] * b[dx - 1];
+                of_row[dx * r->height] = sum;
+            }
+        }
+}
+
+/* all moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward */
 static void moments_of_rows(
     const regions_t *r, const double *planes, const double *means, int64_t ly, int mirrored, double *row_sums,
     double *out) {
-    int64_t side = r->side, h = r->height, w = r->width, columns = w - side + 1, size = h * w;
+    int64_t side = r->side, h = r->height, w = r->width;
     for (int64_t shift = mirrored; shift < side; shift += AT_ONCE) {
         int64_t shifts = shift + AT_ONCE < side ? AT_ONCE : side - shift;
         for (int64_t y = 0; y + ly < h; y++) {
-            const double *upper[2] = {planes + y * w, planes + size + y * w};
+            const double *upper[2] = {planes + y * w, planes + (h + y) * w};
             const double *lower[2] = {upper[0] + ly * w, upper[1] + ly * w};
-            const double **fixed = mirrored ? lower : upper, **moved = mirrored ? upper : lower;
-            const double *from[2] = {moved[0] + shift, moved[1] + shift};
-            double sums[4][AT_ONCE];
-#define DOTS(count) dots_at_once((const double *const *)fixed, (const double *const *)from, columns, sums, count)
-            FOR_COUNT(DOTS, shifts)
-#undef DOTS
-            for (int pair = 0; pair < 4; pair++)
-                for (int64_t s = 0; s < shifts; s++) {
-                    const double *a = fixed[pair / 2], *b = from[pair % 2] + s;
-                    double sum = sums[pair][s], *of_row = row_sums + (pair * AT_ONCE + s) * side * h + y;
-                    of_row[0] = sum;
-                    for (int64_t dx = 1; dx + shift + s < side; dx++) {
-                        sum += a[dx - 1 + columns] * b[dx - 1 + columns] - a[dx - 1] * b[dx - 1];
-                        of_row[dx * h] = sum;
-                    }
-                }
+            sum_products(r, mirrored ? lower : upper, mirrored ? upper : lower, shift, shifts, y, row_sums);
         }
         for (int pair = 0; pair < 4; pair++)
             for (int64_t s = 0; s < shifts; s++) {
@@ -510,24 +561,32 @@ static void filter_row(
         }
 }
 
+/* columns [from, to) whose pixels have the same offsets, low ... high, in a region: one filter is for all of them */
+typedef struct {
+    int64_t from, to, reach[2];
+} stretch_t;
+
+/* divides the columns into stretches, single ones at the borders and a long one in between, and returns their number */
+static int64_t find_stretches(const regions_t *r, stretch_t *stretches) {
+    int64_t count = 0;
+    for (int64_t x = 0; x < r->width; x++) {
+        stretch_t one = {x, x + 1, {0, 0}};
+        reach(x, r->width - r->side + 1, r->side, &one.reach[0], &one.reach[1]);
+        if (count > 0 && memcmp(stretches[count - 1].reach, one.reach, sizeof(one.reach)) == 0)
+            stretches[count - 1].to = x + 1;
+        else
+            stretches[count++] = one;
+    }
+    return count;
+}
+
 static int moments_backward_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
-    int64_t side = r->side, h = r->height, w = r->width, rows = h - side + 1, columns = w - side + 1;
-    int64_t d = side * side, size = h * w, span = 2 * side - 1, filter = 2 * span * span;
-    const double *weights = r->weights + item * 2 * d * d;
-    /* columns are grouped into stretches with the same reach: single ones at the borders, a long one in between */
-    int64_t (*stretches)[4] = malloc(sizeof(int64_t[4]) * (size_t)w);
+    int64_t side = r->side, h = r->height, w = r->width, d = side * side, size = h * w;
+    int64_t filter = 2 * (2 * side - 1) * (2 * side - 1), reach_y[2], before[2] = {-1, -1};
+    stretch_t *stretches = malloc(sizeof(stretch_t) * (size_t)w);
     if (stretches == NULL) return 1;
-    int64_t count = 0;
-    for (int64_t x = 0; x < w; x++) {
-        int64_t low, high;
-        reach(x, columns, side, &low, &high);
-        if (count > 0 && stretches[count - 1][2] == low && stretches[count - 1][3] == high)
-            stretches[count - 1][1] = x + 1;
-        else
-            stretches[count][0] = x, stretches[count][1] = x + 1, stretches[count][2] = low,
-            stretches[count][3] = high, count++;
-    }
+    int64_t count = find_stretches(r, stretches);
     double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + w + count * (filter + 1)));
     if (planes == NULL) {
         free(stretches);
@@ -536,18 +595,17 @@ static int moments_backward_of_plane(int64_t item, void *context) {
     double *means = planes + 2 * size, *line = means + 2 * d, *filters = line + w, *constants = filters + count * filter;
     center(r, item, planes);
     offset_means(r, planes, means);
-    int64_t before[2] = {-1, -1};
     for (int64_t y = 0; y < h; y++) {
-        int64_t reach_y[2];
-        reach(y, rows, side, &reach_y[0], &reach_y[1]);
-        if (reach_y[0] != before[0] || reach_y[1] != before[1])
-            for (int64_t s = 0; s < count; s++)
-                constants[s] = make_filter(weights, means, side, reach_y, &stretches[s][2], filters + s * filter);
-        before[0] = reach_y[0], before[1] = reach_y[1];
+        reach(y, h - side + 1, side, &reach_y[0], &reach_y[1]);
+        int changed = memcmp(reach_y, before, sizeof(before)) != 0;
+        memcpy(before, reach_y, sizeof(before));
         for (int64_t s = 0; s < count; s++) {
-            for (int64_t x = stretches[s][0]; x < stretches[s][1]; x++) line[x] = -constants[s];
-            filter_row(r, planes, filters + s * filter, y, stretches[s][0], stretches[s][1], reach_y, &stretches[s][2],
-                       line);
+            const stretch_t *at = stretches + s;
+            double *taps = filters + s * filter;
+            if (changed)
+                constants[s] = make_filter(r->weights + item * 2 * d * d, means, side, reach_y, at->reach, taps);
+            for (int64_t x = at->from; x < at->to; x++) line[x] = -constants[s];
+            filter_row(r, planes, taps, y, at->from, at->to, reach_y, at->reach, line);
         }
         for (int64_t x = 0; x < w; x++) r->grad[item * size + y * w + x] = (float)line[x];
     }
