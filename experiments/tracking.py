@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from beyondpixel.experiments.class_table import SCORES_OF_CLASSES
+from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 
 PROJECT = "beyondpixel"
@@ -196,6 +197,7 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    logs_model()  # a wrong value is an error before the training, not after it
     reason = offline_reason()
     if reason:
         upload = f"beyondpixel sync {folder.path}"
@@ -253,6 +255,39 @@ def finish_wandb(exit_code: int = 0) -> None:
     else:
         if folder is not None and not exit_code:
             shutil.rmtree(folder / "logs", ignore_errors=True)  # three files about W&B itself
+
+
+def log_model(checkpoint: Path) -> None:
+    """Log a checkpoint as an artifact of W&B's run if the user asks for it, as Hugging Face's Trainer does.
+
+    Args:
+        checkpoint: the file that the run's scores come from.
+    """
+    import wandb
+
+    if not logs_model() or wandb.run is None:
+        return
+    try:
+        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model")
+        artifact.add_file(str(checkpoint))
+        wandb.run.log_artifact(artifact)
+    except OSError as error:
+        rank_zero_warn(f"W&B could not store {checkpoint} ({error}); the run folder has it")
+
+
+def logs_model() -> bool:
+    """Whether `WANDB_LOG_MODEL` asks for the checkpoint as an artifact.
+
+    Raises:
+        UserError: if its value is unknown.
+    """
+    value = os.environ.get("WANDB_LOG_MODEL") or "false"
+    if value not in ("end", "false"):
+        raise UserError(
+            f"WANDB_LOG_MODEL={value}: expected end, which logs the last checkpoint when the run ends, or false; "
+            "set one of these or unset it"
+        )
+    return value == "end"
 
 
 def project_name() -> str:

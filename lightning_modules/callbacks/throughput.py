@@ -1,18 +1,27 @@
-"""Training throughput."""
+"""Training throughput and peak memory."""
 
+import sys
 import time
 from collections import deque
+from types import ModuleType
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 
 class Throughput(Callback):
-    """Logs `train/images_per_s` over all processes, and on CUDA `train/peak_memory_mb`, the peak allocation so far.
+    """Logs `train/images_per_s` over all processes, and `train/peak_memory_mb`, in MiB.
 
-    The mean over the last steps includes data loading, but not validation, checkpoints between epochs or the first,
-    slow steps.
+    Throughput is the mean over the last steps. It includes data loading, but not validation, checkpoints between
+    epochs or the first, slow steps. Peak memory is PyTorch's peak allocation since the start of the training on CUDA,
+    and the peak resident memory of the process on a CPU, which Windows does not report.
 
     Args:
         warmup_steps: steps at the beginning of `fit` that are not counted.
@@ -57,5 +66,8 @@ class Throughput(Callback):
             images, seconds = (sum(values) for values in zip(*self._steps, strict=True))
             pl_module.log("train/images_per_s", images * trainer.world_size / seconds)
         if pl_module.device.type == "cuda":
-            megabytes = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
-            pl_module.log("train/peak_memory_mb", megabytes)
+            pl_module.log("train/peak_memory_mb", torch.cuda.max_memory_allocated(pl_module.device) / 2**20)
+        elif resource is not None:
+            bytes_per_unit = 1 if sys.platform == "darwin" else 2**10
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit
+            pl_module.log("train/peak_memory_mb", peak / 2**20)

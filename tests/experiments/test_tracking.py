@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader
 from beyondpixel.experiments import recorder
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.class_table import ClassTable
+from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.compare.confounders import is_uncommitted
+from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
@@ -185,6 +187,39 @@ def test_what_lies_in_the_offline_file(tmp_path: Path, monkeypatch: pytest.Monke
     of_classes = {key for key in summary if key.rpartition("/")[2] in ("sky", "tree", "car")}
     assert len(of_classes) == 9
     assert not [key for key in of_classes if not any(fnmatch(key, pattern) for pattern in hidden)]
+
+
+@pytest.mark.parametrize(("value", "artifacts"), [("end", 1), ("false", 0), (None, 0)])
+def test_a_trained_model_is_an_artifact_if_it_is_asked_for(
+    value: str | None, artifacts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_LOG_MODEL", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WANDB_LOG_MODEL", value)
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = ["--data.batch_size=2", "--data.num_workers=0", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    model = ["--model.encoder=tu-test_resnet", "--model.warmup_iters=0"]
+    folder = RunFolder(tmp_path / "run")
+    main(["fit", *small, *quick, *model, f"--trainer.default_root_dir={folder.path}"])
+    logged = [record.artifact for record in finished_records(folder.path) if record.HasField("artifact")]
+    models = [artifact for artifact in logged if artifact.type == "model"]
+    assert len(models) == artifacts
+    for artifact in models:
+        assert artifact.name == f"model-{folder.record['wandb_id']}"
+        (content,) = artifact.manifest.contents
+        assert content.path == "last.ckpt"
+        assert Path(content.local_path).read_bytes() == folder.last_checkpoint.read_bytes()
+
+
+def test_a_wrong_value_of_log_model_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_LOG_MODEL", "all")
+    with pytest.raises(UserError, match="WANDB_LOG_MODEL=all: expected end"):
+        wandb_logger(RunFolder(tmp_path), {}, {})
 
 
 class PerfectModule(SegmentationModule):

@@ -1,6 +1,7 @@
 """With a clock of our own: no real time is measured."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,19 @@ def test_the_mean_is_over_the_window(data: Any, tiny_module: Make, trainer: Make
     # seconds of steps 2, 3, ...: 4, 2, 2, 2, 2
     expected = [None, 2 / 4, 4 / 6, 6 / 8, 6 / 6, 6 / 6]
     assert clock.logged == [None, *[pytest.approx(value) for value in expected[1:]]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+def test_peak_memory_on_a_cpu_is_that_of_the_process(data: Any, tiny_module: Make, trainer: Make) -> None:
+    def peak() -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1])  # KiB
+
+    before, training = peak(), trainer(callbacks=[Throughput()])
+    training.fit(tiny_module(), data)
+    logged = training.callback_metrics["train/peak_memory_mb"].item() * 2**10
+    # the kernel counts a process's pages in batches, so that both are some pages off
+    assert before - 2**12 <= logged <= peak() + 2**12
 
 
 @pytest.mark.parametrize("arguments", [{"warmup_steps": -1}, {"window": 0}])
