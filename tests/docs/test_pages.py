@@ -18,7 +18,7 @@ from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.spec import parse_overrides
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LANGUAGES = {"bash", "python", "yaml", "text"}
+LANGUAGES = {"bash", "diff", "python", "yaml", "text"}
 PAGES = sorted(
     [
         *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md")),
