@@ -220,35 +220,40 @@ def scores_in_tensorboard(folder: Path) -> list[str]:
     return [str(event.value) for event in EventAccumulator(str(file)).Reload().Scalars("val/mIoU")]
 
 
+WANDB_AND_TENSORBOARD = """
+trainer:
+  logger:
+    - {class_path: WandbLogger, init_args: {save_dir: logs, offline: true}}
+    - {class_path: TensorBoardLogger, init_args: {save_dir: logs}}
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "scores_in_log"),
+    ("words", "logs"),
     [
-        (["CSVLogger", "--trainer.logger.save_dir=logs"], scores_in_csv),
-        (["WandbLogger", "--trainer.logger.save_dir=logs", "--trainer.logger.offline=true"], scores_in_wandb),
-        (["TensorBoardLogger", "--trainer.logger.save_dir=logs"], scores_in_tensorboard),
-        (["false"], None),
+        (["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"], [scores_in_csv]),
+        (["--config=loggers.yaml"], [scores_in_wandb, scores_in_tensorboard]),
+        (["--trainer.logger=false"], []),
     ],
-    ids=["csv", "wandb", "tensorboard", "none"],
+    ids=["one", "two", "none"],
 )
-def test_another_logger_stands_beside_the_run_folder_and_nothing_is_said_in_vain(
-    tmp_path: Path,
-    beyondpixel: Callable[..., str],
-    words: list[str],
-    scores_in_log: Callable[[Path], list[str]] | None,
+def test_other_loggers_stand_beside_the_run_folder_and_nothing_is_said_in_vain(
+    tmp_path: Path, beyondpixel: Callable[..., str], words: list[str], logs: list[Callable[[Path], list[str]]]
 ) -> None:
     small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
     quick = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.num_workers=0"]
-    logger = [f"--trainer.logger={words[0]}", *words[1:], "--trainer.default_root_dir=mine"]
+    model = ["--model.encoder=tu-test_resnet", "--model.warmup_iters=0"]
     (tmp_path / "logs").mkdir()
-    said = beyondpixel("fit", *small, *quick, *logger, "--model.encoder=tu-test_resnet", "--model.warmup_iters=0")
+    (tmp_path / "loggers.yaml").write_text(WANDB_AND_TENSORBOARD)
+    said = beyondpixel("fit", *words, *small, *quick, *model, "--trainer.default_root_dir=mine")
     in_folder = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
     (score,) = [line["val/mIoU"] for line in in_folder if "val/mIoU" in line]
-    if scores_in_log is None:
-        assert {path.name for path in tmp_path.iterdir()} == {"mine", "logs"}
-        assert not (tmp_path / "mine" / "wandb").exists()
-    else:
+    for scores_in_log in logs:
         assert [float(text) for text in scores_in_log(tmp_path)] == [pytest.approx(score)]
+    if not logs:
+        assert {path.name for path in tmp_path.iterdir()} == {"mine", "logs", "loggers.yaml"}
+        assert not (tmp_path / "mine" / "wandb").exists()
     assert "Run folder: mine" in said
     for noise in ("TPU", "weights_only", "FLOPs", "/-2", "Modules in train mode", "Non-trainable", "Tip:"):
         assert noise not in said

@@ -240,23 +240,20 @@ types = inspect.unwrap(Trainer.__init__).__annotations__
 types.update({name: Union[float, int, None] for name in types if name.startswith("limit_")})
 from beyondpixel.experiments.cli import main
 main(sys.argv[1:])
+main(["test", "--ckpt_path", "run/checkpoints/last.ckpt"])
 """
-
-    def beyondpixel(*words: str) -> None:
-        environment = {**os.environ, "WANDB_MODE": "disabled"}
-        command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
     sizes = ["--data.num_train=8", "--data.num_val=2", "--data.num_test=6", "--data.image_size=[48, 64]"]
     batches = ["--data.batch_size=2", "--data.eval_batch_size=2", "--data.num_workers=0"]
     limits = ["--trainer.limit_train_batches=2", "--trainer.limit_test_batches=1", "--trainer.max_epochs=1"]
     model = ["--model.encoder=tu-test_resnet", "--model.warmup_iters=0", "--trainer.accelerator=cpu"]
-    beyondpixel("fit", *sizes, *batches, *limits, *model, "--trainer.max_steps=-1", "--trainer.default_root_dir=run")
+    words = ["fit", *sizes, *batches, *limits, *model, "--trainer.max_steps=-1", "--trainer.default_root_dir=run"]
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     run = RunFolder(tmp_path / "run")
     trainer = run.config["trainer"]
     assert [repr(trainer[f"limit_{stage}_batches"]) for stage in ("train", "test")] == ["2", "1"]
     assert run.state["step"] == 2
-    beyondpixel("test", "--ckpt_path", str(run.last_checkpoint))
     with np.load(run.confusion_file) as archive:
         assert 48 * 64 < archive["matrix"].sum() <= 2 * 48 * 64
