@@ -91,7 +91,7 @@ def launch(
     if as_wandb_sweep is not None:
         _write_sweep(as_wandb_sweep, specs, options, seeds=seeds, output=output, keep=keep, overrides=changes)
         return
-    where: _ThisMachine | _Slurm = _Slurm(options) if options["executor"] == "slurm" else _ThisMachine(options)
+    runner: _ThisMachine | _Slurm = _Slurm(options) if options["executor"] == "slurm" else _ThisMachine(options)
 
     # what follows imports torch, which takes seconds
     from rich.console import Console
@@ -100,14 +100,14 @@ def launch(
 
     console = Console()
     with console.status("Checking the specs ..."):
-        changes = {**_devices(options["gpus"] or 1, where.nodes), **changes}
+        changes = {**_devices(options["gpus"] or 1, runner.nodes), **changes}
         plan, errors = _plan(specs, seeds, output, changes, overwrite=overwrite, retry_failed=retry_failed)
         work = [(run, action) for run, action in plan if action.is_work]
-        space = _check(work, output, where.gpus_per_run, [*errors, *where.errors])
+        space = _check(work, output, runner.gpus_per_run, [*errors, *runner.errors])
     _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
     if dry_run:
         return
-    problems = where.execute(work, output, keep, console) if work else []
+    problems = runner.execute(work, output, keep, console) if work else []
     problems += record_failures(plan)
     if problems:
         raise UserError("\n".join(problems))

@@ -45,7 +45,7 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
     options = {**given, **{key: value for key, value in preset.items() if given[key] is None}}
     options |= {key: [*_as_list(preset.get(key, [])), *given[key]] for key in LISTS}
     _check_numbers(options)
-    executor = options["executor"] or "local"
+    executor = str(options["executor"] or "local")
     if executor not in FOREIGN:
         raise UserError(f"--executor {executor}: expected {' or '.join(FOREIGN)}")
     foreign, hint = FOREIGN[executor]
