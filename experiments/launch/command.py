@@ -194,7 +194,7 @@ def _write_sweep(file: Path, specs: list[str], options: Mapping[str, Any], *, ke
 def _plan(
     specs: list[str], seeds: Sequence[int], output: Path, overrides: Mapping[str, Any], **choices: bool
 ) -> tuple[Plan, list[str]]:
-    """Choose the action of each run of a valid spec; also return all errors."""
+    """Choose the action of each run whose spec is valid; also return the errors of the other specs."""
     from beyondpixel.experiments.launch.actions import choose_actions
     from beyondpixel.experiments.plan import plan_runs
     from beyondpixel.experiments.spec import SpecError
@@ -211,7 +211,7 @@ def _plan(
 
 
 def _check(work: Plan, output: Path, gpus_per_run: int | None, errors: Sequence[str]) -> str:
-    """Check what the runs need, and return the text of the bytes that they take; raise all errors, also given ones."""
+    """Check what the runs need; raise its errors and the given ones, or return the text of the bytes that they take."""
     from beyondpixel.experiments.launch import checks
 
     runs = [run for run, _ in work]
