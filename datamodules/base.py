@@ -26,7 +26,7 @@ from beyondpixel.datamodules.normalization import NORMALIZATIONS, Batch, Normali
 from beyondpixel.datamodules.options import batch_size_of_process, check_options
 from beyondpixel.datamodules.resampling import Resampling, Size
 from beyondpixel.datamodules.sampling import EvaluationSampler, TrainingSampler
-from beyondpixel.datamodules.transforms import Resize, TrainingTransform
+from beyondpixel.datamodules.transforms import RandomScaleCrop, Resize, TrainingTransform
 
 Color = tuple[int, int, int]
 
@@ -163,22 +163,14 @@ class SegmentationDataModule(LightningDataModule, ABC):
         """
 
     def dataset(self, split: str) -> SegmentationDataset:
-        """Return the raw samples of a split: uint8 images and masks at `image_size`, without augmentation.
-
-        Args:
-            split: One of `splits`.
-        """
+        """Return the raw samples of one of `splits`: uint8 images and masks at `image_size`, without augmentation."""
         if split not in self._datasets:
             dataset = self._resized(self.stored(split))
             self._datasets[split] = CachedDataset(dataset) if self.cache == "ram" else dataset
         return self._datasets[split]
 
     def stored(self, split: str) -> SegmentationDataset:
-        """Return a split's samples at the images' own sizes; with `on_error="skip"`, without faulty training samples.
-
-        Args:
-            split: One of `splits`.
-        """
+        """Return a split's samples at the images' own sizes; without faulty training samples with `on_error="skip"`."""
         if split not in self._stored:
             self._check_split(split)
             dataset = self.load_split(split)
@@ -195,9 +187,6 @@ class SegmentationDataModule(LightningDataModule, ABC):
         It covers the samples' ids in their order, the bytes of all masks, and the size and the first and last 4 KiB of
         all images (for generated scenes: their settings and the first scene). It does not depend on `root`, links,
         dates, or the processing of the files: class mapping, `image_size`, augmentation.
-
-        Args:
-            split: One of `splits`.
         """
         return self.stored(split).fingerprint()
 
@@ -222,18 +211,14 @@ class SegmentationDataModule(LightningDataModule, ABC):
             raise data_error(
                 f"{self.dataset_name}: split {self.train_split!r} has {len(dataset)} images, fewer than one batch of "
                 f"{self.batch_size}",
-                [],
                 expected="at least one whole batch",
                 remedy=f"lower --data.batch_size to {len(dataset)} or below",
             )
+        crop = self._crop(dataset)
         transform = TrainingTransform(
-            crop=self._crop(dataset),
-            scales=self.scales,
-            scale_step=self.scale_step,
+            RandomScaleCrop(crop, self.scales, self.scale_step, self.resampling, self.crop_max_class_share),
             flip=self.flip,
             fill=self._fill(),
-            resampling=self.resampling,
-            max_class_share=self.crop_max_class_share,
             photometric=self.photometric_distortion,
         )
         if isinstance(dataset, CachedDataset):

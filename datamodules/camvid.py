@@ -8,6 +8,7 @@ from beyondpixel.datamodules.datasets.errors import data_error
 from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, LabelTable
 from beyondpixel.datamodules.datasets.listing import read_list
+from beyondpixel.datamodules.options import check_choice
 from beyondpixel.datamodules.resampling import Resampling
 
 # order of the labels in the masks; names as in Table 4 of the RMI paper; colors of the SegNet tutorial
@@ -77,8 +78,7 @@ class CamVidDataModule(SegmentationDataModule):
         variant = "11" if variant == 11 else "12" if variant == 12 else variant  # YAML parses them as numbers
         if variant not in ("11", "12"):
             raise ValueError(f'variant must be "11" (unlabeled ignored) or "12" (unlabeled a class), got {variant!r}')
-        if train_split not in ("train", "trainval"):
-            raise ValueError(f'train_split must be "train" or "trainval", got {train_split!r}')
+        check_choice("train_split", train_split, ("train", "trainval"))
         self.root = root
         self.variant = variant
         self.train_split = train_split
@@ -97,7 +97,6 @@ class CamVidDataModule(SegmentationDataModule):
         if len(samples) != COUNTS[split]:
             raise data_error(
                 f"CamVid {split} in {self.root} has {len(samples)} images",
-                [],
                 expected=f"{COUNTS[split]}",
                 remedy=self._remedy,
             )

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,33 +110,43 @@ def _check_split(
             dataset = datamodule.load_split(split)
         except DataError as error:
             return SplitReport(split, error=str(error))
-    noted = [str(warning.message) for warning in caught]
     description = f"Checking {datamodule.dataset_name} {split}"
     seen = list(track(read_all(dataset, _statistics), description, total=len(dataset), disable=not progress))
     faults = [str(entry) for entry in seen if isinstance(entry, BadFileError)]
     good = [entry for entry in seen if isinstance(entry, _SampleStatistics)]
-    if not good:
-        return SplitReport(split, faults=faults, remedy=dataset.remedy, warnings=noted)
-    for other in dict.fromkeys(split_of.values()):
-        if shared := [entry.id for entry in good if split_of.get(entry.digest) == other]:
-            noted.append(f"images that are also in {other}: {len(shared)}, such as {shared[0]}")
-    for entry in good:
-        split_of.setdefault(entry.digest, split)
-    sizes = Counter(entry.size for entry in good)
-    pixels = sum(height * width * count for (height, width), count in sizes.items())
-    mean = np.sum([entry.sums for entry in good], axis=0) / pixels
-    variance = np.sum([entry.squares for entry in good], axis=0) / pixels - mean**2
     return SplitReport(
         split,
-        images=len(good),
-        sizes=dict(sizes.most_common()),
-        classes=_count_classes(datamodule.class_names, [e.labels for e in good if e.labels is not None]),
-        mean=tuple(mean.tolist()),
-        std=tuple(np.sqrt(variance).tolist()),
+        **(_content(good, datamodule.class_names) if good else {}),
         faults=faults,
         remedy=dataset.remedy,
-        warnings=noted,
+        warnings=[*(str(warning.message) for warning in caught), *_copies(good, split, split_of)],
     )
+
+
+def _content(samples: Sequence[_SampleStatistics], class_names: list[str]) -> dict[str, Any]:
+    """Those attributes of a `SplitReport` that describe its readable images."""
+    sizes = Counter(sample.size for sample in samples)
+    pixels = sum(height * width * count for (height, width), count in sizes.items())
+    mean = np.sum([sample.sums for sample in samples], axis=0) / pixels
+    variance = np.sum([sample.squares for sample in samples], axis=0) / pixels - mean**2
+    return {
+        "images": len(samples),
+        "sizes": dict(sizes.most_common()),
+        "classes": _count_classes(class_names, [one.labels for one in samples if one.labels is not None]),
+        "mean": tuple(mean.tolist()),
+        "std": tuple(np.sqrt(variance).tolist()),
+    }
+
+
+def _copies(samples: Sequence[_SampleStatistics], split: str, split_of: dict[bytes, str]) -> list[str]:
+    """Warnings of images that are also in a split checked before; then remember the split of these."""
+    found = []
+    for other in dict.fromkeys(split_of.values()):
+        if shared := [sample.id for sample in samples if split_of.get(sample.digest) == other]:
+            found.append(f"images that are also in {other}: {len(shared)}, such as {shared[0]}")
+    for sample in samples:
+        split_of.setdefault(sample.digest, split)
+    return found
 
 
 def _statistics(sample: Sample) -> _SampleStatistics:

@@ -89,7 +89,6 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
     if download.needs is not None and not DOWNLOADS[download.needs].is_complete(target):
         raise data_error(
             f"{name} extends {download.needs}, which is missing or incomplete in {target}",
-            [],
             expected=f"the complete {download.needs} data set",
             remedy=f"beyondpixel data get {download.needs} --root {root}",
         )

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,6 +71,7 @@ def _copy_file(url: str, output_file: str, pooch: Any) -> None:
     shutil.copyfile(url2pathname(urlsplit(url).path), output_file)
 
 
+@dataclass(frozen=True)
 class _ResumingDownload:
     """pooch.HTTPDownloader to a separate file, resumed after each interruption.
 
@@ -79,10 +81,9 @@ class _ResumingDownload:
         wait_s: Seconds before the first retry.
     """
 
-    def __init__(self, part: Path, progress: bool, wait_s: float) -> None:
-        self.part = part
-        self.progress = progress
-        self.wait_s = wait_s
+    part: Path
+    progress: bool
+    wait_s: float
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         """Download until the file is complete, or until `ATTEMPTS` attempts in a row brought nothing new."""

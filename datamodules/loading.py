@@ -33,6 +33,7 @@ class Failure:
     message: str
 
 
+@dataclass(eq=False)
 class AugmentedDataset(Dataset["Sample | Failure"]):
     """A split with its augmentation, which depends on the seed, the epoch and the index alone.
 
@@ -42,12 +43,9 @@ class AugmentedDataset(Dataset["Sample | Failure"]):
         seed: The seed of the augmentation.
     """
 
-    def __init__(
-        self, dataset: SegmentationDataset, *, augment: TrainingTransform | None = None, seed: int = 0
-    ) -> None:
-        self.dataset = dataset
-        self.augment = augment
-        self.seed = seed
+    dataset: SegmentationDataset
+    augment: TrainingTransform | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -72,6 +70,7 @@ class AugmentedDataset(Dataset["Sample | Failure"]):
         return sample
 
 
+@dataclass(frozen=True)
 class Collate:
     """Stack samples into a batch; smaller ones are padded at the right and bottom with the mean color and void.
 
@@ -80,17 +79,17 @@ class Collate:
         normalize: Normalize here; None leaves that to the device (uint8 image and mask).
     """
 
-    def __init__(self, fill: tuple[int, ...], normalize: Normalization | None) -> None:
-        self.fill = fill
-        self.normalize = normalize
+    fill: tuple[int, ...]
+    normalize: Normalization | None
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
         """Make one batch, images channels last in memory."""
-        good = [sample for sample in samples if isinstance(sample, Sample)]
-        failed = next((sample for sample in samples if isinstance(sample, Failure)), None)
-        if failed is not None:
-            return failed
-        size = max(sample.image.shape[0] for sample in good), max(sample.image.shape[1] for sample in good)
+        for sample in samples:
+            if isinstance(sample, Failure):
+                return sample
+        good = cast("Sequence[Sample]", samples)
+        height, width = np.max([sample.image.shape[:2] for sample in good], axis=0).tolist()
+        size = height, width
         images = np.stack([pad(sample.image, size, self.fill) for sample in good])
         batch: Batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "id": [sample.id for sample in good]}
         masks = [pad(sample.mask, size, (IGNORE_INDEX,)) for sample in good if sample.mask is not None]

@@ -1,5 +1,6 @@
 """Checks of the data modules' options."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from beyondpixel.datamodules.datasets.errors import data_error
@@ -25,9 +26,8 @@ def check_options(data: "SegmentationDataModule") -> None:
     """
     for name in ("batch_size", "eval_batch_size"):
         _require(getattr(data, name) >= 1, name, "at least 1", getattr(data, name))
-    for name, allowed in _CHOICES.items():
-        value = getattr(data, name)
-        _require(value in allowed, name, f"one of {', '.join(map(repr, allowed))}", value)
+    for name, choices in _CHOICES.items():
+        check_choice(name, getattr(data, name), choices)
     _require(data.timeout > 0, "timeout", "a positive number of seconds", data.timeout)
     workers = data.num_workers
     _require(workers is None or workers >= 0, "num_workers", "at least 0, or None to choose", workers)
@@ -39,8 +39,12 @@ def check_options(data: "SegmentationDataModule") -> None:
     for name in ("crop_size", "image_size"):
         size = getattr(data, name)
         _require(size is None or min(size) >= 1, name, "positive", size)
+    _check_crop(data)
+
+
+def _check_crop(data: "SegmentationDataModule") -> None:
     if data.crop_size is not None and data.image_size is not None:
-        largest = tuple(round(side * high) for side in data.image_size)
+        largest = tuple(round(side * data.scales[1]) for side in data.image_size)
         if all(crop > side for crop, side in zip(data.crop_size, largest, strict=True)):
             raise ValueError(
                 f"crop_size {data.crop_size} is larger than every image: image_size is {data.image_size}, and scales "
@@ -64,11 +68,15 @@ def batch_size_of_process(batch_size: int, processes: int) -> int:
     fewer = max(count for count in range(1, processes) if batch_size % count == 0)
     raise data_error(
         f"batch_size {batch_size} is not divisible by {processes} processes",
-        [],
         expected="a batch_size over all processes that is divisible by their number",
         remedy=f"use --data.batch_size {' or '.join(sizes)}, or {fewer} process{'es' * (fewer > 1)} instead of "
         f"{processes}",
     )
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise a ValueError that lists the choices unless value is one of them."""
+    _require(value in choices, name, f"one of {', '.join(map(repr, choices))}", value)
 
 
 def _require(holds: bool, name: str, expected: str, got: Any) -> None:

@@ -6,6 +6,7 @@ Masks are resampled with nearest neighbor, and pixels outside of the image get t
 import os
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # albumentations checks a server for its newest version on import unless this is set
@@ -123,33 +124,20 @@ class TrainingTransform:
     """Random scale, crop, color and horizontal flip.
 
     Args:
-        crop: Height and width of the output.
-        scales: Lowest and highest factor.
-        scale_step: Step between the factors; None for any factor in the range.
+        scale_crop: The random scale and crop, whose size is that of the output.
         flip: Flip samples horizontally with probability 0.5.
         fill: Color of the padding, RGB 0-255.
-        resampling: How images are rescaled, see `Rescale.image`.
-        max_class_share: Highest share of one class in a crop, see `RandomScaleCrop`.
         photometric: Distort the colors, see `PhotometricDistortion`.
     """
 
     def __init__(
-        self,
-        *,
-        crop: Size,
-        scales: tuple[float, float],
-        scale_step: float | None,
-        flip: bool,
-        fill: tuple[int, ...],
-        resampling: Resampling,
-        max_class_share: float | None = None,
-        photometric: bool = False,
+        self, scale_crop: RandomScaleCrop, *, flip: bool, fill: tuple[int, ...], photometric: bool = False
     ) -> None:
-        steps: list[Any] = [RandomScaleCrop(crop, scales, scale_step, resampling, max_class_share)]
+        steps: list[Any] = [scale_crop]
         if photometric:
             steps.append(PhotometricDistortion())
         border = {"position": "top_left", "border_mode": cv2.BORDER_CONSTANT, "fill": fill, "fill_mask": IGNORE_INDEX}
-        steps.append(A.PadIfNeeded(*crop, **border))
+        steps.append(A.PadIfNeeded(*scale_crop.crop, **border))
         if flip:
             steps.append(A.HorizontalFlip(p=0.5))
         self._compose = A.Compose(steps)
@@ -166,6 +154,7 @@ class TrainingTransform:
         return Sample(arrays["image"], arrays["mask"], sample.id)
 
 
+@dataclass(frozen=True)
 class Resize:
     """Resize to a fixed size.
 
@@ -174,14 +163,14 @@ class Resize:
         resampling: How images are rescaled, see `Rescale.image`.
     """
 
-    def __init__(self, size: Size, resampling: Resampling) -> None:
-        self.rescale = Rescale.whole(size)
-        self.resampling = resampling
+    size: Size
+    resampling: Resampling
 
     def __call__(self, sample: Sample) -> Sample:
         """Resize a sample, without modifying `sample`."""
-        mask = None if sample.mask is None else self.rescale.mask(sample.mask)
-        return Sample(self.rescale.image(sample.image, self.resampling), mask, sample.id)
+        rescale = Rescale.whole(self.size)
+        mask = None if sample.mask is None else rescale.mask(sample.mask)
+        return Sample(rescale.image(sample.image, self.resampling), mask, sample.id)
 
 
 def largest_class_share(mask: Pixels) -> float:

@@ -104,16 +104,20 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
 def _relative(member: _Member, inside: str, archive: Path) -> PurePosixPath | None:
     """Return the member's path below `inside`; None if it is outside."""
     path = PurePosixPath(member.name)
-    fault = None
-    if not path.parts or "\0" in member.name:
-        fault = "has no usable name"
-    elif path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
-        fault = "leads out of the folder it is unpacked to"
-    elif any(len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.parts):
-        fault = f"has a name of more than {LONGEST_NAME} bytes"
     folder = PurePosixPath(inside).parts
     matches = all(wanted in ("*", part) for wanted, part in zip(folder, path.parts, strict=False))
     chosen = len(path.parts) > len(folder) and matches
-    if fault := fault or (member.fault if chosen else None):
+    if fault := _name_fault(member.name) or (member.fault if chosen else None):
         raise ArchiveError(f"{archive.name} has {member.name[:100]!r}, which {fault}")
     return PurePosixPath(*path.parts[len(folder) :]) if chosen else None
+
+
+def _name_fault(name: str) -> str | None:
+    parts = PurePosixPath(name).parts
+    if not parts or "\0" in name:
+        return "has no usable name"
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        return "leads out of the folder it is unpacked to"
+    if any(len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in parts):
+        return f"has a name of more than {LONGEST_NAME} bytes"
+    return None

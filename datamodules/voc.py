@@ -10,6 +10,7 @@ from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.datasets.listing import read_list
 from beyondpixel.datamodules.datasets.sbd import find_voc
+from beyondpixel.datamodules.options import check_choice
 from beyondpixel.datamodules.resampling import Resampling
 
 CLASSES = (
@@ -63,12 +64,8 @@ class VOCDataModule(SegmentationDataModule):
         **common: Any,
     ) -> None:
         super().__init__(crop_size=crop_size, scales=scales, scale_step=scale_step, resampling=resampling, **common)
-        for name, value, known in (
-            ("train_split", train_split, ("trainaug", "train", "trainval")),
-            ("test_split", test_split, ("val", "test")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        check_choice("train_split", train_split, ("trainaug", "train", "trainval"))
+        check_choice("test_split", test_split, ("val", "test"))
         self.root = root
         self.train_split = train_split
         self.val_split = None if train_split == "trainval" else "val"
@@ -80,7 +77,7 @@ class VOCDataModule(SegmentationDataModule):
         """Read the split's list."""
         if not Path(self.root).is_dir():
             raise data_error(
-                f"There is no folder {self.root}", [], expected="the VOC2012 folder", remedy=self._remedy("train")
+                f"There is no folder {self.root}", expected="the VOC2012 folder", remedy=self._remedy("train")
             )
         folder = find_voc(Path(self.root))
         listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -48,36 +47,28 @@ def build_all(config: Mapping[str, Any]) -> Built:
         >>> built.module.num_classes == built.datamodule.num_classes
         True
     """
-    check_imports(config)
-    parser = _parser()
-    given = {key: config[key] for key in ("model", "data", "trainer", "seed_everything")}
-    with _constructor_errors():
-        objects: Namespace = parser.instantiate(parser.parse_object(given))
+    objects = _instantiate(_parser(), config, ("model", "data", "trainer", "seed_everything"))
     return Built(objects["model"], objects["data"], dict(objects["trainer"]))
 
 
 def build_data(config: Mapping[str, Any]) -> LightningDataModule:
     """Build only the data module of a resolved config; arguments and errors as for `build_all`."""
-    check_imports(config)
     parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_argument("--seed_everything", type=bool | int)
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    parser.link_arguments("seed_everything", "data.init_args.seed")
-    given = {key: config[key] for key in ("data", "seed_everything")}
-    with _constructor_errors():
-        module: LightningDataModule = parser.instantiate(parser.parse_object(given))["data"]
+    _add_data(parser)
+    module: LightningDataModule = _instantiate(parser, config, ("data", "seed_everything"))["data"]
     return module
 
 
-@contextmanager
-def _constructor_errors() -> Iterator[None]:
+def _instantiate(parser: LightningArgumentParser, config: Mapping[str, Any], parts: Sequence[str]) -> Namespace:
+    check_imports(config)
     try:
-        yield
+        objects: Namespace = parser.instantiate(parser.parse_object({part: config[part] for part in parts}))
     except DataError as error:
         raise UserError(str(error)) from error
     # FileNotFoundError and ConnectionError are OSErrors
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(str(_first_cause(error))) from error
+    return objects
 
 
 @cache
@@ -88,16 +79,19 @@ def _parser() -> LightningArgumentParser:
 def make_parser(**settings: Any) -> LightningArgumentParser:
     """Create a parser of configs."""
     parser = LightningArgumentParser(**settings)
-    parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(Trainer, "trainer")
     put_integers_first(parser)
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    # properties of the data set and the seed are given only once
-    parser.link_arguments("seed_everything", "data.init_args.seed")
-    for name in LINKED["model"]:
+    _add_data(parser)
+    for name in LINKED["model"]:  # properties of the data set
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     return parser
+
+
+def _add_data(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--seed_everything", type=bool | int)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    parser.link_arguments("seed_everything", "data.init_args.seed")
 
 
 def _first_cause(error: BaseException) -> BaseException:

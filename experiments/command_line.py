@@ -75,15 +75,7 @@ def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentPar
 def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter, hint: Any, text: str) -> None:
     required = parameter.default is inspect.Parameter.empty
     kind, several = _kind(hint)
-    settings: dict[str, Any] = {"help": text}
-    if kind is bool:
-        settings["action"] = "store_true"
-    else:
-        settings["type"] = kind
-        if typing.get_origin(kind) is Literal:
-            settings |= {"type": str, "choices": typing.get_args(kind)}
-        if several:
-            settings["nargs"] = "+" if required or parameter.kind is parameter.KEYWORD_ONLY else "*"
+    settings = {"help": text, **_values(kind)}
     if not required:
         settings["default"] = parameter.default
         if kind is not bool and parameter.default not in (None, [], ()):
@@ -91,12 +83,20 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
             settings["help"] += f" (default: {' '.join(map(str, defaults))})"
     if parameter.kind is parameter.KEYWORD_ONLY:
         dashed = f"--{name.replace('_', '-')}"
-        spellings = dict.fromkeys([dashed, f"--{name}"] if name != "ckpt_path" else ["--ckpt_path", dashed])
-        parser.add_argument(*spellings, dest=name, required=required, **settings)
+        spellings = dict.fromkeys(["--ckpt_path", dashed] if name == "ckpt_path" else [dashed, f"--{name}"])
+        parser.add_argument(*spellings, dest=name, required=required, **settings, **({"nargs": "+"} if several else {}))
     else:
-        if not required and not several:
-            settings["nargs"] = "?"
-        parser.add_argument(name, metavar=name.upper(), **settings)
+        counts = {(True, True): "+", (False, True): "*", (False, False): "?"}
+        parser.add_argument(name, metavar=name.upper(), nargs=counts.get((required, several)), **settings)
+
+
+def _values(kind: Any) -> dict[str, Any]:
+    """Settings of argparse for values of a type."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(kind) is Literal:
+        return {"type": str, "choices": typing.get_args(kind)}
+    return {"type": kind}
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

@@ -11,13 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beyondpixel.datamodules import (
-    CamVidDataModule,
-    FolderDataModule,
-    SegmentationDataModule,
-    ShapesDataModule,
-    VOCDataModule,
-)
+from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.datamodules.checks import SplitReport, check
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import BadFileError
@@ -25,11 +19,11 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
 SIZES_SHOWN = 5
-DATA_MODULES: dict[str, type[SegmentationDataModule]] = {
-    "camvid": CamVidDataModule,
-    "folder": FolderDataModule,
-    "shapes": ShapesDataModule,
-    "voc": VOCDataModule,
+DATA_MODULES = {
+    "camvid": "CamVidDataModule",
+    "folder": "FolderDataModule",
+    "shapes": "ShapesDataModule",
+    "voc": "VOCDataModule",
 }
 
 
@@ -67,18 +61,19 @@ def check_data(
         if split.classes:
             console.print(_class_table(split))
     if grid is not None:
-        usable = [split.split for split in reports if split.images]
-        drawn = [sample for split in usable for sample in _spread_samples(data.load_split(split), samples)]
-        if drawn:
-            _draw(data, drawn, f"{samples} samples of each of {', '.join(usable)}", grid)
-            print(f"Samples are written to {grid}")
-    skipped = data.train_split if data.on_error == "skip" else None
-    bad = [split.split for split in reports if not split.ok and not (split.split == skipped and split.images)]
-    if bad:
-        raise UserError(f"{data.dataset_name} cannot be used as it is: see {', '.join(bad)} above")
-    left_out = sum(len(split.faults) for split in reports)
+        _draw(data, [split.split for split in reports if split.images], samples, grid)
+    left_out = _check_usable(data, reports)
     skipping = f", except {left_out} training samples that on_error skip leaves out" if left_out else ""
     print(f"{data.dataset_name}: no fault found{skipping}")
+
+
+def _check_usable(data: SegmentationDataModule, reports: Sequence[SplitReport]) -> int:
+    """Raise an error if a split cannot be used, and return how many training samples are left out."""
+    skipped = data.train_split if data.on_error == "skip" else None
+    bad = [split.split for split in reports if not (split.ok or (split.split == skipped and split.images))]
+    if bad:
+        raise UserError(f"{data.dataset_name} cannot be used as it is: see {', '.join(bad)} above")
+    return sum(len(split.faults) for split in reports)
 
 
 def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> SegmentationDataModule:
@@ -95,8 +90,7 @@ def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> Segmen
         arguments[key.removeprefix("data.").removeprefix("init_args.")] = value
     if name != "shapes" and "root" not in arguments:
         raise UserError(f"data check {name} needs --root DIR, the folder of the data set")
-    class_path = DATA_MODULES[name].__name__
-    config, errors = complete({"data": {"class_path": class_path, "init_args": arguments}})
+    config, errors = complete({"data": {"class_path": DATA_MODULES[name], "init_args": arguments}})
     if errors:
         raise UserError("\n".join(f"--data.{'.'.join(keys[2:])}: {text}" for keys, text in errors))
     return cast(SegmentationDataModule, build_data(config))
@@ -142,17 +136,21 @@ def _spread_samples(dataset: SegmentationDataset, count: int) -> list[Sample]:
     return chosen
 
 
-def _draw(data: SegmentationDataModule, samples: Sequence[Sample], what: str, file: Path) -> None:
+def _draw(data: SegmentationDataModule, splits: Sequence[str], count: int, file: Path) -> None:
+    """Draw some samples of each split that has any, with their masks."""
+    samples = [sample for split in splits for sample in _spread_samples(data.load_split(split), count)]
+    if not samples:
+        return
     images = [sample.image for sample in samples]
     masks = [sample.mask for sample in samples if sample.mask is not None]
+    pairs = zip(images, masks, strict=True)
     columns = {
         "image": images,
-        "mask over it": [
-            overlay(i, m, data.palette, ignore_index=data.ignore_index) for i, m in zip(images, masks, strict=True)
-        ],
+        "mask over it": [overlay(*pair, data.palette, ignore_index=data.ignore_index) for pair in pairs],
         "mask": [colorize(mask, data.palette, data.ignore_index) for mask in masks],
     }
     legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
     file.parent.mkdir(parents=True, exist_ok=True)
-    heading = f"{data.dataset_name}: {what}"
+    heading = f"{data.dataset_name}: {count} samples of each of {', '.join(splits)}"
     image_grid(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).savefig(file)
+    print(f"Samples are written to {file}")

@@ -11,7 +11,8 @@ import json
 import re
 import typing
 from collections.abc import Mapping
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -86,21 +87,15 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
         model.init_args.lr expected float, got 'fast'
         model.init_args.encodr unknown key; did you mean encoder or decoder?
     """
-    errors: list[tuple[Keys, str]] = [
-        ((key,), f"unknown key; {suggestion(key, ('model', 'data', 'trainer', 'seed_everything'))}")
-        for key in config
-        if key not in ("model", "data", "trainer", "seed_everything")
-    ]
+    keys = (*KINDS, "trainer", "seed_everything")
+    unknown = [key for key in config if key not in keys]
+    errors: list[tuple[Keys, str]] = [((key,), f"unknown key; {suggestion(key, keys)}") for key in unknown]
     forbidden = forbidden_imports(config)
     if forbidden:
-        return dict(config), [*errors, *((tuple(map(str, keys)), text) for keys, text in forbidden)]
-    values: dict[str, Any] = {}
-    for part, kind in KINDS.items():
-        values[part], found = _complete_class(part, config.get(part) or {}, kind)
-        errors += found
-    trainer = config.get("trainer") or {}
-    values["trainer"], found = _complete_arguments(Trainer, trainer, ("trainer",), skip=())
-    errors += found
+        return dict(config), [*errors, *((tuple(map(str, path)), text) for path, text in forbidden)]
+    completion = Completion(errors)
+    values: dict[str, Any] = {part: completion.complete_class(part, config.get(part) or {}) for part in KINDS}
+    values["trainer"] = completion.complete_arguments(Trainer, config.get("trainer") or {}, ("trainer",))
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
     return values, errors or _invalid_values(values)
 
@@ -142,103 +137,117 @@ def import_class(class_path: str, part: str) -> type:
     return found
 
 
-def _complete_class(part: str, given: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
-    errors: list[tuple[Keys, str]] = []
-    arguments = given.get("init_args") or {}
-    class_path = given.get("class_path", DEFAULT_CLASSES[part])
-    try:
-        found = import_class(class_path, part)
-    except UserError as error:
-        return dict(given), [((part, "class_path"), str(error))]
-    if not isinstance(arguments, Mapping):
-        return dict(given), [((part, "init_args"), f"expected keys and values, got {arguments!r}")]
-    for key in given:
-        if key not in ("class_path", "init_args"):
-            below = key in _defaults(found, LINKED[part])
-            hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
-            errors.append(((part, str(key)), f"unknown key; {hint}"))
-    full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
-    above = (part, "init_args")
-    linked = [key for key in LINKED[part] if key in arguments]
-    errors += [((*above, key), "given by the data module, or by the seed; remove it") for key in linked]
-    own = {key: value for key, value in arguments.items() if key not in linked}
-    values, wrong = _complete_arguments(found, own, above, skip=LINKED[part])
-    errors += wrong
-    if "loss" in values and "loss" not in {keys[2] for keys, _ in wrong if len(keys) > 2}:
-        values["loss"], wrong = _complete_loss(values["loss"], (*above, "loss"))
-        errors += wrong
-    return {"class_path": full_path, "init_args": values}, errors
+@dataclass
+class Completion:
+    """Completes the parts of a config.
 
+    Attributes:
+        errors: receives the errors of all parts: paths of keys with a text each.
+    """
 
-def _complete_loss(loss: Any, above: Keys) -> tuple[Any, list[tuple[Keys, str]]]:
-    """Complete a loss, given by name and arguments, or a list of losses; anything else is left to the model."""
-    if isinstance(loss, list):
-        parts = [_complete_loss(entry, (*above, str(index))) for index, entry in enumerate(loss)]
-        return [value for value, _ in parts], [error for _, errors in parts for error in errors]
-    settings = {"name": loss} if isinstance(loss, str) else loss
-    if not isinstance(settings, Mapping):
-        return loss, []
-    name = settings.get("name")
-    if not isinstance(name, str) or name not in LOSSES:
-        got = "no name" if name is None else repr(name)
-        keys = above if isinstance(loss, str) or name is None else (*above, "name")
-        return loss, [(keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}")]
-    own = {key: value for key, value in settings.items() if key not in ("name", "weight")}
-    values, errors = _complete_arguments(loss_class(name), own, above, skip=LOSS_LINKED)
-    weight = {"weight": settings["weight"]} if "weight" in settings else {}
-    return {"name": name, **values, **weight}, errors
+    errors: list[tuple[Keys, str]]
 
-
-def _complete_arguments(
-    function: Any, given: Any, above: Keys, *, skip: tuple[str, ...]
-) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
-    """Complete the arguments of a class: its defaults, and the given values converted to their annotated types."""
-    if not isinstance(given, Mapping):
-        return {}, [(above, f"expected keys and values, got {given!r}")]
-    values = dict(_defaults(function, skip))
-    annotation = partial(_annotation, function, skip)
-    errors: list[tuple[Keys, str]] = []
-    for key, value in given.items():
-        keys = (*above, str(key))
-        if key not in values:
-            errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
-            continue
-        if value is None and values[key] is not None and not re.search(r"\b(None|Any)\b", annotation(key)):
-            # jsonargparse treats null as not given
-            errors.append((keys, f"expected {annotation(key)}, got null; omit the key to use its default"))
-            continue
+    def complete_class(self, part: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Complete a class, with its arguments and its loss."""
+        class_path = given.get("class_path", DEFAULT_CLASSES[part])
         try:
-            values[key] = json.loads(_converted(function, skip, key, json.dumps(value, default=str)))
-        except (ArgumentError, ValueError, TypeError):
-            closest = did_you_mean(value, re.findall(r"'([^']*)'", annotation(key)))  # of a Literal's words
-            text = "; ".join(filter(None, [f"expected {annotation(key)}, got {value!r}", closest]))
-            errors.append(_error_within(value, keys) or (keys, text))
-    return values, errors
+            found = import_class(class_path, part)
+        except UserError as error:
+            self.errors.append(((part, "class_path"), str(error)))
+            return dict(given)
+        for key in given:
+            if key not in ("class_path", "init_args"):
+                below = key in _defaults(found, LINKED[part])
+                hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
+                self.errors.append(((part, str(key)), f"unknown key; {hint}"))
+        values = self.complete_arguments(found, given.get("init_args") or {}, (part, "init_args"), LINKED[part])
+        if "loss" in values:
+            values["loss"] = self.complete_loss(values["loss"], (part, "init_args", "loss"))
+        full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
+        return {"class_path": full_path, "init_args": values}
+
+    def complete_loss(self, loss: Any, above: Keys) -> Any:
+        """Complete a loss, given by name and arguments, or a list of losses; anything else is left to the model."""
+        if isinstance(loss, list):
+            return [self.complete_loss(entry, (*above, str(index))) for index, entry in enumerate(loss)]
+        settings = {"name": loss} if isinstance(loss, str) else loss
+        if not isinstance(settings, Mapping):
+            return loss
+        arguments = dict(settings)
+        name = arguments.pop("name", None)
+        if not isinstance(name, str) or name not in LOSSES:
+            got = "no name" if name is None else repr(name)
+            keys = above if isinstance(loss, str) or name is None else (*above, "name")
+            self.errors.append((keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}"))
+            return loss
+        weight = {"weight": arguments.pop("weight")} if "weight" in arguments else {}
+        values = self.complete_arguments(loss_class(name), arguments, above, LOSS_LINKED)
+        return {"name": name, **values, **weight}
+
+    def complete_arguments(
+        self, function: Any, given: Any, above: Keys, linked: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Complete the arguments of a class: its defaults, and the given values converted to their annotated types."""
+        if not isinstance(given, Mapping):
+            self.errors.append((above, f"expected keys and values, got {given!r}"))
+            return {}
+        values = dict(_defaults(function, linked))
+        for key, value in given.items():
+            keys = (*above, str(key))
+            if key in linked:
+                self.errors.append((keys, "given by the data module, or by the seed; remove it"))
+            elif key not in values:
+                self.errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
+            elif value is None and values[key] is not None and not _accepts_null(_annotation(function, linked, key)):
+                # jsonargparse treats null as not given
+                text = f"expected {_annotation(function, linked, key)}, got null; omit the key to use its default"
+                self.errors.append((keys, text))
+            else:
+                try:
+                    values[key] = json.loads(_converted(function, linked, key, json.dumps(value, default=str)))
+                except (ArgumentError, ValueError, TypeError):
+                    error = _error_within(value, keys) or (keys, _expected(_annotation(function, linked, key), value))
+                    self.errors.append(error)
+        return values
+
+
+def _accepts_null(annotation: str) -> bool:
+    return re.search(r"\b(None|Any)\b", annotation) is not None
+
+
+def _expected(annotation: str, value: Any) -> str:
+    closest = did_you_mean(value, re.findall(r"'([^']*)'", annotation))  # of a Literal's words
+    return "; ".join(filter(None, [f"expected {annotation}, got {value!r}", closest]))
 
 
 def _error_within(value: Any, keys: Keys) -> tuple[Keys, str] | None:
     """Find a wrong name in a value that is a class with arguments, such as an optimizer."""
-    own = MODULES.get(keys[-1])
-    if not isinstance(value, Mapping) or not (own or "class_path" in value):
+    default_module = MODULES.get(keys[-1], "")
+    if not isinstance(value, Mapping):
         return None
-    if "class_path" not in value:
-        return keys, f"expected class_path beside these arguments, got {value!r}; add class_path: {own}.NAME"
-    module_name, _, name = str(value["class_path"]).rpartition(".")
-    module_name = module_name or own or ""
-    if not module_name:
+    if "class_path" in value:
+        return _error_in_class(str(value["class_path"]), value.get("init_args"), default_module, keys)
+    if default_module:
+        remedy = f"add class_path: {default_module}.NAME"
+        return keys, f"expected class_path beside these arguments, got {value!r}; {remedy}"
+    return None
+
+
+def _error_in_class(class_path: str, arguments: Any, default_module: str, keys: Keys) -> tuple[Keys, str] | None:
+    module_name, _, name = class_path.rpartition(".")
+    if not (module_name or default_module):
         return None
     names: list[str] = []
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name or default_module)
         names = [known for known, one in vars(module).items() if isinstance(one, type)]
-        arguments = inspect.signature(getattr(module, name)).parameters
+        known_arguments = inspect.signature(getattr(module, name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         hint = suggestion(name, names) if names else "expected a full path such as torch.optim.AdamW"
-        return (*keys, "class_path"), f"no class {value['class_path']!r} ({error}); {hint}"
-    given = value.get("init_args") or {}
-    for key in given if isinstance(given, Mapping) else ():
-        if key not in arguments:
-            return (*keys, "init_args", str(key)), f"unknown key; {suggestion(key, arguments)}"
+        return (*keys, "class_path"), f"no class {class_path!r} ({error}); {hint}"
+    for key in arguments if isinstance(arguments, Mapping) else ():
+        if key not in known_arguments:
+            return (*keys, "init_args", str(key)), f"unknown key; {suggestion(key, known_arguments)}"
     return None
 
 

@@ -74,25 +74,15 @@ def sync(
         raise UserError(f"--jobs must be at least 1 and --timeout above 0, got {jobs} and {timeout}")
     console = Console(soft_wrap=True, markup=False)
     pending = _pending_uploads(folders, console)
-    if dry_run or not pending:
+    if not pending:
+        console.print("Nothing to upload")
+        return []
+    if dry_run:
         for upload in pending:
             new = sum(not is_uploaded(part) for part in upload.parts)
             console.print(f"{upload.run.path}: would be uploaded ({new} part(s))")
-        if not pending:
-            console.print("Nothing to upload")
         return [upload.run for upload in pending]
-    reason = offline_reason()
-    if reason is not None:
-        raise UserError(
-            f"nothing was uploaded, {len(pending)} run(s) are pending: {reason}; log in with `wandb login` or set "
-            "WANDB_API_KEY, unset WANDB_MODE, and try again where there is a network"
-        )
-    failed = _upload_all(pending, jobs, timeout, console)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(pending)} uploads failed: {', '.join(str(run.path) for run in failed)}; "
-            "run the command again to retry them"
-        )
+    _upload_all(pending, jobs, timeout, console)
     return [upload.run for upload in pending]
 
 
@@ -132,8 +122,14 @@ def _pending_uploads(folders: Sequence[str | Path], console: Console) -> list[Up
     return pending
 
 
-def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: Console) -> list[RunFolder]:
-    """Upload everything, print the outcome of each run, and return the runs that failed."""
+def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: Console) -> None:
+    """Upload everything, print the outcome of each run, and raise an error that names the runs that failed."""
+    reason = offline_reason()
+    if reason is not None:
+        raise UserError(
+            f"nothing was uploaded, {len(pending)} run(s) are pending: {reason}; log in with `wandb login` or set "
+            "WANDB_API_KEY, unset WANDB_MODE, and try again where there is a network"
+        )
     errors: list[str | None] = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
@@ -148,7 +144,11 @@ def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: C
             for process in processes:
                 kill_with_children(process)
             raise
-    return [upload.run for upload, error in zip(pending, errors, strict=True) if error is not None]
+    failed = [str(upload.run.path) for upload, error in zip(pending, errors, strict=True) if error is not None]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(pending)} uploads failed: {', '.join(failed)}; run the command again to retry them"
+        )
 
 
 def _marker_of(part: Path) -> Path:

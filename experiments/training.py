@@ -128,7 +128,6 @@ def evaluate(
 
 def _scores_text(prefix: str, metrics: Mapping[str, Any]) -> str:
     """The main scores and the IoU of each class, in percent."""
-
     names = [name for name in (f"{prefix}/{score}" for score in MAIN_SCORES) if name in metrics]
     main = ", ".join(f"{name} {100 * float(metrics[name]):.2f}" for name in names)
     ious = {name.removeprefix(f"{prefix}/IoU/"): value for name, value in metrics.items() if f"{prefix}/IoU/" in name}

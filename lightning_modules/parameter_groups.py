@@ -41,19 +41,25 @@ def parameter_groups(
         [('encoder/decay', 1.0, 1.0), ('encoder/no_decay', 1.0, 0.0), ('head/decay', 10, 1.0)]
     """
     encoder = getattr(network, "encoder", None)
-    in_encoder = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
     rest, rest_lr = ("network", 1.0) if encoder is None else ("head", head_lr_multiplier)
+    of_encoder = set() if encoder is None else {id(parameter) for parameter in encoder.parameters()}
     groups: dict[str, dict[str, Any]] = {}
     for part, lr in (("encoder", 1.0), (rest, rest_lr)):
         groups[f"{part}/decay"] = {"params": [], "lr": lr, "weight_decay": 1.0}
         groups[f"{part}/no_decay"] = {"params": [], "lr": lr, "weight_decay": 0.0}
+    groups["loss"] = {"params": [], "lr": 1.0, "weight_decay": 0.0}
     for parameter, decayed in _trainable(network):
-        part = "encoder" if id(parameter) in in_encoder else rest
+        part = "encoder" if id(parameter) in of_encoder else rest
         groups[f"{part}/decay" if decayed or decay_norm_and_bias else f"{part}/no_decay"]["params"].append(parameter)
-    shared = {id(parameter) for parameter in network.parameters()}
-    of_loss = [] if loss is None else [weight for weight, _ in _trainable(loss) if id(weight) not in shared]
-    groups["loss"] = {"params": of_loss, "lr": 1.0, "weight_decay": 0.0}
+    if loss is not None:
+        groups["loss"]["params"] = _parameters_without(loss, network)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def _parameters_without(module: nn.Module, other: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters of a module that another one does not have."""
+    shared = {id(parameter) for parameter in other.parameters()}
+    return [parameter for parameter, _ in _trainable(module) if id(parameter) not in shared]
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

@@ -76,14 +76,8 @@ def _parse(content: Any) -> ClassFile:
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise ValueError("has no list of classes")
-    names, palette, values = [], [], []
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ValueError(f"class {index} has no name: {entry!r}")
-        _check_keys(f"key in class {entry['name']}", entry, _CLASS_KEYS)
-        names.append(entry["name"])
-        palette.append(_color(entry["name"], entry.get("color")))
-        values.append(_value(entry.get("value", index)))
+    classes = [_class(index, entry) for index, entry in enumerate(entries)]
+    names, palette, values = map(list, zip(*classes, strict=True))
     for what, given in (("names", names), ("colors", palette), ("values", values)):
         if len(set(given)) < len(given):
             raise ValueError(f"two classes have the same {what[:-1]}: {given}")
@@ -97,6 +91,14 @@ def _parse(content: Any) -> ClassFile:
         _triple("mean", content.get("mean", IMAGENET_MEAN)),
         _triple("std", content.get("std", IMAGENET_STD)),
     )
+
+
+def _class(index: int, entry: Any) -> tuple[str, Color, int]:
+    """Name, color and value in the masks of one class."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"class {index} has no name: {entry!r}")
+    _check_keys(f"key in class {entry['name']}", entry, _CLASS_KEYS)
+    return entry["name"], _color(entry["name"], entry.get("color")), _value(entry.get("value", index))
 
 
 def _labels(values: list[int], void: list[Any]) -> LabelTable:

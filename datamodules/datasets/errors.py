@@ -17,12 +17,12 @@ class BadFileError(ValueError):
     """One file cannot be used; the message names it and says why."""
 
 
-def data_error(what: str, offenders: Sequence[str], *, expected: str, remedy: str) -> DataError:
+def data_error(what: str, offenders: Sequence[str] = (), *, expected: str, remedy: str) -> DataError:
     """Build one `DataError` for all offenders: the first 20 are listed, all are counted.
 
     Args:
         what: What is wrong, and where.
-        offenders: File names with their faults.
+        offenders: File names with their faults, if the error is about files.
         expected: What should have been there.
         remedy: What to do, with the command where there is one.
 

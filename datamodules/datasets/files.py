@@ -48,7 +48,7 @@ class FileDataset(SegmentationDataset):
         self.remedy = remedy
         self.convert_images = convert_images
         if not self.pairs:
-            raise data_error(f"{name} has no images", [], expected="at least one image", remedy=remedy)
+            raise data_error(f"{name} has no images", expected="at least one image", remedy=remedy)
 
     def __getitem__(self, index: int) -> Sample:
         try:

@@ -20,7 +20,6 @@ def image_dataset(path: Path) -> FileDataset:
     if not files or not path.exists():
         raise data_error(
             f"predict_path {path} {'contains no images' if path.exists() else 'does not exist'}",
-            [],
             expected="an image or a folder of images",
             remedy="give the path of one, such as --data.predict_path photos/",
         )

@@ -23,7 +23,6 @@ def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str
     except UnicodeDecodeError as error:
         raise data_error(
             f"{listing} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})",
-            [],
             expected="file names, one entry per line, as UTF-8 text",
             remedy=remedy,
         ) from None

@@ -35,7 +35,6 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
     if len(names) != TRAINAUG:
         raise data_error(
             f"SBD in {sbd} and VOC in {voc} make a trainaug split of {len(names)} images",
-            [],
             expected=f"{TRAINAUG:,} images, from the complete lists of both",
             remedy=f"beyondpixel data get voc --root {voc}, then beyondpixel data get sbd --root {voc}",
         )

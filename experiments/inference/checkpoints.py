@@ -178,15 +178,8 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
     ]
     if not unfit:
         return
-    theirs, ours = checkpoint["hyper_parameters"], dict(module.hparams)
-    # of the arguments that all modules share, shapes depend on num_classes and, if it has weights, the loss
-    shaping = {"num_classes", *(["loss"] if any(line.startswith("loss.") for line in unfit) else [])}
-    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - shaping
-    differing = [
-        f"{name} is {value} in the checkpoint and {ours[name]} in the config"
-        for name, value in theirs.items()
-        if name in ours and name not in free and value != ours[name]
-    ]
+    with_loss = any(line.startswith("loss.") for line in unfit)
+    differing = _differing_arguments(checkpoint["hyper_parameters"], module, with_loss=with_loss)
     if differing:
         raise UserError(
             f"{path} does not fit this model: {'; '.join(differing)}. Use the config of its run, "
@@ -198,6 +191,18 @@ def check_fits(path: str | Path, module: LightningModule) -> None:
         f"{path} does not fit {type(module).__name__} as it is here ({'; '.join(made)}): "
         f"{'; '.join(unfit[:SHOWN])}{more}. Check out the code that made it, or train again"
     )
+
+
+def _differing_arguments(theirs: Mapping[str, Any], module: LightningModule, *, with_loss: bool) -> list[str]:
+    """Hyper-parameters in which a checkpoint and a module differ, of those on which the shapes of weights depend."""
+    # of the arguments that all modules share these are num_classes and, if it has weights, the loss
+    shaping = {"num_classes", "loss"} if with_loss else {"num_classes"}
+    free = {*inspect.signature(SegmentationModule).parameters, "encoder_weights"} - shaping
+    return [
+        f"{name} is {value} in the checkpoint and {module.hparams[name]} in the config"
+        for name, value in theirs.items()
+        if name in module.hparams and name not in free and value != module.hparams[name]
+    ]
 
 
 def code_differences(path: str | Path) -> list[str]:

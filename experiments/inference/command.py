@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
+
+from beyondpixel.experiments.errors import UserError, as_user_error
 
 
 def predict(
@@ -47,22 +50,31 @@ def predict(
     Raises:
         UserError: for errors that a user can fix; for unreadable images, after all others are done.
     """
-    from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint
+    import torch
+
+    from beyondpixel.experiments.checkpoint_files import checksum
+    from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+    from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
     from beyondpixel.experiments.inference.outputs import PredictionFolder
-    from beyondpixel.experiments.inference.predict import predict_images
+    from beyondpixel.experiments.inference.predict import find_dataset, predict_dataset
+    from beyondpixel.experiments.inference.submission import check_submission, pack_voc
 
     checkpoint = find_checkpoint(ckpt_path, config)
-    predict_images(
-        checkpoint,
-        config_of(checkpoint, config, overrides),
-        images,
-        PredictionFolder(output, colors=colors, overlays=overlays, probabilities=probabilities),
-        names_file=names,
-        inferer=inferer,
-        submission=submission,
-        device=device,
-        overwrite=overwrite,
-    )
+    options = InfererOptions() if inferer is None else parse_inferer(inferer)
+    module, data = load_trained(checkpoint, config_of(checkpoint, config, overrides))
+    dataset = find_dataset(data, images, output, names)
+    if submission is not None:
+        check_submission(submission, num_classes=module.num_classes, colors=colors)
+    with as_user_error(RuntimeError, TypeError):  # torch's message names the device, or the dtype that it lacks
+        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    module.inferer = options.build(data)
+    preprocessing = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}
+    settings = {"checkpoint": checksum(checkpoint), **options.axes, **json.loads(json.dumps(preprocessing))}
+    predictions = PredictionFolder(output, colors=colors, overlays=overlays, probabilities=probabilities)
+    predictions.prepare(getattr(dataset, "pairs", ()), settings, overwrite=overwrite)
+    predict_dataset(dataset, module, data, predictions, overwrite=overwrite)
+    if submission is not None:
+        print(f"Archive for the test server: {pack_voc(dataset.ids, predictions, submission)}")
 
 
 def export(
@@ -90,10 +102,29 @@ def export(
         UserError: if the checkpoint cannot be loaded, a package is missing, the output cannot be written, or ONNX
             Runtime's logits differ from PyTorch's.
     """
-    from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint
-    from beyondpixel.experiments.inference.export import export_network
+    import torch
 
+    from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+    from beyondpixel.experiments.inference.export import CHECKED_SIZES, Normalized, describe, write_onnx
+
+    if normalize and format != "onnx":
+        raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")
     checkpoint = find_checkpoint(ckpt_path, config)
-    export_network(
-        checkpoint, output, format=format, normalize=normalize, config=config_of(checkpoint, config, overrides)
-    )
+    module, data = load_trained(checkpoint, config_of(checkpoint, config, overrides))
+    metadata = describe(data, normalize=normalize)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if format == "onnx":
+            network = Normalized(module.network, data.mean, data.std) if normalize else module.network
+            difference = write_onnx(network, output, metadata, normalize=normalize)
+            print(
+                f"{output}: ONNX Runtime's logits differ from PyTorch's by at most {difference:.1e} of the largest, at "
+                f"{len(CHECKED_SIZES)} sizes; input: {metadata['input']}"
+            )
+        else:
+            with output.open("wb") as file:  # torch's own errors of a wrong path do not name it
+                torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, file)
+            name = type(module).__name__
+            print(f"{output}: load it with {name}(...).network.load_state_dict(torch.load(FILE)['state_dict'])")
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written ({error.strerror or error})") from error

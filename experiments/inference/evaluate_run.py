@@ -30,10 +30,6 @@ COPIED = ("name", "table", "row", "seed", "reference")
 def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
     """Test the last checkpoint of a trained run with an inferer.
 
-    Args:
-        run: the run.
-        inferer: such as `crf:5`; see `parse_inferer`.
-
     Returns:
         The evaluation's folder, with any earlier content replaced.
 
@@ -56,7 +52,7 @@ def evaluate_checkpoint(
         stage: `validate` or `test`.
         checkpoint: the file.
         config: the resolved config.
-        inferer: as for `evaluate_run`; None predicts each image once, whole.
+        inferer: such as `crf:5`, see `parse_inferer`; None predicts each image once, whole.
 
     Returns:
         The folder with the results; None, with a printed reason, if they are not saved.
@@ -74,31 +70,30 @@ def evaluate_checkpoint(
         evaluate(stage, config, checkpoint, folder=None, inferer=options)
         print(f"The scores are not saved in a run folder: {reason}")
         return None
-    plain_last = checkpoint.resolve() == run.last_checkpoint.resolve()
-    if options is None and plain_last:
-        evaluate(stage, config, checkpoint, folder=run)
-        return run
-    tested = None if plain_last else checkpoint.stem
-    folder = _folder(run, "-".join(filter(None, [options.slug if options else None, tested])))
-    if process_rank() == 0:
+    other = None if checkpoint.resolve() == run.last_checkpoint.resolve() else checkpoint
+    slug = "-".join(filter(None, [options.slug if options else "", other.stem if other else ""]))
+    folder = _folder(run, slug) if slug else run
+    if slug and process_rank() == 0:
         shutil.rmtree(folder.path, ignore_errors=True)
     evaluate(stage, config, checkpoint, folder=folder, inferer=options)
-    if process_rank() == 0:  # written last, so that an interrupted evaluation does not count as complete
-        axes = {} if options is None else options.axes
-        evaluation = {
-            "words": " of ".join(filter(None, [inferer, tested and f"{tested}.ckpt"])),
-            **axes,
-            "checkpoint": trained_checksum(run) if plain_last else checksum(checkpoint),
-        }
-        record = run.record
-        folder.record = {
-            **{key: record[key] for key in COPIED if key in record},
-            "axes": axes_of(config, axes),
-            "git_commit": git_commit(),
-            "environment": describe_environment(),
-            "evaluation": evaluation,
-        }
+    if slug and process_rank() == 0:  # written last, so that an interrupted evaluation does not count as complete
+        folder.record = _record_of(run, config, inferer, other)
     return folder
+
+
+def _record_of(run: RunFolder, config: Mapping[str, Any], inferer: str | None, other: Path | None) -> dict[str, Any]:
+    axes = {} if inferer is None else parse_inferer(inferer).axes
+    return {
+        **{key: value for key, value in run.record.items() if key in COPIED},
+        "axes": axes_of(config, axes),
+        "git_commit": git_commit(),
+        "environment": describe_environment(),
+        "evaluation": {
+            "words": " of ".join(filter(None, [inferer, other.name if other else None])),
+            **axes,
+            "checkpoint": trained_checksum(run) if other is None else checksum(other),
+        },
+    }
 
 
 def missing_evaluations(run: RunFolder, inferers: Iterable[str]) -> list[str]:

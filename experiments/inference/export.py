@@ -7,14 +7,13 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import load_trained
 
 TOLERANCE = 1e-4
 # an odd size, a multiple of the strides, the papers' kind of size (a multiple plus one), and a batch of several
@@ -47,50 +46,6 @@ class Normalized(nn.Module):
         """Logits (N, C, H, W) of uint8 RGB images (N, 3, H, W)."""
         logits: Tensor = self.network((images.float() / 255 - self.mean) / self.std)
         return logits
-
-
-def export_network(
-    checkpoint: Path,
-    output: Path,
-    *,
-    format: Literal["onnx", "state_dict"],
-    normalize: bool,
-    config: Mapping[str, Any],
-) -> None:
-    """Write the network of a checkpoint, and print how to use it.
-
-    Args:
-        checkpoint: of a run.
-        output: the file to write.
-        format: "onnx", a graph from `images` (N, 3, H, W), any N, H and W, to `logits` (N, C, H, W), with metadata as
-            JSON texts; or "state_dict", a dict of `state_dict`, the weights of `module.network`, and `metadata`.
-        normalize: whether the graph takes uint8 RGB images instead of normalized float32 ones.
-        config: the run's config.
-
-    Raises:
-        UserError: if something cannot be loaded or written, or ONNX Runtime's logits are off by more than 1e-4 of the
-            largest.
-    """
-    if normalize and format != "onnx":
-        raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")
-    module, data = load_trained(checkpoint, config)
-    metadata = describe(data, normalize=normalize)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if format == "onnx":
-            network = Normalized(module.network, data.mean, data.std) if normalize else module.network
-            difference = write_onnx(network, output, metadata, normalize=normalize)
-            print(
-                f"{output}: ONNX Runtime's logits differ from PyTorch's by at most {difference:.1e} of the largest, at "
-                f"{len(CHECKED_SIZES)} sizes; input: {metadata['input']}"
-            )
-        else:
-            with output.open("wb") as file:  # torch's own errors of a wrong path do not name it
-                torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, file)
-            name = type(module).__name__
-            print(f"{output}: load it with {name}(...).network.load_state_dict(torch.load(FILE)['state_dict'])")
-    except OSError as error:
-        raise UserError(f"--output: {output} cannot be written ({error.strerror or error})") from error
 
 
 def describe(data: SegmentationDataModule, *, normalize: bool = False) -> dict[str, Any]:

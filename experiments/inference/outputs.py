@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from beyondpixel.datamodules.datasets.files import Pair
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.images import Named, shortened
+from beyondpixel.experiments.inference.images import shortened
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.lightning_modules.visualization import Color, indexed_image, overlay
@@ -38,11 +39,11 @@ class PredictionFolder:
     overlays: bool = False
     probabilities: bool = False
 
-    def prepare(self, images: Sequence[Named], settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    def prepare(self, images: Sequence[Pair], settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Create the folder, and record the settings of its predictions.
 
         Args:
-            images: the images to predict.
+            images: the image files to predict.
             settings: checkpoint and inferer; existing predictions must have the same.
             overwrite: whether to replace existing predictions.
 
@@ -99,11 +100,11 @@ class PredictionFolder:
         mask = indexed_image(preds, palette)
         self._write(files["mask"], _png(mask.convert("RGB") if self.colors == "rgb" else mask))
 
-    def _refuse_collisions(self, images: Sequence[Named]) -> None:
+    def _refuse_collisions(self, images: Sequence[Pair]) -> None:
         writers: dict[Path, list[str]] = {}
-        for name, path in images:
-            for file in self.files(name).values():
-                writers.setdefault(file, []).append(str(path))
+        for pair in images:
+            for file in self.files(pair.id).values():
+                writers.setdefault(file, []).append(str(pair.image))
         shared = [" and ".join(paths) for paths in writers.values() if len(paths) > 1]
         if shared:
             raise UserError(
@@ -111,7 +112,7 @@ class PredictionFolder:
                 "after the images without their suffix: rename the images, or predict them into different folders"
             )
         targets = {file.resolve() for file in writers}
-        lost = [str(path) for _, path in images if path.resolve() in targets]
+        lost = [str(pair.image) for pair in images if pair.image.resolve() in targets]
         if lost:
             raise UserError(
                 f"--output: predictions would overwrite the images {shortened(lost, 3)}: choose another folder"

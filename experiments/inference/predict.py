@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,102 +16,92 @@ from torch.utils.data import DataLoader, Dataset
 from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.datamodules.datasets.base import Pixels, Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
-from beyondpixel.datamodules.datasets.reading import read_image
+from beyondpixel.datamodules.datasets.files import FileDataset
+from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.loading import default_workers
 from beyondpixel.datamodules.transforms import Resize
-from beyondpixel.experiments.checkpoint_files import checksum
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.experiments.inference.checkpoints import load_trained
-from beyondpixel.experiments.inference.images import Named, find_images
-from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
+from beyondpixel.experiments.inference.images import find_images
 from beyondpixel.experiments.inference.outputs import PredictionFolder
 from beyondpixel.experiments.inference.probabilities import to_probs
-from beyondpixel.experiments.inference.submission import check_submission, pack_voc
 from beyondpixel.lightning_modules import SegmentationModule
 
 
-def predict_images(
-    checkpoint: Path,
-    config: Mapping[str, Any],
-    images: Sequence[Path] | None,
+def find_dataset(
+    data: SegmentationDataModule, images: Sequence[Path] | None, output: Path, names_file: Path | None
+) -> SegmentationDataset:
+    """Find the images to predict: a user's own files, else the data's `predict_path` or its test images.
+
+    Raises:
+        UserError: as for `find_images`, for names without images, or if the data is missing.
+    """
+    locations = [Path(data.predict_path)] if images is None and data.predict_path else images
+    with as_user_error(DataError):
+        if locations is not None:
+            pairs = find_images(locations, output=output, names_file=names_file)
+            return FileDataset(pairs, LabelTable({}), name="--images", remedy="add some", convert_images=True)
+        if names_file is not None:
+            raise UserError("--names selects among --images: add --images, or omit --names")
+        return data.stored(data.test_split)
+
+
+def predict_dataset(
+    dataset: SegmentationDataset,
+    module: SegmentationModule,
+    data: SegmentationDataModule,
     predictions: PredictionFolder,
     *,
-    names_file: Path | None = None,
-    inferer: str | None = None,
-    submission: str | None = None,
-    device: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Predict images into a folder; see `beyondpixel.experiments.inference.command.predict`."""
-    options = InfererOptions() if inferer is None else parse_inferer(inferer)
-    module, data = load_trained(checkpoint, config)
-    locations = [Path(data.predict_path)] if images is None and data.predict_path else images
-    files = None if locations is None else find_images(locations, output=predictions.path, names_file=names_file)
-    if files is None and names_file is not None:
-        raise UserError("--names selects among --images: add --images, or omit --names")
-    with as_user_error(DataError):
-        dataset = _Images(data.stored(data.test_split) if files is None else files)
-    if submission is not None:
-        check_submission(submission, num_classes=module.num_classes, colors=predictions.colors)
-    with as_user_error(RuntimeError, TypeError):  # torch's message names the device, or the dtype that it lacks
-        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    module.inferer = options.build(data)
-    preprocessing = {name: getattr(data, name) for name in ("image_size", "resampling", "mean", "std")}
-    settings = {"checkpoint": checksum(checkpoint), **options.axes, **json.loads(json.dumps(preprocessing))}
-    predictions.prepare(files or [], settings, overwrite=overwrite)
-    waiting = [index for index, name in enumerate(dataset.names) if overwrite or not predictions.is_done(name)]
-    if len(waiting) < len(dataset.names):
-        print(f"{len(dataset.names) - len(waiting)} of {len(dataset.names)} images are predicted already and kept")
-    failures = []
-    # without batches, because padding would change what a network with global pooling sees
+    """Predict the images of a data set into a prepared folder; existing predictions are kept without `overwrite`.
+
+    Raises:
+        UserError: after all others are done, if images are unreadable or too large for the memory.
+    """
+    waiting = [index for index, name in enumerate(dataset.ids) if overwrite or not predictions.is_done(name)]
+    if len(waiting) < len(dataset):
+        print(f"{len(dataset) - len(waiting)} of {len(dataset)} images are predicted already and kept")
+    # without batches, because padding would change what a network with global pooling sees; and with `tuple` in place
+    # of PyTorch's collation, which would convert arrays to tensors
     workers = min(default_workers(), len(waiting))
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=None, sampler=waiting, num_workers=workers, collate_fn=_unchanged
+    loader: DataLoader[Item] = DataLoader(
+        _Images(dataset), batch_size=None, sampler=waiting, num_workers=workers, collate_fn=tuple
     )
-    for name, image, unreadable in track(loader, "Predicting", total=len(waiting)):
-        failure = unreadable or _predict_one(name, image, module, data, predictions)
-        if failure:
-            failures.append(failure)
+    items = track(loader, "Predicting", total=len(waiting))
+    failures = list(filter(None, (_predict_one(item, module, data, predictions) for item in items)))
     print(f"{len(waiting) - len(failures)} predictions written to {predictions.path}")
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(dataset.names)} images could not be predicted; the others are done:\n"
+            f"{len(failures)} of {len(dataset)} images could not be predicted; the others are done:\n"
             + "\n".join(f"  {failure}" for failure in failures)
         )
-    if submission is not None:
-        print(f"Archive for the test server: {pack_voc(dataset.names, predictions, submission)}")
 
 
-# a name, uint8 (H, W, 3) or None, and what is wrong with the file
-Item = tuple[str, Pixels | None, str | None]
+# a name, and an image uint8 (H, W, 3) or the text of the error of its file
+Item = tuple[str, Pixels | str]
 
 
-def _unchanged(item: Any) -> Any:
-    """Replacement of PyTorch's collation, which converts arrays to tensors."""
-    return item
-
-
+@dataclass
 class _Images(Dataset[Item]):
-    """Images by name, at their own sizes: a user's own files, or a data module's test images."""
+    """Images with their names, at their own sizes."""
 
-    def __init__(self, images: Sequence[Named] | SegmentationDataset) -> None:
-        self.images = images
-        self.names = images.ids if isinstance(images, SegmentationDataset) else [name for name, _ in images]
+    dataset: SegmentationDataset
 
     def __getitem__(self, index: int) -> Item:
         try:
-            if isinstance(self.images, SegmentationDataset):
-                return self.names[index], self.images[index].image, None
-            return self.names[index], read_image(self.images[index][1], convert=True), None
+            return self.dataset.ids[index], self.dataset.read(index).image
         except (BadFileError, DataError) as error:
-            return self.names[index], None, str(error)
+            return self.dataset.ids[index], str(error)
 
 
 @torch.inference_mode()
 def _predict_one(
-    name: str, image: Pixels, module: SegmentationModule, data: SegmentationDataModule, predictions: PredictionFolder
+    item: Item, module: SegmentationModule, data: SegmentationDataModule, predictions: PredictionFolder
 ) -> str | None:
     """Predict and write an image; return an error that concerns this image alone."""
+    name, image = item
+    if isinstance(image, str):
+        return image
     height, width = image.shape[:2]
     resized = image
     if data.image_size is not None:

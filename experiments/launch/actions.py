@@ -17,7 +17,7 @@ from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
 
-Kind = Literal["keep", "leave", "failed", "start", "resume", "replace"]
+Kind = Literal["keep", "leave", "failed", "damaged", "start", "resume", "replace"]
 WORK: tuple[Kind, ...] = ("start", "resume", "replace")
 # runs that failed with one of these are resumed by the same command, once there is space
 DISK_FULL = re.compile(r"disk full|No space left on device|Disk quota exceeded", re.IGNORECASE)
@@ -28,17 +28,15 @@ class Action:
     """Action of a launch for one run.
 
     Attributes:
-        kind: `keep` a finished run, `leave` one that another process has, skip one that has `failed`; or work: `start`
-            from scratch, `resume` from a checkpoint, `replace` an earlier run.
+        kind: `keep` a finished run, `leave` one that another process has, skip one that has `failed` or of which a file
+            is `damaged`; or work: `start` from scratch, `resume` from a checkpoint, `replace` an earlier run.
         reason: explanation for the user.
         seen: the state that the choice is based on; None if it could not be read.
-        damaged: whether a file of the run could not be read.
     """
 
     kind: Kind
     reason: str = ""
     seen: dict[str, Any] | None = field(default=None, repr=False)
-    damaged: bool = False
 
     @property
     def is_work(self) -> bool:
@@ -51,11 +49,6 @@ class Action:
 
 def choose_actions(runs: Sequence[Run], *, overwrite: bool = False, retry_failed: bool = False) -> list[Action]:
     """Choose an action for each run, with one query to SLURM for all.
-
-    Args:
-        runs: the runs.
-        overwrite: replace existing runs.
-        retry_failed: repeat failed runs.
 
     Raises:
         UserError: naming every folder that holds a run of another config.
@@ -83,8 +76,7 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
         _ = run.folder.record, run.folder.summary
     except DamagedRunError as error:
         seen = _state(run.folder)
-        damaged = Action("failed", str(error), seen, damaged=True)
-        return Action("replace", f"a {Status.DAMAGED} run", seen) if overwrite else damaged
+        return Action("replace", f"a {Status.DAMAGED} run", seen) if overwrite else Action("damaged", str(error), seen)
     job = queue.living(state.get("job"))
     if job is not None:
         return Action("leave", f"{Status.QUEUED}, {job}", state)
@@ -97,41 +89,48 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
 
 
 def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str, Any]) -> Action:
+    """Choose what is missing of a run that may continue: the training, its test, evaluations or nothing."""
     folder = run.folder
-    has_checkpoint = any(file.exists() for file in (folder.last_checkpoint, folder.previous_checkpoint))
-    changed = differences(config, run.config) if status.is_finished or has_checkpoint else []
-    if changed:
-        raise UserError(
-            f"{folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another config "
-            f"({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another --output"
-        )
-    missing = missing_evaluations(folder, run.spec.evaluations) if status is Status.DONE else []
-    if status is Status.DONE and not missing:
-        return Action("keep", status, state)
-    if status is Status.DONE and not has_checkpoint:
-        return Action("keep", f"{status}, but without {', '.join(missing)}: its checkpoint was not kept", state)
-    if status.is_finished:
-        return Action("resume", f"with {', '.join(missing) or 'its test'}", state)
+    has_checkpoint = folder.last_checkpoint.exists() or folder.previous_checkpoint.exists()
+    if status.is_finished or has_checkpoint:
+        _require_same_config(run, status, config)
+    if status is Status.DONE:
+        missing = ", ".join(missing_evaluations(folder, run.spec.evaluations))
+        if not missing:
+            return Action("keep", status, state)
+        if not has_checkpoint:
+            return Action("keep", f"{status}, but without {missing}: its checkpoint was not kept", state)
+        return Action("resume", f"with {missing}", state)
+    if status is Status.TRAINED:
+        return Action("resume", "with its test", state)
     if has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
         return Action("resume", f"a run that had reached step {state.get('step', 0)}", state)
     return Action("start", "", state)
 
 
+def _require_same_config(run: Run, status: Status, config: dict[str, Any]) -> None:
+    changed = differences(config, run.config)
+    if changed:
+        raise UserError(
+            f"{run.folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another config "
+            f"({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another --output"
+        )
+
+
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:
     """Record failures that the runs could not record themselves; return a sentence per kind of skipped failed runs."""
-    failed = [(run, action) for run, action in plan if action.kind == "failed"]
-    for run, action in failed:
-        if not action.damaged and action.seen and action.seen["status"] in (Status.QUEUED, Status.RUNNING):
-            _record_failure(run, action)
-    kinds = (
-        ("failed in an earlier launch", "--retry-failed repeats them"),
-        ("are damaged", "--overwrite replaces them"),
-    )
     sentences = []
-    for damaged, (what, remedy) in enumerate(kinds):
-        names = [run.name for run, action in failed if action.damaged == bool(damaged)]
-        if names:
-            sentences.append(f"{len(names)} runs {what} and were left alone: {', '.join(names)}; {remedy}")
+    for kind, what, remedy in (
+        ("failed", "failed in an earlier launch", "--retry-failed repeats them"),
+        ("damaged", "are damaged", "--overwrite replaces them"),
+    ):
+        skipped = [(run, action) for run, action in plan if action.kind == kind]
+        if skipped:
+            names = ", ".join(run.name for run, _ in skipped)
+            sentences.append(f"{len(skipped)} runs {what} and were left alone: {names}; {remedy}")
+    for run, action in plan:
+        if action.kind == "failed" and action.seen and action.seen["status"] in (Status.QUEUED, Status.RUNNING):
+            _record_failure(run, action)
     return sentences
 
 
@@ -145,8 +144,7 @@ def take(run: Run, action: Action, *, keep: str = "resume", **state: Any) -> Non
     """Prepare a run's folder for the process that will do the run.
 
     Args:
-        run: the run.
-        action: what was decided.
+        run, action: the run, and what is done with it.
         keep: what to keep of its checkpoint once it is done; stored in run.json.
         state: entries for the run's state, such as the job's number.
 

@@ -84,12 +84,7 @@ def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str]
 
 
 def check_space(runs: Sequence[Run], sizes: Mapping[str, int], output: Path) -> tuple[list[str], str]:
-    """Check that the files that runs will write fit on the disk.
-
-    Args:
-        runs: those to execute.
-        sizes: bytes of a checkpoint, by the row's name.
-        output: where they write.
+    """Check that the files that runs will write fit on the disk, with `sizes` from `check_parts`.
 
     Returns:
         Errors, if they do not fit, and the bytes that they take.

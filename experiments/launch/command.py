@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from beyondpixel.experiments.launch.actions import Action
-    from beyondpixel.experiments.launch.local import Slot
     from beyondpixel.experiments.plan import Run
 
     Plan = list[tuple[Run, Action]]
@@ -84,73 +83,97 @@ def launch(
         UserError: if options conflict, a spec is wrong, a folder holds a run of another config, or, after all others
             have run, if a run failed.
     """
-    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, read_options, submission_parameters
+    from beyondpixel.experiments.launch.options import CLUSTER_KEYS, read_options
 
     given = {name: value for name, value in locals().items() if name in (*CLUSTER_KEYS, "jobs")}
     options = read_options(given, cluster)
-    slurm = submission_parameters(options) if options["executor"] == "slurm" else None
-    nodes = 1 if slurm is None else slurm["nodes"]
-    changes = {**_devices(options["gpus"] or 1, nodes), **(overrides or {})}
+    changes = overrides or {}
     if as_wandb_sweep is not None:
-        from beyondpixel.experiments.launch.sweep import write_sweep
-
-        if slurm is not None:
-            raise UserError("--as-wandb-sweep: agents execute the runs where they are started; omit --executor slurm")
-        kept = None if keep == "resume" else keep
-        agent_options = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE) or None}
-        write_sweep(as_wandb_sweep, specs, seeds=seeds, output=output, overrides=overrides or {}, options=agent_options)
+        _write_sweep(as_wandb_sweep, specs, options, seeds=seeds, output=output, keep=keep, overrides=changes)
         return
+    runner: _ThisMachine | _Slurm = _Slurm(options) if options["executor"] == "slurm" else _ThisMachine(options)
 
     # what follows imports torch, which takes seconds
     from rich.console import Console
 
-    from beyondpixel.experiments.launch import checks
-    from beyondpixel.experiments.launch.actions import choose_actions, record_failures
-    from beyondpixel.experiments.launch.local import make_slots
-    from beyondpixel.experiments.launch.slurm import check_slurm, submit
-    from beyondpixel.experiments.plan import plan_runs
-    from beyondpixel.experiments.spec import SpecError
+    from beyondpixel.experiments.launch.actions import record_failures
 
     console = Console()
-    slots = make_slots(options["jobs"], options["gpus"]) if slurm is None else []
     with console.status("Checking the specs ..."):
-        errors = checks.check_output(output) + ([] if slurm is None else check_slurm(slurm.get("partition")))
-        try:
-            try:
-                runs = plan_runs(specs, seeds=seeds, output=output, overrides=changes)
-            except SpecError as error:
-                errors, runs = [*error.errors, *errors], list(error.valid)
-            actions = choose_actions(runs, overwrite=overwrite, retry_failed=retry_failed)
-        except UserError as error:
-            raise _nothing_started([str(error), *errors]) from error
-        plan = list(zip(runs, actions, strict=True))
+        changes = {**_devices(options["gpus"] or 1, runner.nodes), **changes}
+        plan, errors = _plan(specs, seeds, output, changes, overwrite=overwrite, retry_failed=retry_failed)
         work = [(run, action) for run, action in plan if action.is_work]
-        gpus_per_run = _gpus_of(slots[0]) if slots else max(1, 1 if options["gpus"] is None else options["gpus"])
-        found, space = _check(work, output, gpus_per_run)
-        if found + errors:
-            raise _nothing_started(found + errors)
+        space = _check(work, output, runner.gpus_per_run, [*errors, *runner.errors])
     _show(plan, f"{len(work)} of {len(plan)} runs to do, which take up to {space}", console)
     if dry_run:
         return
-    problems: list[str] = []
-    if work and slurm is None:
-        problems = _run_here(work, slots, keep, console)
-    elif work and slurm is not None:
-        with as_user_error(OSError):  # such as a full disk
-            submit(work, slurm, max_parallel=options["max_parallel"], output=output, keep=keep, say=console.out)
+    problems = runner.execute(work, output, keep, console) if work else []
     problems += record_failures(plan)
     if problems:
         raise UserError("\n".join(problems))
 
 
-def _check(work: Plan, output: Path, gpus_per_run: int | None) -> tuple[list[str], str]:
-    """Check what the runs need: their errors, and the text of the bytes that they take."""
-    from beyondpixel.experiments.launch import checks
+class _ThisMachine:
+    """Executor of runs as processes on this machine."""
 
-    runs = [run for run, _ in work]
-    errors, sizes = checks.check_parts(runs, fresh=[run for run, action in work if action.kind != "resume"])
-    no_space, space = checks.check_space(runs, sizes, output)
-    return [*errors, *checks.check_devices(runs, gpus_per_run), *no_space], space
+    nodes = 1
+    errors: Sequence[str] = ()
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        from beyondpixel.experiments.launch.local import make_slots
+
+        self.slots = make_slots(options["jobs"], options["gpus"])
+        devices = self.slots[0].get("CUDA_VISIBLE_DEVICES")
+        self.gpus_per_run = len(devices.split(",")) if devices else None  # None on a machine without GPUs
+
+    def execute(self, work: Plan, output: Path, keep: str, console: Console) -> list[str]:
+        """Execute runs; return a sentence for each kind of failure."""
+        from beyondpixel.experiments.launch.local import run_locally
+        from beyondpixel.experiments.launch.progress import Progress
+        from beyondpixel.experiments.run.folder import Status
+
+        progress = Progress([run for run, _ in work], console)
+        try:
+            with progress:
+                run_locally(work, self.slots, progress, keep=keep)
+        except KeyboardInterrupt:
+            progress.say("Stopped. The same command resumes the runs from their checkpoints.")
+            raise
+        failed, stopped = progress.names(Status.FAILED, Status.DAMAGED), progress.names(Status.STOPPED)
+        remedies = {
+            "failed": (failed, "see their log.txt, fix the cause, and launch again with --retry-failed"),
+            "were stopped": (stopped, "the same command resumes them"),
+        }
+        return [
+            f"{len(names)} of {len(work)} runs {what}: {', '.join(names)}; {remedy}"
+            for what, (names, remedy) in remedies.items()
+            if names
+        ]
+
+
+class _Slurm:
+    """Executor of runs as jobs of a SLURM cluster."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        from beyondpixel.experiments.launch.options import submission_parameters
+
+        self.parameters = submission_parameters(options)
+
+        # this import takes seconds, so a wrong option is reported before it
+        from beyondpixel.experiments.launch.slurm import check_slurm
+
+        self.nodes: int = self.parameters["nodes"]
+        self.gpus_per_run: int = self.parameters["ntasks_per_node"]
+        self.max_parallel = options["max_parallel"]
+        self.errors = check_slurm(self.parameters.get("partition"))
+
+    def execute(self, work: Plan, output: Path, keep: str, console: Console) -> list[str]:
+        """Submit runs, whose failures are not known yet."""
+        from beyondpixel.experiments.launch.slurm import submit
+
+        with as_user_error(OSError):  # such as a full disk
+            submit(work, self.parameters, max_parallel=self.max_parallel, output=output, keep=keep, say=console.out)
+        return []
 
 
 def _devices(gpus: int, nodes: int) -> dict[str, int]:
@@ -158,14 +181,47 @@ def _devices(gpus: int, nodes: int) -> dict[str, int]:
     return {"trainer.devices": gpus, "trainer.num_nodes": nodes} if gpus * nodes > 1 else {}
 
 
-def _gpus_of(slot: Slot) -> int | None:
-    """Number of GPUs of a slot; None on a machine without GPUs."""
-    devices = slot.get("CUDA_VISIBLE_DEVICES")
-    return len(devices.split(",")) if devices else None
+def _write_sweep(file: Path, specs: list[str], options: Mapping[str, Any], *, keep: str, **settings: Any) -> None:
+    from beyondpixel.experiments.launch.sweep import write_sweep
+
+    if options["executor"] == "slurm":
+        raise UserError("--as-wandb-sweep: agents execute the runs where they are started; omit --executor slurm")
+    kept = None if keep == "resume" else keep
+    agent_options = {"gpus": options["gpus"], "keep": kept, "allow-import": os.environ.get(VARIABLE) or None}
+    write_sweep(file, specs, options=agent_options, **settings)
 
 
-def _nothing_started(errors: Sequence[str]) -> UserError:
-    return UserError("\n".join(["nothing was started:", *errors]))
+def _plan(
+    specs: list[str], seeds: Sequence[int], output: Path, overrides: Mapping[str, Any], **choices: bool
+) -> tuple[Plan, list[str]]:
+    """Choose the action of each run whose spec is valid; also return the errors of the other specs."""
+    from beyondpixel.experiments.launch.actions import choose_actions
+    from beyondpixel.experiments.plan import plan_runs
+    from beyondpixel.experiments.spec import SpecError
+
+    errors: list[str] = []
+    try:
+        try:
+            runs = plan_runs(specs, seeds=seeds, output=output, overrides=overrides)
+        except SpecError as error:
+            errors, runs = list(error.errors), list(error.valid)
+        return list(zip(runs, choose_actions(runs, **choices), strict=True)), errors
+    except UserError as error:
+        return [], [str(error), *errors]
+
+
+def _check(work: Plan, output: Path, gpus_per_run: int | None, errors: Sequence[str]) -> str:
+    """Check what the runs need; raise its errors and the given ones, or return the text of the bytes that they take."""
+    from beyondpixel.experiments.launch import checks
+
+    runs = [run for run, _ in work]
+    of_parts, sizes = checks.check_parts(runs, fresh=[run for run, action in work if action.kind != "resume"])
+    no_space, space = checks.check_space(runs, sizes, output)
+    of_machine = [*checks.check_devices(runs, gpus_per_run), *no_space, *checks.check_output(output)]
+    found = [*of_parts, *errors, *of_machine]
+    if found:
+        raise UserError("\n".join(["nothing was started:", *found]))
+    return space
 
 
 def _show(plan: Plan, title: str, console: Console) -> None:
@@ -176,28 +232,3 @@ def _show(plan: Plan, title: str, console: Console) -> None:
     for run, action in plan:
         table.add_row(run.spec.name, str(run.seed), escape(str(action)), str(run.folder.path))
     console.print(table)
-
-
-def _run_here(work: Plan, slots: Sequence[Slot], keep: str, console: Console) -> list[str]:
-    """Execute runs on this machine; return a sentence for each kind of failure."""
-    from beyondpixel.experiments.launch.local import run_locally
-    from beyondpixel.experiments.launch.progress import Progress
-    from beyondpixel.experiments.run.folder import Status
-
-    progress = Progress([run for run, _ in work], console)
-    try:
-        with progress:
-            run_locally(work, slots, progress, keep=keep)
-    except KeyboardInterrupt:
-        progress.say("Stopped. The same command resumes the runs from their checkpoints.")
-        raise
-    failed, stopped = progress.names(Status.FAILED, Status.DAMAGED), progress.names(Status.STOPPED)
-    remedies = {
-        "failed": (failed, "see their log.txt, fix the cause, and launch again with --retry-failed"),
-        "were stopped": (stopped, "the same command resumes them"),
-    }
-    return [
-        f"{len(names)} of {len(work)} runs {what}: {', '.join(names)}; {remedy}"
-        for what, (names, remedy) in remedies.items()
-        if names
-    ]

@@ -53,13 +53,17 @@ def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Seq
     if size > max(1, len(found)):
         raise UserError(f"--gpus {gpus}: this machine has {len(found)}; give as many or fewer, or 0 to run on the CPU")
     if not found:
-        number = jobs or 1
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
-        shared = {"OMP_NUM_THREADS": threads} if number > 1 else {}
-        return [{**shared, **(NO_GPU if gpus == 0 else {})} for _ in range(number)]
+        return _cpu_slots(jobs or 1, NO_GPU if gpus == 0 else {})
     groups = [",".join(found[first : first + size]) for first in range(0, len(found) - size + 1, size)]
     # more jobs than groups share GPUs, which pays off for small models
     return [{"CUDA_VISIBLE_DEVICES": groups[index % len(groups)]} for index in range(jobs or len(groups))]
+
+
+def _cpu_slots(number: int, devices: Slot) -> list[Slot]:
+    if number == 1:
+        return [devices]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
+    return [{"OMP_NUM_THREADS": threads, **devices}] * number
 
 
 def run_locally(
@@ -69,12 +73,6 @@ def run_locally(
 
     Each process has its own session: Ctrl-C reaches this process alone, which asks each run to save and stop. Runs
     continue if this process is killed; the next launch finds them by their locks.
-
-    Args:
-        work: what to run.
-        slots: from `make_slots`.
-        progress: receives status messages, and shows them.
-        keep: what to keep of a checkpoint once its run is done.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C (or one of `KILLS`), once all runs have stopped.

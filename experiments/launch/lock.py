@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 
 from beyondpixel.experiments.errors import UserError
 
@@ -77,9 +76,7 @@ class RunLock:
         self._lock = lock
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         assert self._lock is not None
         self._lock.sign("")
         self._lock.close()
@@ -113,15 +110,7 @@ def _signature(file: Path) -> str:
 
 
 def _open(file: Path, *, create: bool) -> _KernelLock | _PackageLock:
-    """Open a lock file.
-
-    Args:
-        file: the file.
-        create: whether to create it if it is missing; else it is opened only to find its holder.
-
-    Raises:
-        FileNotFoundError: if it is missing and `create` is false.
-    """
+    """Open a lock file, created if it is missing; without `create`, FileNotFoundError says that it is."""
     return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
 
 

@@ -14,6 +14,11 @@ from beyondpixel.experiments.yaml_files import read_yaml
 LISTS = ("sbatch", "srun", "setup")
 SLURM_ONLY = ("nodes", "partition", "time", "time_warning", "max_parallel", "cpus", "mem", *LISTS)
 CLUSTER_KEYS = (*SLURM_ONLY, "gpus", "executor")
+# options that an executor does not take, and what it has instead
+FOREIGN = {
+    "slurm": (("jobs",), "only for this machine; --executor slurm has --max-parallel"),
+    "local": (SLURM_ONLY, "only for --executor slurm; on this machine there are --jobs and --gpus"),
+}
 MINIMUM = {"gpus": 0, "jobs": 1, "nodes": 1, "max_parallel": 1, "cpus": 1, "time_warning": 1}
 DEFAULT_TIME = "4:00:00"
 MAX_WARNING_S = 120
@@ -34,24 +39,35 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
         cluster: a YAML file with some of `CLUSTER_KEYS`.
 
     Raises:
-        UserError: for an unknown key, a number out of range, or an option of the other executor.
+        UserError: for an unknown key or executor, a number out of range, or an option of the other executor.
     """
-    preset = {} if cluster is None else {key.replace("-", "_"): value for key, value in read_yaml(cluster).items()}
-    for key in preset:
-        if key not in CLUSTER_KEYS:
-            raise UserError(f"--cluster {cluster}: {key}: unknown option; {suggestion(key, CLUSTER_KEYS)}")
+    preset = {} if cluster is None else _read_cluster_file(cluster)
     options = {**given, **{key: value for key, value in preset.items() if given[key] is None}}
     options |= {key: [*_as_list(preset.get(key, [])), *given[key]] for key in LISTS}
+    _check_numbers(options)
+    executor = str(options["executor"] or "local")
+    if executor not in FOREIGN:
+        raise UserError(f"--executor {executor}: expected {' or '.join(FOREIGN)}")
+    foreign, hint = FOREIGN[executor]
+    wrong = [_flag(name) for name in foreign if options[name]]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: {hint}")
+    return options
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
     for name, minimum in MINIMUM.items():
         value = options[name]
         if value is not None and (not isinstance(value, int) or value < minimum):
             raise UserError(f"{_flag(name)} {value}: expected a number, {minimum} or more")
-    if options["executor"] == "slurm" and options["jobs"] is not None:
-        raise UserError("--jobs: only for this machine; --executor slurm has --max-parallel")
-    foreign = [] if options["executor"] == "slurm" else [_flag(name) for name in SLURM_ONLY if options[name]]
-    if foreign:
-        raise UserError(f"{', '.join(foreign)}: only for --executor slurm; on this machine there are --jobs and --gpus")
-    return options
+
+
+def _read_cluster_file(file: Path) -> dict[str, Any]:
+    preset = {key.replace("-", "_"): value for key, value in read_yaml(file).items()}
+    for key in preset:
+        if key not in CLUSTER_KEYS:
+            raise UserError(f"--cluster {file}: {key}: unknown option; {suggestion(key, CLUSTER_KEYS)}")
+    return preset
 
 
 def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,34 +82,41 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit.
     """
     sbatch = read_sbatch(options["sbatch"])
-    own = {name: sbatch.pop(name) for name in SHARED if name in sbatch}
-    for name, value in own.items():
-        if options[name] is not None:
-            raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
-    requested: dict[str, Any] = {**options, **own}
+    requested = {**options, **_take_shared(sbatch, options)}
     gpus = 1 if requested["gpus"] is None else requested["gpus"]
     minutes = read_time_limit(str(requested["time"] or DEFAULT_TIME))
-    requeue = {} if "no-requeue" in sbatch else {"requeue": True}  # after preemption or node failure
     parameters = {
         "nodes": int(requested["nodes"] or 1),
         "ntasks_per_node": max(1, gpus),
-        "gpus_per_node": None if any(option in sbatch for option in GPU_OPTIONS) else gpus or None,
+        "gpus_per_node": gpus if gpus and sbatch.keys().isdisjoint(GPU_OPTIONS) else None,
         "time": minutes,
         "signal_delay_s": requested["time_warning"] or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6)),
         "partition": requested["partition"],
         "cpus_per_task": requested["cpus"],
         "mem": requested["mem"],
-        "setup": [*(["export CUDA_VISIBLE_DEVICES="] if gpus == 0 else []), *requested["setup"]] or None,
-        # one task that fails must not leave the others waiting for it
-        "srun_args": [
-            "--kill-on-bad-exit=1",
-            # srun of SLURM 22.05 to 23.02 does not inherit sbatch's number of CPUs
-            *([f"--cpus-per-task={requested['cpus']}"] if requested["cpus"] else []),
-            *(f"--{argument.lstrip('-')}" for argument in requested["srun"]),
-        ],
-        "additional_parameters": {**requeue, **sbatch},
+        "setup": ([] if gpus else ["export CUDA_VISIBLE_DEVICES="]) + requested["setup"] or None,
+        "srun_args": _srun_arguments(requested["srun"], requested["cpus"]),
+        # requeued after preemption or node failure
+        "additional_parameters": sbatch if "no-requeue" in sbatch else {"requeue": True, **sbatch},
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _take_shared(sbatch: dict[str, str | bool], options: Mapping[str, Any]) -> dict[str, str | bool]:
+    """Remove from sbatch's options those that are also options of `launch`, and return them."""
+    shared = {name: sbatch.pop(name) for name in SHARED if name in sbatch}
+    for name, value in shared.items():
+        if options[name] is not None:
+            raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
+    return shared
+
+
+def _srun_arguments(srun: Sequence[str], cpus: int | None) -> list[str]:
+    given = [f"--{argument.lstrip('-')}" for argument in srun]
+    # srun of SLURM 22.05 to 23.02 does not inherit sbatch's number of CPUs
+    inherited = [f"--cpus-per-task={cpus}"] if cpus else []
+    # one task that fails must not leave the others waiting for it
+    return ["--kill-on-bad-exit=1", *inherited, *given]
 
 
 def read_sbatch(words: Sequence[str]) -> dict[str, str | bool]:

@@ -14,6 +14,8 @@ ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
     | {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
+# of a job that ended for another reason than itself, and can be started again
+INTERRUPTED = ("CANCELLED", "NODE_FAIL", "PREEMPTED")
 # variables that a process or job started inside an allocation must not inherit
 ALLOCATION_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
 PROCESS_GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -91,9 +93,10 @@ def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     if end == "OUT_OF_MEMORY" or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
         return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
+    if began or end in INTERRUPTED or "CANCELLED AT" in text:
+        return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    away = end in ("CANCELLED", "NODE_FAIL", "PREEMPTED") or any("CANCELLED AT" in line for line in lines)
-    if began or away or not (lines or end in ENDED):
+    if not lines and end not in ENDED:
         return None
     reason = "; ".join(lines[-SHOWN_LINES:]) or f"no output, final state {end}"
     return f"SLURM job {number} ended before the run began: {reason} ({log})"

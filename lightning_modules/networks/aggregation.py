@@ -130,17 +130,3 @@ class FusedContexts(nn.Module):
         """Fuse R, C_wi and R_aug, all (N, C, h, w), into (N, C, h, w)."""
         fused: Tensor = self.fuse(torch.cat([self.attention(features, within), augmented], dim=1))
         return fused
-
-
-class ConcatenatedContexts(nn.Module):
-    """MCIBI++'s fusion with the image's own context in the published configurations: concatenation.
-
-    Example:
-        >>> features = torch.zeros(2, 16, 5, 7)
-        >>> ConcatenatedContexts()(features, features, features).shape
-        torch.Size([2, 32, 5, 7])
-    """
-
-    def forward(self, features: Tensor, within: Tensor, augmented: Tensor) -> Tensor:
-        """Concatenate R_aug and C_wi, (N, C, h, w) each, to (N, 2C, h, w); R is not used."""
-        return torch.cat([augmented, within], dim=1)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.networks.alignment import check_images
+from beyondpixel.lightning_modules.networks.class_memory import check_count
 from beyondpixel.lightning_modules.networks.contexts import (
     ASPP,
     FeaturePyramid,
@@ -86,7 +87,8 @@ class ContextNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("context", context, get_args(ContextName))
-        check_positive(channels=channels, attention_channels=attention_channels)
+        check_count("channels", channels)
+        check_count("attention_channels", attention_channels)
         if atrous_rates is not None and not (len(atrous_rates) > 0 and min(atrous_rates) > 0):
             raise ValueError(f"atrous_rates must be at least one positive number, got {list(atrous_rates)}")
         self.encoder, self.grid = build_encoder(encoder, output_stride=output_stride, weights=encoder_weights)
@@ -95,7 +97,8 @@ class ContextNetwork(nn.Module):
         self.context = self._build_context(context, tuple(atrous_rates or ATROUS_RATES[output_stride]))
         self.auxiliary_head = self.build_head(self.widths[-2], 3) if auxiliary and context != "ocr" else None
         self.pyramid = self.build_pyramid(channels) if context in ("upernet", "upernet_aspp") else None
-        self.head: nn.Module = self.build_classifier()
+        classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
+        self.head: nn.Module = nn.Sequential(nn.Dropout2d(dropout), classifier)
         self.initialize()
 
     @property
@@ -120,10 +123,6 @@ class ContextNetwork(nn.Module):
         return ClassificationHead(
             in_channels, self.channels, self.num_classes, kernel_size=kernel_size, dropout=self.dropout
         )
-
-    def build_classifier(self) -> nn.Module:
-        """Build the last part of a head: dropout and a 1x1 convolution."""
-        return nn.Sequential(nn.Dropout2d(self.dropout), nn.Conv2d(self.channels, self.num_classes, kernel_size=1))
 
     def build_pyramid(self, top_channels: int) -> FeaturePyramid:
         """Build UPerNet's feature pyramid, from the last map to the map at stride 4."""
@@ -180,10 +179,3 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise a ValueError unless value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_positive(**values: int) -> None:
-    """Raise a ValueError unless every value is 1 or more."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")

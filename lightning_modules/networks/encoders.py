@@ -100,24 +100,29 @@ def build_encoder(
         raise ValueError("dilate_last_stage must be true with output_stride=8, where the stage before is dilated, too")
     resolved = resolve_encoder_name(name)
     # read first, as it may fail, and building takes a second
-    pretrained = read_pretrained(resolved, weights) if weights is not None else None
+    pretrained = None if weights is None else read_pretrained(resolved, weights)
     try:
-        encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
-        if (resolved, output_stride) not in _grids:
-            _grids[resolved, output_stride] = probe_grid(encoder, output_stride)
+        encoder, grid = _build_dilated(resolved, output_stride)
     except Exception as error:  # each architecture raises its own error, always for this reason
         raise ValueError(
             f"encoder {name!r} cannot be dilated to output_stride={output_stride} "
             f"({str(error) or type(error).__name__}); these can, among others: {', '.join(DILATABLE)}"
         ) from error
+    if not dilate_last_stage:
+        _remove_dilation(encoder)
+    if pretrained is not None:
+        fill_encoder(encoder, pretrained, name=name, weights=str(weights))
+    return encoder, grid
+
+
+def _build_dilated(resolved: str, output_stride: int) -> tuple[Any, FeatureGrid]:
+    encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
+    if (resolved, output_stride) not in _grids:
+        _grids[resolved, output_stride] = probe_grid(encoder, output_stride)
     for layers in _UNUSED_LAYERS:
         if hasattr(encoder, layers[0]):
             for layer in layers:  # DDP rejects trainable parameters without gradient
                 getattr(encoder, layer).requires_grad_(False)
-    if not dilate_last_stage:
-        _remove_dilation(encoder)
-    if weights is not None and pretrained is not None:
-        fill_encoder(encoder, pretrained, name=name, weights=weights)
     return encoder, _grids[resolved, output_stride]
 
 

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beyondpixel.lightning_modules.networks.aggregation import (
-    ConcatenatedContexts,
     DatasetContext,
     FusedContexts,
     aggregate_representations,
 )
+from beyondpixel.lightning_modules.networks.class_memory import check_count
 from beyondpixel.lightning_modules.networks.context_network import (
     ContextName,
     ContextNetwork,
     NetworkOutputs,
     check_choice,
-    check_positive,
 )
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory, Initialization
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
@@ -91,7 +90,8 @@ class MCIBI(ContextNetwork):
             ("memory_gradient", memory_gradient, ("read", "updated")),
         ):
             check_choice(name, value, choices)
-        check_positive(slots=slots, inference_passes=inference_passes)
+        check_count("slots", slots)
+        check_count("inference_passes", inference_passes)
         if slots > 1 and memory == "statistics":
             raise ValueError(f"slots must be 1 with memory='statistics' (two numbers per class), got {slots}")
         if slots > 1 and update_strategy == "mean":
@@ -112,7 +112,7 @@ class MCIBI(ContextNetwork):
         self.inference_passes = inference_passes
         self.memory: FeatureMemory | StatisticsMemory | None = None
         self.context_head: ClassificationHead | None = None
-        self.fusion: nn.Module | None = None
+        self.fusion: FusedContexts | None = None
         if memory is not None:
             self._build_dataset_context(context, memory, slots, refinement=refinement, initialization=initialization)
             self.initialize()
@@ -149,7 +149,6 @@ class MCIBI(ContextNetwork):
         if context == "none":
             self.head = self.build_head(self.channels)
             return
-        self.fusion = ConcatenatedContexts()
         self.context_head = self.build_head(self.channels)
         if self.pyramid is None:
             self.head = self.build_head(2 * self.channels, kernel_size=3 if context in _CLASSIFIED_3X3 else 1)
@@ -176,6 +175,8 @@ class MCIBI(ContextNetwork):
             augmented = self.dataset_context(features, mixed)
             if self.fusion is not None:
                 augmented = self.fusion(features, within, augmented)
+            elif self.context_head is not None:
+                augmented = torch.cat([augmented, within], dim=1)
             return self.classify(maps, augmented)
 
         passes = [classify(class_logits)]

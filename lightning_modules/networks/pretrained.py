@@ -85,23 +85,28 @@ def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: s
     """
     current = encoder.state_dict()
     targets = {_canonical(key): key for key in current}
-    state = {targets[_canonical(key)]: value for key, value in published.items() if _canonical(key) in targets}
-    # some publishers omit BatchNorm's counter, which only matters for momentum=None
-    missing = [key for key in current if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in published if _canonical(key) not in targets and not key.startswith(_CLASSIFIER_PREFIXES)]
-    reshaped = [
-        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
-        for key, value in state.items()
-        if value.shape != current[key].shape
-    ]
-    problems = {"missing": missing, "unexpected": unknown, "of another shape": reshaped}
-    if any(problems.values()):
-        listed = "; ".join(_listed(kind, keys) for kind, keys in problems.items() if keys)
+    renamed = {targets.get(_canonical(key), key): value for key, value in published.items()}
+    kinds = {
+        # some publishers omit BatchNorm's counter, which only matters for momentum=None
+        "missing": [key for key in current if key not in renamed and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in renamed if key not in current and not key.startswith(_CLASSIFIER_PREFIXES)],
+        "of another shape": _reshaped(renamed, current),
+    }
+    problems = "; ".join(_listed(kind, keys) for kind, keys in kinds.items() if keys)
+    if problems:
         raise ValueError(
-            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys {listed}. "
+            f"encoder_weights={weights!r} does not fit the encoder {name.removeprefix('tu-')!r}: keys {problems}. "
             "Was the file made for another architecture?"
         )
-    encoder.load_state_dict({**current, **state})
+    encoder.load_state_dict({**current, **renamed}, strict=False)
+
+
+def _reshaped(state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key} {tuple(value.shape)} instead of {tuple(current[key].shape)}"
+        for key, value in state.items()
+        if key in current and value.shape != current[key].shape
+    ]
 
 
 def _listed(kind: str, keys: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from beyondpixel.datamodules.datasets.base import Sample
-from beyondpixel.datamodules.transforms import Resize, TrainingTransform
+from beyondpixel.datamodules.transforms import RandomScaleCrop, Resize, TrainingTransform
 
 FILL = (10, 20, 30)
 
@@ -30,16 +30,8 @@ def training(
     share: float | None = None,
     photometric: bool = False,
 ) -> TrainingTransform:
-    return TrainingTransform(
-        crop=crop,
-        scales=scales,
-        scale_step=step,
-        flip=flip,
-        fill=FILL,
-        resampling="bicubic_antialias",
-        max_class_share=share,
-        photometric=photometric,
-    )
+    scale_crop = RandomScaleCrop(crop, scales, step, "bicubic_antialias", share)
+    return TrainingTransform(scale_crop, flip=flip, fill=FILL, photometric=photometric)
 
 
 def test_same_seed_same_pixels_whatever_came_before() -> None:

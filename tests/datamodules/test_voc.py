@@ -159,7 +159,7 @@ def test_real_images(shared: Path) -> None:
 
 
 def test_splits_that_cannot_be_trained_or_tested_on(root: Path) -> None:
-    with pytest.raises(ValueError, match="train_split must be one of trainaug, train, trainval, got 'test'"):
+    with pytest.raises(ValueError, match="train_split must be one of 'trainaug', 'train', 'trainval', got 'test'"):
         VOCDataModule(str(root), train_split="test")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="test_split must be one of val, test, got 'train'"):
+    with pytest.raises(ValueError, match="test_split must be one of 'val', 'test', got 'train'"):
         VOCDataModule(str(root), test_split="train")  # type: ignore[arg-type]

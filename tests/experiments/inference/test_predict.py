@@ -318,6 +318,10 @@ def test_the_datas_images_are_predicted_at_their_own_size(any_size: RunFolder, t
     main(["predict", *words])
     (written,) = (tmp_path / "out").rglob("a.png")
     assert Image.open(written).size == (30, 20)
+    own = any_size.path / "images"
+    with pytest.raises(SystemExit, match="--output: predictions would overwrite the images"):
+        main(["predict", words[0], f"--output={own}"])
+    assert Image.open(own / "test" / "a.png").mode == "RGB"
 
 
 def test_without_images_they_are_the_datas(run: RunFolder, tmp_path: Path) -> None:

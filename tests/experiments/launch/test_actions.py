@@ -82,7 +82,7 @@ def test_a_damaged_run_is_named_and_counted_and_stops_no_other(
     damaged, fine = leave_behind(runs_of(1)[0]), leave_behind(runs_of(2)[0])
     (damaged.folder.path / name).write_bytes(content)
     actions = choose_actions([damaged, fine])
-    assert [action.kind for action in actions] == ["failed", "keep"]
+    assert [action.kind for action in actions] == ["damaged", "keep"]
     assert str(damaged.folder.path / name) in actions[0].reason
     with pytest.raises(UserError, match="^1 runs are damaged and were left alone: tiny/ce seed1; --overwrite replaces"):
         launch([str(place / "tiny" / "ce.yaml")], seeds=[1, 2], output=place / "outputs")

@@ -145,7 +145,13 @@ def test_upernet_puts_the_fused_context_on_top_of_the_pyramid(memory: str, width
     tops: list[torch.Tensor] = []
     fused: list[torch.Tensor] = []
     network.pyramid.register_forward_pre_hook(lambda _, inputs: tops.append(inputs[1]))
-    network.fusion.register_forward_hook(lambda _, __, output: fused.append(output))
+    if memory == "features":
+        network.fusion.register_forward_hook(lambda _, __, output: fused.append(output))
+    else:  # the image's own context beside the augmented representations
+        network.context.register_forward_hook(lambda _, __, output: fused.append(output[0]))
+        network.dataset_context.register_forward_hook(
+            lambda _, __, augmented: fused.insert(0, torch.cat([augmented, fused[0]], dim=1))
+        )
     sizes: list[torch.Size] = []
     network.head.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
     with torch.no_grad():
