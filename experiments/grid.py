@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LONGEST_NAME = 200
-PARTS = ("base", "data", "model", "trainer")
+KEY = re.compile(r"base|(data|model|trainer)(\..*)?")
 Changes = list[tuple[str, Any]]  # `base` or a dotted config key, with its value
 
 
@@ -74,17 +74,20 @@ def _axis_errors(grid: Any) -> Iterator[str]:
         elif not isinstance(change, Mapping) or len(change) != 1:
             yield f"grid.{axis}: expected one {{key: values}}, got {change!r}"
         else:
-            ((key, values),) = change.items()
-            if str(key).split(".", maxsplit=1)[0] not in PARTS or (str(key).startswith("base") and key != "base"):
-                yield f"grid.{axis}: unknown key {key}; expected base, or one that starts with data, model or trainer"
-            elif not isinstance(values, list | Mapping) or not values:
-                yield f"grid.{axis}: expected a list of values or {{label: value}}, got {values!r}"
-            elif key == "base" and not all(
-                map(_is_fragments, values.values() if isinstance(values, Mapping) else values)
-            ):
-                yield f"grid.{axis}: expected names of fragments, each value one or a list of them, got {values!r}"
-            elif isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
-                yield f"grid.{axis}: a list or a mapping as a value needs a name for the row: write {{label: value}}"
+            yield from (
+                f"grid.{axis}: {error}" for key, values in change.items() for error in _value_errors(key, values)
+            )
+
+
+def _value_errors(key: Any, values: Any) -> Iterator[str]:
+    if not KEY.fullmatch(str(key)):
+        yield f"unknown key {key}; expected base, or one that starts with data, model or trainer"
+    elif not isinstance(values, list | Mapping) or not values:
+        yield f"expected a list of values or {{label: value}}, got {values!r}"
+    elif key == "base" and not all(map(_is_fragments, values.values() if isinstance(values, Mapping) else values)):
+        yield f"expected names of fragments, each value one or a list of them, got {values!r}"
+    elif isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
+        yield "a list or a mapping as a value needs a name for the row: write {label: value}"
 
 
 def _is_fragments(value: Any) -> bool:
