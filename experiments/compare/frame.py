@@ -83,11 +83,8 @@ def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.path}: {folder.damage}")
     try:
         record = {**run.record, **folder.record}  # an evaluation has its own commit and environment
-        axes, reference, evaluation = {**record["axes"]}, record.get("reference") or {}, {}
-        if folder is not run:
-            evaluation = record["evaluation"]
-            axes |= {axis: evaluation.get(axis) for axis in EVALUATION_AXES}
-            reference = _reference_of(evaluation["words"], reference)
+        evaluation = {} if folder is run else record["evaluation"]
+        axes = {**record["axes"], **{axis: evaluation.get(axis) for axis in EVALUATION_AXES}}
         record["axes"] = axes
         arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
         state = run.state
@@ -104,7 +101,7 @@ def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:
             "evaluation": evaluation.get("words"),
             "record": record,
             "facts": facts_of(run, record, arrays.get("matrix")),
-            "reference": reference,
+            "reference": _reference_of(record.get("reference") or {}, evaluation.get("words")),
             "classes": [str(name) for name in arrays.get("class_names", ())],
             "summary": {name: float(value) for name, value in folder.summary.items()},
             **{axis: _groupable(value) for axis, value in axes.items() if axis != "seed"},
@@ -113,8 +110,10 @@ def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.path}: run.json or summary.json is damaged ({error!r})") from error
 
 
-def _reference_of(evaluation: str, reference: dict[str, Any]) -> dict[str, Any]:
-    """The published number of an evaluation; one of `crf` is that of `crf:5`, too. All have the run's `metric`."""
+def _reference_of(reference: dict[str, Any], evaluation: str | None) -> dict[str, Any]:
+    """The published number of a run, or of its evaluation; one of `crf` is that of `crf:5`, too."""
+    if evaluation is None:
+        return reference
     numbers = reference.get("evaluations") or {}
     own = numbers.get(evaluation) or numbers.get(evaluation.partition(":")[0]) or {}
     return {**{key: reference[key] for key in ("metric",) if key in reference}, **own}

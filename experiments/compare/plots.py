@@ -61,8 +61,7 @@ def panels(comparison: Comparison) -> list[Panel]:
         comparison: of one table; rows without a result are left out.
     """
     rows = comparison.rows[comparison.rows["n"] > 0].copy()
-    evaluation = [axis for axis in EVALUATION_AXES if axis in comparison.axes]
-    rows[evaluation] = rows[evaluation].fillna("none")
+    rows[[*EVALUATION_AXES]] = rows[[*EVALUATION_AXES]].fillna("none")
     axes = differing_axes(rows, comparison.axes)
     found = [_panel(axis, series) for axis in axes if (series := _series(axis, axes, rows))]
     return found or ([_panel("row", {"": rows})] if len(rows) else [])

@@ -149,7 +149,7 @@ def _baseline_of(table: str, groups: Groups, wanted: str | None) -> Key | None:
 
 def _is_plain_ce(axes: Mapping[str, Any]) -> bool:
     """Whether a row has the CE loss and no post-processing."""
-    return axes.get("loss") == "ce" and all(axes.get(axis) is None for axis in EVALUATION_AXES)
+    return axes.get("loss") == "ce" and all(axes[axis] is None for axis in EVALUATION_AXES)
 
 
 def _published(group: pd.DataFrame, metric: str, *, other_data_set: bool = False) -> float:

@@ -284,7 +284,6 @@ def _order(comparison: Comparison) -> list[str]:
 
 def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
     """The best number of CRF steps of each trained row that was tested with several."""
-    rows = rows.reindex(columns=[*rows, *(axis for axis in EVALUATION_AXES if axis not in rows)])
     tested = rows[(rows["n"] > 0) & rows["postprocess"].notna()]
     names = [name.partition(" + ") for name in tested["name"]]
     tested = tested.assign(trained=[name[0] for name in names], words=[name[2] for name in names])
