@@ -8,9 +8,7 @@ the labels' size, gather each class's pixels, weight them and sum them; it needs
 are in results/memory_update.json, the tables in results/memory_update.md.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from measuring.markdown import table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
 from measuring.plain_ways import load_from_tests
 from measuring.record import environment, progress, race
-from tables import RESULTS, save
+from tables import make_parser, save
 from torch import Tensor
 
 from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
@@ -33,10 +31,9 @@ Update = Callable[[], object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "memory_update")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, one size")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of memory_update.json and memory_update.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -88,20 +85,15 @@ def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int
 
 
 def peak_memory(size: tuple[int, int, int], strategy: str, device: str) -> dict[str, Any]:
-    """Measure the peak above the inputs; on a CPU in a separate process."""
-    features, target = make_batch(*size, device)
-    peaks = {}
-    for name in ("authors", "here"):
-        if device == "cuda":
-            update = make_updates(features, target, strategy)[name]
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            update()
-            peaks[name] = torch.cuda.max_memory_allocated() - before
-        elif can_measure():
-            tiny, real = (((1, 16, 64), strategy, name), (size, strategy, name))
-            peaks[name] = peak_bytes(one_update, tiny, real, torch.get_num_threads())
-    return {**case(features, target, strategy), "bytes": peaks}
+    """Measure the peak above the inputs."""
+    peaks = {
+        name: peak_bytes(
+            one_update, ((1, 16, 64), strategy, name, device), (size, strategy, name, device), device=device
+        )
+        for name in ("authors", "here")
+        if can_measure(device)
+    }
+    return {**case(*make_batch(*size, device), strategy), "bytes": peaks}
 
 
 def case(features: Tensor, target: Tensor, strategy: str) -> dict[str, Any]:
@@ -109,8 +101,8 @@ def case(features: Tensor, target: Tensor, strategy: str) -> dict[str, Any]:
     return {**shapes, "device": features.device.type, "strategy": strategy}
 
 
-def one_update(size: tuple[int, int, int], strategy: str, name: str) -> Update:
-    return make_updates(*make_batch(*size), strategy)[name]
+def one_update(size: tuple[int, int, int], strategy: str, name: str, device: str) -> Update:
+    return make_updates(*make_batch(*size, device), strategy)[name]
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:

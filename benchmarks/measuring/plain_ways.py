@@ -1,14 +1,14 @@
 """Reference implementations of the tests, which are the baselines of the benchmarks."""
 
-import importlib.util
+import runpy
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 
 
-def load_from_tests(file: str) -> ModuleType:
-    """Import a file of the tests, which are not a package.
+def load_from_tests(file: str) -> SimpleNamespace:
+    """Execute a file of the tests, which are not a package, and return what it defines.
 
     Args:
         file: its path below `tests/`.
@@ -16,10 +16,4 @@ def load_from_tests(file: str) -> ModuleType:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    path = TESTS / file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(TESTS / file)))
