@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring.markdown import table, times_table
+from measuring.markdown import shape, table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
 from measuring.plain_ways import load_from_tests
 from measuring.record import environment, progress, race
@@ -147,13 +147,15 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
     parts = {
         "term": "Forward and backward of the RMI term alone, R 3, DF 3, on the CPU:\n\n"
         + times_table(
-            [((shape(case), case["pooling"]), case["times"]) for case in record["term"]],
+            [((shape(case["shape"]), case["pooling"]), case["times"]) for case in record["term"]],
             ("logits", "pooling"),
             "direct",
         ),
         "whole": "Forward and backward of BCE + RMI, R 3, DF 4, average pooling:\n\n"
         + times_table(
-            [((shape(case), case["device"]), case["times"]) for case in record["whole"]], ("logits", "device"), "direct"
+            [((shape(case["shape"]), case["device"]), case["times"]) for case in record["whole"]],
+            ("logits", "device"),
+            "direct",
         ),
         "goals": "The fastest repetitions and their goals:\n\n"
         + table(("what", "version", "measured", "goal"), goals(record)),
@@ -179,7 +181,7 @@ def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         for version, times in case["times"].items():
             goal = GOALS.get((version, case["shape"][3], pooling))
             if goal is not None:
-                name = f"{what} {shape(case)}, {pooling}"
+                name = f"{what} {shape(case['shape'])}, {pooling}"
                 rows.append((name, version, f"{direct / times['fastest']:.1f} × direct", f"at least {goal}"))
     for case in record["whole"]:
         # a copy reads and writes once; the floor is two reads and one write
@@ -192,10 +194,6 @@ def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         name = f"peak memory of BCE + RMI above the inputs, {case['device']}"
         rows.append((name, case["version"], f"{case['of_logits']:.2f} × logits", f"at most {goal}" if goal else "–"))
     return rows
-
-
-def shape(case: dict[str, Any]) -> str:
-    return "×".join(map(str, case["shape"]))
 
 
 if __name__ == "__main__":

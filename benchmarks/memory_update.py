@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring.markdown import table, times_table
+from measuring.markdown import shape, table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
 from measuring.plain_ways import load_from_tests
 from measuring.record import environment, progress, race
@@ -62,20 +62,11 @@ def make_updates(features: Tensor, target: Tensor, strategy: str) -> dict[str, U
     statistics = StatisticsMemory(CLASSES, CHANNELS).to(features.device)
     direct, start = load_from_tests("lightning_modules/networks/direct_memory.py"), memory.memory.clone()
 
-    def authors() -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = direct.direct_update(
-            start, memory.seen, features, target, momentum=0.5, strategy=strategy
-        )
-        return result
-
-    def here() -> None:
-        memory.update(features, target, momentum=0.5, strategy=strategy)  # type: ignore[arg-type]
-
-    def of_statistics() -> None:
-        statistics.update(features, target)
-
-    updates: dict[str, Update] = {"authors": authors, "here": here}
-    return updates | {"statistics": of_statistics} if strategy == "mean" else updates
+    updates: dict[str, Update] = {
+        "authors": lambda: direct.direct_update(start, memory.seen, features, target, momentum=0.5, strategy=strategy),
+        "here": lambda: memory.update(features, target, momentum=0.5, strategy=strategy),  # type: ignore[arg-type]
+    }
+    return updates | {"statistics": lambda: statistics.update(features, target)} if strategy == "mean" else updates
 
 
 def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int) -> dict[str, Any]:
@@ -125,8 +116,7 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
 
 
 def cells(case: dict[str, Any]) -> tuple[str, ...]:
-    shapes = ("×".join(map(str, case[name])) for name in ("features", "target"))
-    return (*shapes, case["device"], case["strategy"])
+    return shape(case["features"]), shape(case["target"]), case["device"], case["strategy"]
 
 
 if __name__ == "__main__":

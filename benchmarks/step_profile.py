@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from measuring.markdown import table
+from measuring.markdown import shape, table
 from measuring.record import environment, progress, summary, synchronize
 from pytorch_lightning import seed_everything
 from tables import make_parser, save
@@ -110,17 +110,9 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
         steps = [sum(parts) for parts in zip(*(case["times"][part]["milliseconds"] for part in PARTS), strict=True)]
         whole = statistics.median(steps)
         shares = [sum(case["times"][part]["milliseconds"]) / sum(steps) for part in PARTS]
-        size = "×".join(map(str, case["batch"]))
-        setting = f"{size}, {case['precision']}, {case['device']}, {case['workers']} workers"
-        rows.append(
-            (
-                case["row"],
-                setting,
-                f"{1e3 * case['batch'][0] / whole:.1f}",
-                f"{whole:.0f}",
-                *(f"{share:.1%}" for share in shares),
-            )
-        )
+        setting = f"{shape(case['batch'])}, {case['precision']}, {case['device']}, {case['workers']} workers"
+        speed = f"{1e3 * case['batch'][0] / whole:.1f}"
+        rows.append((case["row"], setting, speed, f"{whole:.0f}", *(f"{share:.1%}" for share in shares)))
     return {"parts": table(("row", "batch", "images/s", "ms per step, median", *PARTS), rows)}
 
 

@@ -68,8 +68,7 @@ def image_grid(
             rows.append([tile.framed(crops[index]) for tile in rows[-1]])
     page = _Page(rows)
     page.add_heading(heading)
-    page.add_titles(list(columns))
-    page.add_images()
+    page.add_columns(list(columns))
     page.add_legends(legends or {})
     for tiles, row in zip(rows, page.finish(), strict=True):
         for tile, ax in zip(tiles, row, strict=True):
@@ -145,18 +144,15 @@ class _Page:
             self.top += 1.15 * self.line
         self.top += 0.3 * self.line
 
-    def add_titles(self, titles: Sequence[str]) -> None:
+    def add_columns(self, titles: Sequence[str]) -> None:
+        """Write the titles, and leave space for the images below."""
         wrapped = [_wrap(title, self.tile, self.size) for title in titles]
         for column, lines in enumerate(wrapped):
             for index, text in enumerate(lines):
                 left = column * (self.tile + self.gap)
                 self._write(left, self.top + self.line * index, text, color=INK if index == 0 else FAINT_INK)
-        self.top += self.line * (max(map(len, wrapped)) + 0.2)
-
-    def add_images(self) -> None:
-        """Leave space for the images."""
-        self.above = self.top
-        self.top += sum(self.heights) + self.gap * len(self.heights) + 0.3 * self.line
+        self.images_top = self.top + self.line * (max(map(len, wrapped)) + 0.2)
+        self.top = self.images_top + sum(self.heights) + self.gap * len(self.heights) + 0.3 * self.line
 
     def add_legends(self, legends: Legends) -> None:
         indent = self.size * (_CHARACTER * max(map(len, legends), default=0) + 1)
@@ -180,14 +176,18 @@ class _Page:
 
     def finish(self) -> NDArray[np.object_]:
         """End the page below what was added, and make the axes of the images."""
-        height = self.top + self.margin
+        height, lines = self.top + self.margin, len(self.heights)
         self.figure.set_size_inches(self.width / DPI, height / DPI)
-        below = self.above + sum(self.heights) + self.gap * (len(self.heights) - 1)
-        sides = {"left": self.margin / self.width, "right": 1 - self.margin / self.width}
-        ends = {"top": 1 - self.above / height, "bottom": 1 - below / height}
-        gaps = {"wspace": self.gap / self.tile, "hspace": self.gap * len(self.heights) / sum(self.heights)}
-        layout = {**sides, **ends, **gaps, "height_ratios": self.heights}
-        return self.figure.subplots(len(self.heights), self.columns, squeeze=False, gridspec_kw=layout)
+        layout = {
+            "left": self.margin / self.width,
+            "right": 1 - self.margin / self.width,
+            "top": 1 - self.images_top / height,
+            "bottom": 1 - (self.images_top + sum(self.heights) + self.gap * (lines - 1)) / height,
+            "wspace": self.gap / self.tile,
+            "hspace": self.gap * lines / sum(self.heights),
+            "height_ratios": self.heights,
+        }
+        return self.figure.subplots(lines, self.columns, squeeze=False, gridspec_kw=layout)
 
     def _write(self, left: float, top: float, text: str, **style: Any) -> None:
         style = {"fontsize": self.size, "color": INK, "va": "top", **style}
