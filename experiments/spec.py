@@ -200,22 +200,13 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
     raise UserError(f"no run spec or folder named {str(location)[:SHOWN_LENGTH]}; {suggestion(location, tables)}")
 
 
-def _read_fragment(name: str) -> dict[str, Any]:
-    file = BASE / f"{name}.yaml"
-    if not os.path.isfile(file):  # noqa: PTH113
-        known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
-        raise UserError(f"no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
-    return read_yaml(file)
-
-
 def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     content = read_yaml(file)
     _refuse(file, _check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
     rows, errors = _rows_of(content, file.stem)
     reference = content.get("reference", {})
     _refuse(file, errors + _check_references(reference, rows))
-    fragments, errors = _read_fragments(content, rows)
-    _refuse(file, errors)
+    fragments = _read_fragments(file, content, rows)
     evaluations = tuple(content.get("evaluations", ()))
     specs = []
     for row, changes in rows.items():
@@ -242,15 +233,17 @@ def _rows_of(content: Mapping[str, Any], name: str) -> tuple[dict[str, Changes],
         return {}, str(error).splitlines()
 
 
-def _read_fragments(content: Mapping[str, Any], rows: Mapping[str, Changes]) -> tuple[Fragments, list[str]]:
-    """The fragments of all rows, each read once, and all errors."""
-    fragments, errors = {}, []
-    for name in dict.fromkeys(name for changes in rows.values() for name in _fragments_of(content, changes)):
-        try:
-            fragments[name] = _read_fragment(name)
-        except UserError as error:
-            errors.append(f"base: {error}")
-    return fragments, errors
+def _read_fragments(file: Path, content: Mapping[str, Any], rows: Mapping[str, Changes]) -> Fragments:
+    """The fragments of all rows, each read once."""
+    names = dict.fromkeys(name for changes in rows.values() for name in _fragments_of(content, changes))
+    files = {name: BASE / f"{name}.yaml" for name in names}
+    errors = []
+    for name in names:
+        if not os.path.isfile(files[name]):  # noqa: PTH113
+            known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
+            errors.append(f"base: no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
+    _refuse(file, errors)
+    return {name: read_yaml(fragment) for name, fragment in files.items()}
 
 
 def _fragments_of(content: Mapping[str, Any], changes: Changes) -> list[str]:

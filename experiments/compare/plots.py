@@ -209,8 +209,7 @@ def as_svg(draw: Callable[[Axes], None], name: str) -> str:
     with rc_context(style):
         figure = Figure(figsize=PANEL_SIZE, layout="constrained")
         draw(figure.add_subplot())
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(text, format="svg", transparent=True)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(TEXT_COLOR, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
