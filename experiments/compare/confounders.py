@@ -21,7 +21,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 RECIPE_AXES = (*DATA_AXES, *OPTIMIZER_AXES, *TRAINER_AXES)
 LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each changes the number of steps trained
 ROOT = "data.root"
-CONTENT = ("training data", "test labels")
+FINGERPRINT, LABELS = CONTENT = ("training data", "test labels")
 # config keys that cannot change a score: locations, speed of reading, logging and display
 IGNORED_KEYS = (
     ROOT,  # the content is compared instead
@@ -85,9 +85,9 @@ def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] 
 def _content(record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
     """What is known of the data's content."""
     fingerprint = (record.get("data") or {}).get("fingerprint")
-    content = {CONTENT[0]: fingerprint} if fingerprint else {}
+    content = {FINGERPRINT: fingerprint} if fingerprint else {}
     if confusion is not None:
-        content[CONTENT[1]] = f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)"
+        content[LABELS] = f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)"
     return content
 
 
