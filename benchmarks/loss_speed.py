@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from measuring.markdown import shape, table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress, race
+from measuring.record import environment, load_from_tests, progress, race
 from tables import make_parser, save
 from torch import Tensor
 from torch.nn import functional as F

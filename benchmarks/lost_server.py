@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 from measuring.markdown import table
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress, summary
+from measuring.record import environment, load_from_tests, progress, summary
 from pytorch_lightning import Callback, Trainer, seed_everything
 from tables import make_parser, save
 

@@ -9,8 +9,7 @@ results/triton_report.json, the table in results/triton_report.md.
 from typing import Any
 
 from measuring.markdown import table
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress
+from measuring.record import environment, load_from_tests, progress
 from tables import make_parser, save
 
 
