@@ -1,4 +1,4 @@
-"""Repeated timings, the reference implementations that are timed, and the record: all that a benchmark's results need."""
+"""Repeated timings of implementations, those of the tests included, and the record of a benchmark."""
 
 import gc
 import os
