@@ -202,22 +202,24 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
 
 def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     content = read_yaml(file)
-    _refuse(file, _check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
+    _raise_any(file, _check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
     rows, errors = _rows_of(content, file.stem)
     reference = content.get("reference", {})
-    _refuse(file, errors + _check_references(reference, rows))
+    _raise_any(file, errors + _check_references(reference, rows))
     fragments = _read_fragments(file, content, rows)
+    merged = {row: _merge(content, changes, fragments, overrides) for row, changes in rows.items()}
+    for part in ("model", "data"):
+        if not all("class_path" in (one.values.get(part) or {}) for one in merged.values()):
+            errors.append(f"{part}.class_path: not given; add it or a base fragment that has it")
+    _raise_any(file, errors)
     evaluations = tuple(content.get("evaluations", ()))
-    specs = []
-    for row, changes in rows.items():
-        merged = _merge(content, changes, fragments, overrides)
-        missing = [part for part in ("model", "data") if "class_path" not in (merged.values.get(part) or {})]
-        _refuse(file, [f"{part}.class_path: not given; add it or a base fragment that has it" for part in missing])
-        specs.append(RunSpec(file.parent.name, row, file, merged, _reference_of(reference, row), evaluations))
-    return specs
+    return [
+        RunSpec(file.parent.name, row, file, config, _reference_of(reference, row), evaluations)
+        for row, config in merged.items()
+    ]
 
 
-def _refuse(file: Path, errors: Sequence[str]) -> None:
+def _raise_any(file: Path, errors: Sequence[str]) -> None:
     if errors:
         raise SpecError([f"{shown(file)}: {error}" for error in errors])
 
@@ -242,7 +244,7 @@ def _read_fragments(file: Path, content: Mapping[str, Any], rows: Mapping[str, C
         if not os.path.isfile(files[name]):  # noqa: PTH113
             known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
             errors.append(f"base: no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
-    _refuse(file, errors)
+    _raise_any(file, errors)
     return {name: read_yaml(fragment) for name, fragment in files.items()}
 
 
