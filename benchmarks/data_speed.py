@@ -8,7 +8,6 @@ rescaled (bicubic), then padded, cropped, flipped and normalized in float. bicub
 1/255. Times are processor times. All repetitions are in results/data_speed.json, the table in results/data_speed.md.
 """
 
-import argparse
 import tempfile
 import time
 import warnings
@@ -22,7 +21,7 @@ import torch
 from measuring.markdown import table
 from measuring.record import environment, race
 from PIL import Image, ImageOps
-from tables import RESULTS, save
+from tables import make_parser, save
 from torch import Tensor
 
 from beyondpixel.datamodules import ShapesDataModule, VOCDataModule
@@ -92,10 +91,9 @@ def consume(batches: Callable[[], Iterator[Any]], images: int) -> Callable[[], N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "data_speed")
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of data_speed.json and data_speed.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -7,17 +7,14 @@ The reference implementation is tests/losses/plain_rmi.py in plain PyTorch: sigm
 R² shifts in float64, `inverse`, autograd. All repetitions are in results/loss_speed.json, the tables in loss_speed.md.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring.markdown import table, times_table
+from measuring.markdown import shape, table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress, race
-from tables import RESULTS, save
+from measuring.record import environment, load_from_tests, progress, race
+from tables import make_parser, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,10 +38,9 @@ FLOOR_GOALS = {"cpu": 4, "cuda": 3}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "loss_speed")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no grid")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of loss_speed.json and loss_speed.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else 9
@@ -115,43 +111,20 @@ def whole_loss(device: str, size: int, rounds: int) -> dict[str, Any]:
     return {"shape": list(logits.shape), "device": device, "times": race(steps, rounds)}
 
 
-def one_step(name: str, size: int, side: int, arguments: dict[str, Any]) -> Callable[[], object]:
+def one_step(name: str, size: int, side: int, device: str) -> Callable[[], object]:
     """Return forward and backward of a version on a new batch."""
-    logits, labels = make_batch(size, side)
-    makers: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
-        "direct": lambda: load_from_tests("losses/plain_rmi.py").plain_bce_rmi,
-        "BCE": lambda: BinaryCrossEntropyLoss(21),
-        "CE": lambda: CrossEntropyLoss(21),
-    }
-    version = makers[name]() if name in makers else RMILoss(21, backend=name, **arguments)
-    return forward_and_backward(version, logits, labels)
-
-
-def peak_on_cpu(name: str, size: int, side: int, **arguments: Any) -> int:
-    tiny, real = ((name, *shape, arguments) for shape in ((1, 65), (size, side)))
-    return peak_bytes(one_step, tiny, real, torch.get_num_threads())
-
-
-def peak_on_gpu(name: str, size: int) -> int:
-    logits, labels = make_batch(size, 513, "cuda")
-    version = load_from_tests("losses/plain_rmi.py").plain_bce_rmi if name == "direct" else RMILoss(21, backend=name)
-    step = forward_and_backward(version.cuda() if isinstance(version, torch.nn.Module) else version, logits, labels)
-    step()
-    logits.grad = None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    return torch.cuda.max_memory_allocated() - before
+    direct = load_from_tests("losses/plain_rmi.py").plain_bce_rmi
+    version = direct if name == "direct" else RMILoss(21, backend=name).to(device)
+    return forward_and_backward(version, *make_batch(size, side, device))
 
 
 def memory(devices: dict[str, int]) -> list[dict[str, Any]]:
-    """Measure the peak above the inputs; on a CPU in a separate process."""
-    cases = [(device, name) for device in devices for name in ("direct", *backends(device))]
+    """Measure the peak above the inputs."""
+    cases = [(device, name) for device in devices for name in ("direct", *backends(device)) if can_measure(device)]
     result = []
     for device, name in progress(cases, "peak memory"):
-        if device == "cpu" and not can_measure():
-            continue
-        peak = peak_on_cpu(name, devices[device], 513) if device == "cpu" else peak_on_gpu(name, devices[device])
+        tiny, real = (name, 1, 65, device), (name, devices[device], 513, device)
+        peak = peak_bytes(one_step, tiny, real, device=device)
         of_logits = round(peak / (devices[device] * 21 * 513 * 513 * 4), 3)
         result.append({"version": name, "device": device, "bytes": peak, "of_logits": of_logits})
     return result
@@ -173,13 +146,15 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
     parts = {
         "term": "Forward and backward of the RMI term alone, R 3, DF 3, on the CPU:\n\n"
         + times_table(
-            [((shape(case), case["pooling"]), case["times"]) for case in record["term"]],
+            [((shape(case["shape"]), case["pooling"]), case["times"]) for case in record["term"]],
             ("logits", "pooling"),
             "direct",
         ),
         "whole": "Forward and backward of BCE + RMI, R 3, DF 4, average pooling:\n\n"
         + times_table(
-            [((shape(case), case["device"]), case["times"]) for case in record["whole"]], ("logits", "device"), "direct"
+            [((shape(case["shape"]), case["device"]), case["times"]) for case in record["whole"]],
+            ("logits", "device"),
+            "direct",
         ),
         "goals": "The fastest repetitions and their goals:\n\n"
         + table(("what", "version", "measured", "goal"), goals(record)),
@@ -205,7 +180,7 @@ def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         for version, times in case["times"].items():
             goal = GOALS.get((version, case["shape"][3], pooling))
             if goal is not None:
-                name = f"{what} {shape(case)}, {pooling}"
+                name = f"{what} {shape(case['shape'])}, {pooling}"
                 rows.append((name, version, f"{direct / times['fastest']:.1f} × direct", f"at least {goal}"))
     for case in record["whole"]:
         # a copy reads and writes once; the floor is two reads and one write
@@ -218,10 +193,6 @@ def goals(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         name = f"peak memory of BCE + RMI above the inputs, {case['device']}"
         rows.append((name, case["version"], f"{case['of_logits']:.2f} × logits", f"at most {goal}" if goal else "–"))
     return rows
-
-
-def shape(case: dict[str, Any]) -> str:
-    return "×".join(map(str, case["shape"]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and the steps of the last third are timed. All repetitions are in results/lost_s
 results/lost_server.md.
 """
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -20,10 +19,9 @@ from typing import Any
 
 import torch
 from measuring.markdown import table
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress, summary
+from measuring.record import environment, load_from_tests, progress, summary
 from pytorch_lightning import Callback, Trainer, seed_everything
-from tables import RESULTS, save
+from tables import make_parser, save
 
 from beyondpixel.datamodules import ShapesDataModule
 from beyondpixel.experiments import tracking
@@ -99,10 +97,9 @@ def median_step(case: str, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "lost_server")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=5, help="trainings per case, at least 2")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of lost_server.json and lost_server.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     record = environment()

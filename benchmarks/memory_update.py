@@ -8,17 +8,14 @@ the labels' size, gather each class's pixels, weight them and sum them; it needs
 are in results/memory_update.json, the tables in results/memory_update.md.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring.markdown import table, times_table
+from measuring.markdown import shape, table, times_table
 from measuring.peak_memory import can_measure, peak_bytes
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress, race
-from tables import RESULTS, save
+from measuring.record import environment, load_from_tests, progress, race
+from tables import make_parser, save
 from torch import Tensor
 
 from beyondpixel.lightning_modules.networks import FeatureMemory, StatisticsMemory
@@ -33,10 +30,9 @@ Update = Callable[[], object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "memory_update")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, one size")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of memory_update.json and memory_update.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -65,20 +61,11 @@ def make_updates(features: Tensor, target: Tensor, strategy: str) -> dict[str, U
     statistics = StatisticsMemory(CLASSES, CHANNELS).to(features.device)
     direct, start = load_from_tests("lightning_modules/networks/direct_memory.py"), memory.memory.clone()
 
-    def authors() -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = direct.direct_update(
-            start, memory.seen, features, target, momentum=0.5, strategy=strategy
-        )
-        return result
-
-    def here() -> None:
-        memory.update(features, target, momentum=0.5, strategy=strategy)  # type: ignore[arg-type]
-
-    def of_statistics() -> None:
-        statistics.update(features, target)
-
-    updates: dict[str, Update] = {"authors": authors, "here": here}
-    return updates | {"statistics": of_statistics} if strategy == "mean" else updates
+    updates: dict[str, Update] = {
+        "authors": lambda: direct.direct_update(start, memory.seen, features, target, momentum=0.5, strategy=strategy),
+        "here": lambda: memory.update(features, target, momentum=0.5, strategy=strategy),  # type: ignore[arg-type]
+    }
+    return updates | {"statistics": lambda: statistics.update(features, target)} if strategy == "mean" else updates
 
 
 def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int) -> dict[str, Any]:
@@ -88,20 +75,15 @@ def speed(size: tuple[int, int, int], strategy: str, device: str, *, rounds: int
 
 
 def peak_memory(size: tuple[int, int, int], strategy: str, device: str) -> dict[str, Any]:
-    """Measure the peak above the inputs; on a CPU in a separate process."""
-    features, target = make_batch(*size, device)
-    peaks = {}
-    for name in ("authors", "here"):
-        if device == "cuda":
-            update = make_updates(features, target, strategy)[name]
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            update()
-            peaks[name] = torch.cuda.max_memory_allocated() - before
-        elif can_measure():
-            tiny, real = (((1, 16, 64), strategy, name), (size, strategy, name))
-            peaks[name] = peak_bytes(one_update, tiny, real, torch.get_num_threads())
-    return {**case(features, target, strategy), "bytes": peaks}
+    """Measure the peak above the inputs."""
+    peaks = {
+        name: peak_bytes(
+            one_update, ((1, 16, 64), strategy, name, device), (size, strategy, name, device), device=device
+        )
+        for name in ("authors", "here")
+        if can_measure(device)
+    }
+    return {**case(*make_batch(*size, device), strategy), "bytes": peaks}
 
 
 def case(features: Tensor, target: Tensor, strategy: str) -> dict[str, Any]:
@@ -109,8 +91,8 @@ def case(features: Tensor, target: Tensor, strategy: str) -> dict[str, Any]:
     return {**shapes, "device": features.device.type, "strategy": strategy}
 
 
-def one_update(size: tuple[int, int, int], strategy: str, name: str) -> Update:
-    return make_updates(*make_batch(*size), strategy)[name]
+def one_update(size: tuple[int, int, int], strategy: str, name: str, device: str) -> Update:
+    return make_updates(*make_batch(*size, device), strategy)[name]
 
 
 def sections(record: dict[str, Any]) -> dict[str, str]:
@@ -133,8 +115,7 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
 
 
 def cells(case: dict[str, Any]) -> tuple[str, ...]:
-    shapes = ("×".join(map(str, case[name])) for name in ("features", "target"))
-    return (*shapes, case["device"], case["strategy"])
+    return shape(case["features"]), shape(case["target"]), case["device"], case["strategy"]
 
 
 if __name__ == "__main__":

@@ -10,19 +10,17 @@ network at the logits, so its forward and backward are timed separately. All rep
 results/step_profile.json, the table in results/step_profile.md.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring.markdown import table
+from measuring.markdown import shape, table
 from measuring.record import environment, progress, summary, synchronize
 from pytorch_lightning import seed_everything
-from tables import RESULTS, save
+from tables import make_parser, save
 
 from beyondpixel.experiments.build import build_all
 from beyondpixel.experiments.resolve import resolve
@@ -34,11 +32,10 @@ HALF = {"bf16-mixed": torch.bfloat16}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "step_profile")
     parser.add_argument("rows", nargs="+", help="TABLE or TABLE/ROW")
     parser.add_argument("--steps", type=int, default=30, help="timed steps, at least 2")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of step_profile.json and step_profile.md")
     overrides, arguments = parse_overrides(sys.argv[1:])
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -113,17 +110,9 @@ def sections(record: dict[str, Any]) -> dict[str, str]:
         steps = [sum(parts) for parts in zip(*(case["times"][part]["milliseconds"] for part in PARTS), strict=True)]
         whole = statistics.median(steps)
         shares = [sum(case["times"][part]["milliseconds"]) / sum(steps) for part in PARTS]
-        size = "×".join(map(str, case["batch"]))
-        setting = f"{size}, {case['precision']}, {case['device']}, {case['workers']} workers"
-        rows.append(
-            (
-                case["row"],
-                setting,
-                f"{1e3 * case['batch'][0] / whole:.1f}",
-                f"{whole:.0f}",
-                *(f"{share:.1%}" for share in shares),
-            )
-        )
+        setting = f"{shape(case['batch'])}, {case['precision']}, {case['device']}, {case['workers']} workers"
+        speed = f"{1e3 * case['batch'][0] / whole:.1f}"
+        rows.append((case["row"], setting, speed, f"{whole:.0f}", *(f"{share:.1%}" for share in shares)))
     return {"parts": table(("row", "batch", "images/s", "ms per step, median", *PARTS), rows)}
 
 

@@ -37,6 +37,13 @@ def main() -> None:
         file.write_text(fresh[file])
 
 
+def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark's arguments, with the folder of its results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of {name}.json and {name}.md")
+    return parser
+
+
 def save(name: str, record: dict[str, Any], folder: Path) -> None:
     """Write a benchmark's record, with the load at its end, and its page; print the page."""
     record = {**record, "load_after": os.getloadavg()[0]}

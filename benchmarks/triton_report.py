@@ -6,20 +6,15 @@ Every kernel and variant is compiled for compute capabilities 8.0 and 9.0, which
 results/triton_report.json, the table in results/triton_report.md.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from measuring.markdown import table
-from measuring.plain_ways import load_from_tests
-from measuring.record import environment, progress
-from tables import RESULTS, save
+from measuring.record import environment, load_from_tests, progress
+from tables import make_parser, save
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of triton_report.json and triton_report.md")
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__, "triton_report").parse_args()
     record = environment()
     report = load_from_tests("losses/triton_kernels.py")
     cases = [(variant, capability) for variant in report.variants() for capability in (80, 90)]

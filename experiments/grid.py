@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LONGEST_NAME = 200
-PARTS = ("base", "data", "model", "trainer")
+KEY = re.compile(r"base|(data|model|trainer)(\..*)?")
 Changes = list[tuple[str, Any]]  # `base` or a dotted config key, with its value
 
 
@@ -69,22 +69,26 @@ def _axis_errors(grid: Any) -> Iterator[str]:
         yield f"grid: expected axes, each {{key: values}}, got {grid!r}"
         return
     for axis, change in grid.items():
+        error = _axis_error(change)
         if not isinstance(axis, str) or not axis.isidentifier():
             yield f"grid.{axis}: expected a name of letters, digits and _, so that row can contain {{name}}"
-        elif not isinstance(change, Mapping) or len(change) != 1:
-            yield f"grid.{axis}: expected one {{key: values}}, got {change!r}"
-        else:
-            ((key, values),) = change.items()
-            if str(key).split(".", maxsplit=1)[0] not in PARTS or (str(key).startswith("base") and key != "base"):
-                yield f"grid.{axis}: unknown key {key}; expected base, or one that starts with data, model or trainer"
-            elif not isinstance(values, list | Mapping) or not values:
-                yield f"grid.{axis}: expected a list of values or {{label: value}}, got {values!r}"
-            elif key == "base" and not all(
-                map(_is_fragments, values.values() if isinstance(values, Mapping) else values)
-            ):
-                yield f"grid.{axis}: expected names of fragments, each value one or a list of them, got {values!r}"
-            elif isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
-                yield f"grid.{axis}: a list or a mapping as a value needs a name for the row: write {{label: value}}"
+        elif error:
+            yield f"grid.{axis}: {error}"
+
+
+def _axis_error(change: Any) -> str | None:
+    if not isinstance(change, Mapping) or len(change) != 1:
+        return f"expected one {{key: values}}, got {change!r}"
+    ((key, values),) = change.items()
+    if not KEY.fullmatch(str(key)):
+        return f"unknown key {key}; expected base, or one that starts with data, model or trainer"
+    if not isinstance(values, list | Mapping) or not values:
+        return f"expected a list of values or {{label: value}}, got {values!r}"
+    if key == "base" and not all(map(_is_fragments, values.values() if isinstance(values, Mapping) else values)):
+        return f"expected names of fragments, each value one or a list of them, got {values!r}"
+    if isinstance(values, list) and any(isinstance(value, list | Mapping) for value in values):
+        return "a list or a mapping as a value needs a name for the row: write {label: value}"
+    return None
 
 
 def _is_fragments(value: Any) -> bool:

@@ -86,9 +86,8 @@ class ImageCounts:
 
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive atomically."""
-        arrays: dict[str, Any] = self._arrays()
         with replacing(Path(path)) as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **self._arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> ImageCounts:
@@ -109,9 +108,8 @@ class ImageCounts:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: {error}; {REMEDY}") from error
 
-    def _arrays(self) -> dict[str, NDArray[np.generic]]:
-        arrays = {name: getattr(self, name) for name in ("id", *COUNTS, *BOUNDARY_COUNTS)}
-        return {name: array for name, array in arrays.items() if array is not None}
+    def _arrays(self) -> dict[str, Any]:
+        return {name: array for name, array in vars(self).items() if array is not None}
 
 
 def read_arrays(path: str | Path, required: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:

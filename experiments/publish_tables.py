@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from beyondpixel.experiments.compare.frame import read_runs
-from beyondpixel.experiments.compare.rows import compare_runs
+from beyondpixel.experiments.compare.rows import Comparison, compare_runs
 from beyondpixel.experiments.compare.tables import as_markdown, main_table
 from beyondpixel.experiments.compare.units import NOTHING, unit_of
 from beyondpixel.experiments.errors import UserError
@@ -70,27 +72,37 @@ def _results_table(results: Path, marked: re.Match[str]) -> str:
     Raises:
         UserError: if there are no results, or none of a row.
     """
-    table, rows = marked["table"], marked["rows"] and marked["rows"].split(",")
-    folders = sorted(file.parent for file in (results / table).glob("*/runs.csv"))
-    if not folders:
-        raise UserError(f"no results of {table} in {results}; publish them with `beyondpixel publish`")
-    newest = {run.path.relative_to(folder): run.path for folder in folders for run in find_runs(folder)}
+    folder, rows = results / marked["table"], marked["rows"] and marked["rows"].split(",")
+    runs = _newest_runs(folder, rows)
+    comparison = compare_runs(read_runs(runs), METRIC, baseline=marked["baseline"], also=marked["also"].split())
+    table = main_table(comparison, narrow=True)
+    used = sorted({run.relative_to(folder).parts[0] for run in runs})
+    notes = [*table.notes, f"Data: {', '.join(f'`{results.name}/{folder.name}/{name}`' for name in used)}."]
+    return as_markdown(replace(table, cells=_with_papers(table.cells, comparison), notes=notes))
+
+
+def _newest_runs(folder: Path, rows: Sequence[str] | None) -> list[Path]:
+    """The folder of each row and seed that was published last; None for all rows."""
+    published = sorted(file.parent for file in folder.glob("*/runs.csv"))
+    if not published:
+        raise UserError(f"no results of {folder.name} in {folder.parent}; publish them with `beyondpixel publish`")
+    newest = {run.path.relative_to(one): run.path for one in published for run in find_runs(one)}
     available = {path.parts[0] for path in newest}
-    missing = ", ".join(sorted(set(rows or ()) - available))
+    missing = sorted(set(rows or ()) - available)
     if missing:
-        raise UserError(f"no results of the rows {missing} in {results / table}; it has {', '.join(sorted(available))}")
-    newest = {path: run for path, run in newest.items() if rows is None or path.parts[0] in rows}
-    runs = read_runs(list(newest.values()))
-    comparison = compare_runs(runs, METRIC, baseline=marked["baseline"], also=marked["also"].split())
-    shown = main_table(comparison, narrow=True)
-    cells, compared, unit = shown.cells, comparison.rows, unit_of(METRIC)
-    if compared["published"].notna().any():
-        ours = f"{METRIC}{unit.label}"
-        cells = cells.rename(columns={ours: f"ours, {ours}", "published (%)": "paper’s (%)"})
-        references = comparison.runs.groupby("row", sort=False)["reference"].first()
-        after = cells.columns.get_loc("paper’s (%)") + 1
-        cells.insert(after, "ours − paper’s", (compared["mean"] - compared["published"] / 100).map(unit.difference))
-        cells["known deviations"] = [references[row].get("deviations", NOTHING) for row in compared["row"]]
-    used = [folder for folder in folders if any(run.is_relative_to(folder) for run in newest.values())]
-    notes = [*shown.notes, f"Data: {', '.join(f'`{results.name}/{table}/{folder.name}`' for folder in used)}."]
-    return as_markdown(replace(shown, cells=cells, notes=notes))
+        names = ", ".join(sorted(available))
+        raise UserError(f"no results of the rows {', '.join(missing)} in {folder}; it has {names}")
+    return [run for path, run in newest.items() if rows is None or path.parts[0] in rows]
+
+
+def _with_papers(cells: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """Where papers have numbers, add the difference to them and the known deviations from their setting."""
+    rows, unit = comparison.rows, unit_of(METRIC)
+    if rows["published"].isna().all():
+        return cells
+    ours = f"{METRIC}{unit.label}"
+    cells = cells.rename(columns={ours: f"ours, {ours}", "published (%)": "paper’s (%)"})
+    difference = (rows["mean"] - rows["published"] / 100).map(unit.difference)
+    cells.insert(cells.columns.get_loc("paper’s (%)") + 1, "ours − paper’s", difference)
+    references = comparison.runs.groupby("row", sort=False)["reference"].first()
+    return cells.assign(**{"known deviations": [references[row].get("deviations", NOTHING) for row in rows["row"]]})

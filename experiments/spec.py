@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,11 @@ RUNS = Path(__file__).parent / "runs"
 SHOWN_LENGTH = 100  # of an unknown name
 PARTS = ("model", "data", "trainer")
 NUMBER = int | float
+Fragments = Mapping[str, dict[str, Any]]  # by name
 # for each key of a mapping: its type, the type of its entries, and a description
 Keys = Mapping[str, tuple[Any, Any, str]]
 MAPPING = (dict, None, "keys and values")
+CONFIG_KEYS: Keys = dict.fromkeys(PARTS, MAPPING)
 SPEC_KEYS: Keys = {
     "base": (list, str, "a list of fragments"),
     "config": MAPPING,
@@ -113,29 +114,37 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
         ('demo/rmi', 'rmi', 5)
     """
     errors: list[str] = []
-    found: dict[str, RunSpec] = {}
+    found: list[RunSpec] = []
     for location in locations:
         files, row = _locate(location)
         specs: list[RunSpec] = []
         for file in files:
             try:
                 specs += _read_spec_file(file, overrides or {})
-            except SpecError as error:
-                errors += error.errors
-        names = [spec.row for spec in specs]
-        if row is not None and row not in names and not errors:
-            raise UserError(f"no row {row} in {shown(files[0].parent)}; {suggestion(row, names)}")
-        for spec in specs:
-            if row not in (None, spec.row):
-                continue
-            other = found.setdefault(spec.name, spec)
-            if other.file != spec.file:
-                raise UserError(
-                    f"{shown(other.file)} and {shown(spec.file)} both have the row {spec.name}, and so the same run "
-                    "folder; rename one of them"
-                )
+            except UserError as error:
+                errors += error.errors if isinstance(error, SpecError) else [str(error)]
+        wanted = [spec for spec in specs if row in (None, spec.row)]
+        if not wanted and not errors:
+            raise UserError(
+                f"no row {row} in {shown(files[0].parent)}; {suggestion(row, [spec.row for spec in specs])}"
+            )
+        found += wanted
+    found = _unique(found)
     if errors:
-        raise SpecError(errors, list(found.values()))
+        raise SpecError(errors, found)
+    return found
+
+
+def _unique(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The specs, each once; two files cannot have the same row."""
+    found: dict[str, RunSpec] = {}
+    for spec in specs:
+        other = found.setdefault(spec.name, spec)
+        if other.file != spec.file:
+            raise UserError(
+                f"{shown(other.file)} and {shown(spec.file)} both have the row {spec.name}, and so the same run "
+                "folder; rename one of them"
+            )
     return list(found.values())
 
 
@@ -191,80 +200,72 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
     raise UserError(f"no run spec or folder named {str(location)[:SHOWN_LENGTH]}; {suggestion(location, tables)}")
 
 
-def _read_fragment(name: str) -> dict[str, Any]:
-    file = BASE / f"{name}.yaml"
-    if not os.path.isfile(file):  # noqa: PTH113
-        known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
-        raise UserError(f"no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
-    return read_yaml(file)
-
-
 def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
+    content = read_yaml(file)
+    _raise_any(file, _check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
+    rows, errors = _rows_of(content, file.stem)
+    reference = content.get("reference", {})
+    _raise_any(file, errors + _check_references(reference, rows))
+    fragments = _read_fragments(file, content, rows)
+    merged = {row: _merge(content, changes, fragments, overrides) for row, changes in rows.items()}
+    for part in ("model", "data"):
+        if not all("class_path" in (one.values.get(part) or {}) for one in merged.values()):
+            errors.append(f"{part}.class_path: not given; add it or a base fragment that has it")
+    _raise_any(file, errors)
+    evaluations = tuple(content.get("evaluations", ()))
+    return [
+        RunSpec(file.parent.name, row, file, config, _reference_of(reference, row), evaluations)
+        for row, config in merged.items()
+    ]
+
+
+def _raise_any(file: Path, errors: Sequence[str]) -> None:
+    if errors:
+        raise SpecError([f"{shown(file)}: {error}" for error in errors])
+
+
+def _rows_of(content: Mapping[str, Any], name: str) -> tuple[dict[str, Changes], list[str]]:
+    """The changes of each row of a file, whose only row without a grid has the file's name, and all errors."""
+    if "grid" not in content:
+        errors = ["row: expected only with grid; remove it, since the file's name is the row's name"]
+        return {name: []}, errors if "row" in content else []
     try:
-        content = read_yaml(file)
-    except UserError as error:
-        raise SpecError([str(error)]) from error
-    errors = _check(content, SPEC_KEYS) or _check(content.get("config", {}), dict.fromkeys(PARTS, MAPPING), "config.")
-    rows: dict[str, Changes] = {}
-    if not errors:
-        try:
-            rows = expand_grid(content["grid"], content.get("row")) if "grid" in content else {file.stem: []}
-        except ValueError as error:
-            errors += str(error).splitlines()
-        if "row" in content and "grid" not in content:
-            errors.append("row: expected only with grid; remove it, since the file's name is the row's name")
-        errors += _check_references(content.get("reference", {}), rows)
-    if errors:
-        raise SpecError([f"{shown(file)}: {text}" for text in errors])
-    specs = []
-    fragment = cache(_read_fragment)  # thousands of rows of a grid share most fragments
-    for row, changes in rows.items():
-        try:
-            specs.append(_spec_of(file, content, row, changes, overrides=overrides, fragment=fragment))
-        except SpecError as error:
-            errors += error.errors
-    if errors:
-        raise SpecError(errors)
-    return specs
+        return expand_grid(content["grid"], content.get("row")), []
+    except ValueError as error:
+        return {}, str(error).splitlines()
 
 
-def _spec_of(
-    file: Path,
-    content: Mapping[str, Any],
-    row: str,
-    changes: Changes,
-    *,
-    overrides: Mapping[str, Any],
-    fragment: Callable[[str], dict[str, Any]],
-) -> RunSpec:
-    merged, errors = MergedConfig(), []
-    more = [value if isinstance(value, list) else [value] for key, value in changes if key == "base"]
-    for name in itertools.chain(content.get("base", ()), *more):
-        try:
-            merged.add(fragment(name), source=f"base/{name}")
-        except UserError as error:
-            errors.append(f"base: {error}")
+def _read_fragments(file: Path, content: Mapping[str, Any], rows: Mapping[str, Changes]) -> Fragments:
+    """The fragments of all rows, each read once."""
+    names = dict.fromkeys(name for changes in rows.values() for name in _fragments_of(content, changes))
+    files = {name: BASE / f"{name}.yaml" for name in names}
+    errors = []
+    for name in names:
+        if not os.path.isfile(files[name]):  # noqa: PTH113
+            known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
+            errors.append(f"base: no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
+    _raise_any(file, errors)
+    return {name: read_yaml(fragment) for name, fragment in files.items()}
+
+
+def _fragments_of(content: Mapping[str, Any], changes: Changes) -> list[str]:
+    added = [value if isinstance(value, list) else [value] for key, value in changes if key == "base"]
+    return [*content.get("base", ()), *itertools.chain(*added)]
+
+
+def _merge(
+    content: Mapping[str, Any], changes: Changes, fragments: Fragments, overrides: Mapping[str, Any]
+) -> MergedConfig:
+    merged = MergedConfig()
+    for name in _fragments_of(content, changes):
+        merged.add(fragments[name], source=f"base/{name}")
     merged.add(content.get("config", {}), source="row")
     for key, value in changes:
         if key != "base":
             merged.set(key, value, source="row")
     for key, value in overrides.items():
         merged.set(key, value, source="command line")
-    errors = errors or [
-        f"{part}.class_path: not given; add it or a base fragment that has it"
-        for part in ("model", "data")
-        if "class_path" not in (merged.values.get(part) or {})
-    ]
-    if errors:
-        raise SpecError([f"{shown(file)}: {error}" for error in errors])
-    return RunSpec(
-        file.parent.name,
-        row,
-        file,
-        merged,
-        _reference_of(content.get("reference", {}), row),
-        tuple(content.get("evaluations", ())),
-    )
+    return merged
 
 
 def _check(content: Mapping[str, Any], keys: Keys, above: str = "") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +74,26 @@ def header_of(file: Path) -> dict[str, str]:
 
 def differing_keys(rows: Sequence[RunSpec]) -> dict[str, list[Any]]:
     """The config keys in which rows differ, by their last part, each with the rows' values; None where not given."""
-    given = [dict(leaves(spec.config)) for spec in rows]
-    columns: dict[tuple[str, str], list[Any]] = {}  # data and model both have a `variant`
-    for keys in dict.fromkeys(keys for config in given for keys in config):
-        values = [config.get(keys) for config in given]
-        if keys[-1] != "class_path":
-            column = keys[0], "loss" if keys[-2:] == ("loss", "name") else keys[-1]
-            old = columns.get(column, [None] * len(rows))
-            columns[column] = [new if new is not None else before for new, before in zip(values, old, strict=True)]
+    given = [_given_keys(spec) for spec in rows]
+    columns = {key: [keys.get(key) for keys in given] for key in dict.fromkeys(chain(*given))}
     # a key that a row lacks is no difference, unless nothing else distinguishes the row from another
-    differing = {at: values for at, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
-    alike: dict[str, list[int]] = {}
-    for index in range(len(rows)):
-        alike.setdefault(str([values[index] for values in differing.values()]), []).append(index)
+    differing = [values for values in columns.values() if len({str(value) for value in values} - {"None"}) > 1]
+    known = [str(others) for others in zip(*differing, strict=True)] or [""] * len(rows)
     return {
         name: values
-        for (part, name), values in columns.items()
-        if (part, name) in differing or any(len({str(values[i]) for i in group}) > 1 for group in alike.values())
+        for (_, name), values in columns.items()
+        if values in differing or len({*zip(known, map(str, values), strict=True)}) > len({*known})
     }
+
+
+def _given_keys(spec: RunSpec) -> dict[tuple[str, str], Any]:
+    """Values of a row by the first and last part of their keys: data and model both have a `variant`."""
+    given: dict[tuple[str, str], Any] = {}
+    for keys, value in leaves(spec.config):
+        column = keys[0], "loss" if keys[-2:] == ("loss", "name") else keys[-1]
+        if keys[-1] != "class_path":
+            given[column] = given.get(column) if value is None else value
+    return given
 
 
 def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:

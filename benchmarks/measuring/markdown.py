@@ -10,6 +10,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def shape(sizes: Iterable[int]) -> str:
+    """Format the shape of a tensor."""
+    return "×".join(map(str, sizes))
+
+
 def times_table(cases: Iterable[tuple[Sequence[object], dict[str, Any]]], columns: Sequence[str], baseline: str) -> str:
     """Format a table with one line per version of each case: milliseconds, and speedup over the baseline.
 

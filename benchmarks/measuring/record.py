@@ -1,13 +1,15 @@
-"""Repeated timings, and the record of a benchmark: all that is needed to judge its results later."""
+"""Repeated timings of implementations, those of the tests included, and the record of a benchmark."""
 
 import gc
 import os
 import platform
+import runpy
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +21,11 @@ from beyondpixel.experiments.run.provenance import device_name, git_commit
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONSOLE = Console(stderr=True)
 Item = TypeVar("Item")
+
+
+def load_from_tests(file: str) -> SimpleNamespace:
+    """Execute a file below `tests/`, such as a reference implementation, and return what it defines."""
+    return SimpleNamespace(**runpy.run_path(str(CHECKOUT / "tests" / file)))
 
 
 def progress(items: Iterable[Item], what: str) -> Iterable[Item]:

@@ -21,7 +21,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 RECIPE_AXES = (*DATA_AXES, *OPTIMIZER_AXES, *TRAINER_AXES)
 LENGTH_AXES = ("max_steps", "max_epochs", "batch_size")  # each changes the number of steps trained
 ROOT = "data.root"
-CONTENT = ("training data", "test labels")
+FINGERPRINT, LABELS = CONTENT = ("training data", "test labels")
 # config keys that cannot change a score: locations, speed of reading, logging and display
 IGNORED_KEYS = (
     ROOT,  # the content is compared instead
@@ -61,35 +61,46 @@ UNKNOWN = "unknown"
 PARTS = ("data.", "model.", "trainer.")
 
 Facts = dict[str, Any]
+Values = dict[str, list[Any]]  # distinct values in several runs, by name
 Lines = Sequence[Mapping[str, Any]]  # of `Runs.frame`
 
 
 def facts_of(run: RunFolder, record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
     """Everything that must be equal in two runs besides their axes, by name; the record has the evaluation's axes."""
-    environment, config = record.get("environment") or {}, run.config
-    content = {
-        "training data": (record.get("data") or {}).get("fingerprint"),
-        "test labels": None if confusion is None else f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)",
-    }
-    known = {name: value for name, value in content.items() if value}
-    root = config.get("data", {}).get("init_args", {}).get("root")
-    accelerators = Counter(environment.get("accelerators") or [])
-    packages = environment.get("packages") or {}
+    environment, settings = record.get("environment") or {}, _settings(run.config)
+    accelerators = Counter(environment.get("accelerators", ()))
+    packages = environment.get("packages", {})
     return {
         "commit": _short(record.get("git_commit")),
         "data set": record["axes"].get("dataset"),
-        **(known or {"data": f"in {root or UNKNOWN}"}),
+        **(_content(record, confusion) or {"data": f"in {settings.get(ROOT) or UNKNOWN}"}),
         "steps": run.state.get("step", UNKNOWN),
         "Python": environment.get("python", UNKNOWN),
         **{name: version for name, version in packages.items() if name not in IGNORED_PACKAGES},
         "hardware": ", ".join(f"{number} × {name}" for name, number in sorted(accelerators.items())) or "CPU",
-        **{
-            ".".join(key for key in keys if key != "init_args"): value
-            for keys, value in leaves(config)
-            if keys[0] in ("data", "model", "trainer") and not {*keys} & {*WHOLE_KEYS}
-        },
-        **{f"model.{key}": _without_lr(config.get("model", {}).get("init_args", {}).get(key)) for key in WHOLE_KEYS},
+        **settings,
     }
+
+
+def _content(record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts:
+    """What is known of the data's content."""
+    fingerprint = (record.get("data") or {}).get("fingerprint")
+    content = {FINGERPRINT: fingerprint} if fingerprint else {}
+    if confusion is not None:
+        content[LABELS] = f"({' + '.join(str(int(n)) for n in confusion.sum(1))} pixels)"
+    return content
+
+
+def _settings(config: Mapping[str, Any]) -> Facts:
+    """Config keys by dotted name; `WHOLE_KEYS` without the learning rate, which is an axis."""
+    model = config.get("model", {}).get("init_args", {})
+    settings = {
+        ".".join(key for key in keys if key != "init_args"): value
+        for keys, value in leaves(config)
+        if not {*keys} & {*WHOLE_KEYS}
+    }
+    settings |= {f"model.{key}": _without_lr(model.get(key)) for key in WHOLE_KEYS}
+    return {name: value for name, value in settings.items() if name.startswith(PARTS)}
 
 
 def _without_lr(chosen: Any) -> Any:
@@ -112,50 +123,55 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
         runs: the row's lines of the frame that have a score.
         baseline: those of the baseline row; empty if there is none or the row is the baseline itself.
     """
-    if not runs:
-        return []
     found = ["uncommitted changes in the code"] if any(is_uncommitted(run["commit"]) for run in runs) else []
+    found += [f"{name} {_listed(values)} within the row" for name, values in _values(runs).items() if len(values) > 1]
+    return found + (_unexplained(runs, baseline) if runs and baseline else [])
+
+
+def _unexplained(runs: Lines, baseline: Lines) -> list[str]:
+    """A phrase for each fact that differs and each axis of the recipe that was changed with another axis."""
     ours, theirs = _values(runs), _values(baseline)
-    found += [f"{name} {_listed(values)} within the row" for name, values in ours.items() if len(values) > 1]
-    if not baseline:
-        return found
-    axes, their_axes = runs[0]["record"]["axes"], baseline[0]["record"]["axes"]
-    changed = {
-        axis: ([axes.get(axis)], [their_axes.get(axis)])
-        for axis in {**axes, **their_axes}
-        if axis != "seed" and axes.get(axis) != their_axes.get(axis)
+    one_sided = {name for name in ours.keys() ^ theirs.keys() if name.startswith(PARTS)}  # of a class only one has
+    axes = _changes(_axes(runs), _axes(baseline), missing=None)
+    facts = {
+        name: change
+        for name, change in _changes(ours, theirs, missing=UNKNOWN).items()
+        if name not in one_sided and not _is_explained(name, axes)
     }
-    recipe = [axis for axis in changed if axis in RECIPE_AXES]
-    for name in {**ours, **theirs}:
-        values, others = ours.get(name, [UNKNOWN]), theirs.get(name, [UNKNOWN])
-        # a key that only one config has belongs to a class or a loss that only one has
-        in_both = not name.startswith(PARTS) or (name in ours and name in theirs)
-        if values != others and in_both and not _is_explained(name, changed):
-            found.append(_difference(name, values, others))
-    if len(changed) > 1:  # one axis of the recipe alone is an ablation of it
-        found += [_difference(axis, *changed[axis]) for axis in recipe]
-    return found
+    recipe = {axis: change for axis, change in axes.items() if axis in RECIPE_AXES and len(axes) > 1}
+    return [_difference(name, *change) for name, change in (*facts.items(), *recipe.items())]
 
 
 def moved_data(runs: Lines, baseline: Lines) -> str | None:
     """Phrase for a row whose data has the baseline's content but another root folder; None otherwise."""
     ours, theirs = (sorted({str(run["facts"].get(ROOT)) for run in group}) for group in (runs, baseline))
-    contents = {str({name: run["facts"].get(name) for name in CONTENT}) for run in (*runs, *baseline)}
-    if not runs or not baseline or ours == theirs or len(contents) > 1 or "data" in runs[0]["facts"]:
+    contents = {
+        " and ".join(f"{name} {run['facts'][name]}" for name in CONTENT if name in run["facts"])
+        for run in (*runs, *baseline)
+    }
+    if not runs or not baseline or ours == theirs or len(contents) > 1 or contents == {""}:
         return None
-    same = " and ".join(f"{name} {runs[0]['facts'][name]}" for name in CONTENT if name in runs[0]["facts"])
-    return f"{_difference(ROOT, ours, theirs)}, with the same {same}"
+    return f"{_difference(ROOT, ours, theirs)}, with the same {contents.pop()}"
 
 
-def _values(runs: Lines) -> dict[str, list[Any]]:
-    """Distinct values of each fact in some runs, by its name; one value is expected."""
-    values: dict[str, list[Any]] = {}
+def _axes(runs: Lines) -> Values:
+    return {axis: [value] for axis, value in runs[0]["record"]["axes"].items() if axis != "seed"}
+
+
+def _values(runs: Lines) -> Values:
+    """Distinct values of each fact, by its name; one value is expected."""
+    values: Values = {}
     for run in runs:
         for name, value in run["facts"].items():
-            known = values.setdefault(name, [])
-            if name not in IGNORED_KEYS and value not in known:
-                known.append(value)
+            if name not in IGNORED_KEYS and value not in values.setdefault(name, []):
+                values[name].append(value)
     return {name: sorted(known, key=str) for name, known in values.items()}
+
+
+def _changes(ours: Values, theirs: Values, *, missing: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Names with different values, with our values and theirs."""
+    both = {name: (ours.get(name, [missing]), theirs.get(name, [missing])) for name in {**ours, **theirs}}
+    return {name: (values, others) for name, (values, others) in both.items() if values != others}
 
 
 def _is_explained(name: str, changed: Mapping[str, Any]) -> bool:

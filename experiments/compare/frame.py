@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from beyondpixel.experiments.axes import AXES, EVALUATION_AXES
 from beyondpixel.experiments.compare.confounders import facts_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import read_arrays
-from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
+from beyondpixel.experiments.run.folder import RunFolder, find_runs
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,12 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
         UserError: if a folder does not exist, or no run can be read.
     """
     lines: list[dict[str, Any]] = []
-    scores: dict[str, None] = {}
     damaged = []
     first: dict[str, Path] = {}  # folder of each run, by its id
     for run in find_runs(*folders):
-        evaluations = [] if run.status == Status.DAMAGED else run.evaluations()
-        for evaluation in (None, *evaluations):
+        for folder in [run, *([] if run.damage else run.evaluations())]:
             try:
-                line, summary = _read(run, evaluation)
+                line = _read(run, folder)
             except UserError as error:
                 damaged.append(str(error))
                 continue
@@ -59,58 +58,65 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
             if first.setdefault(identity, run.path) != run.path:
                 damaged.append(f"{run.path}: a copy of the run {first[identity]}, which would count twice")
                 break
-            lines.append({**line, **summary})
-            scores.update(dict.fromkeys(summary))
+            lines.append(line)
     if not lines:
         below = f"below {', '.join(map(str, folders))}"
         if damaged:
             raise UserError(f"no run {below} can be read:\n  " + "\n  ".join(damaged))
         raise UserError(f"no runs {below}: expected folders with a run.json")
-    recorded = dict.fromkeys(axis for line in lines for axis in line["record"]["axes"] if axis != "seed")
-    axes = [axis for axis in AXES if axis in recorded] + [axis for axis in recorded if axis not in AXES]
-    frame = pd.DataFrame(lines, dtype=object)  # keep the types: pandas would convert 4 next to None to 4.0
-    frame[axes] = frame[axes].where(frame[axes].notna(), None)
-    frame = frame.astype(dict.fromkeys(scores, float)).copy()  # defragment: hundreds of columns were changed one by one
-    return Runs(frame, axes, list(scores), damaged)
+    return _as_frame(lines, damaged)
 
 
-def _read(run: RunFolder, evaluation: RunFolder | None) -> tuple[dict[str, Any], dict[str, float]]:
-    """Read a line of the frame and its scores."""
-    folder = evaluation or run
-    if folder.status == Status.DAMAGED:
+def _as_frame(lines: list[dict[str, Any]], damaged: list[str]) -> Runs:
+    summaries = [line.pop("summary") for line in lines]
+    scores = list(dict.fromkeys(chain(*summaries)))
+    recorded = dict.fromkeys(chain(*(line["record"]["axes"] for line in lines)))
+    axes = [axis for axis in dict.fromkeys((*AXES, *recorded)) if axis in recorded and axis != "seed"]
+    table = pd.DataFrame(lines, dtype=object)  # keep the types: pandas would convert 4 next to None to 4.0
+    table[axes] = table[axes].where(table[axes].notna(), None)
+    return Runs(table.join(pd.DataFrame(summaries, columns=scores, dtype=float)), axes, scores, damaged)
+
+
+def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:
+    """Read a line of the frame, with its scores as `summary`; the folder is that of the run or of an evaluation."""
+    if folder.damage:
         raise UserError(f"{folder.path}: {folder.damage}")
     try:
-        record, evaluated = run.record, {}
-        axes, reference = {**record["axes"]}, record.get("reference") or {}
-        if evaluation is not None:
-            record.update(evaluation.record)  # its own commit and environment
-            evaluated = record["evaluation"]
-            axes.update({axis: evaluated.get(axis) for axis in EVALUATION_AXES})
-            of_evaluations = reference.get("evaluations") or {}
-            kind = str(evaluated["words"]).partition(":")[0]  # a published number that names no steps, such as `crf`
-            metric = {name: reference[name] for name in reference.keys() & {"metric"}}
-            reference = {**metric, **(of_evaluations.get(evaluated["words"]) or of_evaluations.get(kind) or {})}
-        summary = {name: float(value) for name, value in folder.summary.items()}
+        record = {**run.record, **folder.record}  # an evaluation has its own commit and environment
+        evaluation = {} if folder is run else record["evaluation"]
+        axes = {**record["axes"], **{axis: evaluation.get(axis) for axis in EVALUATION_AXES}}
+        record["axes"] = axes
         arrays = read_arrays(folder.confusion_file, ("matrix", "class_names")) if folder.confusion_file.exists() else {}
+        state = run.state
         return {
             "table": record["table"],
-            "row": f"{record['row']} + {evaluated['words']}" if evaluated else record["row"],
+            "row": f"{record['row']} + {evaluation['words']}" if evaluation else record["row"],
             "seed": record["seed"],
-            "status": str(run.status),
-            "steps": run.state.get("step"),
+            "status": state["status"],
+            "steps": state.get("step"),
             "commit": record.get("git_commit"),
             "folder": str(folder.path),
             "training": str(run.path),
             "run": folder,
-            "evaluation": evaluated.get("words"),
-            "record": {**record, "axes": axes},
-            "facts": facts_of(run, {**record, "axes": axes}, arrays.get("matrix")),
-            "reference": reference,
+            "evaluation": evaluation.get("words"),
+            "record": record,
+            "facts": facts_of(run, record, arrays.get("matrix")),
+            "reference": _reference_of(record.get("reference") or {}, evaluation.get("words")),
             "classes": [str(name) for name in arrays.get("class_names", ())],
+            "summary": {name: float(value) for name, value in folder.summary.items()},
             **{axis: _groupable(value) for axis, value in axes.items() if axis != "seed"},
-        }, summary
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder.path}: run.json or summary.json is damaged ({error!r})") from error
+
+
+def _reference_of(reference: dict[str, Any], evaluation: str | None) -> dict[str, Any]:
+    """The published number of a run, or of its evaluation; one of `crf` is that of `crf:5`, too."""
+    if evaluation is None:
+        return reference
+    numbers = reference.get("evaluations") or {}
+    own = numbers.get(evaluation) or numbers.get(evaluation.partition(":")[0]) or {}
+    return {**{key: reference[key] for key in ("metric",) if key in reference}, **own}
 
 
 def _groupable(value: Any) -> Any:

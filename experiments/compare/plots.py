@@ -61,23 +61,25 @@ def panels(comparison: Comparison) -> list[Panel]:
         comparison: of one table; rows without a result are left out.
     """
     rows = comparison.rows[comparison.rows["n"] > 0].copy()
-    evaluation = [axis for axis in EVALUATION_AXES if axis in comparison.axes]
-    rows[evaluation] = rows[evaluation].fillna("none")
+    rows[[*EVALUATION_AXES]] = rows[[*EVALUATION_AXES]].fillna("none")
     axes = differing_axes(rows, comparison.axes)
     found = [_panel(axis, series) for axis in axes if (series := _series(axis, axes, rows))]
     return found or ([_panel("row", {"": rows})] if len(rows) else [])
 
 
 def _series(axis: str, axes: list[str], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by the values of the other axes that vary, where at least two rows differ in this axis alone."""
     having = rows[rows[axis].notna()]
-    others = [other for other in axes if other != axis and having[other].notna().all() and having[other].nunique() > 1]
-    groups = list(having.groupby(others, sort=False)) if others else [((), having)]
-    groups = [(key, group) for key, group in groups if group[axis].nunique() > 1]
-    varying = [index for index in range(len(others)) if len({key[index] for key, _ in groups}) > 1]
-    return {
-        ", ".join(f"{AXIS_NAMES.get(others[index], others[index])} {key[index]}" for index in varying): group
-        for key, group in groups
-    }
+    others = [other for other in axes if other != axis and having[other].notna().all()]
+    # all rows have the same table, so that there is always something to group by
+    shown = having[having.groupby(["table", *others], sort=False)[axis].transform("nunique") > 1]
+    varying = [other for other in others if shown[other].nunique() > 1]
+    groups = shown.groupby(["table", *varying], sort=False)
+    return {", ".join(map(_label, varying, values)): group for (_, *values), group in groups}
+
+
+def _label(axis: str, value: Any) -> str:
+    return f"{AXIS_NAMES.get(axis, axis)} {value}"
 
 
 def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
@@ -98,43 +100,45 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
 
     Published numbers on another data set have a separate axis on the right.
     """
-    metric, unit = comparison.metric, unit_of(comparison.metric)
-    right: Axes | None = None
+    unit, rows = unit_of(comparison.metric), pd.concat(panel.series.values())
+    elsewhere = rows.loc[rows["published_other"].notna(), "other_data_set"]
+    right = _right_axis(axes, f"published, {elsewhere.iloc[0]}{unit.label}") if len(elsewhere) else None
     span = max(panel.ticks.values()) - min(panel.ticks.values())
     for index, (label, group) in enumerate(panel.series.items()):
-        color, _ = _style(index)
         # side by side, so that no interval hides another
         shift = 0.02 * span * (index - (len(panel.series) - 1) / 2)
-        rows = group.assign(position=group["position"] + shift)
-        joined = panel.numeric and rows["position"].is_unique
-        suffix = f": {label}" if label else ""
-        _errorbars(axes, rows, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
-        style: dict[str, Any] = {"marker": "s", "markerfacecolor": "none", "color": color}
-        style["linestyle"] = ":" if joined else "none"
-        theirs = rows[rows["published"].notna()]
-        if len(theirs):
-            axes.plot(theirs["position"], theirs["published"], label=f"published{suffix}", **style)
-        other = rows[rows["published_other"].notna()]
-        if len(other):
-            right = right or _right_axis(axes, f"published, {other['other_data_set'].iloc[0]}{unit.label}")
-            right.plot(other["position"], other["published_other"], **style)
-            axes.plot([], [], label=f"published{suffix} (right)", **style)  # one legend for both
-    base = comparison.rows[comparison.rows["is_baseline"] & (comparison.rows["n"] > 0)]
-    drawn = {row for rows in panel.series.values() for row in rows["row"]}
-    for row, mean in zip(base["row"], base["mean"], strict=True):
-        if row not in drawn:
-            axes.axhline(unit.scale * mean, color="#808080", linestyle="--", linewidth=1, label=f"{row} (ours)")
+        placed = group.assign(position=group["position"] + shift)
+        joined = panel.numeric and placed["position"].is_unique
+        suffix, (color, _) = f": {label}" if label else "", _style(index)
+        _errorbars(axes, placed, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
+        style = {"color": color, "linestyle": ":" if joined else "none"}
+        _draw_published(axes, placed, "published", label=f"published{suffix}", **style)
+        if right is not None:
+            _draw_published(right, placed, "published_other", label=f"published{suffix} (right)", **style)
+    found = comparison.rows
+    for _, base in found[found["is_baseline"] & (found["n"] > 0) & ~found["row"].isin(rows["row"])].iterrows():
+        label = f"{base['row']} (ours)"
+        axes.axhline(unit.scale * base["mean"], color="#808080", linestyle="--", linewidth=1, label=label)
     axes.set_xlabel(AXIS_NAMES.get(panel.axis, panel.axis.replace("_", " ")))
-    axes.set_ylabel(f"{metric}{unit.label}")
+    axes.set_ylabel(f"{comparison.metric}{unit.label}")
+    _set_ticks(axes, panel)
+    _finish(axes, right)
+
+
+def _draw_published(axes: Axes, rows: pd.DataFrame, column: str, **style: Any) -> None:
+    known = rows[rows[column].notna()]
+    if len(known):
+        axes.plot(known["position"], known[column], marker="s", markerfacecolor="none", **style)
+
+
+def _set_ticks(axes: Axes, panel: Panel) -> None:
     if not panel.numeric:
         axes.set_xlim(-0.5, len(panel.ticks) - 0.5)
-    if not panel.numeric or len(panel.ticks) <= 8:
-        labels = [str(value) for value in panel.ticks]
-        rotation: dict[str, Any] = (
-            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 36 else {}
-        )
-        axes.set_xticks(list(panel.ticks.values()), labels, **rotation)
-    _finish(axes, legend_below=right is not None)  # matplotlib does not see what is on the other axis
+    elif len(panel.ticks) > 8:
+        return  # matplotlib's own
+    labels = [str(value) for value in panel.ticks]
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(list(panel.ticks.values()), labels, **(slanted if sum(map(len, labels)) > 36 else {}))
 
 
 def draw_plots(comparison: Comparison) -> Figure:
@@ -205,8 +209,7 @@ def as_svg(draw: Callable[[Axes], None], name: str) -> str:
     with rc_context(style):
         figure = Figure(figsize=PANEL_SIZE, layout="constrained")
         draw(figure.add_subplot())
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(text, format="svg", transparent=True)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(TEXT_COLOR, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -249,12 +252,14 @@ def _style(index: int) -> tuple[str, str]:
     return COLORS[index % len(COLORS)], ("-", "--", ":")[index // len(COLORS) % 3]
 
 
-def _finish(axes: Axes, *, legend_below: bool = False) -> None:
+def _finish(axes: Axes, right: Axes | None = None) -> None:
+    """Add grid and legend; it is below the plot where it is long, and where it could hide what is on a right axis."""
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    names = axes.get_legend_handles_labels()[1]
+    handles = [handle for one in (axes, right) if one is not None for handle in one.get_legend_handles_labels()[0]]
     below: dict[str, Any] = {}
-    if legend_below or len(names) > 6:
-        columns = max(1, min(3, LEGEND_WIDTH // (len(max(names, key=len)) + LINE_SAMPLE_WIDTH)))
+    if right is not None or len(handles) > 6:
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        columns = max(1, min(3, LEGEND_WIDTH // (longest + LINE_SAMPLE_WIDTH)))
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncol": columns}
-    axes.legend(fontsize="small", framealpha=0.0, **below)
+    axes.legend(handles=handles, fontsize="small", framealpha=0.0, **below)

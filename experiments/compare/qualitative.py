@@ -49,8 +49,7 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     behind, in the image's boundary IoU (mean over its classes), or in its IoU where a run has no boundary counts.
     """
     scores, rule = image_scores(first, second)
-    ids = scores.index.tolist()
-    chosen = scores.loc[ids[:PER_DIRECTION] + ids[PER_DIRECTION:][-PER_DIRECTION:]]  # all if there are at most four
+    chosen = pd.concat([scores[:PER_DIRECTION], scores[PER_DIRECTION:][-PER_DIRECTION:]])  # all of at most four
     loaded = [load_trained(run.last_checkpoint, run.config) for run in (first, second)]
     (_, other), (_, data) = loaded
     if other.image_size != data.image_size:
@@ -58,18 +57,16 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     data.setup("test")
     samples = data.dataset(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen.index]
-    targets = [sample.mask for sample in shown if sample.mask is not None]
+    targets = [np.asarray(sample.mask) for sample in shown]
     tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
     preds = [
         [model(own.normalize({"image": tensor})["image"]).argmax(1)[0].numpy() for tensor in tensors]
         for model, own in loaded
     ]
-    one_right = [
-        ((ours == target) != (theirs == target)) & (target != data.ignore_index)
+    crops = [
+        busiest_crop(((ours == target) != (theirs == target)) & (target != data.ignore_index))
         for ours, theirs, target in zip(*preds, targets, strict=True)
     ]
-    names = [title.splitlines()[0] for title in titles]
-    points = ", ".join(f"{100 * gain:+.1f}" for gain in chosen[1] - chosen[0])
     captions = [[f"{rule} {100 * score:.1f}" for score in chosen[side]] for side in (0, 1)]
     figure = comparison_grid(
         [sample.image for sample in shown],
@@ -79,13 +76,21 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
         palette=data.palette,
         class_names=data.class_names,
         ignore_index=data.ignore_index,
-        heading=f"The test images where {names[1]} is furthest ahead of {names[0]} and furthest behind, "
-        f"of {len(scores)}, by {rule} of the image: {points} points. Framed: where they differ most.",
+        heading=_heading(scores, chosen, rule, titles),
         captions=(captions[0], captions[1]),
-        crops=[busiest_crop(marked) for marked in one_right],
+        crops=crops,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
+
+
+def _heading(scores: pd.DataFrame, chosen: pd.DataFrame, rule: str, titles: tuple[str, str]) -> str:
+    first, second = (title.splitlines()[0] for title in titles)
+    points = ", ".join(f"{100 * gain:+.1f}" for gain in chosen[1] - chosen[0])
+    return (
+        f"The test images where {second} is furthest ahead of {first} and furthest behind, of {len(scores)}, by {rule} "
+        f"of the image: {points} points. Framed: where they differ most."
+    )
 
 
 def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str]:
@@ -95,13 +100,11 @@ def image_scores(first: RunFolder, second: RunFolder) -> tuple[pd.DataFrame, str
         UserError: if the counts of a run cannot be read, or the runs were tested on different images.
     """
     counts = [ImageCounts.load(run.images_file("test")) for run in (first, second)]
-    by_boundary = all(one.boundary_union is not None for one in counts)
-    scores = []
-    for one in counts:
-        sums = (one.boundary_intersection, one.boundary_union) if by_boundary else (one.intersection, one.union)
-        scores.append(pd.Series(mean_iou(*map(np.asarray, sums)), index=one.id))
-    if set(scores[0].index) != set(scores[1].index):
+    if set(counts[0].id) != set(counts[1].id):
         raise UserError(f"--grid: {first.path} and {second.path} were tested on different images")
+    by_boundary = all(one.boundary_union is not None for one in counts)
+    names = ("boundary_intersection", "boundary_union") if by_boundary else ("intersection", "union")
+    scores = [pd.Series(mean_iou(*(getattr(one, name) for name in names)), index=one.id) for one in counts]
     known = pd.concat(scores, axis=1).dropna()  # joined by id, in whatever order each run saw the images
     order = (known[0] - known[1]).sort_values(kind="stable").index
     return known.loc[order], "boundary IoU" if by_boundary else "IoU"

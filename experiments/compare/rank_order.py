@@ -41,9 +41,7 @@ def rank_order(comparison: Comparison) -> RankOrder | None:
     groups = [scored[scored["row"] == row] for row in rows["row"]]
     theirs = rows[column].to_numpy(dtype=float)
     drawn = paired(*groups)
-    interval = (math.nan, math.nan)
-    if drawn is not None:
-        interval = percentile_interval(_correlations(mean_scores(drawn), theirs))
+    interval = percentile_interval(_correlations(mean_scores(drawn), theirs)) if drawn else (math.nan, math.nan)
     correlation = float(_correlations(rows[["mean"]].to_numpy(dtype=float), theirs)[0])
     data_set = rows["other_data_set"].iloc[0] if column == "published_other" else None
     return RankOrder(len(rows), correlation, interval, data_set)

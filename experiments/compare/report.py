@@ -105,7 +105,9 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
         layer = f"{line['row']}, seed {line['seed']}"
         samples = _samples(line["run"])
         for name, sample in samples.items():
-            _add_layers(scenes.setdefault(name, {}), layer, sample)
+            if name not in scenes:
+                scenes[name] = {PHOTO: _data_url(sample["image.jpg"]), TARGET: _data_url(sample["target.png"])}
+            scenes[name][layer] = _data_url(sample["prediction.png"])
         if samples:
             layer_of_row.setdefault(line["row"], len(layers))
             layers.append(layer)
@@ -118,14 +120,6 @@ def _gallery(comparison: Comparison) -> dict[str, Any]:
         "colors": colors,
         "left_out": len(scored) - len(shown),
     }
-
-
-def _add_layers(scene: dict[str, str], layer: str, sample: dict[str, bytes]) -> None:
-    """Add a prediction to the layers of its test image, and its photo and target if they are the first."""
-    scene[layer] = _data_url(sample["prediction.png"])
-    for kind, name in (("image.jpg", PHOTO), ("target.png", TARGET)):
-        if name not in scene:
-            scene[name] = _data_url(sample[kind])
 
 
 def _samples(run: RunFolder) -> dict[str, dict[str, bytes]]:

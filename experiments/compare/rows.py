@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from beyondpixel.experiments.axes import EVALUATION_AXES
@@ -20,6 +20,8 @@ from beyondpixel.experiments.image_counts import ImageCounts
 # a score is logged in float64 from the same counts; a larger difference means that the file is of another evaluation
 SCORE_TOLERANCE = 1e-4
 ROW = ["table", "row"]
+Key = tuple[str, str]  # table and row
+Groups = Mapping[Key, pd.DataFrame]  # the runs of each row
 
 
 @dataclass(frozen=True)
@@ -83,77 +85,71 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
     Raises:
         UserError: if no run has the metric or one of the additional scores, or the baseline does not exist.
     """
-    unknown = [score for score in (metric, *also) if score not in runs.scores]
-    if unknown:
-        shown = [score for score in sorted(runs.scores) if score.startswith(("test/", "val/"))] or runs.scores
-        raise UserError(f"no run has a {unknown[0]} yet; available scores: {', '.join(shown) or 'none'}")
+    for score in (metric, *also):
+        if score not in runs.scores:
+            shown = [known for known in sorted(runs.scores) if known.startswith(("test/", "val/"))] or runs.scores
+            raise UserError(f"no run has a {score} yet; available scores: {', '.join(shown) or 'none'}")
     frame, unreadable = _with_resampled(runs.frame, metric)
     groups = dict(list(frame.groupby(ROW, sort=False)))
-    names = {f"{table}/{row}" for table, row in groups} | {row for _, row in groups}
-    if baseline is not None and baseline not in names:
+    baselines = {table: _baseline_of(table, groups, baseline) for table in frame["table"].unique()}
+    if baseline is not None and not any(baselines.values()):
         raise UserError(f"--baseline: no row named {baseline}; rows are {', '.join(row for _, row in groups)}")
-    rows = []
-    for (table, row), group in groups.items():
-        base_key = _baseline_of(table, groups, baseline)
-        is_baseline = (table, row) == base_key
-        base = None if base_key is None or is_baseline else groups[base_key]
-        axes = {axis: group.iloc[0][axis] for axis in runs.axes}
-        rows.append({"table": table, "row": row, "is_baseline": is_baseline, **_row(group, base, metric), **axes})
-    tables = list(dict.fromkeys(table for table, _ in groups))
-    rows.sort(key=lambda row: (tables.index(row["table"]), not row["is_baseline"]))
-    compared = pd.DataFrame(rows)
-    for axis in runs.axes:  # keep the types: pandas would convert 4 next to None to 4.0
-        compared[axis] = pd.Series([row[axis] for row in rows], dtype=object)
-    return Comparison(metric, tuple(also), frame, compared, runs.axes, [*runs.damaged, *unreadable])
+    tables = list(baselines)
+    keys = sorted(groups, key=lambda key: (tables.index(key[0]), key != baselines[key[0]]))
+    rows = pd.DataFrame([_row(key, groups, baselines[key[0]], metric) for key in keys])
+    rows = rows.merge(frame.drop_duplicates(ROW)[[*ROW, *runs.axes]], on=ROW)
+    return Comparison(metric, tuple(also), frame, rows, runs.axes, [*runs.damaged, *unreadable])
 
 
-def _row(group: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> dict[str, Any]:
-    """Columns of one row; `base` has the baseline's runs, None for the baseline itself and if there is none."""
-    scored = group[group[metric].notna()]
+def _row(key: Key, groups: Groups, baseline: Key | None, metric: str) -> dict[str, Any]:
+    """Columns of one row without its axes."""
+    group = groups[key]
+    base = group[:0] if baseline is None or baseline == key else groups[baseline]  # no runs for the baseline itself
+    scored, base_scored = (runs[runs[metric].notna()] for runs in (group, base))
     values = scored[metric]
-    row = {
+    lines, base_lines = scored.to_dict("records"), base_scored.to_dict("records")
+    own, both = paired(scored), paired(base_scored, scored)
+    same_trainings = scored["training"].tolist() == base_scored["training"].tolist()
+    low, high = mean_interval(own[0]) if own else (math.nan, math.nan)
+    ends = difference_interval(*both, same_trainings=same_trainings) if both else (math.nan, math.nan)
+    return {
+        "table": key[0],
+        "row": key[1],
+        "is_baseline": key == baseline,
         "n": len(values),
         "unfinished": len(group) - len(values),
         **values.agg(["mean", "std", "min", "max"]).to_dict(),
-        "published": _published(group, metric),
-        "published_other": _published(group, metric, other_data_set=True),
-        "other_data_set": group.iloc[0]["reference"].get("data_set"),
-    }
-    own = paired(scored)
-    row["low"], row["high"] = mean_interval(own[0]) if own else (math.nan, math.nan)
-    row["images"] = len(scored.iloc[0]["resampled"][0]) if own else 0
-    lines = scored.to_dict("records")
-    if base is None:
-        nothing = ("difference", "difference_low", "difference_high", "published_difference")
-        none = {"one_training": False, "confounders": confounders(lines, []), "moved_data": None}
-        return {**row, **dict.fromkeys(nothing, math.nan), **none}
-    base_scored = base[base[metric].notna()]
-    base_lines = base_scored.to_dict("records")
-    both = paired(base_scored, scored)
-    same_trainings = scored["training"].tolist() == base_scored["training"].tolist()
-    ends = difference_interval(*both, same_trainings=same_trainings) if both else (math.nan, math.nan)
-    return {
-        **row,
-        "difference": row["mean"] - base_scored[metric].mean(),
+        "low": low,
+        "high": high,
+        "images": len(lines[0]["resampled"][0]) if own else 0,
+        "difference": values.mean() - base_scored[metric].mean(),
         "difference_low": ends[0],
         "difference_high": ends[1],
-        "one_training": min(len(scored), len(base_scored)) == 1,
-        "published_difference": row["published"] - _published(base, metric),
+        "one_training": min(len(lines), len(base_lines)) == 1,
+        "published": _published(group, metric),
+        "published_difference": _published(group, metric) - _published(base, metric),
+        "published_other": _published(group, metric, other_data_set=True),
+        "other_data_set": group.iloc[0]["reference"].get("data_set"),
         "confounders": confounders(lines, base_lines),
         "moved_data": moved_data(lines, base_lines),
     }
 
 
-def _baseline_of(table: str, groups: dict[tuple[str, str], pd.DataFrame], wanted: str | None) -> tuple[str, str] | None:
+def _baseline_of(table: str, groups: Groups, wanted: str | None) -> Key | None:
     """Table and name of the row that a table's differences refer to: its own, unless `wanted` names another table's."""
     for key, group in groups.items():
-        if wanted is not None and wanted in ("/".join(key), key[1]) and (key[0] == table or "/" in wanted):
-            return key
-        axes = group.iloc[0]["record"]["axes"]
-        is_plain = axes.get("loss") == "ce" and all(axes.get(axis) is None for axis in EVALUATION_AXES)
-        if wanted is None and key[0] == table and is_plain:
+        if wanted is None:
+            is_baseline = key[0] == table and _is_plain_ce(group.iloc[0]["record"]["axes"])
+        else:
+            is_baseline = wanted == "/".join(key) or key == (table, wanted)
+        if is_baseline:
             return key
     return None
+
+
+def _is_plain_ce(axes: Mapping[str, Any]) -> bool:
+    """Whether a row has the CE loss and no post-processing."""
+    return axes.get("loss") == "ce" and all(axes[axis] is None for axis in EVALUATION_AXES)
 
 
 def _published(group: pd.DataFrame, metric: str, *, other_data_set: bool = False) -> float:
@@ -170,13 +166,12 @@ def _published(group: pd.DataFrame, metric: str, *, other_data_set: bool = False
 
 
 def paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
-    """Resampled scores of groups of runs; None unless all have them, on the same images, none of them all NaN."""
+    """Resampled scores of groups of runs; None unless all have them, on the same images."""
     resampled = [group["resampled"].tolist() for group in groups]
-    everything = [entry for group in resampled for entry in group]
-    if not all(resampled) or None in everything or len({ids for ids, _ in everything}) > 1:
+    entries = [*chain(*resampled)]
+    if not all(resampled) or None in entries or len({ids for ids, _ in entries}) > 1:
         return None
-    scores = [[scores for _, scores in group] for group in resampled]
-    return None if any(np.isnan(one).all() for group in scores for one in group) else scores
+    return [[scores for _, scores in group] for group in resampled]
 
 
 def _with_resampled(frame: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:

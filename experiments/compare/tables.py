@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,8 +15,8 @@ from rich.text import Text
 from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
 from beyondpixel.experiments.bootstrap import RESAMPLES
 from beyondpixel.experiments.compare.rank_order import rank_order
-from beyondpixel.experiments.compare.rows import Comparison
-from beyondpixel.experiments.compare.units import NOTHING, best, is_loss, unit_of
+from beyondpixel.experiments.compare.rows import ROW, Comparison
+from beyondpixel.experiments.compare.units import NOTHING, Unit, best, is_loss, unit_of
 from beyondpixel.experiments.errors import UserError
 
 MARK = "†"
@@ -67,44 +69,47 @@ def differing_axes(rows: pd.DataFrame, axes: list[str]) -> list[str]:
 
 def main_table(comparison: Comparison, *, narrow: bool = False) -> Table:
     """One line per row; a narrow table has no axes, range and speed."""
-    rows, metric, unit = comparison.rows, comparison.metric, unit_of(comparison.metric)
+    rows, metric = comparison.rows.assign(name=_names(comparison)), comparison.metric
+    axes = [] if narrow else _axes_with_a_column(rows, comparison.axes)
+    cells = pd.DataFrame([_cells(line, metric, axes) for line in rows.to_dict("records")])
+    if rows["published"].isna().all():
+        cells = cells.drop(columns="published (%)")
     stage = metric[: metric.find("/") + 1]
-    lines = rows.to_dict("records")
-    names = _names(comparison)
-    cells = {
-        "row": [f"{name} {MARK}" if line["confounders"] else name for name, line in zip(names, lines, strict=True)]
-    }
-    for axis in differing_axes(rows, comparison.axes) if not narrow else []:
-        # a method's axis with one value, such as the same DF in all rows with RMI, adds nothing to the column of the
-        # loss; evaluation axes are in the row's name
-        if axis not in EVALUATION_AXES and (axis not in METHOD_AXES or rows[axis].dropna().map(str).nunique() > 1):
-            cells[axis] = [NOTHING if value is None else str(value) for value in rows[axis]]
-    cells[f"{metric}{unit.label}"] = [unit.mean(line["mean"], line["std"]) for line in lines]
-    if not narrow:
-        cells["range"] = [
-            f"{unit.number(line['min'])} … {unit.number(line['max'])}" if line["n"] > 1 else NOTHING for line in lines
-        ]
-    cells["n"] = [
-        str(line["n"]) + (f" (+{line['unfinished']} unfinished)" if line["unfinished"] else "") for line in lines
-    ]
-    cells["Δ baseline"] = [unit.difference(line["difference"]) for line in lines]
-    cells["95 % interval"] = [unit.interval(line["difference_low"], line["difference_high"]) for line in lines]
-    if rows["published"].notna().any():
-        percent = unit_of("mIoU")
-        cells["published (%)"] = [
-            percent.number(line["published"] / 100)
-            + ("" if pd.isna(line["published_difference"]) else f" ({line['published_difference']:+.2f})")
-            for line in lines
-        ]
     for score in comparison.also:
+        unit = unit_of(score)
         # the main column's header already has the stage
-        header = f"{score.removeprefix(stage)}{unit_of(score).label}"
-        cells[header] = [unit_of(score).mean(*pair) for pair in comparison.statistics(score).to_numpy()]
-    if SPEED in comparison.runs and not narrow:
-        means = comparison.statistics(SPEED)["mean"]
-        cells["images/s"] = [NOTHING if pd.isna(mean) else f"{mean:.1f}" for mean in means]
+        header = f"{score.removeprefix(stage)}{unit.label}"
+        cells[header] = [unit.mean(*pair) for pair in comparison.statistics(score).to_numpy()]
+    if SPEED in comparison.runs:
+        cells["images/s"] = comparison.statistics(SPEED)["mean"].map(Unit(scale=1.0, label="", digits=1).number)
+    if narrow:
+        cells = cells.drop(columns=["range", "images/s"], errors="ignore")
     title = f"{metric} over {', '.join(comparison.tables)}"
-    return Table(title, pd.DataFrame(cells), best_rows(comparison), _notes(comparison, names))
+    return Table(title, cells, best_rows(comparison), _notes(comparison, rows))
+
+
+def _axes_with_a_column(rows: pd.DataFrame, axes: list[str]) -> list[str]:
+    """The axes in which rows differ, without those of an evaluation, which are in the row's name.
+
+    A method's axis with one value, such as the same DF in all rows with RMI, adds nothing to the column of the loss.
+    """
+    shown = [axis for axis in differing_axes(rows, axes) if axis not in EVALUATION_AXES]
+    return [axis for axis in shown if axis not in METHOD_AXES or rows[axis].dropna().map(str).nunique() > 1]
+
+
+def _cells(line: Mapping[str, Any], metric: str, axes: list[str]) -> dict[str, str]:
+    """The text of a row in each column."""
+    unit, percent = unit_of(metric), Unit(scale=1.0, label="", digits=2)
+    return {
+        "row": f"{line['name']} {MARK}" if line["confounders"] else line["name"],
+        **{axis: NOTHING if line[axis] is None else str(line[axis]) for axis in axes},
+        f"{metric}{unit.label}": unit.mean(line["mean"], line["std"]),
+        "range": f"{unit.number(line['min'])} … {unit.number(line['max'])}" if line["n"] > 1 else NOTHING,
+        "n": f"{line['n']} (+{line['unfinished']} unfinished)" if line["unfinished"] else str(line["n"]),
+        "Δ baseline": unit.difference(line["difference"]),
+        "95 % interval": unit.interval(line["difference_low"], line["difference_high"]),
+        "published (%)": percent.number(line["published"]) + percent.change(line["published_difference"]),
+    }
 
 
 def class_table(comparison: Comparison) -> Table:
@@ -117,13 +122,13 @@ def class_table(comparison: Comparison) -> Table:
     rows, unit = comparison.rows, unit_of(prefix)
     body = []
     for score in (column for column in comparison.runs if str(column).startswith(prefix)):
-        statistics = comparison.statistics(score).assign(table=rows["table"])
-        base = statistics[rows["is_baseline"]].set_index("table")["mean"]
-        line = [score.removeprefix(prefix)]
-        for (mean, std, table), is_baseline in zip(statistics.to_numpy(), rows["is_baseline"], strict=True):
-            change = "" if is_baseline else unit.difference(mean - base.get(table, float("nan")))
-            line.append(unit.mean(mean, std) + (f" ({change})" if change not in ("", NOTHING) else ""))
-        body.append(line)
+        means, stds = (comparison.statistics(score)[name] for name in ("mean", "std"))
+        base = means.where(rows["is_baseline"]).groupby(rows["table"]).transform("first")
+        changes = (means - base).where(~rows["is_baseline"])
+        texts = [
+            unit.mean(mean, std) + unit.change(change) for mean, std, change in zip(means, stds, changes, strict=True)
+        ]
+        body.append([score.removeprefix(prefix), *texts])
     cells = pd.DataFrame(body, columns=["class", *_names(comparison)])
     scored = [0, *(position + 1 for position, n in enumerate(rows["n"]) if n)]
     stage = prefix.partition("/")[0]
@@ -183,27 +188,25 @@ def as_csv(comparison: Comparison, *, per_class: bool = False) -> str:
     Columns that begin with `row_` have the same value for all seeds of a row.
     """
     runs = comparison.runs
-    known = ["table", "row", "seed", "status", "steps"]
     if per_class:
         prefix = class_prefix(comparison)
-        names = [name for name in runs if str(name).startswith(prefix)]
-        long = runs.melt([*known[:3], "folder"], names, "class", "IoU", ignore_index=False)
+        scores = [name for name in runs if str(name).startswith(prefix)]
+        long = runs.melt([*ROW, "seed", "folder"], scores, "class", "IoU", ignore_index=False)
         long = long.dropna(subset="IoU").sort_index(kind="stable")
         long["class"] = long["class"].str.removeprefix(prefix)
-        return str(long[["table", "row", "seed", "class", "IoU", "folder"]].to_csv(index=False, lineterminator="\n"))
-    first = [comparison.metric, *comparison.also]
-    further = [name for name in runs.select_dtypes(float) if name not in first]
-    columns = [*known, *first, *further, *comparison.axes, "commit", "folder"]
-    return str(
-        runs[columns].merge(row_columns(comparison), on=["table", "row"]).to_csv(index=False, lineterminator="\n")
-    )
+        lines = long[[*ROW, "seed", "class", "IoU", "folder"]]
+    else:
+        scores = list(dict.fromkeys([comparison.metric, *comparison.also, *runs.select_dtypes(float)]))
+        columns = [*ROW, "seed", "status", "steps", *scores, *comparison.axes, "commit", "folder"]
+        lines = runs[columns].merge(row_columns(comparison), on=ROW)
+    return str(lines.to_csv(index=False, lineterminator="\n"))
 
 
 def row_columns(comparison: Comparison) -> pd.DataFrame:
     """Columns of a CSV file that all runs of a row share: `table`, `row`, `row_mean`, ..., and its confounders."""
     rows = comparison.rows
     names = ["mean", "low", "high", "difference", "difference_low", "difference_high"]
-    shared = rows[["table", "row", *names]].rename(columns={name: f"row_{name}" for name in names})
+    shared = rows[[*ROW, *names]].rename(columns={name: f"row_{name}" for name in names})
     return shared.assign(published_percent=rows["published"], confounders=rows["confounders"].map("; ".join))
 
 
@@ -234,14 +237,14 @@ def rich_table(table: Table) -> RichTable:
     return drawn
 
 
-def _names(comparison: Comparison) -> list[str]:
+def _names(comparison: Comparison) -> pd.Series:
     rows = comparison.rows
-    return list(rows["row"] if len(comparison.tables) == 1 else rows["table"] + "/" + rows["row"])
+    return rows["row"] if len(comparison.tables) == 1 else rows["table"] + "/" + rows["row"]
 
 
-def _notes(comparison: Comparison, names: list[str]) -> list[str]:
+def _notes(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
+    """The notes below a table; the rows have the `name` that it shows."""
     notes = []
-    rows = comparison.rows.assign(name=names)
     drawn = rows[rows["difference_low"].notna()]
     if len(drawn):
         images = " or ".join(str(count) for count in sorted(set(drawn["images"])))
@@ -281,7 +284,6 @@ def _order(comparison: Comparison) -> list[str]:
 
 def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
     """The best number of CRF steps of each trained row that was tested with several."""
-    rows = rows.reindex(columns=[*rows, *(axis for axis in EVALUATION_AXES if axis not in rows)])
     tested = rows[(rows["n"] > 0) & rows["postprocess"].notna()]
     names = [name.partition(" + ") for name in tested["name"]]
     tested = tested.assign(trained=[name[0] for name in names], words=[name[2] for name in names])

@@ -43,6 +43,10 @@ class Unit:
         """Format a value with its sign."""
         return NOTHING if math.isnan(value) else f"{self.scale * value:+.{self.digits}f}"
 
+    def change(self, value: float) -> str:
+        """Format a difference in brackets behind another value; empty if there is none."""
+        return "" if math.isnan(value) else f" ({self.difference(value)})"
+
     def interval(self, low: float, high: float) -> str:
         """Format both ends of an interval of differences."""
         return NOTHING if math.isnan(low) else f"[{self.difference(low)}, {self.difference(high)}]"

@@ -50,20 +50,7 @@ def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    metric, tables = comparison.metric, comparison.tables
-    axes = {axis: AXIS_NAMES.get(axis, axis) for axis in differing_axes(comparison.rows, comparison.axes)}
-    grouped = {"groupby": "Group", "groupby_rangefunc": "stddev"}
-    score = wr.SummaryMetric(metric)
-    rows = [wr.BarPlot(title=f"{metric} by row", metrics=[metric], **grouped)]
-    by_axis = [wr.ScatterPlot(title=f"{metric} by {label}", x=wr.Config(axis), y=score) for axis, label in axes.items()]
-    columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(axis), display_name=label) for axis, label in axes.items()]
-    if axes:
-        by_axis.append(wr.ParallelCoordinatesPlot(columns=[*columns, wr.ParallelCoordinatesPlotColumn(score)]))
-    curves = [
-        wr.LinePlot(title=value, y=[value], **grouped)
-        for value in ("val/mIoU", "train/loss", "train/loss_pixel", "train/loss_rmi")
-    ]
-    sections = {"Rows": rows, "Axes": by_axis, "Training": curves}
+    sections, tables = _sections(comparison), comparison.tables
     title, tagged = f"beyondpixel: {', '.join(tables)}", ws.And(ws.Tags().isin(tables))
     runset = wr.Runset(filters=tagged, groupby=["group"])  # of the Report's project; naming it would query the server
     blocks: list[Any] = [wr.MarkdownBlock(text=as_markdown(main_table(comparison)))]
@@ -81,8 +68,27 @@ def build_views(comparison: Comparison, project: str) -> dict[str, Any]:
             runset_settings=ws.RunsetSettings(
                 filters=tagged,
                 groupby=[ws.Metric("Group")],
-                order=[ws.Ordering(ws.Summary(metric), ascending=False)],
+                order=[ws.Ordering(ws.Summary(comparison.metric), ascending=False)],
             ),
         ),
         "report": wr.Report(entity=entity, project=name, title=title[:128], width="fluid", blocks=blocks),
+    }
+
+
+def _sections(comparison: Comparison) -> dict[str, list[Any]]:
+    """The panels of each section."""
+    import wandb_workspaces.reports.v2 as wr
+
+    metric = comparison.metric
+    axes = {axis: AXIS_NAMES.get(axis, axis) for axis in differing_axes(comparison.rows, comparison.axes)}
+    score, grouped = wr.SummaryMetric(metric), {"groupby": "Group", "groupby_rangefunc": "stddev"}
+    by_axis = [wr.ScatterPlot(title=f"{metric} by {label}", x=wr.Config(axis), y=score) for axis, label in axes.items()]
+    columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(axis), display_name=label) for axis, label in axes.items()]
+    if axes:
+        by_axis.append(wr.ParallelCoordinatesPlot(columns=[*columns, wr.ParallelCoordinatesPlotColumn(score)]))
+    curves = ("val/mIoU", "train/loss", "train/loss_pixel", "train/loss_rmi")
+    return {
+        "Rows": [wr.BarPlot(title=f"{metric} by row", metrics=[metric], **grouped)],
+        "Axes": by_axis,
+        "Training": [wr.LinePlot(title=value, y=[value], **grouped) for value in curves],
     }

@@ -12,7 +12,7 @@ import yaml
 
 from beyondpixel.experiments.axes import AXES, axes_of
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.plan import plan_runs
+from beyondpixel.experiments.plan import Run, plan_runs
 from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.spec import RUNS, RunSpec
 from beyondpixel.experiments.tracking import project_name
@@ -48,17 +48,11 @@ def write_sweep(
         UserError: for errors in the specs, as for a launch.
     """
     runs = plan_runs(specs, seeds=seeds[:1], output=output, overrides=overrides)
-    axes = [axes_of(run.config) for run in runs]
-    differing = [name for name in AXES if name != "seed" and any(one[name] != axes[0][name] for one in axes)]
-    rows = [
-        {"spec": _location_of(run.spec), **{name: one[name] for name in differing}}
-        for run, one in zip(runs, axes, strict=True)
-    ]
-    names = ", ".join(dict.fromkeys(run.spec.table for run in runs))
+    rows = _rows(runs)
     passed = {**overrides, **{key: value for key, value in options.items() if value is not None}}
     arguments = [text for key, value in passed.items() for text in (f"--{key}", in_one_line(value))]
     sweep = {
-        "name": names,
+        "name": ", ".join(dict.fromkeys(run.spec.table for run in runs)),
         "project": project_name(),
         "method": "grid",
         "metric": {"name": "test/mIoU", "goal": "maximize"},
@@ -77,6 +71,16 @@ def write_sweep(
     )
     print(f"Wrote {file} ({len(rows)} rows, {len(set(seeds))} seeds); nothing was started.\n{start}\n{agents}")
     return sweep
+
+
+def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Location of each run's spec, with the axes in which the runs differ."""
+    axes = [axes_of(run.config) for run in runs]
+    differing = [name for name in AXES if any(one[name] != axes[0][name] for one in axes)]
+    return [
+        {"spec": _location_of(run.spec), **{name: one[name] for name in differing}}
+        for run, one in zip(runs, axes, strict=True)
+    ]
 
 
 def _location_of(spec: RunSpec) -> str:

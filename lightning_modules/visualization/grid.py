@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+    from matplotlib.transforms import Transform
 
 Legends = Mapping[str, Mapping[str, Color | None]]
 DPI = 72  # a point is a pixel
@@ -65,12 +66,14 @@ def image_grid(
         rows.append([_Tile(column[index], title in photos, texts.get(title)) for title, column in columns.items()])
         if crops:
             rows.append([tile.framed(crops[index]) for tile in rows[-1]])
-    page = _Page(rows, list(columns), heading, legends or {})
-    figure, axes = page.figure()
-    for tiles, row in zip(rows, axes, strict=True):
+    page = _Page(rows)
+    page.add_heading(heading)
+    page.add_columns(list(columns))
+    page.add_legends(legends or {})
+    for tiles, row in zip(rows, page.finish(), strict=True):
         for tile, ax in zip(tiles, row, strict=True):
             _draw(ax, tile, scale=page.scale, size=page.size)
-    return figure
+    return page.figure
 
 
 def _number_of_rows(columns: Mapping[str, Sequence[Image]]) -> int:
@@ -115,81 +118,87 @@ def _draw(axes: Axes, tile: _Tile, *, scale: float, size: float) -> None:
 
 
 class _Page:
-    """Sizes in pixels of margin, heading, titles, images and legends, which follow each other from top to bottom."""
+    """A figure that is filled from top to bottom; all sizes are in pixels."""
 
-    def __init__(self, rows: Sequence[Sequence[_Tile]], titles: Sequence[str], heading: str, legends: Legends) -> None:
+    def __init__(self, rows: Sequence[Sequence[_Tile]]) -> None:
+        from matplotlib.figure import Figure
+
         widest = max(tile.image.shape[1] for row in rows for tile in row)
         self.scale = max(1, -(-_SMALLEST // widest)) if widest <= _LARGEST else _LARGEST / widest
         self.heights = [round(max(tile.image.shape[0] for tile in row) * self.scale) for row in rows]
+        self.columns = len(rows[0])
         self.tile = round(widest * self.scale)
         self.gap = max(8, self.tile // 40)
         self.margin = 2 * self.gap
-        self.content = len(titles) * (self.tile + self.gap) - self.gap
+        self.content = self.columns * (self.tile + self.gap) - self.gap
         self.width = self.content + 2 * self.margin
         self.size: float = max(14.0, self.width / 78)  # font size
         self.line = 1.5 * self.size
-        self.heading = _wrap(heading, self.content, 1.15 * self.size)
-        self.titles = [_wrap(title, self.tile, self.size) for title in titles]
-        self.legends = legends
-        self.top = self.margin + self.line * (1.15 * len(self.heading) + 0.3 + max(map(len, self.titles)) + 0.2)
-        self.below = self.top + sum(self.heights) + self.gap * len(self.heights) + 0.3 * self.line
-        lines = sum(math.ceil(len(colors) / self._per_line(colors)) for colors in legends.values())
-        self.height = self.below + self.line * lines + self.margin
-
-    def _per_line(self, colors: Mapping[str, Color | None]) -> int:
-        widest = max(map(len, colors), default=0) * _CHARACTER + 3.5
-        return max(1, int((self.content - self._name_width) / (widest * self.size)))
-
-    @property
-    def _name_width(self) -> float:
-        return self.size * (_CHARACTER * max(map(len, self.legends), default=0) + 1)
-
-    def figure(self) -> tuple[Figure, NDArray[np.object_]]:
-        """Make the figure with all texts and legends, and empty axes for the images."""
-        from matplotlib.figure import Figure
-
+        self.top: float = self.margin  # of what is added next
         # without pyplot, which has global state and may need a display
-        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
-        for index, text in enumerate(self.heading):
-            self._write(figure, self.margin, self.margin + 1.15 * self.line * index, text, fontsize=1.15 * self.size)
-        top = self.margin + self.line * (1.15 * len(self.heading) + 0.3)
-        for column, lines in enumerate(self.titles):
+        self.figure = Figure(dpi=DPI, facecolor="white")
+
+    def add_heading(self, heading: str) -> None:
+        for text in _wrap(heading, self.content, 1.15 * self.size):
+            self._write(0, self.top, text, fontsize=1.15 * self.size)
+            self.top += 1.15 * self.line
+        self.top += 0.3 * self.line
+
+    def add_columns(self, titles: Sequence[str]) -> None:
+        """Write the titles, and leave space for the images below."""
+        wrapped = [_wrap(title, self.tile, self.size) for title in titles]
+        for column, lines in enumerate(wrapped):
             for index, text in enumerate(lines):
-                left = self.margin + column * (self.tile + self.gap)
-                self._write(figure, left, top + self.line * index, text, color=INK if index == 0 else FAINT_INK)
-        top = self.below
-        for name, colors in self.legends.items():
-            self._write(figure, self.margin, top, name, color=FAINT_INK)
-            self._write_legend(figure, top, colors)
-            top += self.line * math.ceil(len(colors) / self._per_line(colors))
-        bottom = self.height - self.below + self.gap + 0.3 * self.line
-        sides = {"left": self.margin / self.width, "right": 1 - self.margin / self.width}
-        ends = {"top": 1 - self.top / self.height, "bottom": bottom / self.height}
-        gaps = {"wspace": self.gap / self.tile, "hspace": self.gap * len(self.heights) / sum(self.heights)}
-        shape = len(self.heights), len(self.titles)
-        layout = {**sides, **ends, **gaps, "height_ratios": self.heights}
-        return figure, figure.subplots(*shape, squeeze=False, gridspec_kw=layout)
+                left = column * (self.tile + self.gap)
+                self._write(left, self.top + self.line * index, text, color=INK if index == 0 else FAINT_INK)
+        self.images_top = self.top + self.line * (max(map(len, wrapped)) + 0.2)
+        self.top = self.images_top + sum(self.heights) + self.gap * len(self.heights) + 0.3 * self.line
 
-    def _write(self, figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
+    def add_legends(self, legends: Legends) -> None:
+        indent = self.size * (_CHARACTER * max(map(len, legends), default=0) + 1)
+        for name, colors in legends.items():
+            self._write(0, self.top, name, color=FAINT_INK)
+            widest = self.size * (max(map(len, colors), default=0) * _CHARACTER + 3.5)
+            columns = max(1, int((self.content - indent) / widest))
+            # Matplotlib fills legends column by column; entries should read row by row
+            patches = [_patch(*entry) for entry in colors.items()]
+            self.figure.legend(
+                handles=[patch for column in range(columns) for patch in patches[column::columns]],
+                ncols=columns,
+                loc="upper left",
+                bbox_to_anchor=(0, 1),
+                bbox_transform=self._at(indent, self.top),
+                fontsize=self.size,
+                **{"frameon": False, "borderpad": 0, "borderaxespad": 0, "handlelength": 1, "handleheight": 1},
+                **{"labelspacing": 0.5, "handletextpad": 0.5, "columnspacing": 1.5, "labelcolor": INK},
+            )
+            self.top += self.line * math.ceil(len(colors) / columns)
+
+    def finish(self) -> NDArray[np.object_]:
+        """End the page below what was added, and make the axes of the images."""
+        height, lines = self.top + self.margin, len(self.heights)
+        self.figure.set_size_inches(self.width / DPI, height / DPI)
+        layout = {
+            "left": self.margin / self.width,
+            "right": 1 - self.margin / self.width,
+            "top": 1 - self.images_top / height,
+            "bottom": 1 - (self.images_top + sum(self.heights) + self.gap * (lines - 1)) / height,
+            "wspace": self.gap / self.tile,
+            "hspace": self.gap * lines / sum(self.heights),
+            "height_ratios": self.heights,
+        }
+        return self.figure.subplots(lines, self.columns, squeeze=False, gridspec_kw=layout)
+
+    def _write(self, left: float, top: float, text: str, **style: Any) -> None:
         style = {"fontsize": self.size, "color": INK, "va": "top", **style}
-        figure.text(left / self.width, 1 - top / self.height, text, **style)
+        self.figure.text(0, 1, text, transform=self._at(left, top), **style)
 
-    def _write_legend(self, figure: Figure, top: float, colors: Mapping[str, Color | None]) -> None:
-        columns = self._per_line(colors)
-        rows = math.ceil(len(colors) / columns)
-        # Matplotlib fills legends column by column; entries should read row by row
-        order = [row * columns + column for column in range(columns) for row in range(rows)]
-        entries = list(colors.items())
-        handles = [_patch(*entries[index]) for index in order if index < len(entries)]
-        figure.legend(
-            handles=handles,
-            ncols=columns,
-            loc="upper left",
-            bbox_to_anchor=((self.margin + self._name_width) / self.width, 1 - top / self.height),
-            fontsize=self.size,
-            **{"frameon": False, "borderpad": 0, "borderaxespad": 0, "handlelength": 1, "handleheight": 1},
-            **{"labelspacing": 0.5, "handletextpad": 0.5, "columnspacing": 1.5, "labelcolor": INK},
-        )
+    def _at(self, left: float, top: float) -> Transform:
+        """Move the figure's upper left corner to a point of the content."""
+        from matplotlib.transforms import ScaledTranslation
+
+        moved = ScaledTranslation((self.margin + left) / DPI, -top / DPI, self.figure.dpi_scale_trans)
+        return self.figure.transFigure + moved
 
 
 def _patch(name: str, color: Color | None) -> Patch:
