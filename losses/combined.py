@@ -8,6 +8,9 @@ from torch import Tensor
 from beyondpixel.losses.base import SegmentationLoss
 from beyondpixel.losses.functional.arguments import is_finite
 
+# what all parts have in common
+SHARED = ("num_classes", "with_logits", "ignore_index")
+
 
 class CombinedLoss(SegmentationLoss):
     """Weighted sum of losses, each with its own terms and state.
@@ -37,22 +40,14 @@ class CombinedLoss(SegmentationLoss):
     def __init__(self, losses: Mapping[str, SegmentationLoss], *, weights: Mapping[str, float] | None = None) -> None:
         if not losses:
             raise ValueError("losses: expected at least one loss, got none")
-        first = next(iter(losses.values()))
-        shared = ("num_classes", "ignore_index", "with_logits")
-        for name, loss in losses.items():
-            for attribute in shared:
-                if getattr(loss, attribute) != getattr(first, attribute):
-                    raise ValueError(
-                        f"losses: expected the same {attribute} in all, got {getattr(first, attribute)}, "
-                        f"but {getattr(loss, attribute)} in {name!r}"
-                    )
+        for attribute in SHARED:
+            _check_equal(attribute, {name: getattr(loss, attribute) for name, loss in losses.items()})
         unknown = sorted(set(weights or {}) - set(losses))
         if unknown:
             raise ValueError(f"weights: no loss named {', '.join(unknown)}; expected {', '.join(losses)}")
-        for name, weight in (weights or {}).items():
-            if not (is_finite(weight) and weight >= 0):
-                raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
-        super().__init__(first.num_classes, with_logits=first.with_logits, ignore_index=first.ignore_index)
+        _check_weights(weights or {})
+        first = next(iter(losses.values()))
+        super().__init__(**{attribute: getattr(first, attribute) for attribute in SHARED})
         self.losses = torch.nn.ModuleDict(losses)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
 
@@ -101,3 +96,16 @@ class CombinedLoss(SegmentationLoss):
         super().reset()
         for _, loss in self._named_losses():
             loss.reset()
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        if not (is_finite(weight) and weight >= 0):
+            raise ValueError(f"weights: expected a number that is not negative, got {weight!r} for {name!r}")
+
+
+def _check_equal(attribute: str, values: Mapping[str, object]) -> None:
+    expected = next(iter(values.values()))
+    for name, value in values.items():
+        if value != expected:
+            raise ValueError(f"losses: expected the same {attribute} in all, got {expected}, but {value} in {name!r}")

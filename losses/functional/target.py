@@ -67,6 +67,14 @@ def read_target(
         ValueError: if shapes or devices do not fit, or a value is out of range. On an accelerator the error about a
             value is raised by the next step, or by `compute()`; until then labels out of range are void.
     """
+    _check_preds(preds, target, num_classes)
+    _check_shape(preds, target)
+    probs = None if with_logits else preds.detach()
+    compact: Tensor = torch.ops.beyondpixel.check_target(target, probs, preds.shape[1], ignore_index)
+    return compact
+
+
+def _check_preds(preds: Tensor, target: Tensor, num_classes: int | None) -> None:
     if preds.dtype not in _DTYPES:
         raise TypeError(f"preds: expected floating-point logits or probabilities, got {preds.dtype}; use preds.float()")
     if preds.ndim == 4 and preds.shape[1] > _MAX_CLASSES:
@@ -76,6 +84,9 @@ def read_target(
             f"preds: expected the shape (N, {num_classes or 'C'}, H, W), got {tuple(preds.shape)} with target "
             f"{tuple(target.shape)}; num_classes is {num_classes}"
         )
+
+
+def _check_shape(preds: Tensor, target: Tensor) -> None:
     if target.device != preds.device:
         raise ValueError(f"target: expected a tensor on the device of preds, {preds.device}, got {target.device}")
     if target.ndim == 3 and target.shape == (preds.shape[0], *preds.shape[2:]):
@@ -86,9 +97,6 @@ def read_target(
             f"target: expected integer labels (N, H, W) or a multi-hot target (N, C, H, W) that fit preds "
             f"{tuple(preds.shape)}, got {tuple(target.shape)}; resize preds to the size of the labels first"
         )
-    probs = None if with_logits else preds.detach()
-    compact: Tensor = torch.ops.beyondpixel.check_target(target, probs, preds.shape[1], ignore_index)
-    return compact
 
 
 def valid_mask(target: Tensor) -> Tensor:

@@ -101,19 +101,22 @@ def implementation(backend: str, tensor: Tensor, *, fits_c: bool, fits_triton: b
     Raises:
         ValueError: if the backend is for another device.
     """
-    device = tensor.device.type
-    if backend == "c" and device != "cpu":
-        raise ValueError(f"backend: 'c' needs preds on a CPU, got {tensor.device}; use backend='auto'")
-    if backend in ("auto", "c") and device == "cpu":
-        return c if fits_c and tensor.numel() > 0 and load_library() is not None else plain
-    # Triton's interpreter accepts CPU tensors
-    if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"backend: 'triton' needs preds on a CUDA device, got {tensor.device}; use backend='auto'")
-    if backend == "triton" or (backend == "auto" and device == "cuda"):
-        kernels = _load_triton()
-        if kernels is not None and fits_triton:
-            return kernels
+    _check_device(backend, tensor)
+    if backend == "auto":
+        backend = {"cpu": "c", "cuda": "triton"}.get(tensor.device.type, "plain")
+    if backend == "c" and fits_c and tensor.numel() > 0 and load_library() is not None:
+        return c
+    if backend == "triton" and fits_triton:
+        return _load_triton() or plain
     return plain
+
+
+def _check_device(backend: str, tensor: Tensor) -> None:
+    if backend == "c" and not tensor.is_cpu:
+        raise ValueError(f"backend: 'c' needs preds on a CPU, got {tensor.device}; use backend='auto'")
+    # Triton's interpreter accepts CPU tensors
+    if backend == "triton" and not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend: 'triton' needs preds on a CUDA device, got {tensor.device}; use backend='auto'")
 
 
 @functools.cache
