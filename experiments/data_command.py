@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beyondpixel.datamodules import SegmentationDataModule
-from beyondpixel.datamodules.checks import SplitReport, check
-from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
+
+if TYPE_CHECKING:
+    from beyondpixel.datamodules import SegmentationDataModule
+    from beyondpixel.datamodules.checks import SplitReport
+    from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 
 SIZES_SHOWN = 5
 DATA_MODULES = {
@@ -53,6 +54,8 @@ def check_data(
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, got {samples}")
+    from beyondpixel.datamodules.checks import check
+
     data = _build(name, root, overrides or {})
     reports = check(data)
     console = Console()
@@ -93,7 +96,7 @@ def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> Segmen
     config, errors = complete({"data": {"class_path": DATA_MODULES[name], "init_args": arguments}})
     if errors:
         raise UserError("\n".join(f"--data.{'.'.join(keys[2:])}: {text}" for keys, text in errors))
-    return cast(SegmentationDataModule, build_data(config))
+    return cast("SegmentationDataModule", build_data(config))
 
 
 def _summary(dataset: str, split: SplitReport) -> str:
@@ -138,6 +141,8 @@ def _spread_samples(dataset: SegmentationDataset, count: int) -> list[Sample]:
 
 def _draw(data: SegmentationDataModule, splits: Sequence[str], count: int, file: Path) -> None:
     """Draw some samples of each split that has any, with their masks."""
+    from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
+
     samples = [sample for split in splits for sample in _spread_samples(data.load_split(split), count)]
     if not samples:
         return

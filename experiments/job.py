@@ -89,7 +89,8 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
 def _prune_checkpoints(folder: RunFolder) -> None:
     """Remove from the checkpoints of a finished run what its launch did not ask to keep."""
-    from beyondpixel.experiments.checkpoint_files import keep_weights, trained_checksum
+    from beyondpixel.experiments.checkpoint_files import keep_weights
+    from beyondpixel.experiments.checksums import trained_checksum
 
     keep = folder.record.get("keep", "resume")
     for damaged in folder.last_checkpoint.parent.glob("*.damaged.ckpt"):

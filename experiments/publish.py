@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from beyondpixel.experiments.checkpoint_files import trained_checksum
+from beyondpixel.experiments.checksums import trained_checksum
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import Comparison, compare_runs

@@ -15,7 +15,7 @@ from beyondpixel.experiments.errors import Stopped, UserError
 from beyondpixel.experiments.run.folder import RunFolder, Status, write_atomically
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.run.provenance import describe_environment, device_name, git_commit, uncommitted_changes
-from beyondpixel.experiments.tracking import new_wandb_id
+from beyondpixel.experiments.wandb_arguments import new_wandb_id
 
 SECONDS_BETWEEN_STATES = 5.0
 

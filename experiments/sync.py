@@ -23,8 +23,9 @@ from rich.console import Console
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder, Status, find_runs
 from beyondpixel.experiments.run.processes import kill_with_children
-from beyondpixel.experiments.tracking import UNDELIVERED, offline_reason
+from beyondpixel.experiments.wandb_log import UNDELIVERED
 from beyondpixel.experiments.wandb_merge import ended_well, log_of, merge_parts
+from beyondpixel.experiments.wandb_server import offline_reason
 
 COMMAND = (sys.executable, "-P", "-m", "wandb", "sync")
 # a run whose status is running, but that has written nothing for this long, was killed

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -18,17 +16,14 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zer
 from beyondpixel.experiments.class_table import SCORES_OF_CLASSES
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.wandb_arguments import run_arguments
+from beyondpixel.experiments.wandb_log import UNDELIVERED
+from beyondpixel.experiments.wandb_server import offline_reason
 
-PROJECT = "beyondpixel"
 # one panel per key would hide the other panels
 WITHOUT_PANEL = tuple(f"{stage}/{name}/*" for stage in ("val", "test") for name in SCORES_OF_CLASSES)
-# axes whose values are tags as well, to filter runs with one click
-TAGGED_AXES = ("loss", "model", "memory", "dataset")
-SECONDS_FOR_AN_ANSWER = 5.0
 # W&B's own timeout is minutes at the start, and infinite at the end
 SECONDS_TO_BEGIN, SECONDS_TO_END = 30.0, 60.0
-# marks a W&B folder whose run has ended, but could not be uploaded completely
-UNDELIVERED = "undelivered"
 
 
 class RunFolderLogger(Logger):
@@ -133,53 +128,6 @@ class AxesLogger(WandbLogger):
         """Do nothing: Lightning would overwrite axes with the module's hyper-parameters of the same names."""
 
 
-def offline_reason() -> str | None:
-    """Short reason why W&B has to work offline, or None if its server accepts the key.
-
-    A `WANDB_MODE` that the user has set is respected.
-    """
-    mode = os.environ.get("WANDB_MODE")
-    if mode in ("offline", "dryrun"):
-        return f"WANDB_MODE={mode}"
-    import wandb
-    from requests.utils import get_netrc_auth
-
-    server = wandb.setup().settings.base_url
-    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):  # W&B exchanges it for a key
-        return None
-    # the key that `wandb.init` will find; unlike `wandb.login` this needs neither the user nor the server
-    _, netrc_key = get_netrc_auth(server) or (None, None)
-    key = os.environ.get("WANDB_API_KEY") or netrc_key
-    return server_fault(server, key) if key else "no API key found"
-
-
-def server_fault(server: str, key: str) -> str | None:
-    """Reason why a server cannot be used, by W&B's query for the key's owner, but not with its timeout of minutes."""
-    import requests
-
-    host = urlparse(server).hostname
-    try:
-        answer = requests.post(
-            f"{server}/graphql",
-            json={"query": "query Viewer { viewer { id } }"},
-            auth=("api", key),
-            timeout=SECONDS_FOR_AN_ANSWER,
-        )
-    except requests.Timeout:
-        return f"{host} does not answer"
-    except requests.RequestException:
-        return f"{host} cannot be reached"
-    if answer.status_code in (401, 403):
-        return f"{host} does not accept the API key"
-    if not answer.ok:
-        return f"{host} answers with error {answer.status_code}"
-    try:
-        viewer = answer.json()["data"]["viewer"]
-    except (ValueError, KeyError, TypeError):
-        return f"{host} does not answer like a W&B server"
-    return None if viewer else f"{host} does not accept the API key"
-
-
 def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> Logger | None:
     """The W&B logger of a run; None if the user has disabled W&B (`WANDB_MODE=disabled`).
 
@@ -215,28 +163,6 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
             x_save_requirements=False,  # the config has them
         ),
     )
-
-
-def run_arguments(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """W&B's arguments for a run: project, name, group, job type, tags, id and config; see `wandb_logger`."""
-    axes = {name: value for name, value in record["axes"].items() if value is not None}
-    return {
-        "project": project_name(),
-        "name": f"{record['name']}/seed{record['seed']}",
-        "group": record["name"],
-        "job_type": "train",
-        "tags": [record["table"], *(str(axes[name]) for name in TAGGED_AXES if name in axes)],
-        "id": record["wandb_id"],
-        "config": {
-            **record["axes"],
-            "table": record["table"],
-            "row": record["row"],
-            "reference": record.get("reference") or None,
-            "git_commit": record["git_commit"],
-            "environment": record["environment"],
-            "config": config,
-        },
-    }
 
 
 def finish_wandb(exit_code: int = 0) -> None:
@@ -288,16 +214,3 @@ def logs_model() -> bool:
             "set one of these or unset it"
         )
     return value == "end"
-
-
-def project_name() -> str:
-    """W&B's project: `WANDB_PROJECT`, or this package's name."""
-    return os.environ.get("WANDB_PROJECT", PROJECT)
-
-
-def new_wandb_id() -> str:
-    """An id for a new run; a resumed run keeps the one in its record.
-
-    The agent of a W&B sweep has already chosen the id, and identifies the run by it.
-    """
-    return os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)

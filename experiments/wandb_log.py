@@ -13,6 +13,8 @@ HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 BLOCK = 32768
 FRAGMENT_HEADER = struct.Struct("<IHB")  # checksum, length, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+# marks a W&B folder whose run has ended, but could not be uploaded completely
+UNDELIVERED = "undelivered"
 
 
 def new_record() -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.tracking import run_arguments
+from beyondpixel.experiments.wandb_arguments import run_arguments
 from beyondpixel.experiments.wandb_log import new_record, read_records, write_records
 
 STEP = "trainer/global_step"

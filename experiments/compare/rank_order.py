@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from beyondpixel.experiments.bootstrap import Interval, mean_scores, percentile_interval
 from beyondpixel.experiments.compare.rows import Comparison, paired
@@ -49,6 +48,8 @@ def rank_order(comparison: Comparison) -> RankOrder | None:
 
 def _correlations(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Spearman's ρ of each column of (rows, draws) with (rows,): Pearson's of the ranks; NaN where all are equal."""
+    from scipy.stats import rankdata  # takes a second
+
     ranks, their_ranks = rankdata(ours, axis=0), rankdata(theirs)
     ranks, their_ranks = ranks - ranks.mean(axis=0), their_ranks - their_ranks.mean()
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -12,7 +12,7 @@ from beyondpixel.experiments.compare.rows import Comparison
 from beyondpixel.experiments.compare.tables import as_markdown, differing_axes, main_table
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import write_atomically
-from beyondpixel.experiments.tracking import offline_reason
+from beyondpixel.experiments.wandb_server import offline_reason
 
 FILE_NAME = "wandb_workspace.json"
 

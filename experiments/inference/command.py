@@ -52,7 +52,7 @@ def predict(
     """
     import torch
 
-    from beyondpixel.experiments.checkpoint_files import checksum
+    from beyondpixel.experiments.checksums import checksum
     from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
     from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
     from beyondpixel.experiments.inference.outputs import PredictionFolder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.checkpoint_files import checksum, trained_checksum
+from beyondpixel.experiments.checksums import checksum, trained_checksum
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import read_checkpoint
 from beyondpixel.experiments.inference.inferers import parse_inferer

@@ -15,7 +15,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.plan import Run, plan_runs
 from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.spec import RUNS, RunSpec
-from beyondpixel.experiments.tracking import project_name
+from beyondpixel.experiments.wandb_arguments import project_name
 from beyondpixel.experiments.yaml_files import in_one_line
 
 

@@ -8,12 +8,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
 import yaml
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
-from beyondpixel.experiments.released.loading import load_released, score
 from beyondpixel.experiments.run.folder import write_atomically
 
 MAX_BYTES = 15_000_000
@@ -34,6 +31,11 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
     Raises:
         UserError: if the checkpoint cannot be loaded, its run was not tested, or the file is larger than 15 MB.
     """
+    import torch
+
+    from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
+    from beyondpixel.experiments.released.loading import load_released, score
+
     checkpoint = find_checkpoint(ckpt_path, None)
     config = config_of(checkpoint)
     module, data = load_trained(checkpoint, config)

@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beyondpixel.experiments import training
-from beyondpixel.experiments.cli import COMMANDS, main
+from beyondpixel.experiments.cli import COMMANDS, LIGHTNING, main
 from beyondpixel.experiments.errors import Stopped
 from beyondpixel.experiments.lightning_cli import read_command_line
 from beyondpixel.experiments.run.folder import RunFolder
@@ -30,10 +30,10 @@ from beyondpixel.experiments.wandb_log import read_records
         ["--help"],
         ["lunch"],
         ["specs"],
-        ["launch", "--help"],
-        ["compare", "--help"],
+        *([*name.split(), "--help"] for name in COMMANDS if name not in LIGHTNING),  # whose options are Trainer's
         ["data", "get", "voc", "--root=new"],
     ],
+    ids=" ".join,
 )
 def test_help_and_a_typo_need_no_torch_nor_does_a_download_that_fails(words: list[str], tmp_path: Path) -> None:
     code = (

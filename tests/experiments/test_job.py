@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from beyondpixel.experiments import job, training
-from beyondpixel.experiments.checkpoint_files import checksum
+from beyondpixel.experiments.checksums import checksum
 from beyondpixel.experiments.errors import STOPPED, Stopped
 from beyondpixel.experiments.inference.evaluate_run import missing_evaluations
 from beyondpixel.experiments.job import _prune_checkpoints

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from beyondpixel.experiments.checkpoint_files import checksum
+from beyondpixel.experiments.checksums import checksum
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError

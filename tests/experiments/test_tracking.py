@@ -27,8 +27,9 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.tracking import RunFolderLogger, offline_reason, wandb_logger
+from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
 from beyondpixel.experiments.wandb_log import read_records
+from beyondpixel.experiments.wandb_server import offline_reason
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -58,7 +59,7 @@ def test_the_user_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
     """In a process of its own, because W&B reads its settings once."""
-    code = "from beyondpixel.experiments.tracking import offline_reason; print(offline_reason())"
+    code = "from beyondpixel.experiments.wandb_server import offline_reason; print(offline_reason())"
 
     def ask(port: int) -> str:
         account = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path)}

@@ -21,7 +21,7 @@ from beyondpixel.experiments import sync as sync_module
 from beyondpixel.experiments import tracking
 from beyondpixel.experiments.run.folder import RunFolder, write_atomically
 from beyondpixel.experiments.sync import sync
-from beyondpixel.experiments.tracking import server_fault
+from beyondpixel.experiments.wandb_server import server_fault
 
 KILLS = 20 if os.environ.get("BEYONDPIXEL_FAULTS") == "full" else 3
 STEPS = 150
@@ -174,7 +174,7 @@ def test_after_kills_the_uploaded_history_is_that_of_the_folder(
 def test_an_unusable_server_is_found_out_before_the_training(
     server: Any, fault: str | None, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beyondpixel.experiments.tracking.SECONDS_FOR_AN_ANSWER", 1.0)
+    monkeypatch.setattr("beyondpixel.experiments.wandb_server.SECONDS_FOR_AN_ANSWER", 1.0)
     server.fault = fault
     assert server_fault(server.environment["WANDB_BASE_URL"], "k" * 40) == said
 

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from beyondpixel.experiments.checkpoint_files import checksum
+from beyondpixel.experiments.checksums import checksum
 from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder

@@ -13,7 +13,7 @@ from beyondpixel.experiments import allowed_imports, cli
 from beyondpixel.experiments.launch import sweep
 from beyondpixel.experiments.launch.actions import Action, take
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.tracking import new_wandb_id
+from beyondpixel.experiments.wandb_arguments import new_wandb_id
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
