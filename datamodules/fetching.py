@@ -42,8 +42,10 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
 
     Raises:
         DownloadError: No URL provided the right file.
+        PermissionError: The folder cannot be written.
     """
     pooch.get_logger().setLevel("ERROR")
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     failures = []
     for url in urls:
@@ -51,6 +53,8 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
         try:
             pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=download)
             return
+        except PermissionError:  # of a folder here, so that other URLs would not help
+            raise
         except OSError as error:  # requests' errors are OSErrors, too
             failures.append(f"{url}: {error}")
         except ValueError as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "md", "csv", "latex"]
 FILE_WIDTH = 200
+PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
 def compare(
@@ -59,6 +60,12 @@ def compare(
     Raises:
         UserError: if a folder, row or score does not exist, and with `strict` if rows are confounded.
     """
+    for option, file in (("--plot", plot), ("--trimap", trimap)):
+        if file is not None and file.suffix.lower() not in PLOT_FORMATS:
+            raise UserError(f"{option}: expected a file that ends in {', '.join(PLOT_FORMATS)}, got {file}")
+    if grid is not None and grid.suffix.lower() != ".png":
+        raise UserError(f"--grid: expected a file that ends in .png, got {grid}")
+
     from beyondpixel.experiments.compare.frame import read_runs
     from beyondpixel.experiments.compare.rows import compare_runs
 

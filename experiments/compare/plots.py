@@ -28,7 +28,6 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a6761d", "#8a
 PANEL_SIZE = (4.4, 3.4)  # inches
 PANELS_PER_LINE = 3
 TEXT_COLOR = "#010203"  # placeholder for black, which is replaced by the text color of the page
-FORMATS = (".png", ".pdf", ".svg")
 TRIMAP = "test/trimap_mIoU/"
 # width of a legend below a plot, and of the line sample of an entry, in characters
 LEGEND_WIDTH, LINE_SAMPLE_WIDTH = 80, 8
@@ -182,7 +181,7 @@ def draw_trimap(axes: Axes, comparison: Comparison) -> None:
 
 def save_plots(comparison: Comparison, file: Path) -> list[Path]:
     """Plot the metric against each axis that varies, in one file per table; return the files."""
-    return _save(comparison, comparison.tables, file, draw_plots, option="--plot")
+    return _save(comparison, comparison.tables, file, draw_plots)
 
 
 def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
@@ -197,7 +196,7 @@ def save_trimap(comparison: Comparison, file: Path) -> list[Path]:
         figure.suptitle(f"{of_table.tables[0]} (bars: ± standard deviation over seeds)", fontsize="medium")
         return figure
 
-    return _save(comparison, tables, file, draw, option="--trimap")
+    return _save(comparison, tables, file, draw)
 
 
 def as_svg(draw: Callable[[Axes], None], name: str) -> str:
@@ -219,11 +218,9 @@ def as_svg(draw: Callable[[Axes], None], name: str) -> str:
 
 
 def _save(
-    comparison: Comparison, tables: Sequence[str], file: Path, draw: Callable[[Comparison], Figure], *, option: str
+    comparison: Comparison, tables: Sequence[str], file: Path, draw: Callable[[Comparison], Figure]
 ) -> list[Path]:
     """Draw each table into a separate file; several files are prefixed with the names of their tables."""
-    if file.suffix.lower() not in FORMATS:
-        raise UserError(f"{option}: expected a file that ends in {', '.join(FORMATS)}, got {file}")
     file.parent.mkdir(parents=True, exist_ok=True)
     files = [file if len(tables) == 1 else file.with_name(f"{table}_{file.name}") for table in tables]
     for table, table_file in zip(tables, files, strict=True):

@@ -280,7 +280,7 @@ def find_runs(*folders: str | Path) -> list[RunFolder]:
     """Find all trained runs at or below some folders, each once, without evaluations, in the natural order of paths.
 
     Raises:
-        UserError: if a folder does not exist.
+        UserError: if a folder does not exist, or one below it cannot be read.
 
     Example:
         >>> import tempfile
@@ -292,6 +292,11 @@ def find_runs(*folders: str | Path) -> list[RunFolder]:
         raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
     runs: dict[Path, RunFolder] = {}
     for folder in folders:
-        files = (file for file in Path(folder).rglob("run.json") if file.parent.parent.name != "evaluations")
-        runs |= {file.parent.resolve(): RunFolder(file.parent) for file in sorted(files, key=natural_order)}
+        below = (Path(path) for path, _, names in os.walk(folder, onerror=_raise_unreadable) if "run.json" in names)
+        found = sorted((path for path in below if path.parent.name != "evaluations"), key=natural_order)
+        runs |= {path.resolve(): RunFolder(path) for path in found}
     return list(runs.values())
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}; make it readable, or name folders without it") from error

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,37 @@ def scores_in_wandb(folder: Path) -> list[str]:
 def scores_in_tensorboard(folder: Path) -> list[str]:
     (file,) = (folder / "logs").rglob("events.out.tfevents.*")
     return [str(event.value) for event in EventAccumulator(str(file)).Reload().Scalars("val/mIoU")]
+
+
+@pytest.fixture
+def restricted() -> list[str]:
+    """Prefix of a command that has to respect permissions, as root does not."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root ignores permissions, and there is no setpriv")
+    dropped = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "message"),
+    [
+        (["compare", "."], 0o000, "folder: Permission denied; make it readable, or name folders without it"),
+        (["data", "get", "camvid", "--root=folder/new"], 0o500, "folder/new.partial: Permission denied; use another"),
+    ],
+    ids=["unreadable", "unwritable"],
+)
+def test_a_folder_without_permission_is_named(
+    words: list[str], mode: int, message: str, tmp_path: Path, restricted: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir(mode=mode)
+    command = [*restricted, sys.executable, "-m", "beyondpixel.experiments", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    (tmp_path / "folder").chmod(0o700)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 WANDB_AND_TENSORBOARD = """

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from beyondpixel.experiments.compare.command import compare
 from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.plots import (
     as_svg,
@@ -87,8 +88,12 @@ def test_saved_as_png_and_one_file_a_table(rows: Comparison, tmp_path: Path, mak
     files = save_plots(compared(tmp_path), tmp_path / "plot.svg")
     assert sorted(file.name for file in files) == ["t_plot.svg", "u_plot.svg"]
     assert sorted(tmp_path.glob("*.svg")) == sorted(files)
-    with pytest.raises(UserError, match="--plot: expected a file that ends in .png, .pdf, .svg, got plot.gif"):
-        save_plots(rows, Path("plot.gif"))
+
+
+@pytest.mark.parametrize("option", ["plot", "trimap", "grid"])
+def test_a_wrong_ending_is_told_before_any_run_is_read(option: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"--{option}: expected a file that ends in .*\.png.*, got out\.gif"):
+        compare([tmp_path / "missing"], **{option: Path("out.gif")})
 
 
 def test_svg_of_a_page_takes_its_color_and_keeps_text(rows: Comparison) -> None:
@@ -157,5 +162,3 @@ def test_trimap_files_and_what_has_none(tmp_path: Path, make_run: Callable[..., 
     files = save_trimap(compared(tmp_path), tmp_path / "near.png")
     assert [file.name for file in files] == ["t_near.png", "u_near.png"]
     assert sorted(tmp_path.glob("*.png")) == files
-    with pytest.raises(UserError, match="--trimap: expected a file that ends in .png, .pdf, .svg, got near.gif"):
-        save_trimap(compared(tmp_path), Path("near.gif"))
