@@ -20,7 +20,7 @@ from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "beyondpixel.experiments.job"]
-TIMES = ("train/images_per_s", "test/seconds_per_image")  # what a clock says differs
+COSTS = ("train/images_per_s", "train/peak_memory_mb", "test/seconds_per_image")  # of time and memory differ
 
 
 def prepare(path: Path, config: dict[str, Any]) -> RunFolder:
@@ -48,8 +48,8 @@ def outcome(folder: RunFolder) -> dict[str, Any]:
         "schedule": checkpoint["lr_schedulers"],
         "step": (checkpoint["global_step"], checkpoint["epoch"]),
         "best": (best["global_step"], digest(best["state_dict"])),
-        "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in folder.metrics()],
-        "summary": {k: v for k, v in folder.summary.items() if k not in TIMES},
+        "metrics": [{k: v for k, v in line.items() if k not in COSTS} for line in folder.metrics()],
+        "summary": {k: v for k, v in folder.summary.items() if k not in COSTS},
         "state": folder.state,
     }
 
