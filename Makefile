@@ -55,7 +55,7 @@ format: $(READY) ## format, and fix what ruff can fix
 docs: $(READY) ## build the documentation in build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(READY) ## print the speed and memory tables
+bench: $(READY) ## measure speed and memory, and write benchmarks/results
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv and build output; runs in outputs/ are kept

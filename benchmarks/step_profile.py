@@ -33,7 +33,7 @@ HALF = {"bf16-mixed": torch.bfloat16}
 
 def main() -> None:
     parser = make_parser(__doc__, "step_profile")
-    parser.add_argument("rows", nargs="+", help="TABLE or TABLE/ROW")
+    parser.add_argument("rows", nargs="*", default=["demo/ce", "demo/rmi"], help="TABLE or TABLE/ROW")
     parser.add_argument("--steps", type=int, default=30, help="timed steps, at least 2")
     parser.add_argument("--threads", type=int, default=2)
     overrides, arguments = parse_overrides(sys.argv[1:])

@@ -72,7 +72,10 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
 def _copy_file(url: str, output_file: str, pooch: Any) -> None:
     """Downloader for file URLs, which pooch does not support."""
     # on Windows the path of file:///C:/x is C:\x, not /C:/x
-    shutil.copyfile(url2pathname(urlsplit(url).path), output_file)
+    try:
+        shutil.copyfile(url2pathname(urlsplit(url).path), output_file)
+    except PermissionError as error:  # of a source that another URL may replace
+        raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True)

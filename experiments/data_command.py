@@ -13,6 +13,7 @@ from rich.table import Table
 
 from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.picture_files import check_ending
 
 if TYPE_CHECKING:
     from beyondpixel.datamodules import SegmentationDataModule
@@ -44,7 +45,7 @@ def check_data(
     Args:
         name: the data set.
         root: its folder; `shapes` needs none.
-        grid: a PNG file to write samples with their masks to.
+        grid: a PNG, PDF or SVG file to write samples with their masks to.
         samples: how many samples of each split to draw.
         overrides: options of the data module, as `{"data.mask_suffix": "_mask"}`.
 
@@ -54,6 +55,7 @@ def check_data(
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, got {samples}")
+    check_ending("--grid", grid)
     from beyondpixel.datamodules.checks import check
 
     data = _build(name, root, overrides or {})

@@ -195,7 +195,8 @@ class Completion:
         for key, value in given.items():
             keys = (*above, str(key))
             if key in linked:
-                self.errors.append((keys, "given by the data module, or by the seed; remove it"))
+                source = "--seed_everything" if key == "seed" else "the data module"
+                self.errors.append((keys, f"set by {source}; remove it"))
             elif key not in values:
                 self.errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
             elif value is None and values[key] is not None and not _accepts_null(_annotation(function, linked, key)):

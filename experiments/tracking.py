@@ -23,7 +23,7 @@ from beyondpixel.experiments.wandb_server import offline_reason
 # one panel per key would hide the other panels
 WITHOUT_PANEL = tuple(f"{stage}/{name}/*" for stage in ("val", "test") for name in SCORES_OF_CLASSES)
 # W&B's own timeout is minutes at the start, and infinite at the end
-SECONDS_TO_BEGIN, SECONDS_TO_END = 30.0, 60.0
+SECONDS_TO_BEGIN, SECONDS_TO_END, SECONDS_TO_UPLOAD = 30.0, 60.0, 900.0
 
 
 class RunFolderLogger(Logger):
@@ -82,8 +82,9 @@ class AxesLogger(WandbLogger):
 
     _disconnected = False
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, keeps_model: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.keeps_model = keeps_model
         self._wandb_init.pop("anonymous")  # W&B warns about it, whatever its value
 
     @property
@@ -127,6 +128,31 @@ class AxesLogger(WandbLogger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Do nothing: Lightning would overwrite axes with the module's hyper-parameters of the same names."""
 
+    @rank_zero_only
+    def log_model(self, checkpoint: Path) -> None:
+        """Log the checkpoint that the run's scores come from as an artifact, if `keeps_model`."""
+        if not self.keeps_model:
+            return
+        import wandb
+
+        try:
+            artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
+            artifact.add_file(str(checkpoint))
+            self.experiment.log_artifact(artifact)
+        except OSError as error:
+            rank_zero_warn(f"W&B could not store {checkpoint} ({error}); the run folder has it")
+
+
+def _keeps_model() -> bool:
+    """Whether W&B stores the last checkpoint of a run: `WANDB_LOG_MODEL=end`, as in Hugging Face's Trainer."""
+    value = os.environ.get("WANDB_LOG_MODEL") or "false"
+    if value not in ("end", "false"):
+        raise UserError(
+            f"WANDB_LOG_MODEL={value}: expected end, which stores the last checkpoint when the run ends, or false; "
+            "set one of these or unset it"
+        )
+    return value == "end"
+
 
 def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, Any]) -> Logger | None:
     """The W&B logger of a run; None if the user has disabled W&B (`WANDB_MODE=disabled`).
@@ -138,6 +164,9 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
         config: the resolved config.
         record: the run's record: `name`, `table`, `row`, `seed`, `axes`, `reference`, `git_commit`, `environment`,
             `wandb_id`.
+
+    Raises:
+        UserError: if `WANDB_LOG_MODEL` has an unknown value.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         return None
@@ -145,20 +174,21 @@ def wandb_logger(folder: RunFolder, config: dict[str, Any], record: dict[str, An
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    logs_model()  # a wrong value is an error before the training, not after it
+    keeps_model = _keeps_model()
     reason = offline_reason()
     if reason:
         upload = f"beyondpixel sync {folder.path}"
         rank_zero_info(f"W&B: {reason}, so logging offline; upload later with: {upload}")
     folder.path.mkdir(parents=True, exist_ok=True)
     return AxesLogger(
+        keeps_model=keeps_model,
         **run_arguments(config, record),
         save_dir=str(folder.path),
         mode="offline" if reason else "online",
         settings=wandb.Settings(
             console="off",
             init_timeout=SECONDS_TO_BEGIN,
-            finish_timeout=SECONDS_TO_END,
+            finish_timeout=SECONDS_TO_UPLOAD if keeps_model else SECONDS_TO_END,
             finish_timeout_raises=True,
             x_save_requirements=False,  # the config has them
         ),
@@ -175,42 +205,10 @@ def finish_wandb(exit_code: int = 0) -> None:
     except TimeoutError:
         if folder is not None:
             (folder / UNDELIVERED).touch()
-            rank_zero_warn(f"W&B's server does not answer; upload later with: beyondpixel sync {folder.parent.parent}")
+            later = f"upload later with: beyondpixel sync {folder.parent.parent}"
+            rank_zero_warn(f"W&B's server does not answer, or is too slow for what is left to upload; {later}")
     except OSError:
         return
     else:
         if folder is not None and not exit_code:
             shutil.rmtree(folder / "logs", ignore_errors=True)  # three files about W&B itself
-
-
-def log_model(checkpoint: Path) -> None:
-    """Log a checkpoint as an artifact of W&B's run if the user asks for it, as Hugging Face's Trainer does.
-
-    Args:
-        checkpoint: the file that the run's scores come from.
-    """
-    import wandb
-
-    if not logs_model() or wandb.run is None:
-        return
-    try:
-        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model")
-        artifact.add_file(str(checkpoint))
-        wandb.run.log_artifact(artifact)
-    except OSError as error:
-        rank_zero_warn(f"W&B could not store {checkpoint} ({error}); the run folder has it")
-
-
-def logs_model() -> bool:
-    """Whether `WANDB_LOG_MODEL` asks for the checkpoint as an artifact.
-
-    Raises:
-        UserError: if its value is unknown.
-    """
-    value = os.environ.get("WANDB_LOG_MODEL") or "false"
-    if value not in ("end", "false"):
-        raise UserError(
-            f"WANDB_LOG_MODEL={value}: expected end, which logs the last checkpoint when the run ends, or false; "
-            "set one of these or unset it"
-        )
-    return value == "end"

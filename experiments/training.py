@@ -36,7 +36,7 @@ from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.stop_signals import StopAtOnce
-from beyondpixel.experiments.tracking import RunFolderLogger, finish_wandb, log_model, wandb_logger
+from beyondpixel.experiments.tracking import AxesLogger, RunFolderLogger, finish_wandb, wandb_logger
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 
@@ -80,8 +80,9 @@ def train(
             trainer.fit(built.module, built.datamodule, ckpt_path=resume, weights_only=True if resume else None)
             if test:
                 trainer.test(built.module, built.datamodule, verbose=False)
-        if trainer.is_global_zero:
-            log_model(folder.last_checkpoint)
+        for logger in trainer.loggers:
+            if isinstance(logger, AxesLogger):
+                logger.log_model(folder.last_checkpoint)
     finally:
         finish_wandb(1 if sys.exc_info()[0] else 0)
     return trainer

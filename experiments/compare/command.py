@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.picture_files import check_ending
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "md", "csv", "latex"]
 FILE_WIDTH = 200
-PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
 def compare(
@@ -53,18 +53,15 @@ def compare(
         output: Write the table to this file instead of the terminal.
         plot: Plot the score against each axis that varies into this PNG, PDF or SVG file.
         trimap: Plot mIoU near boundaries against the width of the band into this PNG, PDF or SVG file.
-        grid: Draw baseline and best other row on the test images where they differ most into this PNG file.
+        grid: Draw baseline and best other row on the test images where they differ most into this PNG, PDF or SVG file.
         html: Write one HTML page with tables, plots and a slider between predictions to this file.
         wandb_workspace: Save a W&B workspace and a W&B Report in ENTITY/PROJECT; offline they become a JSON file.
 
     Raises:
         UserError: if a folder, row or score does not exist, and with `strict` if rows are confounded.
     """
-    for option, file in (("--plot", plot), ("--trimap", trimap)):
-        if file is not None and file.suffix.lower() not in PLOT_FORMATS:
-            raise UserError(f"{option}: expected a file that ends in {', '.join(PLOT_FORMATS)}, got {file}")
-    if grid is not None and grid.suffix.lower() != ".png":
-        raise UserError(f"--grid: expected a file that ends in .png, got {grid}")
+    for option, file in (("--plot", plot), ("--trimap", trimap), ("--grid", grid)):
+        check_ending(option, file)
 
     from beyondpixel.experiments.compare.frame import read_runs
     from beyondpixel.experiments.compare.rows import compare_runs

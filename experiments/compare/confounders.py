@@ -131,7 +131,8 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
 def _unexplained(runs: Lines, baseline: Lines) -> list[str]:
     """A phrase for each fact that differs and each axis of the recipe that was changed with another axis."""
     ours, theirs = _values(runs), _values(baseline)
-    one_sided = {name for name in ours.keys() ^ theirs.keys() if name.startswith(PARTS)}  # of a class only one has
+    # keys of a class or loss that only one of the two uses
+    one_sided = {name for name in ours.keys() ^ theirs.keys() if name.startswith(PARTS)}
     axes = _changes(_axes(runs), _axes(baseline), missing=None)
     facts = {
         name: change

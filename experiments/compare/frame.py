@@ -74,6 +74,7 @@ def _as_frame(lines: list[dict[str, Any]], damaged: list[str]) -> Runs:
     axes = [axis for axis in dict.fromkeys((*AXES, *recorded)) if axis in recorded and axis != "seed"]
     table = pd.DataFrame(lines, dtype=object)  # keep the types: pandas would convert 4 next to None to 4.0
     table[axes] = table[axes].where(table[axes].notna(), None)
+    scores = [score for score in scores if score not in table]  # such as a learning rate logged as `lr`
     return Runs(table.join(pd.DataFrame(summaries, columns=scores, dtype=float)), axes, scores, damaged)
 
 
@@ -111,7 +112,7 @@ def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:
 
 
 def _reference_of(reference: dict[str, Any], evaluation: str | None) -> dict[str, Any]:
-    """The published number of a run, or of its evaluation; one of `crf` is that of `crf:5`, too."""
+    """The published number of a run, or of its evaluation; one of `crf` also counts for any number of steps."""
     if evaluation is None:
         return reference
     numbers = reference.get("evaluations") or {}

@@ -250,7 +250,7 @@ def _style(index: int) -> tuple[str, str]:
 
 
 def _finish(axes: Axes, right: Axes | None = None) -> None:
-    """Add grid and legend; it is below the plot where it is long, and where it could hide what is on a right axis."""
+    """Add grid and legend, which is below the plot if it is long, or if a right axis has points that it could hide."""
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles = [handle for one in (axes, right) if one is not None for handle in one.get_legend_handles_labels()[0]]

@@ -110,7 +110,7 @@ def _signature(file: Path) -> str:
 
 
 def _open(file: Path, *, create: bool) -> _KernelLock | _PackageLock:
-    """Open a lock file, created if it is missing; without `create`, FileNotFoundError says that it is."""
+    """Open a lock file; if it is missing, create it, or without `create` raise FileNotFoundError."""
     return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
 
 

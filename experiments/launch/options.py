@@ -45,10 +45,7 @@ def read_options(given: Mapping[str, Any], cluster: Path | None) -> dict[str, An
     options = {**given, **{key: value for key, value in preset.items() if given[key] is None}}
     options |= {key: [*_as_list(preset.get(key, [])), *given[key]] for key in LISTS}
     _check_numbers(options)
-    executor = str(options["executor"] or "local")
-    if executor not in FOREIGN:
-        raise UserError(f"--executor {executor}: expected {' or '.join(FOREIGN)}")
-    foreign, hint = FOREIGN[executor]
+    foreign, hint = FOREIGN[options["executor"] or "local"]
     wrong = [_flag(name) for name in foreign if options[name]]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: {hint}")
@@ -67,6 +64,9 @@ def _read_cluster_file(file: Path) -> dict[str, Any]:
     for key in preset:
         if key not in CLUSTER_KEYS:
             raise UserError(f"--cluster {file}: {key}: unknown option; {suggestion(key, CLUSTER_KEYS)}")
+    executor = preset.get("executor")
+    if executor is not None and executor not in FOREIGN:
+        raise UserError(f"--cluster {file}: executor: expected {' or '.join(FOREIGN)}, got {executor}")
     return preset
 
 

@@ -14,7 +14,7 @@ ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
     | {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
-# of a job that ended for another reason than itself, and can be started again
+# final states of jobs that were cancelled, preempted or lost their node: started again, not reported as failed
 INTERRUPTED = ("CANCELLED", "NODE_FAIL", "PREEMPTED")
 # variables that a process or job started inside an allocation must not inherit
 ALLOCATION_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")

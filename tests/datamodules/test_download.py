@@ -452,3 +452,15 @@ def test_the_published_trainaug_list_has_the_expected_size(shared: Path) -> None
 
 def test_the_digest_is_that_of_the_real_camvid(shared: Path) -> None:
     assert download.content_digest(shared / "data" / "CamVid") == download.CAMVID_CONTENT
+
+
+def test_a_mirror_that_cannot_be_read_is_replaced_by_the_next(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", source)
+
+    server.files["data.tar"] = CONTENT
+    monkeypatch.setattr("beyondpixel.datamodules.fetching.shutil.copyfile", refuse)
+    fetch_quietly([(tmp_path / "mirror.tar").as_uri(), f"{server.url}/data.tar"], tmp_path / "data.tar")
+    assert (tmp_path / "data.tar").read_bytes() == CONTENT

@@ -19,7 +19,7 @@ PACKAGES = ("losses", "lightning_modules", "datamodules", "experiments")
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the checkout, imported as `beyondpixel` from `build/copy`."""
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "outputs", "results", "*.egg-info", "node_modules")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "outputs", "results", "*.egg-info")
     copy = tmp_path / "checkout"
     shutil.copytree(CHECKOUT, copy, ignore=ignored)
     (copy / "build" / "copy" / "beyondpixel").mkdir(parents=True)

@@ -57,7 +57,7 @@ def errors_of(text: str, place: Path, overrides: dict[str, object] | None = None
         ("lr: abc", "model.init_args.lr: expected float, got 'abc'"),
         ("variant: v4", "model.init_args.variant: expected Literal['v3', 'v3plus'], got 'v4'"),
         ("atrous_rates: 5", "model.init_args.atrous_rates: expected Sequence[int] | None, got 5"),
-        ("num_classes: 5", "model.init_args.num_classes: given by the data module, or by the seed; remove it"),
+        ("num_classes: 5", "model.init_args.num_classes: set by the data module; remove it"),
         (
             "optimizer: {class_path: torch.optim.AdamV}",
             "model.init_args.optimizer.class_path: no class 'torch.optim.AdamV' (module 'torch.optim' has no attribute "

@@ -214,6 +214,12 @@ def test_a_trained_model_is_an_artifact_if_it_is_asked_for(
         assert Path(content.local_path).read_bytes() == folder.last_checkpoint.read_bytes()
 
 
+def test_log_model_is_ignored_without_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_LOG_MODEL", "checkpoint")
+    assert wandb_logger(RunFolder(tmp_path), {}, {}) is None
+
+
 def test_a_wrong_value_of_log_model_is_told_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

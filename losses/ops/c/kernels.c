@@ -117,14 +117,14 @@ ALWAYS_INLINE float sweep_row(
     return sum;
 }
 
-/* as sweep_row, for what the caller asks for: probabilities unless `probs` is NULL, the loss unless totals are NULL */
+/* sweep_row with only the outputs that are needed: probabilities if `probs` is not NULL, the loss if totals are not */
 static double sweep(const pool_t *m, const float *x, const int16_t *labels, int16_t class, float *probs) {
     if (probs == NULL) return m->totals == NULL ? 0.0 : (double)sweep_row(x, labels, class, NULL, m->width, 0, 1);
     if (m->totals == NULL) return (double)sweep_row(x, labels, class, probs, m->width, 1, 0);
     return (double)sweep_row(x, labels, class, probs, m->width, 1, 1);
 }
 
-/* the windows j that have a pixel j k + within in a row */
+/* the range from ... to of windows j whose column j k + within lies inside a row */
 static void windows_with(const pool_t *m, int64_t within, int64_t *from, int64_t *to) {
     int64_t stop = (m->width - within + m->factor - 1) / m->factor;
     *from = within < 0 ? 1 : 0;
@@ -205,7 +205,8 @@ static void finish_windows(const pool_t *m, const window_row_t *w, int64_t offse
 
 static int forward_plane(int64_t item, void *context) {
     const pool_t *m = context;
-    int64_t k = m->factor, padding = k / 2, width = m->width, read = m->pooled == NULL ? 0 : m->pooled_height;
+    int64_t k = m->factor, padding = k / 2, width = m->width;
+    int64_t window_rows = m->pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
@@ -218,7 +219,7 @@ static int forward_plane(int64_t item, void *context) {
         int64_t offset = (item * m->pooled_height + window_row) * m->pooled_width;
         int first = within == 0 || y == 0;
         if (y + 1 < m->height) fetch_row(x + width, width);
-        if (window_row >= read) { /* no window has this row */
+        if (window_row >= window_rows) { /* no window has this row */
             total += sweep(m, x, labels, class, NULL);
         } else if (k == 1) {
             total += sweep(m, x, labels, class, m->pooled + offset);
@@ -265,7 +266,7 @@ static void gradient_row(
 static int backward_plane(int64_t item, void *context) {
     const pool_t *m = context;
     int64_t k = m->factor, padding = k / 2, width = m->width, top = 0;
-    int64_t read = m->grad_pooled == NULL ? 0 : m->pooled_height;
+    int64_t window_rows = m->grad_pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
@@ -275,7 +276,7 @@ static int backward_plane(int64_t item, void *context) {
     for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
         int64_t window_row = (y + padding) / k;
         if (y + 1 < m->height) fetch_row(x + width, width);
-        if (window_row >= read) { /* no window has this row */
+        if (window_row >= window_rows) { /* no window has this row */
             memset(rows, 0, sizeof(float) * (size_t)width);
             top = y;
         } else if ((y + padding) % k == 0 || y == 0) {
@@ -592,7 +593,8 @@ static int moments_backward_of_plane(int64_t item, void *context) {
         free(stretches);
         return 1;
     }
-    double *means = planes + 2 * size, *line = means + 2 * d, *filters = line + w, *constants = filters + count * filter;
+    double *means = planes + 2 * size, *line = means + 2 * d;
+    double *filters = line + w, *constants = filters + count * filter;
     center(r, item, planes);
     offset_means(r, planes, means);
     for (int64_t y = 0; y < h; y++) {

@@ -279,3 +279,9 @@ def test_whole_numbers_stay_whole(tmp_path: Path, make_run: MakeRun) -> None:
     assert cells["crop_size"].tolist() == ["–", "–", "180×240"]
     (line, *_) = [line for line in csv.DictReader(io.StringIO(as_csv(compared(tmp_path)))) if line["row"] == "rmi"]
     assert line["df"] == "4"
+
+
+def test_a_score_with_the_name_of_an_axis_is_left_out(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    make_run(tmp_path, "ce", 1, 0.5, figures={"loss": 0.7})
+    (line,) = compared(tmp_path).runs.to_dict("records")
+    assert line["loss"] == "ce"

@@ -87,7 +87,7 @@ def test_a_file_for_a_cluster_whose_options_the_command_line_wins_over(tmp_path:
     assert parameters["additional_parameters"] == further
     assert parameters["setup"] == ["module load cuda", "export X=1"]
     file.write_text("executor: pbs\n")
-    with pytest.raises(UserError, match="--executor pbs: expected slurm or local"):
+    with pytest.raises(UserError, match="executor: expected slurm or local, got pbs"):
         read_options(given(), file)
     file.write_text("partitoin: long\n")
     with pytest.raises(UserError, match=r"ours\.yaml: partitoin: unknown option; did you mean partition\?"):

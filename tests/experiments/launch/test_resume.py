@@ -20,7 +20,7 @@ from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "beyondpixel.experiments.job"]
-COSTS = ("train/images_per_s", "train/peak_memory_mb", "test/seconds_per_image")  # of time and memory differ
+COSTS = ("train/images_per_s", "train/peak_memory_mb", "test/seconds_per_image")  # differ between equal runs
 
 
 def prepare(path: Path, config: dict[str, Any]) -> RunFolder:

@@ -161,3 +161,18 @@ def test_what_killed_writes_left_is_removed(tmp_path: Path) -> None:
     run.remove_temporary_files()
     assert not any(file.exists() for file in leftovers)
     assert run.last_checkpoint.exists()
+
+
+def test_a_folder_that_is_removed_meanwhile_has_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = unfinished(tmp_path / "a")
+    kept.record = {"name": "a"}
+    (tmp_path / "b").mkdir()
+    scandir = os.scandir
+
+    def vanishing(path: str) -> object:
+        if Path(path).name == "b":
+            (tmp_path / "b").rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert [run.path for run in find_runs(tmp_path)] == [kept.path]
