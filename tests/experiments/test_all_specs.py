@@ -311,7 +311,18 @@ def test_the_search_gives_ce_and_rmi_as_many_trials() -> None:
         assert all(len(keys) <= 1 for keys in changes), changes
 
 
-ADAMW_LOSSES = ("ce", "bce", "affinity", "rmi_df4", "rmi_df2", "rmi_r1", "rmi_ce", "cwmi", "lovasz")
+ADAMW_LOSSES = (
+    "ce",
+    "bce",
+    "affinity",
+    "rmi_df4",
+    "rmi_df4_weight0.9",
+    "rmi_df2",
+    "rmi_r1",
+    "rmi_ce",
+    "cwmi",
+    "lovasz",
+)
 
 
 @pytest.mark.parametrize(
