@@ -91,15 +91,14 @@ def launch(
     if as_wandb_sweep is not None:
         _write_sweep(as_wandb_sweep, specs, options, seeds=seeds, output=output, keep=keep, overrides=changes)
         return
-    runner: _ThisMachine | _Slurm = _Slurm(options) if options["executor"] == "slurm" else _ThisMachine(options)
-
-    # what follows imports torch, which takes seconds
     from rich.console import Console
-
-    from beyondpixel.experiments.launch.actions import record_failures
 
     console = Console()
     with console.status("Checking the specs ..."):
+        # what follows imports torch, which takes seconds
+        from beyondpixel.experiments.launch.actions import record_failures
+
+        runner: _ThisMachine | _Slurm = _Slurm(options) if options["executor"] == "slurm" else _ThisMachine(options)
         changes = {**_devices(options["gpus"] or 1, runner.nodes), **changes}
         plan, errors = _plan(specs, seeds, output, changes, overwrite=overwrite, retry_failed=retry_failed)
         work = [(run, action) for run, action in plan if action.is_work]
