@@ -9,7 +9,7 @@ from beyondpixel.losses.base import SegmentationLoss, Term
 from beyondpixel.losses.functional.arguments import check_range, check_ridge
 from beyondpixel.losses.functional.cwmi import log_det
 from beyondpixel.losses.functional.steerable_pyramid import SteerablePyramid
-from beyondpixel.losses.functional.target import valid_mask
+from beyondpixel.losses.functional.target import has_valid
 
 
 class CWMILoss(SegmentationLoss):
@@ -92,8 +92,7 @@ class CWMILoss(SegmentationLoss):
         probs = probs.sigmoid() if self.with_logits else probs
         values, jittered = log_det(probs, target, self.pyramid, self.ridge)
         self.jittered = self.jittered + jittered
-        has_valid = valid_mask(target).flatten(1).any(1)
-        total = torch.where(has_valid[:, None], values, 0).sum()
+        total = torch.where(has_valid(target)[:, None], values, 0).sum()
         terms = {"cwmi": (total, total.new_full((), values[0].numel()))}
         if self.pixel_loss is not None:
             terms["pixel"] = self._pixel_term(preds, target)

@@ -9,7 +9,7 @@ from torch import Tensor
 from beyondpixel.losses.base import SegmentationLoss, Term
 from beyondpixel.losses.functional.arguments import check_choice, check_range
 from beyondpixel.losses.functional.bound import RegionBound
-from beyondpixel.losses.functional.target import valid_mask
+from beyondpixel.losses.functional.target import has_valid
 
 ABSENT_CLASSES = ("include", "skip")
 
@@ -118,7 +118,7 @@ class RMILoss(SegmentationLoss):
         with_bce = self.pixel_loss in ("bce", "bce_mean")
         bce, bound, absent, jittered = self.bound(preds, target, with_logits=self.with_logits, with_bce=with_bce)
         self.jittered = self.jittered + jittered
-        excluded = ~valid_mask(target).flatten(1).any(1)[:, None]
+        excluded = ~has_valid(target)[:, None]
         if self.absent_classes == "skip":
             excluded = excluded | absent
         images = preds.new_full((), preds.shape[0], dtype=torch.float64)

@@ -104,6 +104,11 @@ def valid_mask(target: Tensor) -> Tensor:
     return target >= 0 if target.ndim == 3 else torch.ones_like(target[:, 0], dtype=torch.bool)
 
 
+def has_valid(target: Tensor) -> Tensor:
+    """Return (N,) bool, whether an image has a pixel that is not void, for a target from `read_target`."""
+    return target.flatten(1).amax(1) >= 0  # many times faster than `any` of the mask
+
+
 def num_valid(target: Tensor) -> Tensor:
     """Count the pixels that are not void, float64 scalar, for a target from `read_target`."""
     if target.ndim == 3:

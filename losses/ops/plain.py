@@ -21,7 +21,7 @@ def bce_pool(
     if pooling in ("avg", "max"):
         pooled_target = pool_target(target, pooled_target, pooling, kernel_size)
     bce = preds.new_zeros((), dtype=torch.float64)
-    for images in _image_groups(preds, preds.shape[2] * preds.shape[3]):
+    for images in _groups(preds, len(preds), preds.shape[2] * preds.shape[3]):
         void = _void(target[images])
         pixel_loss = preds.new_zeros(void.shape, dtype=pooled.dtype)
         for number in range(preds.shape[1]):
@@ -61,7 +61,7 @@ def bce_pool_backward(
     preds = preds.contiguous()
     grad = torch.empty_like(preds)
     dtype = torch.promote_types(preds.dtype, torch.float32)
-    for images in _image_groups(preds, preds.shape[2] * preds.shape[3]):
+    for images in _groups(preds, len(preds), preds.shape[2] * preds.shape[3]):
         void = _void(target[images])
         for number in range(preds.shape[1]):
             x = preds[images, number].to(dtype)
@@ -141,39 +141,76 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     """See `operators.region_moments`."""
     size = 2 * region_size**2
     moments = probs.new_empty(*probs.shape[:2], size, size, dtype=torch.float64)
-    for images in _image_groups(probs, size * probs.shape[2] * probs.shape[3]):
-        for number in range(probs.shape[1]):
-            regions = _regions(labels[images, number], probs[images, number], region_size, step)
-            sums = regions.sum(2, keepdim=True)
-            moments[images, number] = regions @ regions.mT - sums @ sums.mT / regions.shape[2]
+    for planes in _plane_groups(probs, region_size):
+        rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
+        means, count = _offset_means(rows, region_size, step)
+        of_planes = moments.view(-1, size, size)[planes]
+        entries = of_planes.view(-1, *2 * (2, region_size, region_size))  # plane, row and column of both offsets
+        for lag in range(region_size):
+            products = rows[:, : rows.shape[1] - lag] @ rows[:, lag:].mT
+            for upper in range(region_size - lag):
+                # the sum over all regions of the products of their rows `upper` and `upper + lag`
+                sums = products[:, _region_rows(rows, upper, region_size, step)].sum(1)
+                sums = sums.view(-1, *2 * (2, region_size))
+                entries[:, :, upper, :, :, upper + lag] = sums
+                entries[:, :, upper + lag, :, :, upper] = sums.permute(0, 3, 4, 1, 2)
+        of_planes -= count * means @ means.mT
     return moments
 
 
 def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
     """See `operators.region_moments`."""
+    size = 2 * region_size**2
     grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
-    for images in _image_groups(probs, 2 * region_size**2 * probs.shape[2] * probs.shape[3]):
-        for number in range(probs.shape[1]):
-            regions = _regions(labels[images, number], probs[images, number], region_size, step)
-            of_regions = weights[images, number] @ regions
-            of_regions -= weights[images, number] @ regions.mean(2, keepdim=True)
-            # a pixel is in several regions, and its gradient is the sum of theirs
-            grad[images, number] = F.fold(of_regions, probs.shape[2:], region_size, stride=step)[:, 0]
+    for planes in _plane_groups(probs, region_size):
+        rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
+        means, _ = _offset_means(rows, region_size, step)
+        of_planes = weights.flatten(0, 1)[planes]
+        # the regions of a row are R rows that follow each other: a view (M, rows, 2d, columns), ordered by rows first
+        regions = rows.flatten(1, 2).unfold(1, size, step * 2 * region_size).mT
+        by_rows = of_planes.unflatten(2, (2, region_size, region_size)).transpose(2, 3).flatten(2)
+        of_regions = by_rows[:, None] @ regions - (of_planes @ means)[:, None]
+        # a pixel is in several regions, and its gradient is the sum of theirs
+        pixels = rows.new_zeros(len(rows), *probs.shape[2:])
+        for number in range(region_size**2):
+            dy, dx = divmod(number, region_size)
+            columns = slice(dx, dx + (rows.shape[3] - 1) * step + 1, step)
+            pixels[:, _region_rows(rows, dy, region_size, step), columns] += of_regions[:, :, number]
+        grad.view(-1, *probs.shape[2:])[planes] = pixels
     return grad
 
 
-def _regions(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
-    """Stack the entries of all regions, minus their plane's mean: (N, H, W) each to [Y; P], (N, 2d, n) float64."""
+def _rows_of_regions(labels: Tensor, probs: Tensor, region_size: int, step: int) -> Tensor:
+    """Return all rows of [Y; P] at each of R columns: (M, h, w) each to (M, h, 2R, columns of regions), float64."""
     planes = torch.stack([labels, probs], 1).double()
     planes -= planes.mean((2, 3), keepdim=True)  # so that the difference of sums loses no precision
-    regions = planes.unfold(2, region_size, step).unfold(3, region_size, step)  # N, 2, rows, columns, R, R
-    return regions.permute(0, 1, 4, 5, 2, 3).reshape(len(planes), 2 * region_size**2, -1)
+    covered = (planes.shape[3] - region_size) // step * step + 1  # columns from the first to the last region
+    shifted = planes.unfold(3, covered, 1)[:, :, :, :region_size, ::step]
+    return shifted.transpose(1, 2).flatten(2, 3)
 
 
-def _image_groups(preds: Tensor, elements: int) -> Iterator[slice]:
-    """Yield slices of images to process together, for a number of elements per image and class."""
-    at_once = max(1, _CACHED_ELEMENTS // max(1, elements)) if preds.device.type == "cpu" else max(1, len(preds))
-    for start in range(0, len(preds), at_once):
+def _region_rows(rows: Tensor, offset: int, region_size: int, step: int) -> slice:
+    """Return the rows of pixels that are row `offset` of a region."""
+    return slice(offset, offset + (rows.shape[1] - region_size) // step * step + 1, step)
+
+
+def _offset_means(rows: Tensor, region_size: int, step: int) -> tuple[Tensor, int]:
+    """Return the mean of each of the 2d entries over all regions, (M, 2d, 1), and the number of regions."""
+    by_offset = [rows[:, _region_rows(rows, offset, region_size, step)] for offset in range(region_size)]
+    means = torch.stack([of_offset.mean((1, 3)) for of_offset in by_offset], 1)  # M, R, 2R
+    ordered = means.unflatten(2, (2, region_size)).transpose(1, 2).flatten(1)
+    return ordered[..., None], by_offset[0].shape[1] * rows.shape[3]
+
+
+def _plane_groups(probs: Tensor, region_size: int) -> Iterator[slice]:
+    """Yield slices of planes of (N, C, h, w) to process together."""
+    return _groups(probs, probs.shape[:2].numel(), 2 * region_size * probs.shape[2] * probs.shape[3])
+
+
+def _groups(preds: Tensor, number: int, elements: int) -> Iterator[slice]:
+    """Yield slices of images or planes to process together, for a number of elements in each."""
+    at_once = max(1, _CACHED_ELEMENTS // max(1, elements)) if preds.device.type == "cpu" else max(1, number)
+    for start in range(0, number, at_once):
         yield slice(start, start + at_once)
 
 

@@ -104,6 +104,22 @@ def test_exp_and_log_of_the_c_kernels_are_those_of_float64_to_float_rounding() -
     torch.testing.assert_close(torch.stack(pixels), exact.flatten(), rtol=2e-7, atol=0)
 
 
+@pytest.mark.parametrize("pooling", ["none", "identity", "avg", "max"])
+@pytest.mark.parametrize("size", [0.0, 1.0, 20.0, 60.0])
+def test_cross_entropy_of_the_c_kernels_over_many_rows_is_that_of_float64(size: float, pooling: str) -> None:
+    # they multiply over the rows before they take a logarithm: at logit 0 by 2 each, at logit 60 by 1 + 1e-26
+    rows = torch.full((1, 2, 523, 45), size) * (torch.rand(1, 2, 523, 45) * 0.5 + 0.75)
+    target = torch.randint(-1, 2, (1, 523, 45), dtype=torch.int16)
+    kernel_size = 3 if pooling in ("avg", "max") else 1
+    is_class = target[:, None] == torch.arange(2, dtype=torch.int16)[:, None, None]
+    for signs in (torch.where(is_class, 1.0, -1.0), torch.randn(rows.shape).sign()):
+        logits = rows * signs  # right everywhere, or at random
+        value = OPERATORS.bce_pool(logits, target, pooling, kernel_size, True, True, "c")[0]
+        toward = torch.where(is_class, -logits, logits).double()
+        exact = torch.logaddexp(toward, torch.zeros((), dtype=torch.float64)) * (target >= 0)[:, None]
+        torch.testing.assert_close(value, exact.sum(), rtol=1e-6, atol=0)
+
+
 def losses() -> dict[str, Any]:
     rmi = {f"rmi-{pooling}": RMILoss(3, pooling=pooling, downsampling_factor=2) for pooling in ("avg", "max", "interp")}
     return {"bce": BinaryCrossEntropyLoss(3), "rmi-stride": RMILoss(3, pooling="stride", downsampling_factor=2), **rmi}

@@ -15,43 +15,46 @@
 /* so that constant arguments of a call are resolved at compile time */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* ---- threads: items are scheduled one by one ---- */
+/* ---- threads: items are scheduled in groups of neighbors ---- */
 
 typedef int (*work_fn)(int64_t item, void *context); /* returns 0, or 1 if there is not enough memory */
 
 /* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since idle ones spin */
-static int parallel(work_fn work, void *context, int64_t items, int64_t threads) {
+static int parallel(work_fn work, void *context, int64_t items, int64_t group, int64_t threads) {
     int failed = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed)
+#pragma omp parallel for schedule(dynamic, group) num_threads(threads) reduction(| : failed)
     for (int64_t item = 0; item < items; item++) failed |= work(item, context);
     return failed;
 }
 
 /* ---- memory: prefetch what the processor does not predict, as from one row to the next ---- */
 
-static inline void fetch_row(const float *row, int64_t width) {
-    for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i, 0, 2);
+enum { STRIP = 512 }; /* number of pixels that are fetched while as many are computed */
+
+static inline void fetch(const float *from, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(from + i, 0, 2);
 }
 
-/* ---- exp(-|x|) and log(1 + e), accurate to float rounding; NaN stays NaN ----
- *
- * Polynomials of minimal relative error over the range of their argument. */
+/* ---- exp(-|x|), accurate to float rounding; NaN stays NaN ---- */
 
 /* A float of this size has no fractional bits, so adding it rounds; its last bits are those of 127 */
 #define ROUNDING 12583039.0f
+/* -log2 e in two parts, since one float has it to 1e-8 only, which is multiplied by up to 87 */
+#define MINUS_LOG2_E -1.44269502f
+#define MINUS_LOG2_E_REST -1.92596300e-8f
 
 static inline float exp_minus_abs(float x) {
     float a = fabsf(x);
     a = 87.0f < a ? 87.0f : a; /* beyond that, the result is 1e-38 anyway */
-    float rounded = fmaf(a, -1.44269504f, ROUNDING), n = rounded - ROUNDING;
-    float r = fmaf(n, -0.693145752f, -a);
-    r = fmaf(n, -1.42860677e-6f, r); /* in -0.347 ... 0.347; exp(r) to 3e-9 */
-    float y = 0.00138145876f;
-    y = fmaf(y, r, 0.00836872327f);
-    y = fmaf(y, r, 0.0416683886f);
-    y = fmaf(y, r, 0.166665206f);
-    y = fmaf(y, r, 0.499999934f);
-    y = fmaf(y, r, 1.0f);
+    float rounded = fmaf(a, MINUS_LOG2_E, ROUNDING), n = rounded - ROUNDING;
+    float r = fmaf(a, MINUS_LOG2_E_REST, fmaf(a, MINUS_LOG2_E, -n));
+    /* 2^r for r in -0.5 ... 0.5: the polynomial of degree 6 with the least relative error, 2e-9 */
+    float y = 0.00015345812f;
+    y = fmaf(y, r, 0.00133999312f);
+    y = fmaf(y, r, 0.00961848896f);
+    y = fmaf(y, r, 0.0555032878f);
+    y = fmaf(y, r, 0.240226469f);
+    y = fmaf(y, r, 0.693147206f);
     y = fmaf(y, r, 1.0f);
     uint32_t bits; /* n + 127 is the exponent of 2^n */
     memcpy(&bits, &rounded, 4);
@@ -59,20 +62,6 @@ static inline float exp_minus_abs(float x) {
     float scale;
     memcpy(&scale, &bits, 4);
     return y * scale;
-}
-
-/* e in [0, 1]; accurate to 3e-8 */
-static inline float log_one_plus(float e) {
-    float y = 0.00523269411f;
-    y = fmaf(y, e, -0.0295052373f);
-    y = fmaf(y, e, 0.0782259478f);
-    y = fmaf(y, e, -0.136632453f);
-    y = fmaf(y, e, 0.191060064f);
-    y = fmaf(y, e, -0.248429821f);
-    y = fmaf(y, e, 0.333190968f);
-    y = fmaf(y, e, -0.499994931f);
-    y = fmaf(y, e, 0.99999997f);
-    return e * y;
 }
 
 /* ---- binary cross entropy and pooling ---- */
@@ -96,165 +85,228 @@ static const int16_t *labels_of_plane(const pool_t *m, int64_t item, int16_t *cl
     return m->target + (m->multi_hot ? item : item / m->classes) * m->height * m->width;
 }
 
-/* stores probabilities of a row of pixels, 0 where void, and returns the sum of their cross entropies; both optional */
-ALWAYS_INLINE float sweep_row(
-    const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float *RESTRICT probs, int64_t width,
-    const int with_probs, const int with_loss) {
+/* Stores probabilities of n pixels, 0 where void, and adds their cross entropies to the returned sum and to `odds`;
+ * both optional. A cross entropy is max(v, 0) + log(1 + e) with e = exp(-|x|) and v = -x at pixels of the class, else x.
+ * A logarithm for each pixel takes as long as all the rest, so the product of the 1 + e is formed, without the 1, which
+ * keeps the precision of small e: 1 + odds = (1 + e_1) (1 + e_2) ... */
+ALWAYS_INLINE float sweep_pixels(
+    const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float *RESTRICT probs, float *RESTRICT odds,
+    int64_t n, const int with_probs, const int with_loss) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) {
+    for (int64_t i = 0; i < n; i++) {
         float e = exp_minus_abs(x[i]);
         if (with_probs) {
-            float inverse = 1.0f / (1.0f + e), p = x[i] < 0.0f ? e * inverse : inverse;
+            float p = (x[i] < 0.0f ? e : 1.0f) / (1.0f + e);
             probs[i] = labels[i] >= 0 ? p : 0.0f;
         }
         if (with_loss) {
-            float v = labels[i] == class ? -x[i] : x[i];
-            float loss = (v < 0.0f ? 0.0f : v) + log_one_plus(e);
-            sum += labels[i] >= 0 ? loss : 0.0f;
+            float v = labels[i] == class ? -x[i] : x[i], loss = v < 0.0f ? 0.0f : v;
+            loss = labels[i] >= 0 ? loss : 0.0f;
+            e = labels[i] >= 0 ? e : 0.0f;
+            sum += loss;
+            odds[i] = fmaf(odds[i], e, odds[i] + e);
         }
     }
     return sum;
 }
 
-/* sweep_row with only the outputs that are needed: probabilities if `probs` is not NULL, the loss if totals are not */
-static double sweep(const pool_t *m, const float *x, const int16_t *labels, int16_t class, float *probs) {
-    if (probs == NULL) return m->totals == NULL ? 0.0 : (double)sweep_row(x, labels, class, NULL, m->width, 0, 1);
-    if (m->totals == NULL) return (double)sweep_row(x, labels, class, probs, m->width, 1, 0);
-    return (double)sweep_row(x, labels, class, probs, m->width, 1, 1);
-}
-
-/* the range from ... to of windows j whose column j k + within lies inside a row */
-static void windows_with(const pool_t *m, int64_t within, int64_t *from, int64_t *to) {
-    int64_t stop = (m->width - within + m->factor - 1) / m->factor;
-    *from = within < 0 ? 1 : 0;
-    *to = stop < m->pooled_width ? stop : m->pooled_width;
-}
-
-/* sums of each window's columns: one column of all windows at a time, which can be vectorized */
-static void sum_windows(const pool_t *m, const float *RESTRICT columns, float *RESTRICT sums) {
-    int64_t k = m->factor, padding = k / 2;
-    memset(sums, 0, sizeof(float) * (size_t)m->pooled_width);
-    for (int64_t within = -padding; within < k - padding; within++) {
-        int64_t from, to;
-        windows_with(m, within, &from, &to);
-        for (int64_t j = from; j < to; j++) sums[j] += columns[j * k + within];
-    }
-}
-
-/* maxima of each window's columns and their pixels: the first of equal values; NaN propagates */
-static void max_windows(
-    const pool_t *m, const float *RESTRICT columns, const int32_t *RESTRICT index, float *RESTRICT maxima,
-    int32_t *RESTRICT chosen) {
-    int64_t k = m->factor, padding = k / 2;
-    for (int64_t j = 0; j < m->pooled_width; j++) maxima[j] = -1.0f; /* less than any probability */
-    for (int64_t within = -padding; within < k - padding; within++) {
-        int64_t from, to;
-        windows_with(m, within, &from, &to);
-        for (int64_t j = from; j < to; j++) {
-            float value = columns[j * k + within];
-            int32_t pixel = index[j * k + within];
-            int better = (value > maxima[j]) | ((value == maxima[j]) & (pixel < chosen[j])) | (value != value);
-            maxima[j] = better ? value : maxima[j];
-            chosen[j] = better ? pixel : chosen[j];
-        }
-    }
-}
-
-/* a row of windows while its rows of pixels are read */
+/* cross entropies that are not yet in the total: each of n products has `factors` of at most 2 */
 typedef struct {
-    float *probs;   /* of the row of pixels that is read */
-    float *columns; /* sums or maxima of the window row's columns so far */
+    float *odds;
+    int64_t n, factors;
+} pending_t;
+
+enum { MAX_FACTORS = 64, CHAINS = 4 };
+
+/* the sum of the logarithms of the products, which begin anew */
+static double take_logs(pending_t *p) {
+    double total = 0.0, products[CHAINS] = {0.0}; /* independent ones, which the processor computes together */
+    for (int64_t i = 0; i < p->n; i += CHAINS)
+        for (int64_t c = 0; c < CHAINS && i + c < p->n; c++) {
+            products[c] = fma(products[c], (double)p->odds[i + c], products[c] + (double)p->odds[i + c]);
+            if (products[c] > 1e200) total += log1p(products[c]), products[c] = 0.0;
+        }
+    for (int64_t c = 0; c < CHAINS; c++) total += log1p(products[c]);
+    memset(p->odds, 0, sizeof(float) * (size_t)p->n);
+    p->factors = 0;
+    return total;
+}
+
+/* sweep_pixels, strip by strip, with only the outputs that are needed: probabilities if `probs` is not NULL, the loss
+ * if totals are not */
+static double sweep(
+    const pool_t *m, const float *x, const int16_t *labels, int16_t class, int64_t n, float *probs, pending_t *p) {
+    double total = p->factors == MAX_FACTORS ? take_logs(p) : 0.0;
+    for (int64_t at = 0; at < n; at += STRIP) {
+        int64_t size = n - at < STRIP ? n - at : STRIP;
+        fetch(x + at + n, size);
+        if (m->totals == NULL && probs != NULL)
+            sweep_pixels(x + at, labels + at, class, probs + at, NULL, size, 1, 0);
+        else if (m->totals != NULL && probs == NULL)
+            total += (double)sweep_pixels(x + at, labels + at, class, NULL, p->odds + at, size, 0, 1);
+        else if (m->totals != NULL)
+            total += (double)sweep_pixels(x + at, labels + at, class, probs + at, p->odds + at, size, 1, 1);
+    }
+    p->factors++;
+    return total;
+}
+
+/* ---- pooling: rows with a margin of k / 2 columns at both sides, so that all windows are complete ---- */
+
+typedef struct {
+    float *probs;   /* of the pixels of a row of windows, without margins */
+    float *columns; /* sums or maxima of its columns */
     float *hits;    /* number of pixels of the class in each column */
+    int16_t *count; /* the same while they are counted, without margins */
     int32_t *index; /* pixels of the maxima */
 } window_row_t;
 
-/* adds the row of pixels from `start` on; the first one's probabilities are in `columns` already */
-static void add_row(
-    const pool_t *m, const window_row_t *w, const int16_t *RESTRICT labels, int16_t class, int32_t start, int first) {
-    float *RESTRICT probs = w->probs, *RESTRICT columns = w->columns, *RESTRICT hits = w->hits;
-    int32_t *RESTRICT index = w->index;
-    int64_t width = m->width;
-    for (int64_t i = 0; i < width; i++) hits[i] = (first ? 0.0f : hits[i]) + (labels[i] == class ? 1.0f : 0.0f);
-    if (first) {
-        for (int64_t i = 0; i < width; i++) index[i] = start + (int32_t)i;
-    } else if (m->indices == NULL) {
-        for (int64_t i = 0; i < width; i++) columns[i] += probs[i];
-    } else {
-        for (int64_t i = 0; i < width; i++) {
-            int better = (probs[i] > columns[i]) | (probs[i] != probs[i]);
-            columns[i] = better ? probs[i] : columns[i];
+static void count_hits(
+    const pool_t *m, const window_row_t *w, const int16_t *RESTRICT labels, int16_t class, int64_t rows) {
+    int16_t *RESTRICT count = w->count;
+    float *RESTRICT hits = w->hits + m->factor / 2;
+    memset(count, 0, sizeof(int16_t) * (size_t)m->width);
+    for (int64_t row = 0; row < rows; row++, labels += m->width)
+        for (int64_t i = 0; i < m->width; i++) count[i] += (int16_t)(labels[i] == class);
+    for (int64_t i = 0; i < m->width; i++) hits[i] = (float)count[i];
+}
+
+static void sum_columns(const pool_t *m, const window_row_t *w, int64_t rows) {
+    const float *RESTRICT probs = w->probs;
+    float *RESTRICT sums = w->columns + m->factor / 2;
+    for (int64_t i = 0; i < m->width; i++) sums[i] = probs[i];
+    for (int64_t row = 1; row < rows; row++) {
+        probs += m->width;
+        for (int64_t i = 0; i < m->width; i++) sums[i] += probs[i];
+    }
+}
+
+/* the maximum in each column, and its pixel, counted from `start` on */
+static void max_columns(const pool_t *m, const window_row_t *w, int32_t start, int64_t rows) {
+    const float *RESTRICT probs = w->probs;
+    float *RESTRICT maxima = w->columns + m->factor / 2;
+    int32_t *RESTRICT index = w->index + m->factor / 2;
+    for (int64_t i = 0; i < m->width; i++) maxima[i] = probs[i], index[i] = start + (int32_t)i;
+    for (int64_t row = 1; row < rows; row++) {
+        probs += m->width, start += (int32_t)m->width;
+        for (int64_t i = 0; i < m->width; i++) {
+            int better = (probs[i] > maxima[i]) | (probs[i] != probs[i]);
+            maxima[i] = better ? probs[i] : maxima[i];
             index[i] = better ? start + (int32_t)i : index[i];
         }
     }
 }
 
-/* stores the row of windows that begins at `offset` of the pooled maps */
-static void finish_windows(const pool_t *m, const window_row_t *w, int64_t offset) {
-    float *RESTRICT pooled = m->pooled + offset, *RESTRICT label = m->pooled_target + offset;
-    float area = (float)(m->factor * m->factor);
-    sum_windows(m, w->hits, label);
-    if (m->indices != NULL) {
-        max_windows(m, w->columns, w->index, pooled, m->indices + offset);
-        for (int64_t j = 0; j < m->pooled_width; j++) label[j] = label[j] > 0.0f ? 1.0f : 0.0f;
-        return;
+ALWAYS_INLINE void sum_windows(const float *RESTRICT columns, float *RESTRICT sums, int64_t windows, const int64_t k) {
+    for (int64_t j = 0; j < windows; j++) {
+        float sum = 0.0f;
+        for (int64_t within = 0; within < k; within++) sum += columns[j * k + within];
+        sums[j] = sum;
     }
-    sum_windows(m, w->columns, pooled);
-    for (int64_t j = 0; j < m->pooled_width; j++) pooled[j] /= area, label[j] /= area;
+}
+
+ALWAYS_INLINE void fill_windows(const float *RESTRICT values, float *RESTRICT columns, int64_t windows, const int64_t k) {
+    for (int64_t j = 0; j < windows; j++)
+        for (int64_t within = 0; within < k; within++) columns[j * k + within] = values[j];
+}
+
+/* with a constant k, the compiler vectorizes these loops */
+#define FOR_FACTOR(function, from, to, windows, k) \
+    switch (k) { \
+        case 2: function(from, to, windows, 2); break; \
+        case 3: function(from, to, windows, 3); break; \
+        case 4: function(from, to, windows, 4); break; \
+        default: function(from, to, windows, k); \
+    }
+
+/* maxima of each window's columns and their pixels: the first of equal values; NaN propagates */
+static void max_windows(const pool_t *m, const window_row_t *w, float *RESTRICT maxima, int32_t *RESTRICT chosen) {
+    int64_t k = m->factor;
+    for (int64_t j = 0; j < m->pooled_width; j++) maxima[j] = -1.0f; /* less than any probability */
+    for (int64_t within = 0; within < k; within++)
+        for (int64_t j = 0; j < m->pooled_width; j++) {
+            float value = w->columns[j * k + within];
+            int32_t pixel = w->index[j * k + within];
+            int better = (value > maxima[j]) | ((value == maxima[j]) & (pixel < chosen[j])) | (value != value);
+            maxima[j] = better ? value : maxima[j];
+            chosen[j] = better ? pixel : chosen[j];
+        }
+}
+
+/* pools the `rows` rows of pixels from `top` on, whose probabilities are known, to the windows from `offset` on */
+static void pool_windows(
+    const pool_t *m, const window_row_t *w, const int16_t *labels, int16_t class, int64_t top, int64_t rows,
+    int64_t offset) {
+    float *RESTRICT pooled = m->pooled + offset, *RESTRICT label = m->pooled_target + offset;
+    int64_t k = m->factor, windows = m->pooled_width;
+    float area = (float)(k * k);
+    count_hits(m, w, labels, class, rows);
+    FOR_FACTOR(sum_windows, w->hits, label, windows, k)
+    if (m->indices == NULL) {
+        sum_columns(m, w, rows);
+        FOR_FACTOR(sum_windows, w->columns, pooled, windows, k)
+        for (int64_t j = 0; j < windows; j++) pooled[j] /= area, label[j] /= area;
+    } else {
+        max_columns(m, w, (int32_t)(top * m->width), rows);
+        max_windows(m, w, pooled, m->indices + offset);
+        for (int64_t j = 0; j < windows; j++) label[j] = label[j] > 0.0f ? 1.0f : 0.0f;
+    }
+}
+
+/* the rows of pixels [top, bottom) of a row of windows; behind the last window, up to k rows that are in none */
+static int64_t rows_from(const pool_t *m, int64_t top) {
+    int64_t k = m->factor, bottom = top == 0 ? k - k / 2 : top + k;
+    return (bottom < m->height ? bottom : m->height) - top;
 }
 
 static int forward_plane(int64_t item, void *context) {
     const pool_t *m = context;
-    int64_t k = m->factor, padding = k / 2, width = m->width;
-    int64_t window_rows = m->pooled == NULL ? 0 : m->pooled_height;
+    int64_t k = m->factor, width = m->width, window_rows = m->pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
-    float *buffer = malloc((size_t)width * (sizeof(float) * 3 + sizeof(int32_t)));
+    int64_t padded = width + 2 * (k / 2);
+    float *buffer = calloc((size_t)(2 * k * width + 4 * padded), sizeof(float));
     if (buffer == NULL) return 1;
-    window_row_t w = {buffer, buffer + width, buffer + 2 * width, (int32_t *)(buffer + 3 * width)};
+    pending_t pending = {buffer, k * width, 0};
+    float *columns = buffer + 2 * k * width, *hits = columns + padded;
+    window_row_t w = {buffer + k * width, columns, hits, (int16_t *)(hits + padded), (int32_t *)(hits + 2 * padded)};
+    for (int64_t i = 0; i < padded; i++) columns[i] = -2.0f * (float)(m->indices != NULL); /* less than any maximum */
     double total = 0.0;
-    for (int64_t y = 0; y < m->height; y++, x += width, labels += width) {
-        int64_t window_row = (y + padding) / k, within = (y + padding) % k;
+    for (int64_t top = 0, window_row = 0, rows; top < m->height; top += rows, window_row++) {
+        rows = rows_from(m, top);
         int64_t offset = (item * m->pooled_height + window_row) * m->pooled_width;
-        int first = within == 0 || y == 0;
-        if (y + 1 < m->height) fetch_row(x + width, width);
-        if (window_row >= window_rows) { /* no window has this row */
-            total += sweep(m, x, labels, class, NULL);
-        } else if (k == 1) {
-            total += sweep(m, x, labels, class, m->pooled + offset);
-        } else {
-            total += sweep(m, x, labels, class, first ? w.columns : w.probs);
-            add_row(m, &w, labels, class, (int32_t)(y * width), first);
-            if (within == k - 1 || y == m->height - 1) finish_windows(m, &w, offset);
-        }
+        int in_windows = window_row < window_rows;
+        float *probs = !in_windows ? NULL : k == 1 ? m->pooled + offset : w.probs;
+        total += sweep(m, x + top * width, labels + top * width, class, rows * width, probs, &pending);
+        if (in_windows && k > 1) pool_windows(m, &w, labels + top * width, class, top, rows, offset);
     }
+    if (m->totals != NULL) m->totals[item] = total + take_logs(&pending);
     free(buffer);
-    if (m->totals != NULL) m->totals[item] = total;
     return 0;
 }
 
-/* spreads the gradient of a row of windows over its rows of pixels, from `top` on; all rows are equal for the mean */
-static void spread_windows(const pool_t *m, int64_t item, int64_t window_row, int64_t top, float *rows) {
-    int64_t k = m->factor, padding = k / 2, offset = (item * m->pooled_height + window_row) * m->pooled_width;
-    memset(rows, 0, sizeof(float) * (size_t)(m->width * (m->indices == NULL ? 1 : k)));
-    for (int64_t j = 0; j < m->pooled_width; j++) {
-        float g = m->grad_pooled[offset + j];
-        int64_t from = j * k - padding, to = from + k;
-        if (m->indices != NULL) {
-            rows[m->indices[offset + j] - top * m->width] = g;
-            continue;
-        }
-        if (to > m->width) to = m->width;
-        for (int64_t i = from < 0 ? 0 : from; i < to; i++) rows[i] = g / (float)(k * k);
+/* spreads the gradient of a row of windows over its `rows` rows of pixels, from `top` on; `columns` is a buffer */
+static void spread_windows(
+    const pool_t *m, const float *grad, const int32_t *indices, int64_t top, int64_t rows, float *columns,
+    float *pixels) {
+    int64_t k = m->factor, width = m->width;
+    if (indices != NULL) {
+        memset(pixels, 0, sizeof(float) * (size_t)(width * rows));
+        for (int64_t j = 0; j < m->pooled_width; j++) pixels[indices[j] - top * width] = grad[j];
+        return;
     }
+    FOR_FACTOR(fill_windows, grad, columns, m->pooled_width, k)
+    for (int64_t i = 0; i < width; i++) pixels[i] = columns[k / 2 + i] / (float)(k * k);
+    for (int64_t row = 1; row < rows; row++) memcpy(pixels + row * width, pixels, sizeof(float) * (size_t)width);
 }
 
-/* gradient of a row of pixels: of the cross entropy with weight `pixel`, and of `region` in the probabilities */
-static void gradient_row(
+/* gradient in n logits: of the cross entropy with weight `pixel`, and of `region` in the probabilities */
+static void gradient_pixels(
     const float *RESTRICT x, const int16_t *RESTRICT labels, int16_t class, float pixel, const float *RESTRICT region,
-    float *RESTRICT grad, int64_t width) {
-    for (int64_t i = 0; i < width; i++) {
+    float *RESTRICT grad, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
         float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e), small = e * inverse;
         float p = x[i] < 0.0f ? small : inverse, rest = x[i] < 0.0f ? inverse : small;
         float difference = labels[i] == class ? -rest : p;
@@ -265,28 +317,30 @@ static void gradient_row(
 
 static int backward_plane(int64_t item, void *context) {
     const pool_t *m = context;
-    int64_t k = m->factor, padding = k / 2, width = m->width, top = 0;
-    int64_t window_rows = m->grad_pooled == NULL ? 0 : m->pooled_height;
+    int64_t width = m->width, window_rows = m->grad_pooled == NULL ? 0 : m->pooled_height;
     int16_t class;
     const float *x = m->logits + item * m->height * width;
     const int16_t *labels = labels_of_plane(m, item, &class);
     float *grad = m->grad + item * m->height * width;
-    float *rows = malloc(sizeof(float) * (size_t)(width * (m->indices == NULL ? 1 : k)));
-    if (rows == NULL) return 1;
-    for (int64_t y = 0; y < m->height; y++, x += width, labels += width, grad += width) {
-        int64_t window_row = (y + padding) / k;
-        if (y + 1 < m->height) fetch_row(x + width, width);
-        if (window_row >= window_rows) { /* no window has this row */
-            memset(rows, 0, sizeof(float) * (size_t)width);
-            top = y;
-        } else if ((y + padding) % k == 0 || y == 0) {
-            top = y;
-            spread_windows(m, item, window_row, top, rows);
+    float *pixels = calloc((size_t)(m->factor * width + width + 2 * (m->factor / 2)), sizeof(float));
+    if (pixels == NULL) return 1;
+    float *columns = pixels + m->factor * width; /* those behind the last window stay 0 */
+    for (int64_t top = 0, window_row = 0, rows; top < m->height; top += rows, window_row++) {
+        rows = rows_from(m, top);
+        int64_t from = top * width, n = rows * width;
+        int64_t offset = (item * m->pooled_height + window_row) * m->pooled_width;
+        const int32_t *indices = m->indices == NULL ? NULL : m->indices + offset;
+        if (window_row < window_rows)
+            spread_windows(m, m->grad_pooled + offset, indices, top, rows, columns, pixels);
+        else /* no window has these rows */
+            memset(pixels, 0, sizeof(float) * (size_t)n);
+        for (int64_t at = 0; at < n; at += STRIP) {
+            int64_t size = n - at < STRIP ? n - at : STRIP, i = from + at;
+            fetch(x + i + n, size);
+            gradient_pixels(x + i, labels + i, class, m->grad_total, pixels + at, grad + i, size);
         }
-        const float *region = rows + (m->indices == NULL ? 0 : (y - top) * width);
-        gradient_row(x, labels, class, m->grad_total, region, grad, width);
     }
-    free(rows);
+    free(pixels);
     return 0;
 }
 
@@ -296,26 +350,27 @@ int pool_forward(
     int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, pooled, pooled_target, indices, totals, NULL, NULL, 0.0f,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    return parallel(forward_plane, &pool, images * classes, threads);
+    return parallel(forward_plane, &pool, images * classes, 1, threads);
 }
 
 /* New memory is allocated page by page at the first write, which takes as long as computing what is written. Where
- * Linux offers pages of 2 MiB, they are requested: 512 times fewer. They are touched beforehand, since two threads that
- * first write to the same page would both clear one. A refused request has no effect. */
+ * Linux offers pages of 2 MiB, they are requested: 512 times fewer. A refused request has no effect. */
 #define LARGE_PAGE ((uintptr_t)1 << 21)
 
-static int touch_page(int64_t page, void *start) {
-    *((volatile char *)start + (uintptr_t)page * LARGE_PAGE) = 0;
-    return 0;
-}
-
-static void ask_for_large_pages(float *memory, int64_t count, int64_t threads) {
+static void ask_for_large_pages(float *memory, int64_t count) {
 #ifdef MADV_HUGEPAGE
     uintptr_t start = ((uintptr_t)memory + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
     uintptr_t stop = (uintptr_t)(memory + count) / LARGE_PAGE * LARGE_PAGE;
-    if (stop > start && madvise((void *)start, stop - start, MADV_HUGEPAGE) == 0)
-        parallel(touch_page, (void *)start, (int64_t)((stop - start) / LARGE_PAGE), threads);
+    if (stop > start) (void)madvise((void *)start, stop - start, MADV_HUGEPAGE);
 #endif
+}
+
+/* planes of at least two pages, since two threads that first write to the same page would both clear it; fewer if
+ * that would leave threads without work */
+static int64_t group_of_planes(int64_t planes, int64_t pixels, int64_t threads) {
+    int64_t of_pages = 2 * (int64_t)LARGE_PAGE / (int64_t)sizeof(float) / pixels + 1, fair = planes / (4 * threads);
+    int64_t group = of_pages < fair ? of_pages : fair;
+    return group > 0 ? group : 1;
 }
 
 int pool_backward(
@@ -324,30 +379,12 @@ int pool_backward(
     int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, NULL, NULL, indices, NULL, grad_pooled, grad, grad_total,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    ask_for_large_pages(grad, images * classes * height * width, threads);
-    return parallel(backward_plane, &pool, images * classes, threads);
+    int64_t planes = images * classes;
+    ask_for_large_pages(grad, planes * height * width);
+    return parallel(backward_plane, &pool, planes, group_of_planes(planes, height * width, threads), threads);
 }
 
 /* ---- moments of regions: sums of lagged products ---- */
-
-typedef struct {
-    const float *labels, *probs; /* (M, h, w) */
-    double *moments;             /* (M, 2d, 2d) */
-    const double *weights;       /* backward: (M, d, 2d), gradient in P = weights [Y; P] */
-    float *grad;                 /* backward: (M, h, w) */
-    int64_t height, width, side;
-} regions_t;
-
-/* number of shifts or taps that are computed together, to share their loads; 4 x 5 sums fit the registers */
-#define AT_ONCE 5
-#define FOR_COUNT(call, count) \
-    switch (count) { \
-        case 1: call(1); break; \
-        case 2: call(2); break; \
-        case 3: call(3); break; \
-        case 4: call(4); break; \
-        default: call(AT_ONCE); \
-    }
 
 /* doubles per vector; for processors with shorter vectors, the compiler splits them */
 #ifdef __AVX512F__
@@ -357,60 +394,51 @@ enum { LANES = 4 };
 #endif
 typedef double lanes __attribute__((vector_size(LANES * sizeof(double))));
 
-ALWAYS_INLINE lanes load(const double *from, int64_t count) {
-    lanes values = {0.0};
-    memcpy(&values, from, sizeof(double) * (size_t)count);
+static inline lanes load(const double *from) {
+    lanes values;
+    memcpy(&values, from, sizeof(values));
     return values;
 }
 
-ALWAYS_INLINE void add_products(lanes (*sums)[AT_ONCE], lanes a0, lanes a1, const double *const *b, const int shifts) {
-    for (int s = 0; s < shifts; s++) {
-        lanes b0 = load(b[0] + s, LANES), b1 = load(b[1] + s, LANES);
-        sums[0][s] += a0 * b0, sums[1][s] += a0 * b1, sums[2][s] += a1 * b0, sums[3][s] += a1 * b1;
-    }
+typedef struct {
+    const float *labels, *probs; /* (M, h, w) */
+    double *moments;             /* (M, 2d, 2d) */
+    const double *weights;       /* backward: (M, d, 2d), gradient in P = weights [Y; P] */
+    float *grad;                 /* backward: (M, h, w) */
+    int64_t height, width, side;
+    int64_t rows, columns; /* of the regions' positions */
+    int64_t pitch;         /* distance of two rows of a plane in double, with zeros behind each row */
+} regions_t;
+
+static regions_t make_regions(const float *labels, const float *probs, int64_t height, int64_t width, int64_t side) {
+    regions_t r = {labels, probs, NULL, NULL, NULL, height, width, side, height - side + 1, width - side + 1, 0};
+    r.pitch = width + side + LANES;
+    return r;
 }
 
-/* sums[2 j + k][s] = sum over i of a_j[i] b_k[i + s]; values beyond the rows are read and multiplied by 0 */
-ALWAYS_INLINE void dots_at_once(
-    const double *const *a, const double *const *b, int64_t n, double (*sums)[AT_ONCE], const int shifts) {
-    lanes total[4][AT_ONCE] = {{{0.0}}};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const double *from[2] = {b[0] + i, b[1] + i};
-        add_products(total, load(a[0] + i, LANES), load(a[1] + i, LANES), from, shifts);
-    }
-    if (i < n) {
-        const double *from[2] = {b[0] + i, b[1] + i};
-        add_products(total, load(a[0] + i, n - i), load(a[1] + i, n - i), from, shifts);
-    }
-    for (int pair = 0; pair < 4; pair++)
-        for (int s = 0; s < shifts; s++) {
-            double sum = 0.0;
-            for (int lane = 0; lane < LANES; lane++) sum += total[pair][s][lane];
-            sums[pair][s] = sum;
-        }
-}
-
-/* both planes in double, minus their means, which keeps precision */
+/* both planes (2, h, pitch) in double, minus their means, which keeps precision */
 static void center(const regions_t *r, int64_t item, double *out) {
     int64_t size = r->height * r->width;
-    for (int j = 0; j < 2; j++, out += size) {
+    for (int j = 0; j < 2; j++) {
         const float *RESTRICT plane = (j == 0 ? r->labels : r->probs) + item * size;
         double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < size; i++) sum += (double)plane[i];
         double mean = sum / (double)size;
-        for (int64_t i = 0; i < size; i++) out[i] = (double)plane[i] - mean;
+        for (int64_t y = 0; y < r->height; y++, plane += r->width, out += r->pitch) {
+            for (int64_t x = 0; x < r->width; x++) out[x] = (double)plane[x] - mean;
+            memset(out + r->width, 0, sizeof(double) * (size_t)(r->pitch - r->width));
+        }
     }
 }
 
 /* (2, R, R): the mean over all regions for each plane and offset */
 static void offset_means(const regions_t *r, const double *planes, double *means) {
-    int64_t side = r->side, rows = r->height - side + 1, columns = r->width - side + 1;
+    int64_t side = r->side, rows = r->rows, columns = r->columns;
     memset(means, 0, sizeof(double) * (size_t)(2 * side * side));
     for (int64_t j = 0; j < 2; j++)
         for (int64_t y = 0; y < r->height; y++) {
-            const double *row = planes + (j * r->height + y) * r->width;
+            const double *row = planes + (j * r->height + y) * r->pitch;
             double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
             for (int64_t x = 0; x < columns; x++) sum += row[x];
@@ -423,156 +451,187 @@ static void offset_means(const regions_t *r, const double *planes, double *means
     for (int64_t i = 0; i < 2 * side * side; i++) means[i] /= (double)(rows * columns);
 }
 
-/* adds up row sums of pixels (ly, lx) apart, lx = +-shift, to entries of all offsets (dy, dx), (dy + ly, dx + lx) */
-static void sum_rows(
-    const regions_t *r, const double *means, int64_t j, int64_t k, int64_t ly, int64_t shift, int mirrored,
-    const double *row_sums, double *out) {
-    int64_t side = r->side, h = r->height, rows = h - side + 1, columns = r->width - side + 1, d = side * side;
-    for (int64_t dx = 0; dx + shift < side; dx++, row_sums += h) {
-        int64_t dx_j = mirrored ? dx + shift : dx, dx_k = mirrored ? dx : dx + shift;
-        double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t y = 0; y < rows; y++) sum += row_sums[y];
-        for (int64_t dy = 0; dy + ly < side; dy++) {
-            if (dy > 0) sum += row_sums[dy - 1 + rows] - row_sums[dy - 1];
-            int64_t one = j * d + dy * side + dx_j, two = k * d + (dy + ly) * side + dx_k;
-            double value = sum - means[one] * means[two] * (double)(rows * columns);
-            out[one * 2 * d + two] = value;
-            out[two * 2 * d + one] = value;
+/* number of shifts that are summed together, to share their loads; 4 x 5 sums fit the registers */
+enum { AT_ONCE = 5 };
+
+/* for two planes a_j and b_k: [2 j + k][s] is the sum of a_j times b_k shifted by s columns */
+typedef double dots_t[4][AT_ONCE];
+
+/* values of two planes, or of one column of each, from a position on */
+typedef struct {
+    const double *of[2];
+} pair_t;
+
+static pair_t from(pair_t values, int64_t offset) {
+    return (pair_t){{values.of[0] + offset, values.of[1] + offset}};
+}
+
+ALWAYS_INLINE void add_products(
+    lanes (*sums)[AT_ONCE], pair_t a, pair_t b, int64_t offset, const lanes *mask, const int shifts) {
+    lanes a0 = load(a.of[0] + offset), a1 = load(a.of[1] + offset);
+    if (mask != NULL) a0 *= *mask, a1 *= *mask;
+    for (int s = 0; s < shifts; s++) {
+        lanes b0 = load(b.of[0] + offset + s), b1 = load(b.of[1] + offset + s);
+        sums[0][s] += a0 * b0, sums[1][s] += a0 * b1, sums[2][s] += a1 * b0, sums[3][s] += a1 * b1;
+    }
+}
+
+ALWAYS_INLINE void dots_at_once(
+    const regions_t *r, pair_t a, pair_t b, int64_t rows, int64_t columns, double (*dots)[AT_ONCE], const int shifts) {
+    lanes sums[4][AT_ONCE] = {{{0.0}}}, mask = {0.0};
+    int64_t whole = columns / LANES * LANES;
+    for (int64_t lane = 0; lane < columns - whole; lane++) mask[lane] = 1.0;
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t offset = row * r->pitch;
+        for (int64_t x = 0; x < whole; x += LANES) add_products(sums, a, b, offset + x, NULL, shifts);
+        if (whole < columns) add_products(sums, a, b, offset + whole, &mask, shifts);
+    }
+    for (int pair = 0; pair < 4; pair++)
+        for (int s = 0; s < shifts; s++) {
+            double sum = 0.0;
+            for (int lane = 0; lane < LANES; lane++) sum += sums[pair][s][lane];
+            dots[pair][s] = sum;
+        }
+}
+
+/* dots over rows and columns; behind the columns, at least LANES + shifts values are read and multiplied by 0 */
+static void sum_products(
+    const regions_t *r, pair_t a, pair_t b, int64_t rows, int64_t columns, int64_t shifts, double (*dots)[AT_ONCE]) {
+    switch (shifts) {
+        case 1: dots_at_once(r, a, b, rows, columns, dots, 1); break;
+        case 2: dots_at_once(r, a, b, rows, columns, dots, 2); break;
+        case 3: dots_at_once(r, a, b, rows, columns, dots, 3); break;
+        case 4: dots_at_once(r, a, b, rows, columns, dots, 4); break;
+        default: dots_at_once(r, a, b, rows, columns, dots, AT_ONCE);
+    }
+}
+
+/* what the moments of a plane are computed from */
+typedef struct {
+    double *planes; /* (2, h, pitch) */
+    double *edges;  /* (2, 2 (R - 1), h + LANES): their first and last R - 1 columns as rows, with zeros behind them */
+    double *means;  /* (2, R, R) */
+    dots_t *steps;  /* R - 1 */
+} workspace_t;
+
+static void copy_edges(const regions_t *r, const workspace_t *w) {
+    int64_t side = r->side;
+    double *edge = w->edges;
+    for (int64_t j = 0; j < 2; j++)
+        for (int64_t c = 0; c < 2 * (side - 1); c++, edge += r->height + LANES) {
+            int64_t x = c < side - 1 ? c : c - (side - 1) + r->columns;
+            for (int64_t y = 0; y < r->height; y++) edge[y] = w->planes[(j * r->height + y) * r->pitch + x];
+            memset(edge + r->height, 0, sizeof(double) * LANES);
+        }
+}
+
+static pair_t edge_columns(const regions_t *r, const workspace_t *w, int64_t c) {
+    int64_t length = r->height + LANES;
+    const double *first = w->edges + c * length;
+    return (pair_t){{first, first + 2 * (r->side - 1) * length}};
+}
+
+/* Moves shift s of `dots`, over regions whose first offset is column c, to column c + 1: the products of a column are
+ * subtracted, those of another are added; steps[dy] is the same for the change of dots from row dy to row dy + 1. */
+static void move_right(
+    const regions_t *r, const workspace_t *w, int64_t lag_a, int64_t lag_b, int64_t shift, int64_t s, int64_t c,
+    double (*dots)[AT_ONCE], int64_t steps) {
+    for (int64_t last = 0; last < 2; last++) {
+        double sign = last ? 1.0 : -1.0;
+        int64_t column = c + last * (r->side - 1);
+        pair_t a = from(edge_columns(r, w, column), lag_a), b = from(edge_columns(r, w, column + shift + s), lag_b);
+        dots_t column_dots;
+        sum_products(r, a, b, 1, r->rows, 1, column_dots);
+        for (int pair = 0; pair < 4; pair++) {
+            const double *x = a.of[pair / 2], *y = b.of[pair % 2];
+            dots[pair][s] += sign * column_dots[pair][0];
+            for (int64_t dy = 0; dy < steps; dy++)
+                w->steps[dy][pair][s] += sign * (x[dy + r->rows] * y[dy + r->rows] - x[dy] * y[dy]);
         }
     }
 }
 
-/* Row sums of products of pixels of the rows `fixed` and `moved` that are shift ... shift + shifts - 1 apart, at `y`
- * of row_sums (4, AT_ONCE, R, h). A sum over the first columns of regions gives that over the next by one product
- * added, one subtracted. */
-static void sum_products(
-    const regions_t *r, const double *const *fixed, const double *const *moved, int64_t shift, int64_t shifts,
-    int64_t y, double *row_sums) {
-    int64_t side = r->side, columns = r->width - side + 1;
-    const double *const from[2] = {moved[0] + shift, moved[1] + shift};
-    double sums[4][AT_ONCE];
-#define DOTS(count) dots_at_once(fixed, from, columns, sums, count)
-    FOR_COUNT(DOTS, shifts)
-#undef DOTS
-    for (int pair = 0; pair < 4; pair++)
-        for (int64_t s = 0; s < shifts; s++) {
-            const double *a = fixed[pair / 2], *b = from[pair % 2] + s;
-            double sum = sums[pair][s], *of_row = row_sums + (pair * AT_ONCE + s) * side * r->height + y;
-            of_row[0] = sum;
-            for (int64_t dx = 1; dx + shift + s < side; dx++) {
-                sum += a[dx - 1 + columns] * b[dx - 1 + columns] - a[dx - 1] * b[dx - 1];
-                of_row[dx * r->height] = sum;
-            }
-        }
-}
-
-/* all moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward */
-static void moments_of_rows(
-    const regions_t *r, const double *planes, const double *means, int64_t ly, int mirrored, double *row_sums,
-    double *out) {
-    int64_t side = r->side, h = r->height, w = r->width;
+/* all moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward: the
+ * dots over all regions for the first pair of offsets, then for the others from what they gain and lose */
+static void moments_of_lag(const regions_t *r, const workspace_t *w, int64_t ly, int mirrored, double *out) {
+    int64_t side = r->side, d = side * side, steps = side - 1 - ly;
+    int64_t lag_a = mirrored ? ly : 0, lag_b = mirrored ? 0 : ly;
+    pair_t planes = {{w->planes, w->planes + r->height * r->pitch}};
+    pair_t a = from(planes, lag_a * r->pitch), b = from(planes, lag_b * r->pitch);
     for (int64_t shift = mirrored; shift < side; shift += AT_ONCE) {
         int64_t shifts = shift + AT_ONCE < side ? AT_ONCE : side - shift;
-        for (int64_t y = 0; y + ly < h; y++) {
-            const double *upper[2] = {planes + y * w, planes + (h + y) * w};
-            const double *lower[2] = {upper[0] + ly * w, upper[1] + ly * w};
-            sum_products(r, mirrored ? lower : upper, mirrored ? upper : lower, shift, shifts, y, row_sums);
+        dots_t dots, before;
+        sum_products(r, a, from(b, shift), r->rows, r->columns, shifts, dots);
+        for (int64_t dy = 0; dy < steps; dy++) {
+            int64_t top = dy * r->pitch, bottom = (dy + r->rows) * r->pitch;
+            sum_products(r, from(a, top), from(b, top + shift), 1, r->columns, shifts, before);
+            sum_products(r, from(a, bottom), from(b, bottom + shift), 1, r->columns, shifts, w->steps[dy]);
+            for (int i = 0; i < 4 * AT_ONCE; i++)
+                if (i % AT_ONCE < shifts) w->steps[dy][i / AT_ONCE][i % AT_ONCE] -= before[i / AT_ONCE][i % AT_ONCE];
         }
-        for (int pair = 0; pair < 4; pair++)
-            for (int64_t s = 0; s < shifts; s++) {
-                int fixed = pair / 2, moved = pair % 2;
-                sum_rows(r, means, mirrored ? moved : fixed, mirrored ? fixed : moved, ly, shift + s, mirrored,
-                         row_sums + (pair * AT_ONCE + s) * side * h, out);
+        for (int64_t s = 0; s < shifts; s++)
+            for (int64_t dx = 0; dx + shift + s < side; dx++) {
+                if (dx > 0) move_right(r, w, lag_a, lag_b, shift, s, dx - 1, dots, steps);
+                int64_t dx_upper = mirrored ? dx + shift + s : dx, dx_lower = mirrored ? dx : dx + shift + s;
+                for (int pair = 0; pair < 4; pair++) {
+                    int64_t upper = mirrored ? pair % 2 : pair / 2, lower = mirrored ? pair / 2 : pair % 2;
+                    double sum = dots[pair][s];
+                    for (int64_t dy = 0; dy <= steps; dy++) {
+                        int64_t one = upper * d + dy * side + dx_upper, two = lower * d + (dy + ly) * side + dx_lower;
+                        double value = sum - w->means[one] * w->means[two] * (double)(r->rows * r->columns);
+                        out[one * 2 * d + two] = value;
+                        out[two * 2 * d + one] = value;
+                        if (dy < steps) sum += w->steps[dy][pair][s];
+                    }
+                }
             }
     }
 }
 
 static int moments_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
-    int64_t side = r->side, d = side * side, size = r->height * r->width;
-    size_t behind = (size_t)(side + LANES), sums = (size_t)(4 * AT_ONCE * side * r->height);
-    double *planes = malloc(sizeof(double) * ((size_t)(2 * size + 2 * d) + behind + sums));
-    if (planes == NULL) return 1;
-    double *means = planes + 2 * size + behind, *row_sums = means + 2 * d;
+    int64_t side = r->side, d = side * side, size = 2 * r->height * r->pitch;
+    int64_t edges = 4 * (side - 1) * (r->height + LANES), steps = (side - 1) * 4 * AT_ONCE;
+    workspace_t w;
+    w.planes = malloc(sizeof(double) * (size_t)(size + edges + 2 * d + steps));
+    if (w.planes == NULL) return 1;
+    w.edges = w.planes + size, w.means = w.edges + edges, w.steps = (dots_t *)(w.means + 2 * d);
     double *out = r->moments + item * 4 * d * d;
-    center(r, item, planes);
-    memset(planes + 2 * size, 0, sizeof(double) * behind);
-    offset_means(r, planes, means);
+    center(r, item, w.planes);
+    offset_means(r, w.planes, w.means);
+    copy_edges(r, &w);
     for (int64_t ly = 0; ly < side; ly++) {
-        moments_of_rows(r, planes, means, ly, 0, row_sums, out);
-        if (ly > 0) moments_of_rows(r, planes, means, ly, 1, row_sums, out);
+        moments_of_lag(r, &w, ly, 0, out);
+        if (ly > 0) moments_of_lag(r, &w, ly, 1, out);
     }
-    free(planes);
+    free(w.planes);
     return 0;
 }
 
-/* range of offsets, low … high, that a row or column can have in a region inside the plane */
+/* ---- gradient of the moments in P: each plane filtered by the sums of its weights ---- */
+
+/* number of rows that are filtered together, to share their loads */
+enum { ROWS_AT_ONCE = 4 };
+
+/* range of offsets, low ... high, that a row or column can have in a region inside the plane */
 static void reach(int64_t position, int64_t regions, int64_t side, int64_t *low, int64_t *high) {
     *low = position - regions + 1 > 0 ? position - regions + 1 : 0;
     *high = position < side - 1 ? position : side - 1;
 }
 
-/* the taps of a filter: the sums of the weights of offset pairs that are (ly, lx) apart, for offsets within reach */
-static double make_filter(
-    const double *weights, const double *means, int64_t side, const int64_t *reach_y, const int64_t *reach_x,
-    double *taps) {
-    int64_t d = side * side, span = 2 * side - 1;
-    double constant = 0.0;
-    memset(taps, 0, sizeof(double) * (size_t)(2 * span * span));
-    for (int64_t dy = reach_y[0]; dy <= reach_y[1]; dy++)
-        for (int64_t dx = reach_x[0]; dx <= reach_x[1]; dx++) {
-            const double *row = weights + (dy * side + dx) * 2 * d;
-            for (int64_t j = 0; j < 2; j++)
-                for (int64_t ey = 0; ey < side; ey++)
-                    for (int64_t ex = 0; ex < side; ex++) {
-                        double weight = row[j * d + ey * side + ex];
-                        taps[(j * span + ey - dy + side - 1) * span + ex - dx + side - 1] += weight;
-                        constant += weight * means[j * d + ey * side + ex];
-                    }
-        }
-    return constant;
-}
-
-ALWAYS_INLINE void taps_at_once(
-    double *RESTRICT out, const double *RESTRICT row, const double *tap, int64_t from, int64_t to, const int taps) {
-    double w0 = tap[0], w1 = taps > 1 ? tap[1] : 0.0, w2 = taps > 2 ? tap[2] : 0.0, w3 = taps > 3 ? tap[3] : 0.0;
-    double w4 = taps > 4 ? tap[4] : 0.0;
-    for (int64_t x = from; x < to; x++) {
-        double sum = w0 * row[x];
-        if (taps > 1) sum += w1 * row[x + 1];
-        if (taps > 2) sum += w2 * row[x + 2];
-        if (taps > 3) sum += w3 * row[x + 3];
-        if (taps > 4) sum += w4 * row[x + 4];
-        out[x] += sum;
-    }
-}
-
-static void filter_row(
-    const regions_t *r, const double *planes, const double *taps, int64_t y, int64_t from, int64_t to,
-    const int64_t *reach_y, const int64_t *reach_x, double *out) {
-    int64_t side = r->side, span = 2 * side - 1, last = side - 1 - reach_x[0];
-    for (int64_t j = 0; j < 2; j++)
-        for (int64_t ly = -reach_y[1]; ly <= side - 1 - reach_y[0]; ly++) {
-            const double *row = planes + (j * r->height + y + ly) * r->width;
-            const double *tap = taps + (j * span + ly + side - 1) * span + side - 1;
-#define TAPS(count) taps_at_once(out, row + lx, tap + lx, from, to, count)
-            for (int64_t lx = -reach_x[1]; lx <= last; lx += AT_ONCE) FOR_COUNT(TAPS, last - lx + 1)
-#undef TAPS
-        }
-}
-
 /* columns [from, to) whose pixels have the same offsets, low ... high, in a region: one filter is for all of them */
 typedef struct {
     int64_t from, to, reach[2];
+    double *taps; /* (2, 2 R - 1, 2 R - 1), the first of them before and behind ROWS_AT_ONCE - 1 rows of zeros */
+    double constant;
 } stretch_t;
 
 /* divides the columns into stretches, single ones at the borders and a long one in between, and returns their number */
 static int64_t find_stretches(const regions_t *r, stretch_t *stretches) {
     int64_t count = 0;
     for (int64_t x = 0; x < r->width; x++) {
-        stretch_t one = {x, x + 1, {0, 0}};
-        reach(x, r->width - r->side + 1, r->side, &one.reach[0], &one.reach[1]);
+        stretch_t one = {x, x + 1, {0, 0}, NULL, 0.0};
+        reach(x, r->columns, r->side, &one.reach[0], &one.reach[1]);
         if (count > 0 && memcmp(stretches[count - 1].reach, one.reach, sizeof(one.reach)) == 0)
             stretches[count - 1].to = x + 1;
         else
@@ -581,35 +640,82 @@ static int64_t find_stretches(const regions_t *r, stretch_t *stretches) {
     return count;
 }
 
+static int64_t rows_of_taps(int64_t side) { return 2 * side - 1 + 2 * (ROWS_AT_ONCE - 1); }
+
+/* the tap of plane j for pixels ly rows below and in the same column */
+static double *tap_of(const stretch_t *at, int64_t side, int64_t j, int64_t ly) {
+    return at->taps + (j * rows_of_taps(side) + ROWS_AT_ONCE - 1 + ly + side - 1) * (2 * side - 1) + side - 1;
+}
+
+/* the taps of a stretch: the sums of the weights of offset pairs that are (ly, lx) apart, for offsets within reach */
+static void make_filter(
+    const double *weights, const double *means, int64_t side, const int64_t *reach_y, stretch_t *at) {
+    int64_t d = side * side;
+    memset(at->taps, 0, sizeof(double) * (size_t)(2 * rows_of_taps(side) * (2 * side - 1)));
+    at->constant = 0.0;
+    for (int64_t dy = reach_y[0]; dy <= reach_y[1]; dy++)
+        for (int64_t dx = at->reach[0]; dx <= at->reach[1]; dx++) {
+            const double *row = weights + (dy * side + dx) * 2 * d;
+            for (int64_t i = 0; i < 2 * d; i++) { /* offset (ey, ex) of plane j */
+                int64_t j = i / d, ey = i % d / side, ex = i % side;
+                tap_of(at, side, j, ey - dy)[ex - dx] += row[i];
+                at->constant += row[i] * means[i];
+            }
+        }
+}
+
+/* the gradient in `rows` rows from y on, all with the same reach, for the columns of a stretch and up to LANES - 1
+ * behind it, which the next stretch overwrites */
+ALWAYS_INLINE void filter_rows(
+    const regions_t *r, const double *planes, const stretch_t *at, int64_t y, const int64_t *reach_y, double *out,
+    const int rows) {
+    int64_t side = r->side, span = 2 * side - 1;
+    for (int64_t x = at->from; x < at->to; x += LANES) {
+        lanes sums[ROWS_AT_ONCE];
+        for (int row = 0; row < rows; row++) sums[row] = (lanes){0.0} - at->constant;
+        for (int64_t j = 0; j < 2; j++)
+            for (int64_t ly = -reach_y[1]; ly < side - reach_y[0] + rows - 1; ly++) {
+                const double *values = planes + (j * r->height + y + ly) * r->pitch + x, *tap = tap_of(at, side, j, ly);
+                for (int64_t lx = -at->reach[1]; lx < side - at->reach[0]; lx++) {
+                    lanes value = load(values + lx);
+                    for (int row = 0; row < rows; row++) sums[row] += value * tap[lx - row * span];
+                }
+            }
+        for (int row = 0; row < rows; row++) memcpy(out + row * r->pitch + x, &sums[row], sizeof(lanes));
+    }
+}
+
 static int moments_backward_of_plane(int64_t item, void *context) {
     const regions_t *r = context;
-    int64_t side = r->side, h = r->height, w = r->width, d = side * side, size = h * w;
-    int64_t filter = 2 * (2 * side - 1) * (2 * side - 1), reach_y[2], before[2] = {-1, -1};
+    int64_t side = r->side, h = r->height, w = r->width, d = side * side, size = 2 * h * r->pitch;
+    int64_t filter = 2 * rows_of_taps(side) * (2 * side - 1), reach_y[2], before[2] = {-1, -1};
     stretch_t *stretches = malloc(sizeof(stretch_t) * (size_t)w);
     if (stretches == NULL) return 1;
     int64_t count = find_stretches(r, stretches);
-    double *planes = malloc(sizeof(double) * (size_t)(2 * size + 2 * d + w + count * (filter + 1)));
+    double *planes = malloc(sizeof(double) * (size_t)(size + 2 * d + ROWS_AT_ONCE * r->pitch + count * filter));
     if (planes == NULL) {
         free(stretches);
         return 1;
     }
-    double *means = planes + 2 * size, *line = means + 2 * d;
-    double *filters = line + w, *constants = filters + count * filter;
+    double *means = planes + size, *out = means + 2 * d, *taps = out + ROWS_AT_ONCE * r->pitch;
+    for (int64_t s = 0; s < count; s++) stretches[s].taps = taps + s * filter;
     center(r, item, planes);
     offset_means(r, planes, means);
-    for (int64_t y = 0; y < h; y++) {
-        reach(y, h - side + 1, side, &reach_y[0], &reach_y[1]);
+    for (int64_t y = 0, rows; y < h; y += rows) {
+        reach(y, r->rows, side, &reach_y[0], &reach_y[1]);
         int changed = memcmp(reach_y, before, sizeof(before)) != 0;
         memcpy(before, reach_y, sizeof(before));
+        int inner = y >= side - 1 && y + ROWS_AT_ONCE <= r->rows; /* all of these rows have all offsets */
+        rows = inner ? ROWS_AT_ONCE : 1;
         for (int64_t s = 0; s < count; s++) {
-            const stretch_t *at = stretches + s;
-            double *taps = filters + s * filter;
-            if (changed)
-                constants[s] = make_filter(r->weights + item * 2 * d * d, means, side, reach_y, at->reach, taps);
-            for (int64_t x = at->from; x < at->to; x++) line[x] = -constants[s];
-            filter_row(r, planes, taps, y, at->from, at->to, reach_y, at->reach, line);
+            if (changed) make_filter(r->weights + item * 2 * d * d, means, side, reach_y, &stretches[s]);
+            if (inner)
+                filter_rows(r, planes, &stretches[s], y, reach_y, out, ROWS_AT_ONCE);
+            else
+                filter_rows(r, planes, &stretches[s], y, reach_y, out, 1);
         }
-        for (int64_t x = 0; x < w; x++) r->grad[item * size + y * w + x] = (float)line[x];
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t x = 0; x < w; x++) r->grad[item * h * w + (y + row) * w + x] = (float)out[row * r->pitch + x];
     }
     free(planes);
     free(stretches);
@@ -619,13 +725,15 @@ static int moments_backward_of_plane(int64_t item, void *context) {
 int regions_moments(
     const float *labels, const float *probs, double *moments, int64_t planes, int64_t height, int64_t width,
     int64_t side, int64_t threads) {
-    regions_t regions = {labels, probs, moments, NULL, NULL, height, width, side};
-    return parallel(moments_of_plane, &regions, planes, threads);
+    regions_t regions = make_regions(labels, probs, height, width, side);
+    regions.moments = moments;
+    return parallel(moments_of_plane, &regions, planes, 1, threads);
 }
 
 int regions_backward(
     const double *weights, const float *labels, const float *probs, float *grad, int64_t planes, int64_t height,
     int64_t width, int64_t side, int64_t threads) {
-    regions_t regions = {labels, probs, NULL, weights, grad, height, width, side};
-    return parallel(moments_backward_of_plane, &regions, planes, threads);
+    regions_t regions = make_regions(labels, probs, height, width, side);
+    regions.weights = weights, regions.grad = grad;
+    return parallel(moments_backward_of_plane, &regions, planes, 1, threads);
 }
