@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import ArgumentError
 
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import make_parser
@@ -26,6 +27,7 @@ from beyondpixel.experiments.resolve import DEFAULT_CLASSES, DEFAULT_SEED, compl
 from beyondpixel.experiments.resume import checkpoint_to_resume
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
+from beyondpixel.experiments.spec import parse_overrides
 from beyondpixel.experiments.yaml_files import read_value, read_yaml
 
 DEFAULT_FOLDER = "outputs/fit"
@@ -131,7 +133,8 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
     """
     quiet_lightning()
     import_classes()
-    parser = make_parser(prog=f"beyondpixel {command}", allow_abbrev=False)  # `peek` has to see every --config
+    # without abbreviations, since `peek` has to see every --config
+    parser = make_parser(prog=f"beyondpixel {command}", allow_abbrev=False, exit_on_error=False)
     parser.set_defaults(DEFAULTS)
     parser.add_argument("-c", "--config", action="config", help="a YAML file with keys of the config")
     parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to score, or to start from")
@@ -139,12 +142,32 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
         parser.add_argument("--overwrite", action="store_true", help="replace a finished run")
     else:
         parser.add_argument("--inferer", type=str | None, help=f"how images are predicted: {EXPECTED}")
-    config = parser.parse_args(_merge_config_files(words))
+    if any(word in ("-h", "--help") for word in words):
+        parser.parse_args(["--help"])  # without the config, which would be parsed first
+    merged, rest = _merge_config_files(words)
+    try:
+        config = parser.parse_args([f"--config={yaml.safe_dump(merged.values)}", *rest])
+    except ArgumentError as error:
+        text = _describe_errors(merged, rest) or str(error)
+        raise UserError(f"{text}\nAll options: beyondpixel {command} --help") from error
     dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False))
     resolved, errors = complete({key: dumped[key] for key in ("model", "data", "trainer", "seed_everything")})
     if errors:
-        raise UserError("\n".join(f"{'.'.join(keys)}: {text}" for keys, text in errors))
+        raise UserError(_shown(errors))
     return CommandLine(resolved, *(config.get(key) for key in CommandLine._fields[1:]))
+
+
+def _describe_errors(merged: MergedConfig, words: Sequence[str]) -> str:
+    """List the wrong keys and values as for `launch`, with the closest valid word; empty if all are valid there."""
+    overrides, _ = parse_overrides(words)
+    for key, value in overrides.items():
+        merged.set(key, value, source="command line")
+    _, errors = complete(merged.values)
+    return _shown(errors)
+
+
+def _shown(errors: Sequence[tuple[tuple[str, ...], str]]) -> str:
+    return "\n".join(f"{'.'.join(keys)}: {text}" for keys, text in errors)
 
 
 def peek(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -157,10 +180,8 @@ def peek(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(words)
 
 
-def _merge_config_files(words: Sequence[str]) -> list[str]:
-    """Merge all config files of a command line into one, without the arguments of classes that are not used."""
-    if any(word in ("-h", "--help") for word in words):
-        return ["--help"]  # without the config, which would be parsed first
+def _merge_config_files(words: Sequence[str]) -> tuple[MergedConfig, list[str]]:
+    """Merge all config files, without the arguments of classes that are not used; return all other words, too."""
     given, rest = peek(words)
     merged = MergedConfig()
     for config in given.config:
@@ -175,7 +196,7 @@ def _merge_config_files(words: Sequence[str]) -> list[str]:
         if configured is None or named.rpartition(".")[2] != configured.rpartition(".")[2]:
             merged.set(f"{part}.class_path", named, source="command line")
     checkpoint = [] if given.ckpt_path is None else [f"--ckpt_path={given.ckpt_path}"]
-    return [f"--config={yaml.safe_dump(merged.values)}", *checkpoint, *rest]
+    return merged, [*checkpoint, *rest]
 
 
 def _class_path(part: Any) -> str | None:

@@ -141,7 +141,7 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     """See `operators.region_moments`."""
     size = 2 * region_size**2
     moments = probs.new_empty(*probs.shape[:2], size, size, dtype=torch.float64)
-    for planes in _plane_groups(probs, region_size):
+    for planes in _groups(probs, probs.shape[:2].numel(), size * probs.shape[2] * probs.shape[3] // region_size):
         rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
         means, count = _offset_means(rows, region_size, step)
         of_planes = moments.view(-1, size, size)[planes]
@@ -162,7 +162,7 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
     """See `operators.region_moments`."""
     size = 2 * region_size**2
     grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
-    for planes in _plane_groups(probs, region_size):
+    for planes in _groups(probs, probs.shape[:2].numel(), size * probs.shape[2] * probs.shape[3] // region_size):
         rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
         means, _ = _offset_means(rows, region_size, step)
         of_planes = weights.flatten(0, 1)[planes]
@@ -200,11 +200,6 @@ def _offset_means(rows: Tensor, region_size: int, step: int) -> tuple[Tensor, in
     means = torch.stack([of_offset.mean((1, 3)) for of_offset in by_offset], 1)  # M, R, 2R
     ordered = means.unflatten(2, (2, region_size)).transpose(1, 2).flatten(1)
     return ordered[..., None], by_offset[0].shape[1] * rows.shape[3]
-
-
-def _plane_groups(probs: Tensor, region_size: int) -> Iterator[slice]:
-    """Yield slices of planes of (N, C, h, w) to process together."""
-    return _groups(probs, probs.shape[:2].numel(), 2 * region_size * probs.shape[2] * probs.shape[3])
 
 
 def _groups(preds: Tensor, number: int, elements: int) -> Iterator[slice]:

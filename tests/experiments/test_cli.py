@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from beyondpixel.experiments import training
 from beyondpixel.experiments.cli import COMMANDS, LIGHTNING, main
-from beyondpixel.experiments.errors import Stopped
+from beyondpixel.experiments.errors import Stopped, UserError
 from beyondpixel.experiments.lightning_cli import read_command_line
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.step_seeds import StepSeeds
@@ -143,6 +143,32 @@ def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved(["--model.loss={name: rmi, region_size: 5}"], monkeypatch)
     loss = config["model"]["init_args"]["loss"]
     assert (loss["name"], loss["region_size"], loss["downsampling_factor"]) == ("rmi", 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--model.encodr=resnet18", "model.init_args.encodr: unknown key; did you mean encoder or decoder?"),
+        ("--trainer.max_stepz=3", "trainer.max_stepz: unknown key; did you mean max_steps"),
+        ("--trainer.max_steps=many", "trainer.max_steps: expected int, got 'many'"),
+        (
+            "--model.loss={name: rmi, regon_size: 3}",
+            "model.init_args.loss.regon_size: unknown key; did you mean region",
+        ),
+        ("--model=DeepLabModul", "model.class_path: no class 'DeepLabModul'"),
+        ("--modle.lr=3", "unknown argument --modle.lr=3: config keys are given as --data.KEY, --model.KEY"),
+        ("--max_steps=3", "unrecognized arguments: --max_steps=3"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_wrong_word_is_named_with_the_closest_one(
+    command: str, word: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as raised:
+        read_command_line(command, ["--data=CamVidDataModule", "--data.root=x", word])
+    assert str(raised.value).startswith(message)
+    assert len(str(raised.value).splitlines()) <= 2
+    assert capsys.readouterr() == ("", "")  # and no page of all options
 
 
 @pytest.fixture
