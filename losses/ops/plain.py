@@ -144,10 +144,12 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     for planes in _groups(probs, probs.shape[:2].numel(), size * probs.shape[2] * probs.shape[3] // region_size):
         rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
         means, count = _offset_means(rows, region_size, step)
+        flat = rows.flatten(0, 1)
         of_planes = moments.view(-1, size, size)[planes]
         entries = of_planes.view(-1, *2 * (2, region_size, region_size))  # plane, row and column of both offsets
         for lag in range(region_size):
-            products = rows[:, : rows.shape[1] - lag] @ rows[:, lag:].mT
+            products = flat[: len(flat) - lag] @ flat[lag:].mT
+            products = F.pad(products, (0, 0, 0, 0, 0, lag)).view(*rows.shape[:3], -1)
             for upper in range(region_size - lag):
                 # the sum over all regions of the products of their rows `upper` and `upper + lag`
                 sums = products[:, _region_rows(rows, upper, region_size, step)].sum(1)
@@ -169,7 +171,8 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
         # the regions of a row are R rows that follow each other: a view (M, rows, 2d, columns), ordered by rows first
         regions = rows.flatten(1, 2).unfold(1, size, step * 2 * region_size).mT
         by_rows = of_planes.unflatten(2, (2, region_size, region_size)).transpose(2, 3).flatten(2)
-        of_regions = by_rows[:, None] @ regions - (of_planes @ means)[:, None]
+        of_regions = by_rows[:, None] @ regions
+        of_regions -= (of_planes @ means)[:, None]
         # a pixel is in several regions, and its gradient is the sum of theirs
         pixels = rows.new_zeros(len(rows), *probs.shape[2:])
         for number in range(region_size**2):
