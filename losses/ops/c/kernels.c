@@ -140,7 +140,7 @@ static double sweep(
     double total = p->factors == MAX_FACTORS ? take_logs(p) : 0.0;
     for (int64_t at = 0; at < n; at += STRIP) {
         int64_t size = n - at < STRIP ? n - at : STRIP;
-        fetch(x + at + n, size);
+        fetch(x + at + n, size); /* has no effect behind the end */
         if (m->totals == NULL && probs != NULL)
             sweep_pixels(x + at, labels + at, class, probs + at, NULL, size, 1, 0);
         else if (m->totals != NULL && probs == NULL)
@@ -531,59 +531,79 @@ static pair_t edge_columns(const regions_t *r, const workspace_t *w, int64_t c) 
     return (pair_t){{first, first + 2 * (r->side - 1) * length}};
 }
 
+/* pixels of the upper plane and of pixels `rows` below in the lower plane, 0 ... R - 1 columns to the right of them, or
+ * with `mirrored` 1 ... R - 1 columns to the left */
+typedef struct {
+    int64_t rows, mirrored;
+    int64_t steps; /* rows of offsets that a pair can have, minus 1 */
+} lag_t;
+
+/* the dots over all regions for the first row of offsets, and in w->steps their change from each row to the next */
+static void sum_first_column(
+    const regions_t *r, const workspace_t *w, const lag_t *lag, int64_t shift, int64_t shifts, double (*dots)[AT_ONCE]) {
+    pair_t planes = {{w->planes, w->planes + r->height * r->pitch}}, below = from(planes, lag->rows * r->pitch);
+    pair_t a = lag->mirrored ? below : planes, b = from(lag->mirrored ? planes : below, shift);
+    sum_products(r, a, b, r->rows, r->columns, shifts, dots);
+    for (int64_t dy = 0; dy < lag->steps; dy++) {
+        int64_t top = dy * r->pitch, bottom = (dy + r->rows) * r->pitch;
+        dots_t before, after;
+        sum_products(r, from(a, top), from(b, top), 1, r->columns, shifts, before);
+        sum_products(r, from(a, bottom), from(b, bottom), 1, r->columns, shifts, after);
+        for (int pair = 0; pair < 4; pair++)
+            for (int64_t s = 0; s < shifts; s++) w->steps[dy][pair][s] = after[pair][s] - before[pair][s];
+    }
+}
+
 /* Moves shift s of `dots`, over regions whose first offset is column c, to column c + 1: the products of a column are
- * subtracted, those of another are added; steps[dy] is the same for the change of dots from row dy to row dy + 1. */
+ * subtracted, those of another are added; w->steps likewise. */
 static void move_right(
-    const regions_t *r, const workspace_t *w, int64_t lag_a, int64_t lag_b, int64_t shift, int64_t s, int64_t c,
-    double (*dots)[AT_ONCE], int64_t steps) {
+    const regions_t *r, const workspace_t *w, const lag_t *lag, int64_t shift, int64_t s, int64_t c,
+    double (*dots)[AT_ONCE]) {
     for (int64_t last = 0; last < 2; last++) {
         double sign = last ? 1.0 : -1.0;
         int64_t column = c + last * (r->side - 1);
-        pair_t a = from(edge_columns(r, w, column), lag_a), b = from(edge_columns(r, w, column + shift + s), lag_b);
+        pair_t a = from(edge_columns(r, w, column), lag->mirrored ? lag->rows : 0);
+        pair_t b = from(edge_columns(r, w, column + shift + s), lag->mirrored ? 0 : lag->rows);
         dots_t column_dots;
         sum_products(r, a, b, 1, r->rows, 1, column_dots);
         for (int pair = 0; pair < 4; pair++) {
             const double *x = a.of[pair / 2], *y = b.of[pair % 2];
             dots[pair][s] += sign * column_dots[pair][0];
-            for (int64_t dy = 0; dy < steps; dy++)
+            for (int64_t dy = 0; dy < lag->steps; dy++)
                 w->steps[dy][pair][s] += sign * (x[dy + r->rows] * y[dy + r->rows] - x[dy] * y[dy]);
         }
     }
 }
 
-/* all moments of pixels whose rows are ly apart, and columns 0 ... R - 1, or with `mirrored` 1 ... R - 1 backward: the
- * dots over all regions for the first pair of offsets, then for the others from what they gain and lose */
-static void moments_of_lag(const regions_t *r, const workspace_t *w, int64_t ly, int mirrored, double *out) {
-    int64_t side = r->side, d = side * side, steps = side - 1 - ly;
-    int64_t lag_a = mirrored ? ly : 0, lag_b = mirrored ? 0 : ly;
-    pair_t planes = {{w->planes, w->planes + r->height * r->pitch}};
-    pair_t a = from(planes, lag_a * r->pitch), b = from(planes, lag_b * r->pitch);
-    for (int64_t shift = mirrored; shift < side; shift += AT_ONCE) {
-        int64_t shifts = shift + AT_ONCE < side ? AT_ONCE : side - shift;
-        dots_t dots, before;
-        sum_products(r, a, from(b, shift), r->rows, r->columns, shifts, dots);
-        for (int64_t dy = 0; dy < steps; dy++) {
-            int64_t top = dy * r->pitch, bottom = (dy + r->rows) * r->pitch;
-            sum_products(r, from(a, top), from(b, top + shift), 1, r->columns, shifts, before);
-            sum_products(r, from(a, bottom), from(b, bottom + shift), 1, r->columns, shifts, w->steps[dy]);
-            for (int i = 0; i < 4 * AT_ONCE; i++)
-                if (i % AT_ONCE < shifts) w->steps[dy][i / AT_ONCE][i % AT_ONCE] -= before[i / AT_ONCE][i % AT_ONCE];
+/* stores the moments of shift s from column dx on, for all rows of offsets and both orders of each pair */
+static void store_moments(
+    const regions_t *r, const workspace_t *w, const lag_t *lag, int64_t shift, int64_t s, int64_t dx,
+    double (*dots)[AT_ONCE], double *out) {
+    int64_t side = r->side, d = side * side, right = dx + shift + s;
+    int64_t upper_dx = lag->mirrored ? right : dx, lower_dx = lag->mirrored ? dx : right;
+    for (int pair = 0; pair < 4; pair++) {
+        int64_t upper = lag->mirrored ? pair % 2 : pair / 2, lower = lag->mirrored ? pair / 2 : pair % 2;
+        double sum = dots[pair][s];
+        for (int64_t dy = 0; dy <= lag->steps; dy++) {
+            int64_t one = upper * d + dy * side + upper_dx, two = lower * d + (dy + lag->rows) * side + lower_dx;
+            double value = sum - w->means[one] * w->means[two] * (double)(r->rows * r->columns);
+            out[one * 2 * d + two] = value;
+            out[two * 2 * d + one] = value;
+            if (dy < lag->steps) sum += w->steps[dy][pair][s];
         }
+    }
+}
+
+static void moments_of_lag(const regions_t *r, const workspace_t *w, int64_t rows, int64_t mirrored, double *out) {
+    lag_t lag = {rows, mirrored, r->side - 1 - rows};
+    for (int64_t shift = mirrored; shift < r->side; shift += AT_ONCE) {
+        int64_t shifts = shift + AT_ONCE < r->side ? AT_ONCE : r->side - shift;
+        dots_t dots;
+        sum_first_column(r, w, &lag, shift, shifts, dots);
         for (int64_t s = 0; s < shifts; s++)
-            for (int64_t dx = 0; dx + shift + s < side; dx++) {
-                if (dx > 0) move_right(r, w, lag_a, lag_b, shift, s, dx - 1, dots, steps);
-                int64_t dx_upper = mirrored ? dx + shift + s : dx, dx_lower = mirrored ? dx : dx + shift + s;
-                for (int pair = 0; pair < 4; pair++) {
-                    int64_t upper = mirrored ? pair % 2 : pair / 2, lower = mirrored ? pair / 2 : pair % 2;
-                    double sum = dots[pair][s];
-                    for (int64_t dy = 0; dy <= steps; dy++) {
-                        int64_t one = upper * d + dy * side + dx_upper, two = lower * d + (dy + ly) * side + dx_lower;
-                        double value = sum - w->means[one] * w->means[two] * (double)(r->rows * r->columns);
-                        out[one * 2 * d + two] = value;
-                        out[two * 2 * d + one] = value;
-                        if (dy < steps) sum += w->steps[dy][pair][s];
-                    }
-                }
+            for (int64_t dx = 0; dx + shift + s < r->side; dx++) {
+                if (dx > 0) move_right(r, w, &lag, shift, s, dx - 1, dots);
+                store_moments(r, w, &lag, shift, s, dx, dots, out);
             }
     }
 }
