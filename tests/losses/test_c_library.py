@@ -154,3 +154,18 @@ def test_compiler_that_fails_is_quoted(batch: Batch, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CC", str(broken))
     with pytest.warns(UserWarning, match="broken could not compile the kernels: cannot"):
         RMILoss(3)(*batch())
+
+
+@pytest.mark.parametrize("flags", [("-O1",), ("-O3", "-march=native")], ids=["scalar", "vectorized"])
+def test_kernels_touch_only_their_arrays(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    sanitizers = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-sanitize=pointer-overflow"
+    standard = "-std=c11", "-D_GNU_SOURCE", "-fopenmp-simd", f"-I{Path(library.__file__).parent}"
+    program = tmp_path / "program"
+    source = Path(__file__).with_name("sanitized_kernels.c")
+    command = ["cc", *flags, *sanitizers, *standard, str(source), "-o", str(program), "-lm"]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+    if compiled.returncode != 0 and "san" in compiled.stderr and "kernels.c" not in compiled.stderr:
+        pytest.skip(f"the compiler has no sanitizers: {compiled.stderr}")
+    assert compiled.returncode == 0, compiled.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "500 random sizes\n"), done.stderr[-3000:]
