@@ -1,6 +1,7 @@
 """The operators in plain PyTorch, for any device: the reference for the other implementations.
 
-They loop over the classes, and on a CPU over groups of images so small that temporary tensors stay in its cache.
+They loop over groups of images or planes, on a CPU so small that temporary tensors stay in its cache. The moments of
+regions are sums of products of rows: copies of all regions would be R times larger.
 """
 
 from collections.abc import Iterator
@@ -148,6 +149,7 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
         of_planes = moments.view(-1, size, size)[planes]
         entries = of_planes.view(-1, *2 * (2, region_size, region_size))  # plane, row and column of both offsets
         for lag in range(region_size):
+            # as if the planes were one, which needs no copy; no sum below has a product of rows of two planes
             products = flat[: len(flat) - lag] @ flat[lag:].mT
             products = F.pad(products, (0, 0, 0, 0, 0, lag)).view(*rows.shape[:3], -1)
             for upper in range(region_size - lag):
@@ -206,8 +208,8 @@ def _offset_means(rows: Tensor, region_size: int, step: int) -> tuple[Tensor, in
 
 
 def _groups(preds: Tensor, number: int, elements: int) -> Iterator[slice]:
-    """Yield slices of images or planes to process together, for a number of elements in each."""
-    at_once = max(1, _CACHED_ELEMENTS // max(1, elements)) if preds.device.type == "cpu" else max(1, number)
+    """Yield slices of a number of images or planes to process together; each has that many elements."""
+    at_once = max(1, _CACHED_ELEMENTS // max(1, elements)) if preds.device.type == "cpu" else max(1, len(preds))
     for start in range(0, number, at_once):
         yield slice(start, start + at_once)
 
