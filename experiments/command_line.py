@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import docstring_parser
+from typing_extensions import override
+
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.merge import did_you_mean
 
 REST = "overrides"  # the parameter of this name takes the options that the parser does not define
 
@@ -51,13 +56,24 @@ def call_with_arguments(function: Callable[..., Any], arguments: Sequence[str], 
     function(*positional, **values)
 
 
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are user errors, and name the option that is closest to an unknown one."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
+        options = [option for action in self._actions for option in action.option_strings]
+        closest = did_you_mean(unknown[1], options) if unknown else ""
+        raise UserError(f"{'; '.join(filter(None, [message, closest]))}\nAll options: {self.prog} --help")
+
+
 def make_parser(function: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
     """Create the parser of a function's arguments."""
     doc = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     texts = {parameter.arg_name: parameter.description or "" for parameter in doc.params}
     description = "\n\n".join(filter(None, [doc.short_description, doc.long_description]))
     # no abbreviations: a config key such as --trainer.x must never be taken for an option
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

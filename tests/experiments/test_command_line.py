@@ -74,13 +74,16 @@ def test_help_holds_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "the following arguments are required: NAMES"),
         (["x", "--form", "c"], "invalid choice: 'c'"),
         (["x", "--seeds", "one"], "invalid int value: 'one'"),
-        (["x", "--sedes", "3"], "unrecognized arguments: --sedes"),
+        (["x", "--sedes", "3"], "unrecognized arguments: --sedes 3; did you mean --seeds?\n"),
+        (["x", "--dry_rnu"], "unrecognized arguments: --dry_rnu; did you mean --dry_run"),
+        (["x", "--xyz"], "unrecognized arguments: --xyz\nAll options: beyondpixel command --help"),
     ],
 )
 def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError) as raised:
         call(*words)
-    assert message in capsys.readouterr().err
+    assert message in str(raised.value)
+    assert capsys.readouterr() == ("", "")  # and no page of all options
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(LIGHTNING)))
