@@ -62,6 +62,7 @@ PARTS = ("data.", "model.", "trainer.")
 
 Facts = dict[str, Any]
 Values = dict[str, list[Any]]  # distinct values in several runs, by name
+Changes = dict[str, tuple[list[Any], list[Any]]]  # ours and the baseline's, by name
 Lines = Sequence[Mapping[str, Any]]  # of `Runs.frame`
 
 
@@ -124,12 +125,14 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
         baseline: those of the baseline row; empty if there is none or the row is the baseline itself.
     """
     found = ["uncommitted changes in the code"] if any(is_uncommitted(run["commit"]) for run in runs) else []
-    found += [f"{name} {_listed(values)} within the row" for name, values in _values(runs).items() if len(values) > 1]
-    return found + (_unexplained(runs, baseline) if runs and baseline else [])
+    differences = _unexplained(runs, baseline) if runs and baseline else {}
+    mixed = {name: values for name, values in _values(runs).items() if len(values) > 1 and name not in differences}
+    found += [f"{name} {_listed(values)} within the row" for name, values in mixed.items()]
+    return found + [_difference(name, *change) for name, change in differences.items()]
 
 
-def _unexplained(runs: Lines, baseline: Lines) -> list[str]:
-    """A phrase for each fact that differs and each axis of the recipe that was changed with another axis."""
+def _unexplained(runs: Lines, baseline: Lines) -> Changes:
+    """Facts that differ, and axes of the recipe that were changed with another axis, with our values and theirs."""
     ours, theirs = _values(runs), _values(baseline)
     # keys of a class or loss that only one of the two uses
     one_sided = {name for name in ours.keys() ^ theirs.keys() if name.startswith(PARTS)}
@@ -140,7 +143,7 @@ def _unexplained(runs: Lines, baseline: Lines) -> list[str]:
         if name not in one_sided and not _is_explained(name, axes)
     }
     recipe = {axis: change for axis, change in axes.items() if axis in RECIPE_AXES and len(axes) > 1}
-    return [_difference(name, *change) for name, change in (*facts.items(), *recipe.items())]
+    return {**facts, **recipe}
 
 
 def moved_data(runs: Lines, baseline: Lines) -> str | None:
@@ -169,7 +172,7 @@ def _values(runs: Lines) -> Values:
     return {name: sorted(known, key=str) for name, known in values.items()}
 
 
-def _changes(ours: Values, theirs: Values, *, missing: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+def _changes(ours: Values, theirs: Values, *, missing: Any) -> Changes:
     """Names with different values, with our values and theirs."""
     both = {name: (ours.get(name, [missing]), theirs.get(name, [missing])) for name in {**ours, **theirs}}
     return {name: (values, others) for name, (values, others) in both.items() if values != others}

@@ -179,3 +179,10 @@ def test_the_learning_rate_of_another_optimizer_is_the_axis(tmp_path: Path, make
         make_run(tmp_path, row, 1, 0.5, config=config, axes=axes)
     rows = compare_runs(read_runs([tmp_path]), "test/mIoU", baseline="ce").rows.set_index("row")
     assert list(rows.loc["ce_faster", "confounders"]) == []
+
+
+def test_a_mixed_row_that_also_differs_from_the_baseline_is_listed_once(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, "ce", 1, 0.5)
+    make_run(tmp_path, "rmi", 1, 0.5)
+    make_run(tmp_path, "rmi", 2, 0.5, commit="def")
+    assert listed(tmp_path)["rmi"] == ("commit abc and def instead of abc",)
