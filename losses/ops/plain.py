@@ -172,7 +172,7 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
         of_planes = weights.flatten(0, 1)[planes]
         # the regions of a row are R rows that follow each other: a view (M, rows, 2d, columns), ordered by rows first
         regions = rows.flatten(1, 2).unfold(1, size, step * 2 * region_size).mT
-        by_rows = of_planes.unflatten(2, (2, region_size, region_size)).transpose(2, 3).flatten(2)
+        by_rows = of_planes.reshape(*of_planes.shape[:2], 2, region_size, region_size).transpose(2, 3).flatten(2)
         of_regions = by_rows[:, None] @ regions
         of_regions -= (of_planes @ means)[:, None]
         # a pixel is in several regions, and its gradient is the sum of theirs
@@ -203,7 +203,7 @@ def _offset_means(rows: Tensor, region_size: int, step: int) -> tuple[Tensor, in
     """Return the mean of each of the 2d entries over all regions, (M, 2d, 1), and the number of regions."""
     by_offset = [rows[:, _region_rows(rows, offset, region_size, step)] for offset in range(region_size)]
     means = torch.stack([of_offset.mean((1, 3)) for of_offset in by_offset], 1)  # M, R, 2R
-    ordered = means.unflatten(2, (2, region_size)).transpose(1, 2).flatten(1)
+    ordered = means.view(-1, region_size, 2, region_size).transpose(1, 2).flatten(1)
     return ordered[..., None], by_offset[0].shape[1] * rows.shape[3]
 
 
