@@ -142,8 +142,9 @@ def region_moments(labels: Tensor, probs: Tensor, region_size: int, step: int) -
     """See `operators.region_moments`."""
     size = 2 * region_size**2
     moments = probs.new_empty(*probs.shape[:2], size, size, dtype=torch.float64)
+    all_labels, all_probs = labels.flatten(0, 1), probs.flatten(0, 1)
     for planes in _groups(probs, probs.shape[:2].numel(), size * probs.shape[2] * probs.shape[3] // region_size):
-        rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
+        rows = _rows_of_regions(all_labels[planes], all_probs[planes], region_size, step)
         means, count = _offset_means(rows, region_size, step)
         flat = rows.flatten(0, 1)
         of_planes = moments.view(-1, size, size)[planes]
@@ -166,10 +167,12 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
     """See `operators.region_moments`."""
     size = 2 * region_size**2
     grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
+    all_labels, all_probs = labels.flatten(0, 1), probs.flatten(0, 1)
+    all_weights = weights.flatten(0, 1)
     for planes in _groups(probs, probs.shape[:2].numel(), size * probs.shape[2] * probs.shape[3] // region_size):
-        rows = _rows_of_regions(labels.flatten(0, 1)[planes], probs.flatten(0, 1)[planes], region_size, step)
+        rows = _rows_of_regions(all_labels[planes], all_probs[planes], region_size, step)
         means, _ = _offset_means(rows, region_size, step)
-        of_planes = weights.flatten(0, 1)[planes]
+        of_planes = all_weights[planes]
         # the regions of a row are R rows that follow each other: a view (M, rows, 2d, columns), ordered by rows first
         regions = rows.flatten(1, 2).unfold(1, size, step * 2 * region_size).mT
         by_rows = of_planes.reshape(*of_planes.shape[:2], 2, region_size, region_size).transpose(2, 3).flatten(2)

@@ -642,7 +642,7 @@ static void reach(int64_t position, int64_t regions, int64_t side, int64_t *low,
 /* columns [from, to) whose pixels have the same offsets, low ... high, in a region: one filter is for all of them */
 typedef struct {
     int64_t from, to, reach[2];
-    double *taps; /* (2, 2 R - 1, 2 R - 1), the first of them before and behind ROWS_AT_ONCE - 1 rows of zeros */
+    double *taps; /* (2, 2 R - 1, 2 R - 1), with ROWS_AT_ONCE - 1 rows of zeros above and below those of each plane */
     double constant;
 } stretch_t;
 
