@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from beyondpixel.experiments.errors import UserError
@@ -58,28 +60,26 @@ class RunLock:
     def __init__(self, file: Path, *, patience: float = 2.0) -> None:
         self.file = file
         self.patience = patience
-        self._lock: _KernelLock | _PackageLock | None = None
 
     def __enter__(self) -> RunLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        lock = _open(self.file, create=True)
+        deadline = time.monotonic() + self.patience
+        while (release := _acquire(self.file)) is None:
+            if time.monotonic() > deadline:
+                raise HeldError(self.file.parent, _signature(self.file))
+            time.sleep(SECONDS_BETWEEN_TRIES)
         try:
-            deadline = time.monotonic() + self.patience
-            while not lock.acquire():
-                if time.monotonic() > deadline:
-                    raise HeldError(self.file.parent, _signature(self.file))
-                time.sleep(SECONDS_BETWEEN_TRIES)
-            lock.sign(this_process())
+            self.file.write_text(this_process(), encoding="utf-8")
         except BaseException:
-            lock.close()
+            release()
             raise
-        self._lock = lock
+        self._release, self._process = release, os.getpid()
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._lock is not None
-        self._lock.sign("")
-        self._lock.close()
+        if os.getpid() == self._process:  # a forked child has no lock
+            self.file.write_text("", encoding="utf-8")
+            self._release()
 
 
 def this_process() -> str:
@@ -95,85 +95,58 @@ def holder_of(file: Path) -> str | None:
     Raises:
         UserError: if the file system has no locks.
     """
-    try:
-        lock = _open(file, create=False)
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         return None
-    try:
-        return None if lock.acquire(shared=True) else _signature(file)
-    finally:
-        lock.close()
+    release = _acquire(file, probe=True)
+    if release is None:
+        return _signature(file)
+    release()
+    return None
 
 
 def _signature(file: Path) -> str:
     return file.read_text(errors="replace") or "another process"  # which has not signed yet
 
 
-def _open(file: Path, *, create: bool) -> _KernelLock | _PackageLock:
-    """Open a lock file; if it is missing, create it, or without `create` raise FileNotFoundError."""
-    return _PackageLock(file, create=create) if fcntl is None else _KernelLock(file, create=create)
+def _acquire(file: Path, *, probe: bool = False) -> Callable[[], None] | None:
+    """Try once; return the function that releases the lock, or None if another process holds it.
+
+    A probe excludes no other probe. A kernel lock (`flock`) is released when the process ends, however it ends.
+    """
+    if fcntl is None:
+        return _acquire_on_windows(file)
+    descriptor = os.open(file, os.O_RDONLY if probe else os.O_RDWR | os.O_CREAT, 0o644)
+    _descriptors.add(descriptor)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if probe else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        _close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        if error.errno not in UNSUPPORTED:
+            raise
+        raise UserError(
+            f"{file}: its file system has no locks ({error.strerror}), without which two processes could "
+            "write one run; choose an --output on a local disk, NFS 4, Lustre mounted with flock, GPFS or CephFS"
+        ) from error
+    return partial(_close, descriptor)
 
 
-class _KernelLock:
-    """Kernel lock (`flock`), which is released when the process ends, however it ends."""
+def _acquire_on_windows(file: Path) -> Callable[[], None] | None:
+    """Lock a second file, because on Windows the signature in a locked file cannot be read."""
+    import filelock
 
-    def __init__(self, file: Path, *, create: bool) -> None:
-        self._file = file
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
-        _descriptors.add(self._descriptor)
-
-    def acquire(self, *, shared: bool = False) -> bool:
-        """Try once, without waiting; several processes may share a lock."""
-        try:
-            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            raise UserError(
-                f"{self._file}: its file system has no locks ({error.strerror}), without which two processes could "
-                "write one run; choose an --output on a local disk, NFS 4, Lustre mounted with flock, GPFS or CephFS"
-            ) from error
-        return True
-
-    def sign(self, text: str) -> None:
-        """Replace the signature in the file."""
-        if self._descriptor in _descriptors:
-            os.truncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, text.encode(), 0)
-
-    def close(self) -> None:
-        """Release the lock; a forked child does nothing."""
-        if self._descriptor in _descriptors:
-            _descriptors.discard(self._descriptor)
-            os.close(self._descriptor)
+    lock = filelock.FileLock(f"{file}.held")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return None
+    return lock.release
 
 
-class _PackageLock:
-    """`filelock` lock on a second file, because on Windows the signature in a locked file cannot be read."""
-
-    def __init__(self, file: Path, *, create: bool) -> None:
-        import filelock
-
-        if not create and not file.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-        self._file = file
-        self._lock = filelock.FileLock(f"{file}.held")
-        self._timeout = filelock.Timeout
-
-    def acquire(self, *, shared: bool = False) -> bool:
-        try:
-            self._lock.acquire(timeout=0)
-        except self._timeout:
-            return False
-        return True
-
-    def sign(self, text: str) -> None:
-        self._file.write_text(text, encoding="utf-8")
-
-    def close(self) -> None:
-        self._lock.release()
+def _close(descriptor: int) -> None:
+    _descriptors.discard(descriptor)
+    os.close(descriptor)
 
 
 def _close_in_child() -> None:
