@@ -88,7 +88,7 @@ PROMISES = (
     Promise(
         "all runs finish, each with the limit on runs at a time kept",
         "kills of jobs of a grid on SLURM",
-        "SIGKILL to random jobs of 40 runs in arrays of fewer than 16, on a SLURM of one node",
+        "SIGKILL to random jobs of 40 runs in arrays of at most 16, on a SLURM of one node",
         (f"{LAUNCH}/test_slurm.py", "-k", "forty"),
     ),
     Promise(

@@ -1,8 +1,7 @@
 """Executor for SLURM, through submitit: array jobs with one run per element.
 
 An array holds fewer elements than SLURM's MaxArraySize, so a large launch is several arrays. SLURM limits concurrent
-elements within one array only. To keep `--max-parallel` over all of them, it is divided among the arrays;
-if there are more arrays than it allows runs, the later ones wait for an earlier one to end.
+elements within one array only: with `--max-parallel`, each array waits for the one before to end.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.job import run_job
@@ -33,41 +32,6 @@ TIMEOUTS = 1000
 DEFAULT_ARRAY_SIZE = 1000
 # Jobs wait until their runs are prepared. SLURM checks the requests of a job that begins later, but not of a held one.
 LATER = "now+1hour"
-
-
-class Chunk(NamedTuple):
-    """Runs of one array.
-
-    Attributes:
-        first: index of the first run.
-        stop: index after the last run.
-        limit: concurrent runs; None is all.
-        after: index of the array that must end before this one starts.
-    """
-
-    first: int
-    stop: int
-    limit: int | None
-    after: int | None
-
-
-def split_into_chunks(count: int, *, size: int, limit: int | None) -> list[Chunk]:
-    """Split runs into arrays of about equal length; the limits of concurrent arrays add up to the given one.
-
-    Example:
-        >>> [(chunk.stop, chunk.limit, chunk.after) for chunk in split_into_chunks(40, size=16, limit=8)]
-        [(13, 3, None), (26, 3, None), (40, 2, None)]
-        >>> [(chunk.stop, chunk.limit, chunk.after) for chunk in split_into_chunks(40, size=16, limit=2)]
-        [(13, 1, None), (26, 1, None), (40, 1, 0)]
-    """
-    number = -(-count // size)
-    bounds = [count * index // number for index in range(number + 1)]
-    lanes = min(number, limit or number)
-    shares = [None if limit is None else limit // lanes + (lane < limit % lanes) for lane in range(lanes)]
-    return [
-        Chunk(bounds[index], bounds[index + 1], shares[index % lanes], index - lanes if index >= lanes else None)
-        for index in range(number)
-    ]
 
 
 def check_slurm(partition: str | None) -> list[str]:
@@ -119,17 +83,13 @@ def submit(
     # a new folder, because a reinstalled cluster assigns the same job numbers again
     folder = output.absolute() / "slurm" / secrets.token_hex(4)
     arrays: list[str] = []
-    for chunk in split_into_chunks(len(work), size=size, limit=max_parallel):
-        part = work[chunk.first : chunk.stop]
+    for first in range(0, len(work), size):
+        part = work[first : first + size]
         jobs = [SlurmRun(run.folder.path.absolute(), parameters["time"], job) for run, _ in part]
-        waits = {} if chunk.after is None else {"dependency": f"afterany:{arrays[chunk.after]}"}
+        waits = {"dependency": f"afterany:{arrays[-1]}"} if arrays and max_parallel else {}
         further = {**parameters["additional_parameters"], "begin": LATER, **waits}
-        requested = {**parameters, "additional_parameters": further, "array_parallelism": chunk.limit or len(part)}
-        try:
-            numbers = _submit_array(jobs, folder, requested)
-        except UserError as error:
-            before = f"the {chunk.first} runs before are submitted, and the same command submits the others later"
-            raise UserError(f"{error}; {before if arrays else 'nothing was started'}") from error
+        requested = {**parameters, "additional_parameters": further, "array_parallelism": max_parallel or len(part)}
+        numbers = _submit_array(jobs, folder, requested, number_before=first)
         arrays.append(numbers[0].partition("_")[0])
         # no job starts before its run is prepared, and a refused job leaves all runs unchanged
         try:
@@ -147,7 +107,9 @@ def submit(
     return arrays
 
 
-def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[str, Any]) -> list[str]:
+def _submit_array(
+    jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[str, Any], *, number_before: int
+) -> list[str]:
     """Submit an array; return the numbers of its jobs."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -159,7 +121,9 @@ def _submit_array(jobs: Sequence[SlurmRun], folder: Path, parameters: Mapping[st
         with _outside_allocation(), executor.batch():
             submitted = [executor.submit(job) for job in jobs]
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-        raise UserError(f"SLURM refused a job of {len(jobs)} runs: {str(error).strip()}") from error
+        before = f"the {number_before} runs before are submitted, and the same command submits the others later"
+        left = before if number_before else "nothing was started"
+        raise UserError(f"SLURM refused a job of {len(jobs)} runs: {str(error).strip()}; {left}") from error
     return [job.job_id for job in submitted]
 
 

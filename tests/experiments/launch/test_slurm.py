@@ -24,7 +24,7 @@ from beyondpixel.experiments.launch.actions import Action, choose_actions
 from beyondpixel.experiments.launch.command import launch
 from beyondpixel.experiments.launch.options import CLUSTER_KEYS, LISTS, read_options, submission_parameters
 from beyondpixel.experiments.launch.queue import Queue
-from beyondpixel.experiments.launch.slurm import split_into_chunks, submit
+from beyondpixel.experiments.launch.slurm import submit
 from beyondpixel.experiments.plan import Run, plan_runs
 from beyondpixel.experiments.run.folder import RunFolder, Status
 
@@ -195,30 +195,7 @@ def test_an_array_of_runs_one_at_a_time_each_with_its_gpu(
     assert [action.kind for action in choose_actions(runs[:1])] == ["keep"]
 
 
-def test_chunks_keep_the_limit_over_all_of_them_and_none_is_lost() -> None:
-    for count, size, limit in [(1, 16, None), (40, 16, 5), (40, 16, 2), (5000, 1000, 7), (5000, 1000, 3), (33, 16, 1)]:
-        chunks = split_into_chunks(count, size=size, limit=limit)
-        assert [index for chunk in chunks for index in range(chunk.first, chunk.stop)] == list(range(count))
-        assert all(chunk.stop - chunk.first <= size for chunk in chunks)
-        if limit is None:
-            continue
-        # whichever arrays run together, one of each chain: their limits never add up to more
-        chains: dict[int, list[int]] = {}
-        for index, chunk in enumerate(chunks):
-            assert chunk.limit is not None
-            assert chunk.limit > 0
-            chain = (
-                index if chunk.after is None else next(key for key, value in chains.items() if value[-1] == chunk.after)
-            )
-            chains.setdefault(chain, []).append(index)
-        assert (
-            sum(max(chunks[index].limit or 0 for index in chain) for chain in chains.values())
-            == min(limit, sum(chunk.limit or 0 for chunk in chunks))
-            == limit
-        )
-
-
-def test_forty_runs_in_chunks_of_sixteen_with_five_kills(
+def test_forty_runs_in_arrays_of_sixteen_with_five_kills(
     cluster: Any, cheap: Callable[..., None], place: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Killed without warning at random moments; the same submission again finishes them."""
@@ -226,7 +203,7 @@ def test_forty_runs_in_chunks_of_sixteen_with_five_kills(
     arrays = submit_all(runs, CPU, max_parallel=4, job=cheap)
     assert len(arrays) == 3
     numbers = [run.folder.state["job"] for run in runs]
-    assert [sum(number.startswith(f"{array}_") for number in numbers) for array in arrays] == [13, 13, 14]
+    assert [sum(number.startswith(f"{array}_") for number in numbers) for array in arrays] == [16, 16, 8]
     chosen = random.Random(1)
     killed: set[str] = set()
     most = 0
