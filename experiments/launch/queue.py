@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import subprocess
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,46 +23,30 @@ OUT_OF_MEMORY = "oom.?kill|out of memory|exceeded (job )?memory limit"
 SHOWN_LINES = 3
 
 
-@dataclass(frozen=True)
-class Job:
-    """A pending or running job.
-
-    Attributes:
-        number: SLURM's number, such as `12_3` for an array element.
-        state: such as PENDING.
-        reason: why it is pending.
-    """
-
-    number: str
-    state: str
-    reason: str = ""
-
-    def __str__(self) -> str:
-        text = f"SLURM job {self.number}"
-        if re.search("held|hold", f"{self.reason} {self.state}", re.IGNORECASE):
-            return f"{text} is held ({self.reason}); release it with: scontrol release {self.number}"
-        waits = self.state == "PENDING" and self.reason not in ("", "None")
-        return f"{text}, {self.state.lower()}" + (f": {self.reason}" if waits else "")
-
-
-@dataclass
 class Queue:
     """This user's jobs, queried once; empty if there is no SLURM or it does not answer.
 
     That is safe: a second job of the same run finds the run locked or done.
     """
 
-    _accounts: dict[str, dict[str, str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._accounts: dict[str, dict[str, str]] = {}
 
-    def living(self, number: str | None) -> Job | None:
-        """The pending or running job with this number."""
-        job = self._jobs.get(number) if number else None
-        return None if job is None or job.state in ENDED else job
+    def living(self, number: str | None) -> str | None:
+        """Description of the pending or running job with this number, such as `12_3` for an array element."""
+        state, reason = self._jobs.get(number or "", ("", ""))
+        if not state or state in ENDED:
+            return None
+        text = f"SLURM job {number}"
+        if re.search("held|hold", f"{reason} {state}", re.IGNORECASE):
+            return f"{text} is held ({reason}); release it with: scontrol release {number}"
+        waits = state == "PENDING" and reason not in ("", "None")
+        return f"{text}, {state.lower()}" + (f": {reason}" if waits else "")
 
     def end_of(self, number: str) -> str:
         """The state in which a job ended, such as OUT_OF_MEMORY; empty if SLURM has no record of it any more."""
         if number in self._jobs:
-            return self._jobs[number].state
+            return self._jobs[number][0]
         array = number.partition("_")[0]
         if array not in self._accounts:
             wanted = ("--noheader", "--parsable2", "--allocations", "--format", "JobID,State")
@@ -74,11 +57,12 @@ class Queue:
         return self._accounts[array].get(number, "")
 
     @cached_property
-    def _jobs(self) -> dict[str, Job]:
+    def _jobs(self) -> dict[str, tuple[str, str]]:
+        """State and reason for waiting of each job."""
         wanted = ("--noheader", "--array", "--states=all", "--user", getpass.getuser())
         output = ask("squeue", *wanted, "--format", "%i|%T|%r") or ""
-        jobs = (Job(*line.strip().split("|", 2)) for line in output.splitlines() if line.count("|") > 1)
-        return {job.number: job for job in jobs}
+        jobs = (line.strip().split("|", 2) for line in output.splitlines() if line.count("|") > 1)
+        return {number: (state, reason) for number, state, reason in jobs}
 
 
 def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
