@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from beyondpixel.datamodules.loading import available_cores
 from beyondpixel.experiments.disk_space import describe_failed_write
@@ -21,7 +20,7 @@ from beyondpixel.experiments.launch.progress import Progress
 from beyondpixel.experiments.launch.queue import environment_outside_allocation
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.run.folder import DamagedRunError, Status
-from beyondpixel.experiments.run.processes import KILLS, ask_to_stop, kill_with_children
+from beyondpixel.experiments.run.processes import KILLS, kill_with_children
 
 POLL_INTERVAL_S = 0.5
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # a Trainer uses the GPUs that it sees
@@ -29,6 +28,7 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # a Trainer uses the GPUs that it sees
 COMMAND = (sys.executable, "-P", "-m", "beyondpixel.experiments.job")
 
 Slot = Mapping[str, str]
+_Running = dict[subprocess.Popen[bytes], tuple[Run, Slot]]
 
 
 def make_slots(jobs: int | None = None, gpus: int | None = None, *, devices: Sequence[str] | None = None) -> list[Slot]:
@@ -77,25 +77,13 @@ def run_locally(
     Raises:
         KeyboardInterrupt: after Ctrl-C (or one of `KILLS`), once all runs have stopped.
     """
-    waiting, free = list(reversed(work)), list(reversed(slots))
-    running: list[_Process] = []
+    running: _Running = {}
     with _stopping_signals():
         try:
-            while waiting or running:
-                _start_some(waiting, free, running, progress, keep=keep)
-                time.sleep(POLL_INTERVAL_S)
-                _collect_ended(free, running, progress)
-                progress.refresh()
+            _execute(list(reversed(work)), list(reversed(slots)), running, progress, keep)
         except KeyboardInterrupt:
             _stop(running, progress)
             raise
-
-
-@dataclass
-class _Process:
-    run: Run
-    slot: Slot
-    process: subprocess.Popen[bytes]
 
 
 @contextmanager
@@ -112,25 +100,24 @@ def _stopping_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_some(
-    waiting: list[tuple[Run, Action]], free: list[Slot], running: list[_Process], progress: Progress, *, keep: str
+def _execute(
+    waiting: list[tuple[Run, Action]], free: list[Slot], running: _Running, progress: Progress, keep: str
 ) -> None:
-    """Start runs while slots are free."""
-    while waiting and free:
-        started = _start(*waiting.pop(), free[-1], progress, keep)
-        if started is not None:
-            running.append(started)
-            free.pop()
+    while waiting or running:
+        while waiting and free:
+            run, action = waiting.pop()
+            process = _start(run, action, free[-1], progress, keep)
+            if process is not None:
+                running[process] = run, free.pop()
+        time.sleep(POLL_INTERVAL_S)
+        for process in [one for one in running if one.poll() is not None]:
+            run, slot = running.pop(process)
+            free.append(slot)
+            progress.ended(run, *_outcome(run, process.returncode))
+        progress.refresh()
 
 
-def _collect_ended(free: list[Slot], running: list[_Process], progress: Progress) -> None:
-    for one in [one for one in running if one.process.poll() is not None]:
-        running.remove(one)
-        free.append(one.slot)
-        progress.ended(one.run, *_outcome(one))
-
-
-def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> _Process | None:
+def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) -> subprocess.Popen[bytes] | None:
     """Start the process of a run; None if another process has the run, or its folder cannot be written."""
     try:
         take(run, action, keep=keep)
@@ -150,12 +137,11 @@ def _start(run: Run, action: Action, slot: Slot, progress: Progress, keep: str) 
         progress.ended(run, Status.FAILED, _record(run, Status.FAILED, describe_failed_write(error, run.folder.path)))
         return None
     progress.started(run, f"process {process.pid}")
-    return _Process(run, slot, process)
+    return process
 
 
-def _outcome(one: _Process) -> tuple[Status, str]:
+def _outcome(run: Run, code: int) -> tuple[Status, str]:
     """Status and note of a run that ended, also recorded in its folder, if that can be written."""
-    code, run = one.process.returncode, one.run
     known = {0: (Status.DONE, ""), HELD: (Status.RUNNING, "another process has it"), STOPPED: (Status.STOPPED, "")}
     if code in known:
         return known[code]
@@ -185,18 +171,18 @@ def _record(run: Run, status: Status, error: str) -> str:
     return error
 
 
-def _stop(running: Sequence[_Process], progress: Progress) -> None:
+def _stop(running: _Running, progress: Progress) -> None:
     """Ask every run to save and stop, and wait for it; a second Ctrl-C kills them."""
     progress.say(f"stopping {len(running)} runs, each with a checkpoint; press Ctrl-C again to kill them")
-    for one in running:
-        ask_to_stop(one.process)
+    for process in running:
+        if hasattr(os, "setsid"):  # without sessions, as on Windows, Ctrl-C has already reached it
+            process.send_signal(signal.SIGINT)
     try:
-        for one in running:
-            one.process.wait()
-            progress.ended(one.run, *_outcome(one))
+        for process, (run, _) in running.items():
+            progress.ended(run, *_outcome(run, process.wait()))
     except KeyboardInterrupt:
-        for one in running:
-            kill_with_children(one.process)
+        for process in running:
+            kill_with_children(process)
         raise
 
 

@@ -31,15 +31,6 @@ def exit_code(code: int) -> int:
     return code if process_rank() == 0 else 0
 
 
-def ask_to_stop(process: subprocess.Popen[Any]) -> None:
-    """Send Ctrl-C to a process that was started in its own session.
-
-    Windows has no sessions: there Ctrl-C has already reached the process, and it cannot be sent to one process alone.
-    """
-    if hasattr(os, "setsid"):
-        process.send_signal(signal.SIGINT)
-
-
 def kill_with_children(process: subprocess.Popen[Any]) -> None:
     """Kill a process that was started in its own session and, on systems with sessions, its children."""
     if process.poll() is None:
