@@ -12,9 +12,9 @@ from typing import Any
 
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.accelerators import MPSAccelerator
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_info
@@ -30,7 +30,6 @@ from beyondpixel.experiments.inference.checkpoints import check_fits
 from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.lightning_cli import EVALUATED, quiet_lightning
-from beyondpixel.experiments.progress_bar import StepProgressBar
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
@@ -177,7 +176,7 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     given["accelerator"] = _accelerator(given["accelerator"])
     given["enable_model_summary"] = bool(given["enable_model_summary"])  # by default Lightning prints a table
     if given["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in own):
-        own.append(StepProgressBar())
+        own.append(_StepProgressBar())
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     single_task = int(os.environ.get("SLURM_NTASKS", "1")) == 1
@@ -186,6 +185,17 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     if "SLURM_JOB_ID" in os.environ and single_task and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(LightningEnvironment())
     return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+
+
+class _StepProgressBar(RichProgressBar):
+    """Lightning's progress bar without the last of unlimited epochs (-2) and the logger's version."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = super()._get_train_description(current_epoch)
+        return text.replace("/-2", "") if self.trainer.max_epochs == -1 else text
 
 
 def _accelerator(given: Any) -> Any:
