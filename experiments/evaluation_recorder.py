@@ -14,6 +14,9 @@ from beyondpixel.experiments.inference.inferers import Chain
 from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.lightning_modules import SegmentationModule
 
+# the first part of the names of the scores that an evaluation logs
+STAGES: dict[TrainerFn | None, str] = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}
+
 
 class EvaluationRecorder(Callback):
     """Write the results of a test or a standalone validation; a validation during training writes nothing.
@@ -29,26 +32,10 @@ class EvaluationRecorder(Callback):
     def __init__(self, folder: RunFolder | None) -> None:
         self.folder = folder
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record a standalone validation."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._record("val", trainer, pl_module)
-
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record a test."""
-        self._record("test", trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the scores of a standalone validation."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._summarize("val", trainer)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the scores of a test."""
-        self._summarize("test", trainer)
-
-    def _record(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, SegmentationModule):
+        """Log the interval, and write the confusion matrix and the pixel counts."""
+        stage = STAGES.get(trainer.state.fn)
+        if stage is None or not isinstance(pl_module, SegmentationModule):
             return
         metrics = pl_module.evaluation_metrics(stage)
         matrix = metrics.confusion_matrix().cpu().numpy()  # like the next, sums over processes: all must call it
@@ -72,9 +59,13 @@ class EvaluationRecorder(Callback):
             with replacing(self.folder.confusion_file) as file:
                 np.savez_compressed(file, matrix=matrix, class_names=metrics.class_names)
 
-    def _summarize(self, stage: str, trainer: Trainer) -> None:
-        if self.folder is None or not trainer.is_global_zero:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores."""
+        stage = STAGES.get(trainer.state.fn)
+        if stage is None or self.folder is None or not trainer.is_global_zero:
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         own = {name: value for name, value in scores.items() if name.startswith(f"{stage}/")}
         self.folder.summary = {**self.folder.summary, **own}
+
+    on_validation_epoch_end, on_validation_end = on_test_epoch_end, on_test_end
