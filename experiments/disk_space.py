@@ -42,19 +42,12 @@ def full_disk_as_user_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = full_disk_error(error)
-        if full is None:
-            raise
-        raise UserError(describe_failed_write(full, folder)) from error
-
-
-def full_disk_error(error: BaseException | None) -> OSError | None:
-    """Find a full disk's error in the chain of causes of an error, since torch wraps it; None if there is none."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+        cause: BaseException | None = error
+        while cause is not None:  # torch wraps the system's error
+            if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+                raise UserError(describe_failed_write(cause, folder)) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def describe_failed_write(error: OSError, folder: Path) -> str:
