@@ -13,12 +13,6 @@ from torch.optim import Optimizer
 
 from beyondpixel.experiments.errors import UserError
 
-PATIENCE = 3  # optimizer steps in a row
-
-
-class NonFiniteError(UserError):
-    """Loss or gradients were not finite several times in a row."""
-
 
 class FiniteGuard(Callback):
     """Skip optimizer steps whose loss or gradient norm is not finite, and end the training after a few in a row.
@@ -30,10 +24,10 @@ class FiniteGuard(Callback):
         patience: how many optimizer steps in a row may be skipped.
 
     Raises:
-        NonFiniteError: naming the step, the batch's ids and the first term or gradient that was not finite.
+        UserError: naming the step, the batch's ids and the first term or gradient that was not finite.
     """
 
-    def __init__(self, patience: int = PATIENCE) -> None:
+    def __init__(self, patience: int = 3) -> None:
         self.patience = patience
         self._skipped = 0
         self._ids: list[str] = []
@@ -62,7 +56,7 @@ class FiniteGuard(Callback):
         step, what = trainer.global_step + 1, self._first_not_finite(pl_module)
         images = f", images {', '.join(self._ids)}" if self._ids else ""
         if self._skipped > self.patience:
-            raise NonFiniteError(
+            raise UserError(
                 f"{what} was not finite in {self._skipped} steps in a row, the last one at step {step}{images}; the "
                 "checkpoints before it are kept: lower model.lr, lengthen model.warmup_iters, or set "
                 "trainer.gradient_clip_val"

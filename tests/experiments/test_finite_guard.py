@@ -9,7 +9,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from beyondpixel.experiments.finite_guard import FiniteGuard, NonFiniteError
+from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.finite_guard import FiniteGuard
 from beyondpixel.lightning_modules import SegmentationModule
 
 
@@ -58,7 +59,7 @@ def test_several_steps_in_a_row_end_the_training(tmp_path: Path) -> None:
     module.bad_steps = (3, 4, 5, 6)
     with (
         pytest.warns(UserWarning, match="step 3 is skipped: the loss term 'pixel' was not finite, images photo2"),
-        pytest.raises(NonFiniteError, match=r"the loss term 'pixel' was not finite in 3 steps .* photo4"),
+        pytest.raises(UserError, match=r"the loss term 'pixel' was not finite in 3 steps .* photo4"),
     ):
         trainer(tmp_path).fit(module, batches(6))
     assert all(parameter.isfinite().all() for parameter in module.parameters())
@@ -95,6 +96,6 @@ def test_the_parameter_is_named_where_only_a_gradient_is_bad(tmp_path: Path) -> 
 
     with (
         pytest.warns(UserWarning, match="the gradient of network.weight was not finite"),
-        pytest.raises(NonFiniteError, match=r"the gradient of network.weight was not finite"),
+        pytest.raises(UserError, match=r"the gradient of network.weight was not finite"),
     ):
         trainer(tmp_path).fit(Steep(2, lr=0.1), batches(6))
