@@ -65,7 +65,6 @@ class LastCheckpoint(Callback):
         self.folder = folder
         self._stop_signal: signal.Signals | None = None
         self._stop_time = 0.0
-        self._single_process = True
         self._detached = False  # whether it stopped waiting for the run's other processes
         self._logged_steps = 0
         self._resumed = False
@@ -88,9 +87,6 @@ class LastCheckpoint(Callback):
         """Install the signal handlers; Lightning restores the previous ones when the trainer ends."""
         # Not earlier: these must replace Lightning's own handlers, one of which talks to the other processes from
         # inside the handler, and another of which asks SLURM for a second requeue.
-        self._stop_signal = None
-        self._detached = False
-        self._single_process = trainer.world_size == 1
         handle(SIGNALS, self._request_stop)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -180,7 +176,7 @@ class LastCheckpoint(Callback):
 
     def _any_has_to_stop(self, trainer: Trainer, wanted: bool) -> bool:
         """Whether any process has to stop; stops without the others if one of them does not answer in time."""
-        if self._single_process:
+        if trainer.world_size == 1:
             return wanted
         answer = torch.tensor(int(wanted), device=trainer.strategy.root_device)
         work = torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MAX, async_op=True)

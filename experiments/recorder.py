@@ -83,7 +83,9 @@ class RunRecorder(Callback):
             return
         self.record["environment"]["device"] = device_name(trainer.strategy.root_device)
         data: Any = getattr(trainer, "datamodule", None)
-        fingerprint, earlier = _fingerprint(data), (self.record.get("data") or {}).get("fingerprint")
+        # of the training images, independent of their folder
+        fingerprint = data.fingerprint(data.train_split) if callable(getattr(data, "fingerprint", None)) else None
+        earlier = (self.record.get("data") or {}).get("fingerprint")
         if trainer.ckpt_path and earlier not in (None, fingerprint):
             raise UserError(
                 f"{self.folder.path} was started on other images or masks (fingerprint {earlier}, now {fingerprint}); "
@@ -128,9 +130,3 @@ class RunRecorder(Callback):
             if self._metrics_size is not None:  # already trained, but killed during its test, which logs again
                 self.folder.cut_metrics(self._metrics_size)
             self.folder.update_state(status=Status.TRAINED, step=trainer.global_step)
-
-
-def _fingerprint(data: Any) -> str | None:
-    """Fingerprint of the training images, independent of their folder; None if the data module has none."""
-    fingerprint = getattr(data, "fingerprint", None)
-    return fingerprint(data.train_split) if callable(fingerprint) else None
