@@ -13,7 +13,7 @@ from pathlib import Path
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import STOPPED, Stopped, UserError
 from beyondpixel.experiments.launch.lock import HeldError, RunLock
-from beyondpixel.experiments.run.folder import RunFolder, Status
+from beyondpixel.experiments.run.folder import RunFolder, Status, replacing
 from beyondpixel.experiments.run.processes import exit_code, process_rank
 
 HELD = 75  # the exit code if another process holds the run's lock
@@ -89,19 +89,26 @@ def _train_and_evaluate(folder: RunFolder) -> None:
 
 def _prune_checkpoints(folder: RunFolder) -> None:
     """Remove from the checkpoints of a finished run what its launch did not ask to keep."""
-    from beyondpixel.experiments.checkpoint_files import keep_weights
+    import torch
+
     from beyondpixel.experiments.checksums import trained_checksum
 
-    keep = folder.record.get("keep", "resume")
-    for damaged in folder.last_checkpoint.parent.glob("*.damaged.ckpt"):
+    keep, checkpoints = folder.record.get("keep", "resume"), folder.last_checkpoint.parent
+    for damaged in checkpoints.glob("*.damaged.ckpt"):
         damaged.unlink()
-    if keep != "resume":  # evaluations are identified by the checkpoint that they were made from
-        folder.record = {**folder.record, "checkpoint": trained_checksum(folder)}
-    for file in folder.last_checkpoint.parent.glob("*.ckpt") if keep != "resume" else ():
-        if keep == "weights":
-            keep_weights(file)
-        else:
+    if keep == "resume":
+        return
+    # evaluations are identified by the checkpoint that they were made from
+    folder.record = {**folder.record, "checkpoint": trained_checksum(folder)}
+    for file in checkpoints.glob("*.ckpt"):
+        if keep == "none":
             file.unlink()
+            continue
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):  # which only a resumed training needs
+            content.pop(key, None)
+        with replacing(file) as smaller:
+            torch.save(content, smaller)
 
 
 def main() -> None:

@@ -10,18 +10,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
-from beyondpixel.experiments.checkpoint_files import AtomicCheckpointIO
 from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
@@ -31,7 +31,7 @@ from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
 from beyondpixel.experiments.lightning_cli import EVALUATED, quiet_lightning
 from beyondpixel.experiments.recorder import RunRecorder, identify
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.stop_signals import StopAtOnce
@@ -178,13 +178,25 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     if given["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in own):
         own.append(_StepProgressBar())
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(AtomicCheckpointIO())
+        plugins.append(_AtomicCheckpointIO())
     single_task = int(os.environ.get("SLURM_NTASKS", "1")) == 1
     # Lightning takes a shell in an allocation for a job step of several tasks, and then lacks variables that only
     # srun sets.
     if "SLURM_JOB_ID" in os.environ and single_task and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(LightningEnvironment())
     return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+
+
+class _AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint to a temporary file in its folder and rename it once it is complete and on the disk.
+
+    Lightning's own plugin writes to the system's temporary folder first; if that is another file system, moving is
+    copying, and a process that is killed meanwhile leaves half a checkpoint instead of the last complete one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 class _StepProgressBar(RichProgressBar):
