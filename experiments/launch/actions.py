@@ -12,7 +12,7 @@ from typing import Any, Literal
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.evaluate_run import missing_evaluations
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
-from beyondpixel.experiments.launch.queue import Queue, death_of
+from beyondpixel.experiments.launch.queue import Queue
 from beyondpixel.experiments.plan import Run
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
@@ -177,8 +177,7 @@ def _status(state: dict[str, Any], queue: Queue) -> tuple[Status, str]:
     """Status and error of a run; a job that is gone could not record its own failure."""
     status = Status(state["status"])
     if state.get("job") and status in (Status.QUEUED, Status.RUNNING):
-        log = Path(state.get("job_log") or "")
-        death = death_of(state["job"], queue.end_of(state["job"]), log, began=status is Status.RUNNING)
+        death = queue.death_of(state["job"], Path(state.get("job_log") or ""), began=status is Status.RUNNING)
         if death is not None:
             return Status.FAILED, death
     return status, state.get("error") or ""

@@ -43,7 +43,27 @@ class Queue:
         waits = state == "PENDING" and reason not in ("", "None")
         return f"{text}, {state.lower()}" + (f": {reason}" if waits else "")
 
-    def end_of(self, number: str) -> str:
+    def death_of(self, number: str, log: Path, *, began: bool) -> str | None:
+        """Why a job that is gone counts as failed; None if it can simply be started again.
+
+        Args:
+            number: the job's number.
+            log: file of its standard error before the run redirects it; SLURM writes there as well.
+            began: whether the run had started.
+        """
+        end = self._end_of(number)
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        if end == "OUT_OF_MEMORY" or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
+            return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
+        if began or end in INTERRUPTED or "CANCELLED AT" in text:
+            return None
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines and end not in ENDED:
+            return None
+        reason = "; ".join(lines[-SHOWN_LINES:]) or f"no output, final state {end}"
+        return f"SLURM job {number} ended before the run began: {reason} ({log})"
+
+    def _end_of(self, number: str) -> str:
         """The state in which a job ended, such as OUT_OF_MEMORY; empty if SLURM has no record of it any more."""
         if number in self._jobs:
             return self._jobs[number][0]
@@ -63,27 +83,6 @@ class Queue:
         output = ask("squeue", *wanted, "--format", "%i|%T|%r") or ""
         jobs = (line.strip().split("|", 2) for line in output.splitlines() if line.count("|") > 1)
         return {number: (state, reason) for number, state, reason in jobs}
-
-
-def death_of(number: str, end: str, log: Path, *, began: bool) -> str | None:
-    """Why a job that is gone counts as failed; None if it can simply be started again.
-
-    Args:
-        number: the job's number.
-        end: the state in which it ended, empty if unknown.
-        log: file of its standard error before the run redirects it; SLURM writes there as well.
-        began: whether the run had started.
-    """
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    if end == "OUT_OF_MEMORY" or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
-        return f"out of memory in SLURM job {number}: give more with --mem, or lower data.batch_size"
-    if began or end in INTERRUPTED or "CANCELLED AT" in text:
-        return None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines and end not in ENDED:
-        return None
-    reason = "; ".join(lines[-SHOWN_LINES:]) or f"no output, final state {end}"
-    return f"SLURM job {number} ended before the run began: {reason} ({log})"
 
 
 def ask(*command: str) -> str | None:
