@@ -6,19 +6,21 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 from types import FrameType
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.errors import OtherProcessError, Stopped
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.stop_signals import SIGNALS, end_other_processes, handle, is_fetching
+from beyondpixel.experiments.stop_signals import SIGNALS, end_other_processes, handle
 
 SECONDS_BETWEEN_CHECKS = 1.0
 # A process that has to stop waits this long for the others, which may be waiting for data. It polls them, since a
@@ -226,7 +228,8 @@ class LastCheckpoint(Callback):
             signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
     def _check_waiting(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal is not None and is_fetching(frame):
+        interrupted = (one.f_code for one, _ in traceback.walk_stack(frame))
+        if self._stop_signal is not None and _DataFetcher.__next__.__code__ in interrupted:
             self._stop_detached(self._stop_signal)
 
 

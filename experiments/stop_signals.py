@@ -13,7 +13,6 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -30,17 +29,8 @@ SIGNALS = (*known_signals("SIGINT", "SIGUSR2"), *KILLS)
 def handle(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]) -> None:
     """Set a handler, except for a hang-up signal that is ignored, as under nohup."""
     for number in signals:
-        if number not in known_signals("SIGHUP") or signal.getsignal(number) is not signal.SIG_IGN:
+        if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-def is_fetching(frame: FrameType | None) -> bool:
-    """Whether the code that a signal interrupted was waiting for a batch."""
-    while frame is not None:
-        if frame.f_code is _DataFetcher.__next__.__code__:
-            return True
-        frame = frame.f_back
-    return False
 
 
 class StopAtOnce(Callback):
