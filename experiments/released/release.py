@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.run.folder import write_atomically
+from beyondpixel.experiments.run.folder import replacing, write_atomically
 
 MAX_BYTES = 15_000_000
 SCORES = ("test/mIoU", "test/pixel_accuracy", "test/boundary_F")
@@ -49,7 +48,9 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
             module.save_pretrained(folder, run=checkpoint.resolve().parent.parent, datamodule=data)
         except FileNotFoundError as error:
             raise UserError(f"{error}; test it first: beyondpixel test --ckpt_path {checkpoint}") from error
-        write_atomically(archive, _zip_archive(Path(folder)))
+        with replacing(archive) as file, zipfile.ZipFile(file, "w") as packed:
+            for part in sorted(Path(folder).iterdir()):  # without times: equal files give an equal archive
+                packed.writestr(zipfile.ZipInfo(part.name), part.read_bytes(), zipfile.ZIP_DEFLATED)
     size = archive.stat().st_size
     if size > MAX_BYTES:
         archive.unlink()
@@ -61,18 +62,9 @@ def release(*, ckpt_path: str, name: str, output: Path) -> None:
         "seed_everything": config["seed_everything"],
         "data": {**config["data"], "init_args": {**config["data"]["init_args"], "num_workers": 0}},
     }
-    file = output / f"{name}.yaml"
-    write_atomically(file, yaml.safe_dump(entry, sort_keys=False))
-    scores = score(load_released(file, source=output), entry)
+    entry_file = output / f"{name}.yaml"
+    write_atomically(entry_file, yaml.safe_dump(entry, sort_keys=False))
+    scores = score(load_released(entry_file, source=output), entry)
     entry["scores"] = {key: round(scores[key], 6) for key in SCORES if key in scores}
-    write_atomically(file, yaml.safe_dump(entry, sort_keys=False))
-    print(f"{archive}: {size / 1e6:.1f} MB; {file}: mIoU {100 * scores['test/mIoU']:.2f} %")
-
-
-def _zip_archive(folder: Path) -> bytes:
-    """Pack a folder's files; equal files give an equal archive."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(folder.iterdir()):
-            archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
-    return content.getvalue()
+    write_atomically(entry_file, yaml.safe_dump(entry, sort_keys=False))
+    print(f"{archive}: {size / 1e6:.1f} MB; {entry_file}: mIoU {100 * scores['test/mIoU']:.2f} %")
