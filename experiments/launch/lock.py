@@ -14,8 +14,10 @@ from beyondpixel.experiments.errors import UserError
 
 try:
     import fcntl
+
+    HAS_FLOCK = True
 except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    HAS_FLOCK = False
 
 # errors of flock on a file system without locks
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -113,7 +115,7 @@ def _acquire(file: Path, *, probe: bool = False) -> Callable[[], None] | None:
 
     A probe excludes no other probe. A kernel lock (`flock`) is released when the process ends, however it ends.
     """
-    if fcntl is None:
+    if not HAS_FLOCK:
         return _acquire_on_windows(file)
     descriptor = os.open(file, os.O_RDONLY if probe else os.O_RDWR | os.O_CREAT, 0o644)
     _descriptors.add(descriptor)
