@@ -21,12 +21,15 @@ from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.run.processes import KILLS, known_signals
 
 SECONDS_TO_HANDLE = 5.0
+Handler = Callable[[int, FrameType | None], Any]
+
+
 _started: list[subprocess.Popen[Any]] = []  # other processes of the run, started by this one
 # Ctrl-C; the signal that submitit makes SLURM send before the time limit
 SIGNALS = (*known_signals("SIGINT", "SIGUSR2"), *KILLS)
 
 
-def handle(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]) -> None:
+def handle(signals: tuple[signal.Signals, ...], handler: Handler) -> None:
     """Set a handler, except for a hang-up signal that is ignored, as under nohup."""
     for number in signals:
         if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
@@ -57,8 +60,33 @@ class StopAtOnce(Callback):
             _started.extend(process for process in launcher.procs if process not in _started)
             launcher.procs = list(_started)
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handlers, which wait for the end of the next training step."""
+        self._install_handlers(trainer)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop watching; `LastCheckpoint` handles signals during training."""
+        self._stop_watching()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handlers, which would continue to the end."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._install_handlers(trainer)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's handlers, which would continue to the end, or to the end of the next training step."""
+        """Replace Lightning's handlers, which would continue to the end."""
+        self._install_handlers(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop watching at the end of the stage."""
+        self._stop_watching()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the other processes, too, since one of them may wait for data as well."""
+        if isinstance(exception, Stopped) and self._wakeup_fd is not None:
+            end_other_processes(trainer, signal.SIGTERM)
+
+    def _install_handlers(self, trainer: Trainer) -> None:
         handle(KILLS, self._stop)
         if trainer.world_size > 1 and self._wakeup_fd is None:
             read_fd, self._wakeup_fd = os.pipe()
@@ -66,26 +94,11 @@ class StopAtOnce(Callback):
             signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(trainer, read_fd), daemon=True).start()
 
-    on_sanity_check_start = on_test_start
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same for a validation outside training."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self.on_test_start(trainer, pl_module)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str = "fit") -> None:
-        """Stop watching at the end of the stage; `LastCheckpoint` handles signals during training."""
+    def _stop_watching(self) -> None:
         if self._wakeup_fd is not None:
             signal.set_wakeup_fd(-1)
             os.close(self._wakeup_fd)  # ends the thread, which then reads the end of the pipe
             self._wakeup_fd = None
-
-    on_sanity_check_end = teardown
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the other processes, too, since one of them may wait for data as well."""
-        if isinstance(exception, Stopped) and self._wakeup_fd is not None:
-            end_other_processes(trainer, signal.SIGTERM)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._has_handled = True
@@ -93,15 +106,17 @@ class StopAtOnce(Callback):
 
     def _watch(self, trainer: Trainer, read_fd: int) -> None:
         while number := os.read(read_fd, 1):
-            if number[0] not in KILLS:
-                continue
-            time.sleep(SECONDS_TO_HANDLE)
-            if not self._has_handled and self._wakeup_fd is not None:
-                if self.folder is not None and trainer.is_global_zero:
-                    self.folder.update_state(status=Status.STOPPED, error=None)
-                end_other_processes(trainer, known_signals("SIGKILL", "SIGTERM")[0])
-                os._exit(STOPPED)
+            if number[0] in KILLS:
+                time.sleep(SECONDS_TO_HANDLE)
+                if not self._has_handled and self._wakeup_fd is not None:
+                    self._end(trainer)
         os.close(read_fd)
+
+    def _end(self, trainer: Trainer) -> None:
+        if self.folder is not None and trainer.is_global_zero:
+            self.folder.update_state(status=Status.STOPPED, error=None)
+        end_other_processes(trainer, known_signals("SIGKILL", "SIGTERM")[0])
+        os._exit(STOPPED)
 
 
 def end_other_processes(trainer: Trainer, number: signal.Signals) -> None:
