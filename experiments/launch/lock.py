@@ -99,7 +99,10 @@ def holder_of(file: Path) -> str | None:
     """
     if not file.exists():
         return None
-    release = _acquire(file, probe=True)
+    try:
+        release = _acquire(file, probe=True)
+    except FileNotFoundError:  # removed meanwhile
+        return None
     if release is None:
         return _signature(file)
     release()
