@@ -259,7 +259,7 @@ def _notes(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
                 "speaks of this one training, not of what another seed would give."
             )
     notes += _best_crf(rows, comparison.metric)
-    notes += [note for name in comparison.tables for note in _order(comparison.table(name))]
+    notes += filter(None, (rank_order(comparison.table(name)) for name in comparison.tables))
     lines = rows.to_dict("records")
     notes += [f"{MARK} {line['name']}: {'; '.join(line['confounders'])}" for line in lines if line["confounders"]]
     notes += [f"{line['name']}: {line['moved_data']}" for line in lines if line["moved_data"]]
@@ -267,19 +267,6 @@ def _notes(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
     if damaged:
         notes.append(f"{len(damaged)} damaged run{'s' if len(damaged) > 1 else ''} left out: {'; '.join(damaged)}")
     return notes
-
-
-def _order(comparison: Comparison) -> list[str]:
-    found = rank_order(comparison)
-    if found is None:
-        return []
-    low, high = found.interval
-    interval = "" if pd.isna(low) else f", 95 % interval [{low:.2f}, {high:.2f}] by the same draws"
-    where = "" if found.data_set is None else f" on {found.data_set}"
-    return [
-        f"Order of the {found.rows} rows of {comparison.tables[0]} and that published{where}: Spearman's "
-        f"ρ {found.correlation:.2f}{interval}."
-    ]
 
 
 def _best_crf(rows: pd.DataFrame, metric: str) -> list[str]:
