@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +32,14 @@ TRIMAP = "test/trimap_mIoU/"
 LEGEND_WIDTH, LINE_SAMPLE_WIDTH = 80, 8
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A score against one axis.
-
-    Attributes:
-        axis: name of the axis, or `row` if no axis has two rows with equal values of all others.
-        series: rows by label, the values of the other axes that vary; every row has a `position` on the x axis.
-        ticks: positions by value.
-        numeric: whether the positions are the values themselves.
-    """
-
-    axis: str
-    series: dict[str, pd.DataFrame]
-    ticks: dict[Any, float]
-    numeric: bool
+Series = dict[str, pd.DataFrame]  # rows by label, the values of the other axes that vary
 
 
-def panels(comparison: Comparison) -> list[Panel]:
-    """Make one panel per axis in which at least two rows differ while all their other axes are equal.
+def panels(comparison: Comparison) -> dict[str, Series]:
+    """The series of each axis in which at least two rows differ while all their other axes are equal.
 
     Axes that a row does not have (RMI's DF, for a row with cross entropy) are not compared. Rows with different
-    post-processing are different series.
+    post-processing are different series. If there is no such axis, the only key is `row`.
 
     Args:
         comparison: of one table; rows without a result are left out.
@@ -62,11 +47,11 @@ def panels(comparison: Comparison) -> list[Panel]:
     rows = comparison.rows[comparison.rows["n"] > 0].copy()
     rows[[*EVALUATION_AXES]] = rows[[*EVALUATION_AXES]].fillna("none")
     axes = differing_axes(rows, comparison.axes)
-    found = [_panel(axis, series) for axis in axes if (series := _series(axis, axes, rows))]
-    return found or ([_panel("row", {"": rows})] if len(rows) else [])
+    found = {axis: series for axis in axes if (series := _series(axis, axes, rows))}
+    return found or ({"row": {"": rows}} if len(rows) else {})
 
 
-def _series(axis: str, axes: list[str], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _series(axis: str, axes: list[str], rows: pd.DataFrame) -> Series:
     """Rows by the values of the other axes that vary, where at least two rows differ in this axis alone."""
     having = rows[rows[axis].notna()]
     others = [other for other in axes if other != axis and having[other].notna().all()]
@@ -81,33 +66,22 @@ def _label(axis: str, value: Any) -> str:
     return f"{AXIS_NAMES.get(axis, axis)} {value}"
 
 
-def _panel(axis: str, series: dict[str, pd.DataFrame]) -> Panel:
-    values = list(dict.fromkeys(value for group in series.values() for value in group[axis]))
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if numeric:
-        values.sort()
-    ticks = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
-    placed = {
-        label: group.assign(position=group[axis].map(ticks).astype(float)).sort_values("position", kind="stable")
-        for label, group in series.items()
-    }
-    return Panel(axis, placed, ticks, numeric)
-
-
-def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
+def draw_panel(axes: Axes, axis: str, series: Series, comparison: Comparison) -> None:
     """Draw one panel: means with 95 % intervals, published numbers hollow and dotted, the baseline as a dashed line.
 
     Published numbers on another data set have a separate axis on the right.
     """
-    unit, rows = unit_of(comparison.metric), pd.concat(panel.series.values())
+    unit, rows = unit_of(comparison.metric), pd.concat(series.values())
     elsewhere = rows.loc[rows["published_other"].notna(), "other_data_set"]
     right = _right_axis(axes, f"published, {elsewhere.iloc[0]}{unit.label}") if len(elsewhere) else None
-    span = max(panel.ticks.values()) - min(panel.ticks.values())
-    for index, (label, group) in enumerate(panel.series.items()):
+    ticks, numeric = _ticks(rows[axis])
+    span = max(ticks.values()) - min(ticks.values())
+    for index, (label, group) in enumerate(series.items()):
         # side by side, so that no interval hides another
-        shift = 0.02 * span * (index - (len(panel.series) - 1) / 2)
-        placed = group.assign(position=group["position"] + shift)
-        joined = panel.numeric and placed["position"].is_unique
+        shift = 0.02 * span * (index - (len(series) - 1) / 2)
+        position = group[axis].map(ticks).astype(float) + shift
+        placed = group.assign(position=position).sort_values("position", kind="stable")
+        joined = numeric and placed["position"].is_unique
         suffix, (color, _) = f": {label}" if label else "", _style(index)
         _errorbars(axes, placed, unit.scale, fmt="o-" if joined else "o", color=color, label=f"ours{suffix}")
         style = {"color": color, "linestyle": ":" if joined else "none"}
@@ -118,10 +92,18 @@ def draw_panel(axes: Axes, panel: Panel, comparison: Comparison) -> None:
     for _, base in found[found["is_baseline"] & (found["n"] > 0) & ~found["row"].isin(rows["row"])].iterrows():
         label = f"{base['row']} (ours)"
         axes.axhline(unit.scale * base["mean"], color="#808080", linestyle="--", linewidth=1, label=label)
-    axes.set_xlabel(AXIS_NAMES.get(panel.axis, panel.axis.replace("_", " ")))
+    axes.set_xlabel(AXIS_NAMES.get(axis, axis.replace("_", " ")))
     axes.set_ylabel(f"{comparison.metric}{unit.label}")
-    _set_ticks(axes, panel)
+    _set_ticks(axes, ticks, numeric=numeric)
     _finish(axes, right)
+
+
+def _ticks(values: pd.Series) -> tuple[dict[Any, float], bool]:
+    """Position of each value on the x axis, and whether the positions are the values themselves."""
+    distinct = list(dict.fromkeys(values))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
+        return {value: float(value) for value in sorted(distinct)}, True
+    return {value: float(index) for index, value in enumerate(distinct)}, False
 
 
 def _draw_published(axes: Axes, rows: pd.DataFrame, column: str, **style: Any) -> None:
@@ -130,14 +112,14 @@ def _draw_published(axes: Axes, rows: pd.DataFrame, column: str, **style: Any) -
         axes.plot(known["position"], known[column], marker="s", markerfacecolor="none", **style)
 
 
-def _set_ticks(axes: Axes, panel: Panel) -> None:
-    if not panel.numeric:
-        axes.set_xlim(-0.5, len(panel.ticks) - 0.5)
-    elif len(panel.ticks) > 8:
+def _set_ticks(axes: Axes, ticks: dict[Any, float], *, numeric: bool) -> None:
+    if not numeric:
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
+    elif len(ticks) > 8:
         return  # matplotlib's own
-    labels = [str(value) for value in panel.ticks]
+    labels = [str(value) for value in ticks]
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(list(panel.ticks.values()), labels, **(slanted if sum(map(len, labels)) > 36 else {}))
+    axes.set_xticks(list(ticks.values()), labels, **(slanted if sum(map(len, labels)) > 36 else {}))
 
 
 def draw_plots(comparison: Comparison) -> Figure:
@@ -146,8 +128,8 @@ def draw_plots(comparison: Comparison) -> Figure:
     columns = min(PANELS_PER_LINE, max(1, len(found)))
     lines = max(1, -(-len(found) // columns))
     figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1]), layout="constrained")
-    for number, panel in enumerate(found, start=1):
-        draw_panel(figure.add_subplot(lines, columns, number), panel, comparison)
+    for number, (axis, series) in enumerate(found.items(), start=1):
+        draw_panel(figure.add_subplot(lines, columns, number), axis, series, comparison)
     intervals = comparison.rows["low"].notna().any()
     bars = "95 % intervals over seeds and test images" if intervals else "± standard deviation over seeds"
     figure.suptitle(f"{comparison.tables[0]} (bars: {bars})", fontsize="medium")

@@ -57,8 +57,8 @@ def _section(comparison: Comparison, galleries: list[dict[str, Any]]) -> str:
     (table,) = comparison.tables
     parts = [f"<h2>{escape(table)}</h2>", _table(main_table(comparison))]
     plots = [
-        as_svg(partial(draw_panel, panel=panel, comparison=comparison), f"{table}_{panel.axis}")
-        for panel in panels(comparison)
+        as_svg(partial(draw_panel, axis=axis, series=series, comparison=comparison), f"{table}_{axis}")
+        for axis, series in panels(comparison).items()
     ]
     if trimap_widths(comparison.runs):
         plots.append(as_svg(partial(draw_trimap, comparison=comparison), f"{table}_trimap"))

@@ -46,7 +46,7 @@ def rows(tmp_path: Path, make_run: Callable[..., Any]) -> Comparison:
 
 def curves(rows: Comparison) -> dict[str, dict[str, list[str]]]:
     return {
-        panel.axis: {label: group["row"].tolist() for label, group in panel.series.items()} for panel in panels(rows)
+        axis: {label: group["row"].tolist() for label, group in series.items()} for axis, series in panels(rows).items()
     }
 
 
@@ -97,8 +97,8 @@ def test_a_wrong_ending_is_told_before_any_run_is_read(option: str, tmp_path: Pa
 
 
 def test_svg_of_a_page_takes_its_color_and_keeps_text(rows: Comparison) -> None:
-    for panel in panels(rows):
-        svg = as_svg(partial(draw_panel, panel=panel, comparison=rows), panel.axis)
+    for axis, series in panels(rows).items():
+        svg = as_svg(partial(draw_panel, axis=axis, series=series, comparison=rows), axis)
         assert "currentColor" in svg
         assert "#010203" not in svg
         assert "<text" in svg
