@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -34,19 +33,7 @@ ERROR_LINES = 3
 MERGED = "merged"
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Pending upload of one run.
-
-    Attributes:
-        run: the run's folder.
-        parts: its folders below `wandb`, oldest first; a resumed run has several.
-        merged: the folder to merge them into; None if the only one can be uploaded as it is.
-    """
-
-    run: RunFolder
-    parts: tuple[Path, ...]
-    merged: Path | None
+Pending = list[tuple[RunFolder, list[Path]]]  # runs with their folders below `wandb`, oldest first
 
 
 def sync(
@@ -79,12 +66,12 @@ def sync(
         console.print("Nothing to upload")
         return []
     if dry_run:
-        for upload in pending:
-            new = sum(not is_uploaded(part) for part in upload.parts)
-            console.print(f"{upload.run.path}: would be uploaded ({new} part(s))")
-        return [upload.run for upload in pending]
-    _upload_all(pending, jobs, timeout, console)
-    return [upload.run for upload in pending]
+        for run, parts in pending:
+            new = sum(not is_uploaded(part) for part in parts)
+            console.print(f"{run.path}: would be uploaded ({new} part(s))")
+    else:
+        _upload_all(pending, jobs, timeout, console)
+    return [run for run, _ in pending]
 
 
 def parts_of(run: RunFolder) -> list[Path]:
@@ -107,23 +94,20 @@ def is_going_on(run: RunFolder, part: Path) -> bool:
     return silent < SECONDS_UNTIL_DEAD and run.status == Status.RUNNING
 
 
-def _pending_uploads(folders: Sequence[str | Path], console: Console) -> list[Upload]:
+def _pending_uploads(folders: Sequence[str | Path], console: Console) -> Pending:
     pending = []
     for run in find_runs(*folders):
-        parts = tuple(parts_of(run))
+        parts = parts_of(run)
         if all(map(is_uploaded, parts)):
             continue
         if is_going_on(run, parts[-1]):
             console.print(f"{run.path}: still running, skipped")
         else:
-            complete = len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0])
-            # named as W&B names the folders that it uploads
-            merged = run.path / "wandb" / MERGED / f"offline-{parts[-1].name.removeprefix('offline-')}"
-            pending.append(Upload(run, parts, None if complete else merged))
+            pending.append((run, parts))
     return pending
 
 
-def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: Console) -> None:
+def _upload_all(pending: Pending, jobs: int, timeout: float, console: Console) -> None:
     """Upload everything, print the outcome of each run, and raise an error that names the runs that failed."""
     reason = offline_reason()
     if reason is not None:
@@ -134,18 +118,18 @@ def _upload_all(pending: Sequence[Upload], jobs: int, timeout: float, console: C
     errors: list[str | None] = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda upload: _upload(upload, timeout, processes), pending)
+        results = pool.map(lambda upload: _upload(*upload, timeout, processes), pending)
         try:
-            for number, (upload, error) in enumerate(zip(pending, results, strict=True), start=1):
+            for number, ((run, _), error) in enumerate(zip(pending, results, strict=True), start=1):
                 errors.append(error)
                 outcome = "uploaded" if error is None else f"failed: {error}"
-                console.print(f"[{number}/{len(pending)}] {upload.run.path}: {outcome}")
+                console.print(f"[{number}/{len(pending)}] {run.path}: {outcome}")
         except BaseException:  # Ctrl-C: cancel pending uploads and end running ones
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 kill_with_children(process)
             raise
-    failed = [str(upload.run.path) for upload, error in zip(pending, errors, strict=True) if error is not None]
+    failed = [str(run.path) for (run, _), error in zip(pending, errors, strict=True) if error is not None]
     if failed:
         raise UserError(
             f"{len(failed)} of {len(pending)} uploads failed: {', '.join(failed)}; run the command again to retry them"
@@ -157,20 +141,24 @@ def _marker_of(part: Path) -> Path:
     return part / f"{log.name if log else 'run-' + part.name.rpartition('-')[2] + '.wandb'}.synced"
 
 
-def _upload(upload: Upload, timeout: float, processes: list[subprocess.Popen[str]]) -> str | None:
-    """Upload one run and return the error, or None."""
-    if upload.merged is None:
-        return _upload_folder(upload.run, upload.parts[0], timeout, processes)
-    shutil.rmtree(upload.merged.parent, ignore_errors=True)  # left by an upload that was killed
+def _upload(
+    run: RunFolder, parts: Sequence[Path], timeout: float, processes: list[subprocess.Popen[str]]
+) -> str | None:
+    """Upload one run and return the error, or None; parts are merged, unless the only one is complete."""
+    if len(parts) == 1 and parts[0].name.startswith("offline-") and ended_well(parts[0]):
+        return _upload_folder(run, parts[0], timeout, processes)
+    # named as W&B names the folders that it uploads
+    merged = run.path / "wandb" / MERGED / f"offline-{parts[-1].name.removeprefix('offline-')}"
+    shutil.rmtree(merged.parent, ignore_errors=True)  # left by an upload that was killed
     try:
-        merge_parts(upload.run, upload.parts, upload.merged)
-        error = _upload_folder(upload.run, upload.merged, timeout, processes)
+        merge_parts(run, parts, merged)
+        error = _upload_folder(run, merged, timeout, processes)
     except (OSError, UserError, KeyError, ValueError) as damage:
         return f"its W&B folders could not be merged: {type(damage).__name__}: {damage}"
     finally:
-        shutil.rmtree(upload.merged.parent, ignore_errors=True)
+        shutil.rmtree(merged.parent, ignore_errors=True)
     if error is None:
-        for part in upload.parts:
+        for part in parts:
             _marker_of(part).touch()
     return error
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.wandb_arguments import run_arguments
 from beyondpixel.experiments.wandb_log import new_record, read_records, write_records
 
+Key = tuple[str, ...]  # of a value in W&B's history, one part per level of nesting
+Row = tuple[int, dict[Key, str]]  # step of the training, and values as JSON
 STEP = "trainer/global_step"
+CLOCKS: tuple[Key, ...] = (("_timestamp",), ("_runtime",))
 # record types that are rewritten, or not needed in a log
 REPLACED = frozenset({"header", "run", "history", "summary", "exit", "final", "footer", "request", "preempting"})
 
@@ -55,20 +57,9 @@ def merge_parts(run: RunFolder, parts: Sequence[Path], target: Path) -> None:
     write_records(
         target / f"run-{start.run.run_id}.wandb", [header, start, *kept, *_history(run, records), summary, end]
     )
-    for part in parts:
-        _link_files(part / "files", target / "files")
-
-
-class _Row(NamedTuple):
-    """A row of W&B's history: values as JSON, by the path of their key."""
-
-    step: int
-    values: Mapping[tuple[str, ...], str]
-    times: Mapping[tuple[str, ...], str]
-
-    @property
-    def is_media(self) -> bool:
-        return any(len(path) > 1 for path in self.values)
+    for folder in (part / "files" for part in parts):
+        if folder.exists():
+            shutil.copytree(folder, target / "files", dirs_exist_ok=True)
 
 
 def _start_of(records: Iterable[Any]) -> Any:
@@ -91,48 +82,34 @@ def _new_start(run: RunFolder) -> Any:
 def _history(run: RunFolder, records: Iterable[Any]) -> list[Any]:
     """One record per line of metrics.jsonl, and per row with media after the lines of its step."""
     found = [row for record in records if record.HasField("history") and (row := _row(record.history))]
-    times = {row.step: row.times for row in found}
-    rows = [_row_of_line(line) for line in run.metrics()]
+    times = {step: {path: values[path] for path in CLOCKS if path in values} for step, values in found}
+    # json writes NaN as W&B does
+    rows: list[Row] = [
+        (int(line["step"]), {(name,): json.dumps(line[name]) for name in line if name != "step"})
+        for line in run.metrics()
+    ]
     # a resumed run has logged the images after its checkpoint twice
-    rows += {(row.step, tuple(sorted(path[0] for path in row.values))): row for row in found if row.is_media}.values()
-    rows.sort(key=lambda row: row.step)  # keeps the order within a step
-    latest: Mapping[tuple[str, ...], str] = {}
+    media = [(step, values) for step, values in found if any(len(path) > 1 for path in values)]
+    rows += {(step, tuple(sorted(path[0] for path in values))): (step, values) for step, values in media}.values()
+    rows.sort(key=lambda row: row[0])  # keeps the order within a step
+    latest: Mapping[Key, str] = {}
     history = []
-    for number, row in enumerate(rows):
-        latest = row.times or times.get(row.step) or latest
-        history.append(_history_record(number, {**row.values, (STEP,): str(row.step), **latest}))
+    for number, (step, values) in enumerate(rows):
+        latest = times.get(step) or latest
+        history.append(_history_record(number, {**latest, **values, (STEP,): str(step)}))
     return history
 
 
-def _row(history: Any) -> _Row | None:
+def _row(history: Any) -> Row | None:
     values = {tuple(item.nested_key) or (item.key,): item.value_json for item in history.item}
     step = values.pop((STEP,), None)
     values.pop(("_step",), None)
-    clocks: tuple[tuple[str, ...], ...] = (("_timestamp",), ("_runtime",))
-    times = {path: values.pop(path) for path in clocks if path in values}
-    return None if step is None else _Row(int(float(step)), values, times)
+    return None if step is None else (int(float(step)), values)
 
 
-def _row_of_line(line: Mapping[str, float]) -> _Row:
-    # json writes NaN as W&B does
-    return _Row(int(line["step"]), {(name,): json.dumps(line[name]) for name in line if name != "step"}, {})
-
-
-def _history_record(number: int, values: Mapping[tuple[str, ...], str]) -> Any:
+def _history_record(number: int, values: Mapping[Key, str]) -> Any:
     record = new_record()
     record.history.step.num = number
     for path, value in {**values, ("_step",): str(number)}.items():
         record.history.item.add(nested_key=path, value_json=value)
     return record
-
-
-def _link_files(source: Path, target: Path) -> None:
-    """Collect the files of a part, as hard links where the file system supports them."""
-    for file in (file for file in source.rglob("*") if file.is_file()):
-        name = target / file.relative_to(source)
-        name.parent.mkdir(parents=True, exist_ok=True)
-        name.unlink(missing_ok=True)
-        try:
-            os.link(file, name)
-        except OSError:
-            shutil.copyfile(file, name)
