@@ -1,4 +1,4 @@
-"""Loggers of the run folder, which is always used, and of W&B, which goes offline automatically."""
+"""Loggers of the run folder, which is always used, and of W&B, which goes offline automatically; table of classes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from beyondpixel.experiments.class_table import SCORES_OF_CLASSES
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.wandb_arguments import run_arguments
 from beyondpixel.experiments.wandb_log import UNDELIVERED
 from beyondpixel.experiments.wandb_server import offline_reason
 
+# logged for each class, as test/IoU/road
+SCORES_OF_CLASSES = ("IoU", "boundary_IoU", "boundary_F")
 # one panel per key would hide the other panels
 WITHOUT_PANEL = tuple(f"{stage}/{name}/*" for stage in ("val", "test") for name in SCORES_OF_CLASSES)
 # W&B's own timeout is minutes at the start, and infinite at the end
@@ -141,6 +144,29 @@ class AxesLogger(WandbLogger):
             self.experiment.log_artifact(artifact)
         except OSError as error:
             rank_zero_warn(f"W&B could not store {checkpoint} ({error}); the run folder has it")
+
+
+class ClassTable(Callback):
+    """Log the table `test/classes` after a test, to loggers with tables (W&B): one row per class, one column per score.
+
+    Each score is also in W&B's history, without a panel of its own (see `AxesLogger`).
+
+    Example:
+        >>> trainer = Trainer(callbacks=[ClassTable()], logger=False, accelerator="cpu")
+    """
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the table from the first rank; all ranks have the same scores."""
+        scores = trainer.callback_metrics
+        classes = [key.removeprefix("test/IoU/") for key in scores if key.startswith("test/IoU/")]
+        if not classes or not trainer.is_global_zero:
+            return
+        columns = [name for name in SCORES_OF_CLASSES if f"test/{name}/{classes[0]}" in scores]
+        lines = [[label, *(float(scores[f"test/{name}/{label}"]) for name in columns)] for label in classes]
+        for logger in trainer.loggers:
+            log_table = getattr(logger, "log_table", None)
+            if callable(log_table):
+                log_table("test/classes", columns=["class", *columns], data=lines, step=trainer.global_step)
 
 
 def _keeps_model() -> bool:

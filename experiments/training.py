@@ -22,7 +22,6 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
-from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.finite_guard import FiniteGuard
@@ -35,7 +34,7 @@ from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.experiments.run.processes import process_rank
 from beyondpixel.experiments.step_seeds import StepSeeds
 from beyondpixel.experiments.stop_signals import StopAtOnce
-from beyondpixel.experiments.tracking import AxesLogger, RunFolderLogger, finish_wandb, wandb_logger
+from beyondpixel.experiments.tracking import AxesLogger, ClassTable, RunFolderLogger, finish_wandb, wandb_logger
 from beyondpixel.lightning_modules.callbacks import ConfusionFigure, InferenceTime, PredictionImages, Throughput
 from beyondpixel.lightning_modules.networks import without_pretrained_weights
 

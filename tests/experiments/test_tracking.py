@@ -20,14 +20,13 @@ from torch.utils.data import DataLoader
 
 from beyondpixel.experiments import recorder
 from beyondpixel.experiments.axes import axes_of
-from beyondpixel.experiments.class_table import ClassTable
 from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.compare.confounders import is_uncommitted
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.recorder import identify
 from beyondpixel.experiments.resolve import complete
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.experiments.tracking import RunFolderLogger, wandb_logger
+from beyondpixel.experiments.tracking import ClassTable, RunFolderLogger, wandb_logger
 from beyondpixel.experiments.wandb_log import read_records
 from beyondpixel.experiments.wandb_server import offline_reason
 from beyondpixel.lightning_modules import SegmentationModule
