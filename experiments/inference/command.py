@@ -103,9 +103,10 @@ def export(
             Runtime's logits differ from PyTorch's.
     """
     import torch
+    from torchvision.transforms import v2
 
     from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
-    from beyondpixel.experiments.inference.export import CHECKED_SIZES, Normalized, describe, write_onnx
+    from beyondpixel.experiments.inference.export import CHECKED_SIZES, describe, write_onnx
 
     if normalize and format != "onnx":
         raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")
@@ -115,7 +116,8 @@ def export(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if format == "onnx":
-            network = Normalized(module.network, data.mean, data.std) if normalize else module.network
+            normalization = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
+            network = torch.nn.Sequential(*normalization, module.network) if normalize else module.network
             difference = write_onnx(network, output, metadata, normalize=normalize)
             print(
                 f"{output}: ONNX Runtime's logits differ from PyTorch's by at most {difference:.1e} of the largest, at "

@@ -20,34 +20,6 @@ TOLERANCE = 1e-4
 CHECKED_SIZES = ((1, 75, 101), (1, 64, 96), (2, 97, 129), (3, 50, 33))
 
 
-class Normalized(nn.Module):
-    """Network for 8-bit images, which applies (x/255 − mean) / std first.
-
-    Args:
-        network: from normalized float32 (N, 3, H, W) to logits (N, C, H, W).
-        mean, std: normalization per channel of images in 0..1.
-
-    Example:
-        >>> network = Normalized(nn.Identity(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        >>> network(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
-        tensor([1., 1., 1.])
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, C, H, W) of uint8 RGB images (N, 3, H, W)."""
-        logits: Tensor = self.network((images.float() / 255 - self.mean) / self.std)
-        return logits
-
-
 def describe(data: SegmentationDataModule, *, normalize: bool = False) -> dict[str, Any]:
     """Describe the network for its users: `input`, `output`, `mean`, `std`, `class_names`, `palette`."""
     kind = "uint8, 0..255" if normalize else "float32, (x / 255 - mean) / std"
