@@ -24,8 +24,8 @@ from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.reading import read_image
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import read_checkpoint
-from beyondpixel.experiments.inference.images import find_images
 from beyondpixel.experiments.inference.inferers import parse_inferer
+from beyondpixel.experiments.inference.predict import find_images
 from beyondpixel.experiments.resolve import resolve
 from beyondpixel.experiments.spec import load_specs
 from beyondpixel.losses import LOSSES, build_loss

@@ -55,9 +55,8 @@ def predict(
     from beyondpixel.experiments.checksums import checksum
     from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
     from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
-    from beyondpixel.experiments.inference.outputs import PredictionFolder
+    from beyondpixel.experiments.inference.outputs import PredictionFolder, check_submission, pack_voc
     from beyondpixel.experiments.inference.predict import find_dataset, predict_dataset
-    from beyondpixel.experiments.inference.submission import check_submission, pack_voc
 
     checkpoint = find_checkpoint(ckpt_path, config)
     options = InfererOptions() if inferer is None else parse_inferer(inferer)

@@ -15,6 +15,7 @@ from torch import Tensor
 from beyondpixel.datamodules.loading import available_cores
 from beyondpixel.experiments.inference.mean_field import timed_mean_field
 from beyondpixel.experiments.inference.probabilities import to_logits, to_probs
+from beyondpixel.lightning_modules.visualization import denormalize
 
 
 class DenseCRF:
@@ -40,15 +41,14 @@ class DenseCRF:
         if steps < 1:
             raise ValueError(f"steps of the CRF must be 1 or more, got {steps}; without a CRF leave it out")
         self.steps = steps
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
+        self.mean, self.std = mean, std
         self.cpu_seconds: list[float] = []
 
     def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Log-probabilities (N, C, H, W) of normalized images (N, 3, H, W)."""
         probs = to_probs(network(images))
-        colors = ((images.float().cpu() * self.std + self.mean) * 255).round().clamp(0, 255).byte()
-        arguments = (list(colors.permute(0, 2, 3, 1).numpy()), list(probs.cpu().numpy()), [self.steps] * len(images))
+        colors = [denormalize(image, self.mean, self.std) for image in images.float().cpu().numpy()]
+        arguments = (colors, list(probs.cpu().numpy()), [self.steps] * len(images))
         results = list((map if len(images) == 1 else self._processes.map)(timed_mean_field, *arguments))
         self.cpu_seconds += [seconds for _, seconds in results]
         refined = np.stack([one for one, _ in results])

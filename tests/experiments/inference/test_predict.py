@@ -14,7 +14,7 @@ from beyondpixel.datamodules import SegmentationDataModule
 from beyondpixel.experiments.cli import main
 from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.inference.mean_field import mean_field
-from beyondpixel.experiments.inference.submission import VOC_COMPETITIONS
+from beyondpixel.experiments.inference.outputs import VOC_COMPETITIONS
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.lightning_modules import DeepLabModule
 
@@ -215,7 +215,7 @@ def test_archive_for_vocs_server(
 ) -> None:
     with pytest.raises(SystemExit, match="VOC has 21 classes with background, but the model has 11"):
         predict(any_size, photos, tmp_path / "out", "--submission", "voc")
-    monkeypatch.setattr("beyondpixel.experiments.inference.submission.VOC_CLASSES", 11)
+    monkeypatch.setattr("beyondpixel.experiments.inference.outputs.VOC_CLASSES", 11)
     for name, competition in VOC_COMPETITIONS.items():
         predict(any_size, photos, tmp_path / "out", "--submission", name)
         with tarfile.open(tmp_path / "out" / "results.tgz") as archive:
@@ -233,7 +233,7 @@ def test_archive_for_vocs_server(
 def test_no_archive_of_an_incomplete_set(
     any_size: RunFolder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beyondpixel.experiments.inference.submission.VOC_CLASSES", 11)
+    monkeypatch.setattr("beyondpixel.experiments.inference.outputs.VOC_CLASSES", 11)
     (photos / "a.png").write_text("broken")
     with pytest.raises(SystemExit, match="1 of 4 images could not be predicted"):
         predict(any_size, photos, tmp_path / "out", "--submission", "voc")
