@@ -28,13 +28,11 @@ class Runs:
             `facts_of`), `reference`, `classes`; every axis (None where it does not apply); every score of summary.json
             (float, NaN if there is none yet).
         axes: names of the axes, without the seed.
-        scores: names of the scores.
         damaged: folder and problem of each run or evaluation that is skipped.
     """
 
     frame: pd.DataFrame
     axes: list[str]
-    scores: list[str]
     damaged: list[str]
 
 
@@ -75,7 +73,7 @@ def _as_frame(lines: list[dict[str, Any]], damaged: list[str]) -> Runs:
     table = pd.DataFrame(lines, dtype=object)  # keep the types: pandas would convert 4 next to None to 4.0
     table[axes] = table[axes].where(table[axes].notna(), None)
     scores = [score for score in scores if score not in table]  # such as a learning rate logged as `lr`
-    return Runs(table.join(pd.DataFrame(summaries, columns=scores, dtype=float)), axes, scores, damaged)
+    return Runs(table.join(pd.DataFrame(summaries, columns=scores, dtype=float)), axes, damaged)
 
 
 def _read(run: RunFolder, folder: RunFolder) -> dict[str, Any]:

@@ -85,9 +85,10 @@ def compare_runs(runs: Runs, metric: str, *, baseline: str | None = None, also: 
     Raises:
         UserError: if no run has the metric or one of the additional scores, or the baseline does not exist.
     """
+    scores = sorted(runs.frame.select_dtypes(float))
     for score in (metric, *also):
-        if score not in runs.scores:
-            shown = [known for known in sorted(runs.scores) if known.startswith(("test/", "val/"))] or runs.scores
+        if score not in scores:
+            shown = [known for known in scores if known.startswith(("test/", "val/"))] or scores
             raise UserError(f"no run has a {score} yet; available scores: {', '.join(shown) or 'none'}")
     frame, unreadable = _with_resampled(runs.frame, metric)
     groups = dict(list(frame.groupby(ROW, sort=False)))
