@@ -75,7 +75,7 @@ def _record_failure(folder: RunFolder) -> Iterator[None]:
 
 def _train_and_evaluate(folder: RunFolder) -> None:
     from beyondpixel.experiments.inference.checkpoints import newest_whole_checkpoint
-    from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
+    from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint, missing_evaluations
     from beyondpixel.experiments.training import train
 
     config = folder.config
@@ -84,7 +84,7 @@ def _train_and_evaluate(folder: RunFolder) -> None:
     if not (trained and tested):
         train(folder, config, resume=folder.last_checkpoint if trained else newest_whole_checkpoint(folder))
     for evaluation in missing_evaluations(folder, folder.record.get("evaluations", [])):
-        evaluate_run(folder, evaluation)
+        evaluate_checkpoint("test", folder.last_checkpoint, config, inferer=evaluation)
 
 
 def _prune_checkpoints(folder: RunFolder) -> None:

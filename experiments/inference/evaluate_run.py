@@ -14,7 +14,6 @@ from typing import Any
 
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.checksums import checksum, trained_checksum
-from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.inference.checkpoints import read_checkpoint
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.resume import differences
@@ -25,22 +24,6 @@ from beyondpixel.experiments.run.provenance import describe_environment, git_com
 # trainer keys that scores depend on, besides all of model and data
 TRAINER_KEYS = ("precision", "limit_val_batches", "limit_test_batches", "overfit_batches", "fast_dev_run")
 COPIED = ("name", "table", "row", "seed", "reference")
-
-
-def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
-    """Test the last checkpoint of a trained run with an inferer.
-
-    Returns:
-        The evaluation's folder, with any earlier content replaced.
-
-    Raises:
-        UserError: if the run is not trained, its checkpoint is damaged or does not fit, or the inferer is unknown.
-    """
-    if not run.status.is_finished:
-        raise UserError(f"{run.path} is not trained (its state is {run.status}): launch it first")
-    folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, inferer=inferer)
-    assert folder is not None  # the config is the run's own
-    return folder
 
 
 def evaluate_checkpoint(
@@ -58,7 +41,7 @@ def evaluate_checkpoint(
         The folder with the results; None, with a printed reason, if they are not saved.
 
     Raises:
-        UserError: as for `evaluate_run`.
+        UserError: if the checkpoint is damaged or does not fit, or the inferer is unknown.
     """
     from beyondpixel.experiments.training import evaluate
 

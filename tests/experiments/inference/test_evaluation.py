@@ -12,12 +12,11 @@ from torch import Tensor
 
 from beyondpixel.experiments.checksums import checksum
 from beyondpixel.experiments.cli import main
-from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.inference.checkpoints import load_trained
 from beyondpixel.experiments.inference.crf import DenseCRF
-from beyondpixel.experiments.inference.evaluate_run import evaluate_run, missing_evaluations
+from beyondpixel.experiments.inference.evaluate_run import evaluate_checkpoint, missing_evaluations
 from beyondpixel.experiments.inference.inferers import parse_inferer
 from beyondpixel.experiments.inference.mean_field import mean_field
 from beyondpixel.experiments.run.folder import RunFolder, Status
@@ -104,6 +103,12 @@ def test_fewer_batches_than_there_are(run: RunFolder) -> None:
     assert 0 <= figures_with(run, "crf:1", limit_test_batches=1)["test/mIoU"] <= 1
 
 
+def evaluate_run(run: RunFolder, inferer: str) -> RunFolder:
+    folder = evaluate_checkpoint("test", run.last_checkpoint, run.config, inferer=inferer)
+    assert folder is not None
+    return folder
+
+
 def test_an_evaluation_is_complete_and_the_runs_own_results_stay(run: RunFolder) -> None:
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     run.record = {**run.record, "reference": {"value": 78.4}}
@@ -156,7 +161,7 @@ def test_an_evaluation_of_another_training_or_half_of_one_is_missing(run: RunFol
     assert missing_evaluations(run, ["tta:flip"]) == ["tta:flip"]
 
 
-def test_an_untrained_run_and_a_failure(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, images: Tensor) -> Tensor:
         raise RuntimeError("no memory left")
 
@@ -165,9 +170,6 @@ def test_an_untrained_run_and_a_failure(run: RunFolder, monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match="no memory left"):
         evaluate_run(run, "tta:flip")
     assert run.evaluations() == []  # nothing of the earlier one is mixed with it
-    run.update_state(status=Status.RUNNING)
-    with pytest.raises(UserError, match=r"is not trained \(its state is running\): launch it first"):
-        evaluate_run(run, "crf:1")
 
 
 def test_by_hand_a_test_of_last_is_the_runs_result(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
