@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
@@ -42,7 +41,7 @@ class DenseCRF:
             raise ValueError(f"steps of the CRF must be 1 or more, got {steps}; without a CRF leave it out")
         self.steps = steps
         self.mean, self.std = mean, std
-        self.cpu_seconds: list[float] = []
+        self.cpu_seconds: list[float] = []  # of each image, on one core
 
     def __call__(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Log-probabilities (N, C, H, W) of normalized images (N, 3, H, W)."""
@@ -53,11 +52,6 @@ class DenseCRF:
         self.cpu_seconds += [seconds for _, seconds in results]
         refined = np.stack([one for one, _ in results])
         return to_logits(torch.from_numpy(refined).to(probs.device))
-
-    @property
-    def seconds(self) -> float | None:
-        """Median CPU time of the CRF per image, on one core; None before the first."""
-        return statistics.median(self.cpu_seconds) if self.cpu_seconds else None
 
     @cached_property
     def _processes(self) -> ProcessPoolExecutor:

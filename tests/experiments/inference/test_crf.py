@@ -181,8 +181,7 @@ def test_as_an_inferer_it_is_the_package_called_by_hand(number: int) -> None:
         expected = np.asarray(field.inference(2)).reshape(4, 20, 26)
         np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
     assert len(crf.cpu_seconds) == number
-    assert crf.seconds is not None
-    assert crf.seconds > 0
+    assert min(crf.cpu_seconds) > 0
 
 
 def test_the_processes_do_not_wait_for_torch() -> None:
