@@ -118,7 +118,7 @@ def _upload_all(pending: Pending, jobs: int, timeout: float, console: Console) -
     errors: list[str | None] = []
     processes: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda upload: _upload(*upload, timeout, processes), pending)
+        results = pool.map(lambda one: _upload(one[0], one[1], timeout, processes), pending)
         try:
             for number, ((run, _), error) in enumerate(zip(pending, results, strict=True), start=1):
                 errors.append(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,22 @@ def merge_parts(run: RunFolder, parts: Sequence[Path], target: Path) -> None:
     start.run.resume = start.run.resumed = False  # W&B would append to what the server has, instead of replacing it
     header = new_record()
     header.header.version_info.producer = "beyondpixel"
-    summary, end = new_record(), new_record()
-    for name, value in run.summary.items():
-        summary.summary.update.add(key=name, value_json=json.dumps(value))
-    end.exit.exit_code = 0 if run.status.is_finished else 1
     kept = (record for record in records if record.WhichOneof("record_type") not in REPLACED)
     target.mkdir(parents=True)
     write_records(
-        target / f"run-{start.run.run_id}.wandb", [header, start, *kept, *_history(run, records), summary, end]
+        target / f"run-{start.run.run_id}.wandb", [header, start, *kept, *_history(run, records), *_end_of(run)]
     )
     for folder in (part / "files" for part in parts):
         if folder.exists():
             shutil.copytree(folder, target / "files", dirs_exist_ok=True)
+
+
+def _end_of(run: RunFolder) -> tuple[Any, Any]:
+    summary, end = new_record(), new_record()
+    for name, value in run.summary.items():
+        summary.summary.update.add(key=name, value_json=json.dumps(value))
+    end.exit.exit_code = 0 if run.status.is_finished else 1
+    return summary, end
 
 
 def _start_of(records: Iterable[Any]) -> Any:
@@ -83,21 +88,24 @@ def _history(run: RunFolder, records: Iterable[Any]) -> list[Any]:
     """One record per line of metrics.jsonl, and per row with media after the lines of its step."""
     found = [row for record in records if record.HasField("history") and (row := _row(record.history))]
     times = {step: {path: values[path] for path in CLOCKS if path in values} for step, values in found}
-    # json writes NaN as W&B does
-    rows: list[Row] = [
-        (int(line["step"]), {(name,): json.dumps(line[name]) for name in line if name != "step"})
-        for line in run.metrics()
-    ]
-    # a resumed run has logged the images after its checkpoint twice
-    media = [(step, values) for step, values in found if any(len(path) > 1 for path in values)]
-    rows += {(step, tuple(sorted(path[0] for path in values))): (step, values) for step, values in media}.values()
-    rows.sort(key=lambda row: row[0])  # keeps the order within a step
+    rows = sorted([*map(_row_of_line, run.metrics()), *_media(found)], key=itemgetter(0))  # keeps the order in a step
     latest: Mapping[Key, str] = {}
     history = []
     for number, (step, values) in enumerate(rows):
         latest = times.get(step) or latest
         history.append(_history_record(number, {**latest, **values, (STEP,): str(step)}))
     return history
+
+
+def _media(rows: Iterable[Row]) -> Iterable[Row]:
+    """Rows with media, once: a resumed run has logged the images after its checkpoint twice."""
+    found = ((step, values) for step, values in rows if any(len(path) > 1 for path in values))
+    return {(step, tuple(sorted(path[0] for path in values))): (step, values) for step, values in found}.values()
+
+
+def _row_of_line(line: Mapping[str, float]) -> Row:
+    # json writes NaN as W&B does
+    return int(line["step"]), {(name,): json.dumps(line[name]) for name in line if name != "step"}
 
 
 def _row(history: Any) -> Row | None:
