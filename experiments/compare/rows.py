@@ -11,14 +11,7 @@ from typing import Any
 import pandas as pd
 
 from beyondpixel.experiments.axes import EVALUATION_AXES
-from beyondpixel.experiments.bootstrap import (
-    Scores,
-    difference_interval,
-    mean_interval,
-    mean_scores,
-    percentile_interval,
-    resampled_scores,
-)
+from beyondpixel.experiments.bootstrap import Scores, difference_interval, mean_interval, resampled_scores
 from beyondpixel.experiments.compare.confounders import confounders, moved_data
 from beyondpixel.experiments.compare.frame import Runs
 from beyondpixel.experiments.errors import UserError
@@ -27,7 +20,6 @@ from beyondpixel.experiments.image_counts import ImageCounts
 # a score is logged in float64 from the same counts; a larger difference means that the file is of another evaluation
 SCORE_TOLERANCE = 1e-4
 ROW = ["table", "row"]
-MIN_RANKED = 3  # rows
 Key = tuple[str, str]  # table and row
 Groups = Mapping[Key, pd.DataFrame]  # the runs of each row
 
@@ -117,7 +109,7 @@ def _row(key: Key, groups: Groups, baseline: Key | None, metric: str) -> dict[st
     scored, base_scored = (runs[runs[metric].notna()] for runs in (group, base))
     values = scored[metric]
     lines, base_lines = scored.to_dict("records"), base_scored.to_dict("records")
-    own, both = _paired(scored), _paired(base_scored, scored)
+    own, both = paired(scored), paired(base_scored, scored)
     same_trainings = scored["training"].tolist() == base_scored["training"].tolist()
     low, high = mean_interval(own[0]) if own else (math.nan, math.nan)
     ends = difference_interval(*both, same_trainings=same_trainings) if both else (math.nan, math.nan)
@@ -174,42 +166,13 @@ def _published(group: pd.DataFrame, metric: str, *, other_data_set: bool = False
     return math.nan
 
 
-def _paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
+def paired(*groups: pd.DataFrame) -> list[list[Scores]] | None:
     """Resampled scores of groups of runs; None unless all have them, on the same images."""
     resampled = [group["resampled"].tolist() for group in groups]
     entries = [*chain(*resampled)]
     if not all(resampled) or None in entries or len({ids for ids, _ in entries}) > 1:
         return None
     return [[scores for _, scores in group] for group in resampled]
-
-
-def rank_order(comparison: Comparison) -> str | None:
-    """One sentence with Spearman's rank correlation of one table's scores and the published ones.
-
-    Its 95 % interval is that of the scores on the draws of seeds and images, where the runs have pixel counts.
-
-    Returns:
-        None if fewer than three rows have both scores.
-    """
-    rows = comparison.rows[comparison.rows["n"] > 0]
-    column = "published_other" if rows["published_other"].notna().any() else "published"
-    rows = rows[rows[column].notna()]
-    if len(rows) < MIN_RANKED or rows[column].nunique() == 1:
-        return None
-    # Spearman's ρ is Pearson's of the ranks
-    theirs = rows[column].rank().reset_index(drop=True)
-    correlation = theirs.corr(rows["mean"].rank().reset_index(drop=True))
-    scored, low, high = comparison.scored, math.nan, math.nan
-    drawn = _paired(*(scored[scored["row"] == row] for row in rows["row"]))
-    if drawn:
-        ranks = pd.DataFrame(mean_scores(drawn)).dropna(axis="columns").rank()
-        low, high = percentile_interval(ranks.corrwith(theirs).to_numpy())
-    interval = "" if math.isnan(low) else f", 95 % interval [{low:.2f}, {high:.2f}] by the same draws"
-    where = f" on {rows['other_data_set'].iloc[0]}" if column == "published_other" else ""
-    return (
-        f"Order of the {len(rows)} rows of {comparison.tables[0]} and that published{where}: Spearman's "
-        f"ρ {correlation:.2f}{interval}."
-    )
 
 
 def _with_resampled(frame: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:

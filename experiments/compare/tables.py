@@ -14,7 +14,8 @@ from rich.text import Text
 
 from beyondpixel.experiments.axes import EVALUATION_AXES, METHOD_AXES
 from beyondpixel.experiments.bootstrap import RESAMPLES
-from beyondpixel.experiments.compare.rows import ROW, Comparison, rank_order
+from beyondpixel.experiments.compare.rank_order import rank_order
+from beyondpixel.experiments.compare.rows import ROW, Comparison
 from beyondpixel.experiments.compare.units import NOTHING, Unit, best, is_loss, unit_of
 from beyondpixel.experiments.errors import UserError
 
