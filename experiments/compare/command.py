@@ -75,13 +75,8 @@ def compare(
         print(f"Table written to {output}")
     else:
         sys.stdout.write(as_text(comparison, format, per_class=per_class, console=_console()))
-    if plot is not None or trimap is not None:
-        from beyondpixel.experiments.compare.plots import save_plots, save_trimap
-
-        files = save_plots(comparison, plot) if plot else []
-        files += save_trimap(comparison, trimap) if trimap else []
-        for file in files:
-            print(f"Plot saved as {file}")
+    for file in _save_plots(comparison, plot, trimap):
+        print(f"Plot saved as {file}")
     if grid is not None:
         from beyondpixel.experiments.compare.qualitative import draw_rows
 
@@ -97,6 +92,15 @@ def compare(
 
         for location in save_workspace(comparison, wandb_workspace, folders[0]):
             print(f"W&B workspace saved: {location}")
+
+
+def _save_plots(comparison: Comparison, plot: Path | None, trimap: Path | None) -> list[Path]:
+    if plot is None and trimap is None:
+        return []
+    from beyondpixel.experiments.compare.plots import save_plots, save_trimap  # matplotlib takes a second
+
+    files = [] if plot is None else save_plots(comparison, plot)
+    return files if trimap is None else [*files, *save_trimap(comparison, trimap)]
 
 
 def refuse_confounded(comparison: Comparison) -> None:

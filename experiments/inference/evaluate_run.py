@@ -60,22 +60,19 @@ def evaluate_checkpoint(
         shutil.rmtree(folder.path, ignore_errors=True)
     evaluate(stage, config, checkpoint, folder=folder, inferer=options)
     if slug and process_rank() == 0:  # written last, so that an interrupted evaluation does not count as complete
-        axes = {} if options is None else options.axes
-        words = " of ".join(filter(None, [inferer, other.name if other else None]))
-        folder.record = _record_of(run, config, axes, words, other)
+        folder.record = _record_of(run, config, inferer, other)
     return folder
 
 
-def _record_of(
-    run: RunFolder, config: Mapping[str, Any], axes: Mapping[str, Any], words: str, other: Path | None
-) -> dict[str, Any]:
+def _record_of(run: RunFolder, config: Mapping[str, Any], inferer: str | None, other: Path | None) -> dict[str, Any]:
+    axes = {} if inferer is None else parse_inferer(inferer).axes
     return {
         **{key: value for key, value in run.record.items() if key in COPIED},
         "axes": axes_of(config, axes),
         "git_commit": git_commit(),
         "environment": describe_environment(),
         "evaluation": {
-            "words": words,
+            "words": " of ".join(filter(None, [inferer, other.name if other else None])),
             **axes,
             "checkpoint": trained_checksum(run) if other is None else checksum(other),
         },
