@@ -264,6 +264,8 @@ def _parser(function: Any, skip: tuple[str, ...]) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(function, skip=set(skip), fail_untyped=False, sub_configs=False)
     put_integers_first(parser)
+    for action in parser._actions:  # each value is parsed on its own: a missing one is no error of the others
+        action.required = False
     return parser
 
 
@@ -277,21 +279,9 @@ def _defaults(function: Any, skip: tuple[str, ...]) -> dict[str, Any]:
 @cache
 def _converted(function: Any, skip: tuple[str, ...], key: str, value: str) -> str:
     """Convert a value to the annotated type of its argument; as JSON, so that equal values are converted once."""
-    # without the other required arguments of the class: that they are missing is no error of this key
-    others = tuple(name for name in _required(function) if name not in (key, *skip))
-    parser = _parser(function, (*skip, *others))
+    parser = _parser(function, skip)
     parsed = parser.parse_object({key: json.loads(value)})  # with the defaults of a nested class, such as an optimizer
     return json.dumps(yaml.safe_load(parser.dump(parsed, skip_validation=True, skip_unset=False))[key])
-
-
-def _required(function: Any) -> list[str]:
-    """Arguments without a default."""
-    parameters = inspect.signature(function).parameters.values()
-    return [
-        one.name
-        for one in parameters
-        if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
-    ]
 
 
 def _annotation(function: Any, skip: tuple[str, ...], key: str) -> str:
