@@ -11,7 +11,6 @@ import json
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -29,6 +28,7 @@ from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.losses import LOSSES, loss_class
 
+Errors = list[tuple[Keys, str]]  # paths of keys with a text each
 DEFAULT_SEED = 1
 MAX_SEED = 2**32 - 1  # NumPy's
 DEFAULT_CLASSES = {
@@ -77,7 +77,7 @@ def _location(spec: RunSpec, keys: Keys) -> str:
     return {"row": shown(spec.file), "command line": source}.get(source, f"{source}.yaml")
 
 
-def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], Errors]:
     """Fill in every default of a config and list its errors: paths of keys with a text each.
 
     Example:
@@ -89,22 +89,21 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Keys
     """
     keys = (*KINDS, "trainer", "seed_everything")
     unknown = [key for key in config if key not in keys]
-    errors: list[tuple[Keys, str]] = [((key,), f"unknown key; {suggestion(key, keys)}") for key in unknown]
+    errors: Errors = [((key,), f"unknown key; {suggestion(key, keys)}") for key in unknown]
     forbidden = forbidden_imports(config)
     if forbidden:
         return dict(config), [*errors, *((tuple(map(str, path)), text) for path, text in forbidden)]
-    completion = Completion(errors)
-    values: dict[str, Any] = {part: completion.complete_class(part, config.get(part) or {}) for part in KINDS}
-    values["trainer"] = completion.complete_arguments(Trainer, config.get("trainer") or {}, ("trainer",))
+    values: dict[str, Any] = {part: _complete_class(part, config.get(part) or {}, errors) for part in KINDS}
+    values["trainer"] = _complete_arguments(Trainer, config.get("trainer") or {}, ("trainer",), errors)
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
     return values, errors or _invalid_values(values)
 
 
-def _invalid_values(values: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+def _invalid_values(values: Mapping[str, Any]) -> Errors:
     """List the errors of values that have the right type, but with which a training fails or has no steps."""
     trainer, seed = values["trainer"], values["seed_everything"]
     steps, warmup = trainer["max_steps"], values["model"]["init_args"].get("warmup_iters")
-    errors: list[tuple[Keys, str]] = []
+    errors: Errors = []
     if steps > 0 and warmup is not None and warmup >= steps:
         text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
         errors.append((("model", "init_args", "warmup_iters"), text))
@@ -137,79 +136,69 @@ def import_class(class_path: str, part: str) -> type:
     return found
 
 
-@dataclass
-class Completion:
-    """Completes the parts of a config.
+def _complete_class(part: str, given: Mapping[str, Any], errors: Errors) -> dict[str, Any]:
+    class_path = given.get("class_path", DEFAULT_CLASSES[part])
+    try:
+        found = import_class(class_path, part)
+    except UserError as error:
+        errors.append(((part, "class_path"), str(error)))
+        return dict(given)
+    for key in given:
+        if key not in ("class_path", "init_args"):
+            below = key in _defaults(found, LINKED[part])
+            hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
+            errors.append(((part, str(key)), f"unknown key; {hint}"))
+    values = _complete_arguments(found, given.get("init_args") or {}, (part, "init_args"), errors, LINKED[part])
+    if "loss" in values:
+        values["loss"] = _complete_loss(values["loss"], (part, "init_args", "loss"), errors)
+    full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
+    return {"class_path": full_path, "init_args": values}
 
-    Attributes:
-        errors: receives the errors of all parts: paths of keys with a text each.
-    """
 
-    errors: list[tuple[Keys, str]]
+def _complete_loss(loss: Any, above: Keys, errors: Errors) -> Any:
+    """Complete a loss, given by name and arguments, or a list of losses; anything else is left to the model."""
+    if isinstance(loss, list):
+        return [_complete_loss(entry, (*above, str(index)), errors) for index, entry in enumerate(loss)]
+    settings = {"name": loss} if isinstance(loss, str) else loss
+    if not isinstance(settings, Mapping):
+        return loss
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    if not isinstance(name, str) or name not in LOSSES:
+        got = "no name" if name is None else repr(name)
+        keys = above if isinstance(loss, str) or name is None else (*above, "name")
+        errors.append((keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}"))
+        return loss
+    weight = {"weight": arguments.pop("weight")} if "weight" in arguments else {}
+    return {"name": name, **_complete_arguments(loss_class(name), arguments, above, errors, LOSS_LINKED), **weight}
 
-    def complete_class(self, part: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Complete a class, with its arguments and its loss."""
-        class_path = given.get("class_path", DEFAULT_CLASSES[part])
-        try:
-            found = import_class(class_path, part)
-        except UserError as error:
-            self.errors.append(((part, "class_path"), str(error)))
-            return dict(given)
-        for key in given:
-            if key not in ("class_path", "init_args"):
-                below = key in _defaults(found, LINKED[part])
-                hint = f"it belongs below {part}.init_args" if below else suggestion(key, ("class_path", "init_args"))
-                self.errors.append(((part, str(key)), f"unknown key; {hint}"))
-        values = self.complete_arguments(found, given.get("init_args") or {}, (part, "init_args"), LINKED[part])
-        if "loss" in values:
-            values["loss"] = self.complete_loss(values["loss"], (part, "init_args", "loss"))
-        full_path = class_path if "." in str(class_path) else f"{PACKAGES[part].__name__}.{class_path}"
-        return {"class_path": full_path, "init_args": values}
 
-    def complete_loss(self, loss: Any, above: Keys) -> Any:
-        """Complete a loss, given by name and arguments, or a list of losses; anything else is left to the model."""
-        if isinstance(loss, list):
-            return [self.complete_loss(entry, (*above, str(index))) for index, entry in enumerate(loss)]
-        settings = {"name": loss} if isinstance(loss, str) else loss
-        if not isinstance(settings, Mapping):
-            return loss
-        arguments = dict(settings)
-        name = arguments.pop("name", None)
-        if not isinstance(name, str) or name not in LOSSES:
-            got = "no name" if name is None else repr(name)
-            keys = above if isinstance(loss, str) or name is None else (*above, "name")
-            self.errors.append((keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}"))
-            return loss
-        weight = {"weight": arguments.pop("weight")} if "weight" in arguments else {}
-        values = self.complete_arguments(loss_class(name), arguments, above, LOSS_LINKED)
-        return {"name": name, **values, **weight}
-
-    def complete_arguments(
-        self, function: Any, given: Any, above: Keys, linked: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
-        """Complete the arguments of a class: its defaults, and the given values converted to their annotated types."""
-        if not isinstance(given, Mapping):
-            self.errors.append((above, f"expected keys and values, got {given!r}"))
-            return {}
-        values = dict(_defaults(function, linked))
-        for key, value in given.items():
-            keys = (*above, str(key))
-            if key in linked:
-                source = "--seed_everything" if key == "seed" else "the data module"
-                self.errors.append((keys, f"set by {source}; remove it"))
-            elif key not in values:
-                self.errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
-            elif value is None and values[key] is not None and not _accepts_null(_annotation(function, linked, key)):
-                # jsonargparse treats null as not given
-                text = f"expected {_annotation(function, linked, key)}, got null; omit the key to use its default"
-                self.errors.append((keys, text))
-            else:
-                try:
-                    values[key] = json.loads(_converted(function, linked, key, json.dumps(value, default=str)))
-                except (ArgumentError, ValueError, TypeError):
-                    error = _error_within(value, keys) or (keys, _expected(_annotation(function, linked, key), value))
-                    self.errors.append(error)
-        return values
+def _complete_arguments(
+    function: Any, given: Any, above: Keys, errors: Errors, linked: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The arguments of a class: its defaults, and the given values converted to their annotated types."""
+    if not isinstance(given, Mapping):
+        errors.append((above, f"expected keys and values, got {given!r}"))
+        return {}
+    values = dict(_defaults(function, linked))
+    for key, value in given.items():
+        keys = (*above, str(key))
+        if key in linked:
+            source = "--seed_everything" if key == "seed" else "the data module"
+            errors.append((keys, f"set by {source}; remove it"))
+        elif key not in values:
+            errors.append((keys, f"unknown key; {_hint(key, values, above)}"))
+        elif value is None and values[key] is not None and not _accepts_null(_annotation(function, linked, key)):
+            # jsonargparse treats null as not given
+            text = f"expected {_annotation(function, linked, key)}, got null; omit the key to use its default"
+            errors.append((keys, text))
+        else:
+            try:
+                values[key] = json.loads(_converted(function, linked, key, json.dumps(value, default=str)))
+            except (ArgumentError, ValueError, TypeError):
+                error = _error_within(value, keys) or (keys, _expected(_annotation(function, linked, key), value))
+                errors.append(error)
+    return values
 
 
 def _accepts_null(annotation: str) -> bool:
