@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.number_types import put_integers_first
-from beyondpixel.experiments.resolve import LINKED
+
+# arguments linked to another key: properties of the data set, and the seed
+LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
 
 
 class Built(NamedTuple):
@@ -92,6 +94,27 @@ def _add_data(parser: LightningArgumentParser) -> None:
     parser.add_argument("--seed_everything", type=bool | int)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     parser.link_arguments("seed_everything", "data.init_args.seed")
+
+
+def put_integers_first(parser: ArgumentParser) -> None:
+    """Make a parser try int before float, as in Trainer's annotations: 1 is one batch, and 1.0 is all of them.
+
+    The order is lost if a library used the types in the other order shortly before Trainer was imported: Python caches
+    recent types, and uses one `Optional[Union[int, float]]` for both orders.
+
+    Example:
+        >>> def train(limit: float | int | None = None) -> None: ...
+        >>> parser = ArgumentParser()
+        >>> _ = parser.add_function_arguments(train)
+        >>> put_integers_first(parser)
+        >>> parser.parse_args(["--limit=1"]).limit, parser.parse_args(["--limit=0.5"]).limit
+        (1, 0.5)
+    """
+    for action in parser._actions:
+        argument: Any = action
+        types = get_args(getattr(argument, "_typehint", None))
+        if get_origin(getattr(argument, "_typehint", None)) in (Union, UnionType) and {int, float} <= set(types):
+            argument._typehint = Union[tuple(sorted(types, key=lambda one: one is not int))]  # noqa: UP007
 
 
 def _first_cause(error: BaseException) -> BaseException:

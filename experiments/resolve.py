@@ -21,9 +21,9 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules
 from beyondpixel.experiments.allowed_imports import forbidden_imports
+from beyondpixel.experiments.build import LINKED, put_integers_first
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, did_you_mean, suggestion
-from beyondpixel.experiments.number_types import put_integers_first
 from beyondpixel.experiments.spec import RunSpec, SpecError
 from beyondpixel.experiments.yaml_files import shown
 from beyondpixel.losses import LOSSES, loss_class
@@ -37,8 +37,6 @@ DEFAULT_CLASSES = {
 }
 KINDS: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule}
 PACKAGES = {"model": beyondpixel.lightning_modules, "data": beyondpixel.datamodules}
-# arguments linked to another key: properties of the data set, and the seed
-LINKED = {"model": ("num_classes", "ignore_index", "class_names"), "data": ("seed",)}
 LOSS_LINKED = ("num_classes", "ignore_index")
 # modules in which a class is looked up by its short name
 MODULES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
