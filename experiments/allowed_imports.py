@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beyondpixel.experiments.errors import UserError
@@ -43,7 +43,7 @@ def take_allowed(words: Sequence[str]) -> list[str]:
     return rest
 
 
-def forbidden_imports(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
+def forbidden_imports(config: Any, above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
     """Find the class paths of a config whose modules may not be imported, each as keys and an error message.
 
     Modules that are already imported are allowed, since their top-level code has run.
@@ -55,14 +55,17 @@ def forbidden_imports(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
         >>> keys, text.partition(";")[0]
         (('model', 'class_path'), "elsewhere.Network: the module 'elsewhere' may not be imported")
     """
-    allowed = (*ALWAYS_ALLOWED, *filter(None, os.environ.get(VARIABLE, "").split(",")))
+    if isinstance(config, list | tuple):
+        config = dict(enumerate(config))
     faults = []
-    for keys, class_path in _class_paths(config, ()):
-        module = class_path.rpartition(".")[0]
-        if module and module not in sys.modules and not any(f"{module}.".startswith(f"{name}.") for name in allowed):
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        keys = (*above, str(key))
+        module = value.rpartition(".")[0] if key == "class_path" and isinstance(value, str) else ""
+        if module and not _is_allowed(module):
             top = module.partition(".")[0]
-            text = f"{class_path}: the module {top!r} may not be imported; if you trust it, add {OPTION} {top}"
+            text = f"{value}: the module {top!r} may not be imported; if you trust it, add {OPTION} {top}"
             faults.append((keys, text))
+        faults += forbidden_imports(value, keys)
     return faults
 
 
@@ -73,15 +76,9 @@ def check_imports(config: Any) -> None:
         UserError: naming the key.
     """
     for keys, text in forbidden_imports(config):
-        raise UserError(f"{'.'.join(map(str, keys))}: {text}")
+        raise UserError(f"{'.'.join(keys)}: {text}")
 
 
-def _class_paths(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key == "class_path" and isinstance(inner, str):
-                yield (*keys, key), inner
-            yield from _class_paths(inner, (*keys, key))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _class_paths(inner, (*keys, index))
+def _is_allowed(module: str) -> bool:
+    allowed = (*ALWAYS_ALLOWED, *filter(None, os.environ.get(VARIABLE, "").split(",")))
+    return module in sys.modules or any(f"{module}.".startswith(f"{name}.") for name in allowed)

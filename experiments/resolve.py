@@ -90,7 +90,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], Errors]:
     errors: Errors = [((key,), f"unknown key; {suggestion(key, keys)}") for key in unknown]
     forbidden = forbidden_imports(config)
     if forbidden:
-        return dict(config), [*errors, *((tuple(map(str, path)), text) for path, text in forbidden)]
+        return dict(config), [*errors, *forbidden]
     values: dict[str, Any] = {part: _complete_class(part, config.get(part) or {}, errors) for part in KINDS}
     values["trainer"] = _complete_arguments(Trainer, config.get("trainer") or {}, ("trainer",), errors)
     values["seed_everything"] = config.get("seed_everything", DEFAULT_SEED)
