@@ -7,13 +7,13 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import make_parser
@@ -45,24 +45,24 @@ def fit(arguments: Sequence[str]) -> None:
     """Train in a run folder, `trainer.default_root_dir`: start a run, resume an unfinished or keep a finished one."""
     from beyondpixel.experiments.training import train
 
-    cli = read_command_line("fit", arguments[1:])
-    folder = RunFolder(cli.resolved["trainer"]["default_root_dir"] or DEFAULT_FOLDER)
+    resolved, options = read_command_line("fit", arguments[1:])
+    folder = RunFolder(resolved["trainer"]["default_root_dir"] or DEFAULT_FOLDER)
     first = process_rank() == 0
     with RunLock(folder.lock_file) if first else nullcontext():
         if first:
             folder.remove_temporary_files()
-        resume = None if cli.overwrite else checkpoint_to_resume(folder, cli.resolved)
-        if cli.ckpt_path is not None and resume is not None:
+        resume = None if options.overwrite else checkpoint_to_resume(folder, resolved)
+        if options.ckpt_path is not None and resume is not None:
             print(f"Resuming {resume}; this run started from --ckpt_path, and --overwrite starts from it again")
-        elif cli.ckpt_path is not None:
-            resume = find_checkpoint(cli.ckpt_path, _last_config(peek(arguments)[0]))
-            if cli.overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
+        elif options.ckpt_path is not None:
+            resume = find_checkpoint(options.ckpt_path, _last_config(peek(arguments)[0]))
+            if options.overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
                 raise UserError(
                     f"--ckpt_path: {resume} is in {folder.path}, which --overwrite empties; "
                     "choose another folder with --trainer.default_root_dir"
                 )
         with full_disk_as_user_error(folder.path):
-            train(folder, cli.resolved, resume=resume, overwrite=cli.overwrite, test=False)
+            train(folder, resolved, resume=resume, overwrite=options.overwrite, test=False)
     checkpoint = shlex.quote(str(folder.last_checkpoint))
     print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {checkpoint}")
 
@@ -83,8 +83,8 @@ def score(arguments: Sequence[str]) -> None:
     own_config = checkpoint.resolve().parent.parent / "config.yaml"
     if config is None and own_config.exists():
         words = [f"--config={own_config}", *words]
-    cli = read_command_line(name, words)
-    folder = evaluate_checkpoint(name, checkpoint, cli.resolved, inferer=cli.inferer)
+    resolved, options = read_command_line(name, words)
+    folder = evaluate_checkpoint(name, checkpoint, resolved, inferer=options.inferer)
     print(f"Scored {checkpoint} on the {EVALUATED[name]} images" + (f"; see {folder.path}" if folder else ""))
 
 
@@ -109,24 +109,11 @@ def _is_relevant(record: logging.LogRecord) -> bool:
     return not any(text in str(record.msg) for text in ("Tip:", "TPU available", "💡"))
 
 
-class CommandLine(NamedTuple):
-    """Parsed arguments of `fit`, `validate` or `test`.
-
-    Attributes:
-        resolved: the config with every default, as plain types.
-        ckpt_path: a file, or `last` or `best`.
-        overwrite: whether `fit` replaces a finished run.
-        inferer: how `validate` and `test` predict images.
-    """
-
-    resolved: dict[str, Any]
-    ckpt_path: str | None
-    overwrite: bool = False
-    inferer: str | None = None
-
-
-def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
+def read_command_line(command: str, words: Sequence[str]) -> tuple[dict[str, Any], Namespace]:
     """Parse the arguments of `beyondpixel fit`, `validate` or `test` without building anything.
+
+    Returns:
+        The config with every default, as plain types, and all arguments, among them the command's own options.
 
     Raises:
         UserError: naming every wrong key or value, or a module that may not be imported.
@@ -148,22 +135,16 @@ def read_command_line(command: str, words: Sequence[str]) -> CommandLine:
     try:
         config = parser.parse_args([f"--config={yaml.safe_dump(merged.values)}", *rest])
     except ArgumentError as error:
-        text = _describe_errors(merged, rest) or str(error)
+        # the same words as for `launch`, with the closest valid one; there may be no error there
+        for key, value in parse_overrides(rest)[0].items():
+            merged.set(key, value, source="command line")
+        text = _shown(complete(merged.values)[1]) or str(error)
         raise UserError(f"{text}\nAll options: beyondpixel {command} --help") from error
     dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False))
     resolved, errors = complete({key: dumped[key] for key in ("model", "data", "trainer", "seed_everything")})
     if errors:
         raise UserError(_shown(errors))
-    return CommandLine(resolved, *(config.get(key) for key in CommandLine._fields[1:]))
-
-
-def _describe_errors(merged: MergedConfig, words: Sequence[str]) -> str:
-    """List the wrong keys and values as for `launch`, with the closest valid word; empty if all are valid there."""
-    overrides, _ = parse_overrides(words)
-    for key, value in overrides.items():
-        merged.set(key, value, source="command line")
-    _, errors = complete(merged.values)
-    return _shown(errors)
+    return resolved, config
 
 
 def _shown(errors: Sequence[tuple[tuple[str, ...], str]]) -> str:
@@ -184,22 +165,16 @@ def _merge_config_files(words: Sequence[str]) -> tuple[MergedConfig, list[str]]:
     """Merge all config files, without the arguments of classes that are not used; return all other words, too."""
     given, rest = peek(words)
     merged = MergedConfig()
+    for part, default in DEFAULT_CLASSES.items():
+        merged.set(f"{part}.class_path", default, source="default")
     for config in given.config:
         content = read_yaml(Path(config)) if os.path.isfile(config) else read_value(config)  # noqa: PTH113
         if not isinstance(content, dict):
             raise UserError(f"--config {config}: no such file; expected a YAML file with keys such as model and data")
         merged.add(content, source=config)
     check_imports(merged.values)
-    for part, default in DEFAULT_CLASSES.items():
-        configured = _class_path(merged.values.get(part))
-        named = getattr(given, part) or configured or default
-        if configured is None or named.rpartition(".")[2] != configured.rpartition(".")[2]:
-            merged.set(f"{part}.class_path", named, source="command line")
+    for part in DEFAULT_CLASSES:
+        if getattr(given, part) is not None:
+            merged.set(f"{part}.class_path", getattr(given, part), source="command line")
     checkpoint = [] if given.ckpt_path is None else [f"--ckpt_path={given.ckpt_path}"]
     return merged, [*checkpoint, *rest]
-
-
-def _class_path(part: Any) -> str | None:
-    """The class that a part of a config names; the parser reports all other errors of the part."""
-    named = part.get("class_path") if isinstance(part, Mapping) else part
-    return None if named is None else str(named)

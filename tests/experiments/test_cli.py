@@ -97,7 +97,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def resolved(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(sys, "argv", ["beyondpixel"])
-    return read_command_line("fit", words).resolved
+    return read_command_line("fit", words)[0]
 
 
 def test_fit_without_arguments_trains_on_generated_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
