@@ -134,7 +134,9 @@ def import_class(class_path: str, part: str) -> type:
     return found
 
 
-def _complete_class(part: str, given: Mapping[str, Any], errors: Errors) -> dict[str, Any]:
+def _complete_class(part: str, given: Any, errors: Errors) -> dict[str, Any]:
+    if not isinstance(given, Mapping):  # a class with its defaults, as `model: MCIBIModule`
+        given = {"class_path": given}
     class_path = given.get("class_path", DEFAULT_CLASSES[part])
     try:
         found = import_class(class_path, part)

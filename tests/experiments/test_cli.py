@@ -156,6 +156,7 @@ def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "model.init_args.loss.regon_size: unknown key; did you mean region",
         ),
         ("--model=DeepLabModul", "model.class_path: no class 'DeepLabModul'"),
+        ("--config={model: DeepLabModul}", "model.class_path: no class 'DeepLabModul'"),
         ("--modle.lr=3", "unknown argument --modle.lr=3: config keys are given as --data.KEY, --model.KEY"),
         ("--max_steps=3", "unrecognized arguments: --max_steps=3"),
     ],
