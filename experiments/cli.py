@@ -24,7 +24,7 @@ COMMANDS = {
     "test": ("lightning_cli:score", "score a checkpoint on the test images"),
     "predict": ("inference.command:predict", "write predictions of a checkpoint as PNG files"),
     "export": ("inference.command:export", "write a trained network as ONNX or as a state dict"),
-    "data get": ("data_download:get_data", "download CamVid, VOC 2012 or SBD"),
+    "data get": ("data_command:get_data", "download CamVid, VOC 2012 or SBD"),
     "data check": ("data_command:check_data", "read every file of a data set: counts, sizes, class balance, faults"),
     "sync": ("sync:sync", "upload what W&B logged offline"),
     "publish": ("publish:publish", "write finished runs as data to results/"),

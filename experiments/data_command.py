@@ -1,4 +1,4 @@
-"""`beyondpixel data check`: read and verify a data set."""
+"""`beyondpixel data get` and `data check`: download a data set, read and verify it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beyondpixel.datamodules.datasets.errors import BadFileError
-from beyondpixel.experiments.errors import UserError
+from beyondpixel import datamodules
+from beyondpixel.datamodules import download
+from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
+from beyondpixel.datamodules.fetching import DownloadError
+from beyondpixel.datamodules.unpacking import ArchiveError
+from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.picture_files import check_ending
 
 if TYPE_CHECKING:
@@ -21,12 +25,24 @@ if TYPE_CHECKING:
     from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 
 SIZES_SHOWN = 5
-DATA_MODULES = {
-    "camvid": "CamVidDataModule",
-    "folder": "FolderDataModule",
-    "shapes": "ShapesDataModule",
-    "voc": "VOCDataModule",
-}
+
+
+def get_data(name: Literal["camvid", "voc", "sbd"], *, root: Path, mirrors: Sequence[str] = ()) -> None:
+    """Download a data set. A complete data set is left alone, and an interrupted download is resumed.
+
+    Args:
+        name: the data set; `sbd` adds the trainaug split to VOC at the same root.
+        root: the folder to download to.
+        mirrors: addresses or folders to try first: of the archive, or of the folder that holds it.
+    """
+    with as_user_error(DataError, DownloadError, ArchiveError):
+        done = download.get(name, root, mirrors=mirrors)
+    print(f"{name} is in {root}" if done else f"{name} is complete in {root}; nothing was downloaded")
+    if name == "voc":
+        print(f"Add its training split trainaug with: beyondpixel data get sbd --root {root}")
+    else:
+        checked = "voc" if name == "sbd" else name
+        print(f"Look at it with: beyondpixel data check {checked} --root {root} --grid {checked}.png")
 
 
 def check_data(
@@ -95,7 +111,8 @@ def _build(name: str, root: Path | None, overrides: Mapping[str, Any]) -> Segmen
         arguments[key.removeprefix("data.").removeprefix("init_args.")] = value
     if name != "shapes" and "root" not in arguments:
         raise UserError(f"data check {name} needs --root DIR, the folder of the data set")
-    config, errors = complete({"data": {"class_path": DATA_MODULES[name], "init_args": arguments}})
+    classes = {class_name.removesuffix("DataModule").lower(): class_name for class_name in datamodules.__all__}
+    config, errors = complete({"data": {"class_path": classes[name], "init_args": arguments}})
     if errors:
         raise UserError("\n".join(f"--data.{'.'.join(keys[2:])}: {text}" for keys, text in errors))
     return cast("SegmentationDataModule", build_data(config))

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beyondpixel.datamodules import FolderDataModule
-from beyondpixel.experiments import data_download
+from beyondpixel.datamodules import FolderDataModule, download
 from beyondpixel.experiments.cli import main
 
 CLASSES = "masks: index\nclasses:\n  - {name: ground, color: [0, 0, 0]}\n  - {name: leaf, color: [0, 160, 0]}\n"
@@ -103,7 +102,7 @@ def test_get_names_the_command_that_comes_next(
     name: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A check of VOC reads trainaug, which is there after both downloads alone."""
-    monkeypatch.setattr(data_download, "get", lambda *args, **kwargs: True)
+    monkeypatch.setattr(download, "get", lambda *args, **kwargs: True)
     main(["data", "get", name, "--root", "VOC"])
     following = {"voc": "data get sbd --root VOC", "sbd": "data check voc --root VOC --grid voc.png"}
     assert capsys.readouterr().out.endswith(f": beyondpixel {following[name]}\n")
