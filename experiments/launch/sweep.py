@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from beyondpixel.experiments.axes import AXES, axes_of
-from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.plan import Run, plan_runs
+from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.run.folder import write_atomically
 from beyondpixel.experiments.spec import RUNS, RunSpec
 from beyondpixel.experiments.wandb_arguments import project_name
@@ -27,7 +26,7 @@ def write_sweep(
     output: Path,
     overrides: Mapping[str, Any],
     options: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> None:
     """Write a sweep of all runs, finished or not, and print how to start it.
 
     Its parameters are the seed and the row. A row is its spec with the axes in which the rows differ, as W&B's panels
@@ -41,14 +40,16 @@ def write_sweep(
         overrides: dotted config keys that win over every spec.
         options: additional options of the agents' `launch`, such as `{"gpus": 2}`; None values are omitted.
 
-    Returns:
-        The sweep.
-
     Raises:
         UserError: for errors in the specs, as for a launch.
     """
     runs = plan_runs(specs, seeds=seeds[:1], output=output, overrides=overrides)
-    rows = _rows(runs)
+    axes = [axes_of(run.config) for run in runs]
+    differing = [name for name in AXES if any(one[name] != axes[0][name] for one in axes)]
+    rows = [
+        {"spec": _location_of(run.spec), **{name: one[name] for name in differing}}
+        for run, one in zip(runs, axes, strict=True)
+    ]
     passed = {**overrides, **{key: value for key, value in options.items() if value is not None}}
     arguments = [text for key, value in passed.items() for text in (f"--{key}", in_one_line(value))]
     sweep = {
@@ -70,17 +71,6 @@ def write_sweep(
         + yaml.safe_dump(sweep, sort_keys=False),
     )
     print(f"Wrote {file} ({len(rows)} rows, {len(set(seeds))} seeds); nothing was started.\n{start}\n{agents}")
-    return sweep
-
-
-def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Location of each run's spec, with the axes in which the runs differ."""
-    axes = [axes_of(run.config) for run in runs]
-    differing = [name for name in AXES if any(one[name] != axes[0][name] for one in axes)]
-    return [
-        {"spec": _location_of(run.spec), **{name: one[name] for name in differing}}
-        for run, one in zip(runs, axes, strict=True)
-    ]
 
 
 def _location_of(spec: RunSpec) -> str:
@@ -94,12 +84,8 @@ def main() -> None:
     """Launch one run; called by an agent with its parameters as JSON and further arguments of `launch`."""
     from beyondpixel.experiments.cli import main as beyondpixel
 
-    try:
-        parameters = json.loads(sys.argv[1])
-        arguments = [parameters["row"]["spec"], "--seeds", str(parameters["seed"])]
-    except (IndexError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"expected the row and the seed of a sweep as JSON first, got {sys.argv[1:2]}") from error
-    beyondpixel(["launch", *arguments, *sys.argv[2:]])
+    parameters = json.loads(sys.argv[1])
+    beyondpixel(["launch", parameters["row"]["spec"], "--seeds", str(parameters["seed"]), *sys.argv[2:]])
 
 
 if __name__ == "__main__":
