@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,10 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
         for file in files:
             try:
                 specs += _read_spec_file(file, overrides or {})
-            except UserError as error:
-                errors += error.errors if isinstance(error, SpecError) else [str(error)]
+            except UserError as error:  # of a file that is no YAML
+                errors.append(str(error))
+            except ValueError as error:
+                errors += [f"{shown(file)}: {line}" for line in str(error).splitlines()]
         wanted = [spec for spec in specs if row in (None, spec.row)]
         if not wanted and not errors:
             raise UserError(
@@ -201,17 +203,21 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
 
 
 def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
+    """The rows of a file; raises ValueError with one line per error."""
     content = read_yaml(file)
-    _raise_any(file, _check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
-    rows, errors = _rows_of(content, file.stem)
+    _raise_any(_check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
+    if "row" in content and "grid" not in content:
+        raise ValueError("row: expected only with grid; remove it, since the file's name is the row's name")
+    rows = expand_grid(content["grid"], content.get("row")) if "grid" in content else {file.stem: []}
     reference = content.get("reference", {})
-    _raise_any(file, errors + _check_references(reference, rows))
-    fragments = _read_fragments(file, content, rows)
+    _raise_any(_check_references(reference, rows))
+    fragments = _read_fragments(name for changes in rows.values() for name in _fragments_of(content, changes))
     merged = {row: _merge(content, changes, fragments, overrides) for row, changes in rows.items()}
-    for part in ("model", "data"):
-        if not all("class_path" in (one.values.get(part) or {}) for one in merged.values()):
-            errors.append(f"{part}.class_path: not given; add it or a base fragment that has it")
-    _raise_any(file, errors)
+    _raise_any(
+        f"{part}.class_path: not given; add it or a base fragment that has it"
+        for part in ("model", "data")
+        if not all("class_path" in (one.values.get(part) or {}) for one in merged.values())
+    )
     evaluations = tuple(content.get("evaluations", ()))
     return [
         RunSpec(file.parent.name, row, file, config, _reference_of(reference, row), evaluations)
@@ -219,33 +225,19 @@ def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
     ]
 
 
-def _raise_any(file: Path, errors: Sequence[str]) -> None:
-    if errors:
-        raise SpecError([f"{shown(file)}: {error}" for error in errors])
+def _raise_any(errors: Iterable[str]) -> None:
+    text = "\n".join(errors)
+    if text:
+        raise ValueError(text)
 
 
-def _rows_of(content: Mapping[str, Any], name: str) -> tuple[dict[str, Changes], list[str]]:
-    """The changes of each row of a file, whose only row without a grid has the file's name, and all errors."""
-    if "grid" not in content:
-        errors = ["row: expected only with grid; remove it, since the file's name is the row's name"]
-        return {name: []}, errors if "row" in content else []
-    try:
-        return expand_grid(content["grid"], content.get("row")), []
-    except ValueError as error:
-        return {}, str(error).splitlines()
-
-
-def _read_fragments(file: Path, content: Mapping[str, Any], rows: Mapping[str, Changes]) -> Fragments:
-    """The fragments of all rows, each read once."""
-    names = dict.fromkeys(name for changes in rows.values() for name in _fragments_of(content, changes))
+def _read_fragments(names: Iterable[str]) -> Fragments:
     files = {name: BASE / f"{name}.yaml" for name in names}
-    errors = []
-    for name in names:
-        if not os.path.isfile(files[name]):  # noqa: PTH113
-            known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
-            errors.append(f"base: no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}")
-    _raise_any(file, errors)
-    return {name: read_yaml(fragment) for name, fragment in files.items()}
+    missing = [name for name, file in files.items() if not os.path.isfile(file)]  # noqa: PTH113
+    if missing:
+        known = sorted(path.relative_to(BASE).with_suffix("").as_posix() for path in BASE.rglob("*.yaml"))
+        _raise_any(f"base: no fragment {name[:SHOWN_LENGTH]!r}; {suggestion(name, known)}" for name in missing)
+    return {name: read_yaml(file) for name, file in files.items()}
 
 
 def _fragments_of(content: Mapping[str, Any], changes: Changes) -> list[str]:
@@ -285,12 +277,10 @@ def _has_type(value: Any, kind: Any, entries: Any) -> bool:
 
 
 def _check_references(reference: dict[str, Any], rows: Mapping[str, Changes]) -> list[str]:
-    values = reference.get("value")
-    if not isinstance(values, dict):
-        return _check_reference(reference, "reference.")
-    errors = [f"reference.value.{row}: no such row; {suggestion(row, rows)}" for row in values if row not in rows]
-    return errors or [
-        error for row in values for error in _check_reference(_reference_of(reference, row), "reference.")
+    values = reference["value"] if isinstance(reference.get("value"), dict) else {}
+    unknown = [f"reference.value.{row}: no such row; {suggestion(row, rows)}" for row in values if row not in rows]
+    return unknown or [
+        error for row in values or rows for error in _check_reference(_reference_of(reference, row), "reference.")
     ]
 
 
