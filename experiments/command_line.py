@@ -45,15 +45,13 @@ def call_with_arguments(function: Callable[..., Any], arguments: Sequence[str], 
         >>> call_with_arguments(greet, ["Ada", "Bob", "--loud"], prog="greet")
         ADA BOB
     """
-    parameters = inspect.signature(function).parameters
     overrides = {}
-    if REST in parameters:
+    if REST in inspect.signature(function).parameters:
         from beyondpixel.experiments.spec import parse_overrides
 
         overrides[REST], arguments = parse_overrides(arguments)
     values = vars(make_parser(function, prog).parse_intermixed_args(list(arguments))) | overrides
-    positional = [values.pop(name) for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    function(*positional, **values)
+    function(**values)
 
 
 class Parser(argparse.ArgumentParser):

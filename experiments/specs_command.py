@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from beyondpixel.experiments.axes import loss_label
@@ -113,25 +113,13 @@ def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
 def _row_table(rows: Sequence[RunSpec]) -> Table:
     """Table with each row's values in one cell that wraps: few terminals have space for one column per key."""
     differing = differing_keys(rows)
-    columns: dict[str, list[str]] = {
-        "differs in": [_values_of_row(differing, index) for index in range(len(rows))],
-        "also tested with": ["\n".join(spec.evaluations) for spec in rows],
-        "published (%)": [_published(spec.reference) for spec in rows],
-    }
-    shown = {name: texts for name, texts in columns.items() if any(texts)}
-    table = Table()
-    table.add_column("row", no_wrap=True)
-    for name in shown:
-        table.add_column(name)
+    table = Table(Column("row", no_wrap=True), "differs in", "also tested with", "published (%)")
     for index, spec in enumerate(rows):
-        table.add_row(spec.row, *(texts[index] or "–" for texts in shown.values()))
+        values = {name: values[index] for name, values in differing.items() if values[index] is not None}
+        texts = "; ".join(f"{name} {_format_value(value)}" for name, value in values.items())
+        table.add_row(spec.row, texts or "–", "\n".join(spec.evaluations) or "–", _published(spec.reference) or "–")
+    table.columns = [column for column in table.columns if any(cell != "–" for cell in column.cells)]
     return table
-
-
-def _values_of_row(differing: Mapping[str, Sequence[Any]], index: int) -> str:
-    return "; ".join(
-        f"{name} {_format_value(values[index])}" for name, values in differing.items() if values[index] is not None
-    )
 
 
 def _published(reference: Mapping[str, Any]) -> str:
