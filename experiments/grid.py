@@ -66,8 +66,7 @@ def _labeled(axis: str, change: Mapping[str, Any]) -> Iterator[tuple[str, str, s
 
 def _axis_errors(grid: Any) -> Iterator[str]:
     if not isinstance(grid, Mapping) or not grid:
-        yield f"grid: expected axes, each {{key: values}}, got {grid!r}"
-        return
+        raise ValueError(f"grid: expected axes, each {{key: values}}, got {grid!r}")
     for axis, change in grid.items():
         error = _axis_error(change)
         if not isinstance(axis, str) or not axis.isidentifier():
@@ -95,15 +94,15 @@ def _is_fragments(value: Any) -> bool:
     return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
-def _template_errors(grid: Any, template: Any) -> Iterator[str]:
-    axes = [str(axis) for axis in grid] if isinstance(grid, Mapping) else []
+def _template_errors(grid: Mapping[Any, Any], template: Any) -> Iterator[str]:
+    axes = list(map(str, grid))
     example = "_".join(f"{axis}{{{axis}}}" for axis in axes)
     if not isinstance(template, str):
         yield f"row: a grid needs a name for its rows, such as {example!r}, got {template!r}"
         return
     # a field of str.format with more than a name, such as a width, could request a terabyte of spaces
     rest = re.sub("|".join(re.escape(f"{{{axis}}}") for axis in axes), "", template)
-    if not axes or "{" in rest or "}" in rest:
+    if "{" in rest or "}" in rest:
         yield f"row: {template!r} is not understood; the axes are {', '.join(axes)}, so it could be {example!r}"
 
 

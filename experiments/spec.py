@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,8 @@ def load_specs(locations: Sequence[str | Path], overrides: Mapping[str, Any] | N
         for file in files:
             try:
                 specs += _read_spec_file(file, overrides or {})
-            except UserError as error:  # of a file that is no YAML
-                errors.append(str(error))
-            except ValueError as error:
-                errors += [f"{shown(file)}: {line}" for line in str(error).splitlines()]
+            except UserError as error:
+                errors += str(error).splitlines()
         wanted = [spec for spec in specs if row in (None, spec.row)]
         if not wanted and not errors:
             raise UserError(
@@ -203,26 +202,30 @@ def _locate(location: str | Path) -> tuple[list[Path], str | None]:
 
 
 def _read_spec_file(file: Path, overrides: Mapping[str, Any]) -> list[RunSpec]:
-    """The rows of a file; raises ValueError with one line per error."""
     content = read_yaml(file)
-    _raise_any(_check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
-    if "row" in content and "grid" not in content:
-        raise ValueError("row: expected only with grid; remove it, since the file's name is the row's name")
-    rows = expand_grid(content["grid"], content.get("row")) if "grid" in content else {file.stem: []}
-    reference = content.get("reference", {})
-    _raise_any(_check_references(reference, rows))
-    fragments = _read_fragments(name for changes in rows.values() for name in _fragments_of(content, changes))
-    merged = {row: _merge(content, changes, fragments, overrides) for row, changes in rows.items()}
-    _raise_any(
-        f"{part}.class_path: not given; add it or a base fragment that has it"
-        for part in ("model", "data")
-        if not all("class_path" in (one.values.get(part) or {}) for one in merged.values())
-    )
+    with _errors_in(file):
+        _raise_any(_check(content, SPEC_KEYS) or _check(content.get("config", {}), CONFIG_KEYS, "config."))
+        if "row" in content and "grid" not in content:
+            raise ValueError("row: expected only with grid; remove it, since the file's name is the row's name")
+        rows = expand_grid(content["grid"], content.get("row")) if "grid" in content else {file.stem: []}
+        reference = content.get("reference", {})
+        _raise_any(_check_references(reference, rows))
+        fragments = _read_fragments(name for changes in rows.values() for name in _fragments_of(content, changes))
+        merged = {row: _merge(content, changes, fragments, overrides) for row, changes in rows.items()}
     evaluations = tuple(content.get("evaluations", ()))
     return [
         RunSpec(file.parent.name, row, file, config, _reference_of(reference, row), evaluations)
         for row, config in merged.items()
     ]
+
+
+@contextmanager
+def _errors_in(file: Path) -> Iterator[None]:
+    """Put the file's name before each line of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise SpecError([f"{shown(file)}: {line}" for line in str(error).splitlines()]) from error
 
 
 def _raise_any(errors: Iterable[str]) -> None:
@@ -257,6 +260,8 @@ def _merge(
             merged.set(key, value, source="row")
     for key, value in overrides.items():
         merged.set(key, value, source="command line")
+    missing = [part for part in ("model", "data") if "class_path" not in (merged.values.get(part) or {})]
+    _raise_any(f"{part}.class_path: not given; add it or a base fragment that has it" for part in missing)
     return merged
 
 
