@@ -81,8 +81,8 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit.
     """
-    sbatch = read_sbatch(options["sbatch"])
-    requested = {**options, **_take_shared(sbatch, options)}
+    sbatch, shared = _read_sbatch(options)
+    requested = {**options, **shared}
     gpus = 1 if requested["gpus"] is None else requested["gpus"]
     minutes = read_time_limit(str(requested["time"] or DEFAULT_TIME))
     parameters = {
@@ -102,13 +102,21 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in parameters.items() if value is not None}
 
 
-def _take_shared(sbatch: dict[str, str | bool], options: Mapping[str, Any]) -> dict[str, str | bool]:
-    """Remove from sbatch's options those that are also options of `launch`, and return them."""
-    shared = {name: sbatch.pop(name) for name in SHARED if name in sbatch}
-    for name, value in shared.items():
-        if options[name] is not None:
-            raise UserError(f"--sbatch {name}={value}: given as --{name} {options[name]} already")
-    return shared
+def _read_sbatch(options: Mapping[str, Any]) -> tuple[dict[str, str | bool], dict[str, str | bool]]:
+    """Parse the options of sbatch, NAME=VALUE or NAME, and separate those that are also options of `launch`."""
+    sbatch: dict[str, str | bool] = {}
+    shared: dict[str, str | bool] = {}
+    for word in options["sbatch"]:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise UserError(f"--sbatch {word}: expected NAME=VALUE or NAME, such as account=vision or exclusive")
+        if name in RESERVED:
+            raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; omit it")
+        if name in SHARED and options[name] is not None:
+            raise UserError(f"--sbatch {word}: given as --{name} {options[name]} already")
+        (shared if name in SHARED else sbatch)[name] = value if equals else True
+    return sbatch, shared
 
 
 def _srun_arguments(srun: Sequence[str], cpus: int | None) -> list[str]:
@@ -117,28 +125,6 @@ def _srun_arguments(srun: Sequence[str], cpus: int | None) -> list[str]:
     inherited = [f"--cpus-per-task={cpus}"] if cpus else []
     # one task that fails must not leave the others waiting for it
     return ["--kill-on-bad-exit=1", *inherited, *given]
-
-
-def read_sbatch(words: Sequence[str]) -> dict[str, str | bool]:
-    """Parse options of sbatch, NAME=VALUE or NAME.
-
-    Raises:
-        UserError: for an option that the launcher sets itself.
-
-    Example:
-        >>> read_sbatch(["account=vision", "--mail-user=me@here", "exclusive"])
-        {'account': 'vision', 'mail-user': 'me@here', 'exclusive': True}
-    """
-    options: dict[str, str | bool] = {}
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("_", "-")
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-            raise UserError(f"--sbatch {word}: expected NAME=VALUE or NAME, such as account=vision or exclusive")
-        if name in RESERVED:
-            raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; omit it")
-        options[name] = value if equals else True
-    return options
 
 
 def read_time_limit(text: str) -> int:
