@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,8 @@ from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.base import Sample, read_all
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,6 @@ def check(
     return [_check_split(datamodule, split, split_of, progress) for split in names]
 
 
-@dataclass(frozen=True)
-class _SampleStatistics:
-    """Contribution of one sample to the sums, and its image's digest."""
-
-    id: str
-    digest: bytes
-    size: tuple[int, int]
-    labels: NDArray[np.int64] | None
-    sums: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-
 def _check_split(
     datamodule: SegmentationDataModule, split: str, split_of: dict[bytes, str], progress: bool
 ) -> SplitReport:
@@ -110,64 +99,58 @@ def _check_split(
             dataset = datamodule.load_split(split)
         except DataError as error:
             return SplitReport(split, error=str(error))
+    # histograms of 256 bins, which determine mean and deviation exactly; pixels of each label, and images with it
+    colors, labels = np.zeros((3, 256), dtype=np.int64), np.zeros((2, 256), dtype=np.int64)
+    sizes, faults, seen = Counter[tuple[int, int]](), list[str](), list[tuple[bytes, str]]()
     description = f"Checking {datamodule.dataset_name} {split}"
-    seen = list(track(read_all(dataset, _statistics), description, total=len(dataset), disable=not progress))
-    faults = [str(entry) for entry in seen if isinstance(entry, BadFileError)]
-    good = [entry for entry in seen if isinstance(entry, _SampleStatistics)]
-    return SplitReport(
+    for entry in track(read_all(dataset, _statistics), description, total=len(dataset), disable=not progress):
+        if isinstance(entry, BadFileError):
+            faults.append(str(entry))
+            continue
+        id, digest, size, of_colors, of_labels = entry
+        seen.append((digest, id))
+        sizes[size] += 1
+        colors += of_colors
+        labels += np.stack([of_labels, of_labels > 0])
+    values, pixels = np.arange(256) / 255, max(1, colors[0].sum())
+    mean = colors @ values / pixels
+    std = np.sqrt(colors @ values**2 / pixels - mean**2)
+    report = SplitReport(
         split,
-        **(_content(good, datamodule.class_names) if good else {}),
-        faults=faults,
-        remedy=dataset.remedy,
-        warnings=[*(str(warning.message) for warning in caught), *_copies(good, split, split_of)],
+        sizes.total(),
+        dict(sizes.most_common()),
+        _count_classes(datamodule.class_names, labels) if labels.any() else [],
+        tuple(mean.tolist()) if sizes else (),
+        tuple(std.tolist()) if sizes else (),
+        faults,
+        dataset.remedy,
+        warnings=[*(str(warning.message) for warning in caught), *_copies(seen, split_of)],
     )
+    for digest, _ in seen:
+        split_of.setdefault(digest, split)
+    return report
 
 
-def _content(samples: Sequence[_SampleStatistics], class_names: list[str]) -> dict[str, Any]:
-    """Those attributes of a `SplitReport` that describe its readable images."""
-    sizes = Counter(sample.size for sample in samples)
-    pixels = sum(height * width * count for (height, width), count in sizes.items())
-    mean = np.sum([sample.sums for sample in samples], axis=0) / pixels
-    variance = np.sum([sample.squares for sample in samples], axis=0) / pixels - mean**2
-    return {
-        "images": len(samples),
-        "sizes": dict(sizes.most_common()),
-        "classes": _count_classes(class_names, [one.labels for one in samples if one.labels is not None]),
-        "mean": tuple(mean.tolist()),
-        "std": tuple(np.sqrt(variance).tolist()),
-    }
-
-
-def _copies(samples: Sequence[_SampleStatistics], split: str, split_of: dict[bytes, str]) -> list[str]:
-    """Warnings of images that are also in a split checked before; then remember the split of these."""
+def _copies(seen: Sequence[tuple[bytes, str]], split_of: dict[bytes, str]) -> list[str]:
+    """Warnings of images that are also in a split checked before."""
     found = []
     for other in dict.fromkeys(split_of.values()):
-        if shared := [sample.id for sample in samples if split_of.get(sample.digest) == other]:
+        if shared := [id for digest, id in seen if split_of.get(digest) == other]:
             found.append(f"images that are also in {other}: {len(shared)}, such as {shared[0]}")
-    for sample in samples:
-        split_of.setdefault(sample.digest, split)
     return found
 
 
-def _statistics(sample: Sample) -> _SampleStatistics:
-    # a 256-bin histogram per channel determines mean and deviation exactly
-    values = np.arange(256) / 255
-    counts = np.stack([np.bincount(sample.image[..., channel].ravel(), minlength=256) for channel in range(3)])
-    labels = None if sample.mask is None else np.bincount(sample.mask.ravel(), minlength=256)
+def _statistics(sample: Sample) -> tuple[str, bytes, tuple[int, int], Counts, Counts]:
+    """Id, digest of the pixels (finds copies with another name), size, and histograms of colors and labels."""
+    colors = np.stack([np.bincount(sample.image[..., channel].ravel(), minlength=256) for channel in range(3)])
+    labels = np.bincount([] if sample.mask is None else sample.mask.ravel(), minlength=256)
     height, width = sample.image.shape[:2]
-    digest = hashlib.sha256(np.ascontiguousarray(sample.image).data).digest()  # finds copies with another name
-    return _SampleStatistics(sample.id, digest, (height, width), labels, counts @ values, counts @ values**2)
+    digest = hashlib.sha256(np.ascontiguousarray(sample.image).data).digest()
+    return sample.id, digest, (height, width), colors, labels
 
 
-def _count_classes(names: list[str], histograms: list[NDArray[np.int64]]) -> list[ClassCount]:
-    if not histograms:
-        return []
-    pixels = np.sum(histograms, axis=0)
-    images = np.sum([histogram > 0 for histogram in histograms], axis=0)
-    labeled = int(pixels[: len(names)].sum())
-    counts = [
-        ClassCount(name, int(pixels[index]), int(pixels[index]) / max(1, labeled), int(images[index]))
-        for index, name in enumerate(names)
-    ]
-    void = int(pixels[IGNORE_INDEX])
-    return [*counts, ClassCount("void", void, void / max(1, labeled + void), int(images[IGNORE_INDEX]))]
+def _count_classes(names: list[str], labels: Counts) -> list[ClassCount]:
+    pixels, images = labels.tolist()
+    labeled, void = sum(pixels[: len(names)]), pixels[IGNORE_INDEX]
+    counts = [ClassCount(name, pixels[i], pixels[i] / max(1, labeled), images[i]) for i, name in enumerate(names)]
+    return [*counts, ClassCount("void", void, void / max(1, labeled + void), images[IGNORE_INDEX])]
