@@ -114,7 +114,7 @@ def _check_split(
         labels += np.stack([of_labels, of_labels > 0])
     values, pixels = np.arange(256) / 255, max(1, colors[0].sum())
     mean = colors @ values / pixels
-    std = np.sqrt(colors @ values**2 / pixels - mean**2)
+    std = np.sqrt((colors @ values**2 / pixels - mean**2).clip(0))  # rounding errors of constant images
     report = SplitReport(
         split,
         sizes.total(),
