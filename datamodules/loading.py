@@ -26,16 +26,12 @@ from beyondpixel.datamodules.transforms import TrainingTransform, pad
 EXIT_TIMEOUT_S = 1.0
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Error passed from a worker, as a value: torch adds a traceback to exceptions that workers raise."""
-
-    message: str
-
-
 @dataclass(eq=False)
-class AugmentedDataset(Dataset["Sample | Failure"]):
+class AugmentedDataset(Dataset["Sample | str"]):
     """A split with its augmentation, which depends on the seed, the epoch and the index alone.
+
+    In place of a sample that cannot be used it returns the error's message: torch adds a traceback to exceptions that
+    workers raise.
 
     Args:
         dataset: The split.
@@ -50,12 +46,12 @@ class AugmentedDataset(Dataset["Sample | Failure"]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: int | SampleKey) -> Sample | Failure:
+    def __getitem__(self, key: int | SampleKey) -> Sample | str:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         try:
             return self._augmented(key)
         except DataError as error:
-            return Failure(str(error))
+            return str(error)
         except Exception as error:
             error.add_note(f"This happened with sample {self.dataset.ids[key.index]!r}.")
             raise
@@ -82,11 +78,10 @@ class Collate:
     fill: tuple[int, ...]
     normalize: Normalization | None
 
-    def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
-        """Make one batch, images channels last in memory."""
-        for sample in samples:
-            if isinstance(sample, Failure):
-                return sample
+    def __call__(self, samples: Sequence[Sample | str]) -> Batch | str:
+        """Make one batch, images channels last in memory; or return the first error among the samples."""
+        if failures := [sample for sample in samples if isinstance(sample, str)]:
+            return failures[0]
         good = cast("Sequence[Sample]", samples)
         height, width = np.max([sample.image.shape[:2] for sample in good], axis=0).tolist()
         size = height, width
@@ -98,7 +93,7 @@ class Collate:
         return batch if self.normalize is None else self.normalize(batch)
 
 
-class SampleLoader(DataLoader["Sample | Failure"]):
+class SampleLoader(DataLoader["Sample | str"]):
     """A `DataLoader` of an `AugmentedDataset` that raises failures as one `DataError` with the names of the samples."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -108,7 +103,7 @@ class SampleLoader(DataLoader["Sample | Failure"]):
         while True:
             try:
                 with _raise_if_worker_dies(self.num_workers):
-                    batch = cast("Batch | Failure", next(batches))
+                    batch = cast("Batch | str", next(batches))
             except StopIteration:
                 break
             except RuntimeError as error:
@@ -116,8 +111,8 @@ class SampleLoader(DataLoader["Sample | Failure"]):
                 if not str(error).startswith("DataLoader"):
                     raise
                 raise self._workers_stopped(number, str(error)) from None
-            if isinstance(batch, Failure):
-                raise DataError(batch.message)
+            if isinstance(batch, str):
+                raise DataError(batch)
             number += 1
             yield batch
 
@@ -176,7 +171,7 @@ class ResumableLoader(SampleLoader):
     """
 
     def __init__(
-        self, dataset: Dataset[Sample | Failure], *, batches_done: Callable[[], int] | None = None, **arguments: Any
+        self, dataset: Dataset[Sample | str], *, batches_done: Callable[[], int] | None = None, **arguments: Any
     ) -> None:
         super().__init__(dataset, **arguments)
         self._batches_done = batches_done
