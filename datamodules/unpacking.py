@@ -7,10 +7,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from rich.progress import track
 
@@ -22,8 +21,7 @@ class ArchiveError(RuntimeError):
     """The archive is damaged, of an unknown kind, or has members that are not allowed."""
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     name: str
     size: int
     fault: str | None
@@ -45,17 +43,6 @@ def unpack(archive: Path, target: Path, *, inside: str, max_bytes: int, progress
             long, an absolute path or one that leads upwards; or a wanted member is a link, a device or encrypted, or
             all together would be larger than `max_bytes`. In all but the first case nothing is written.
     """
-    try:
-        _unpack(archive, target, inside, max_bytes, progress)
-    except _DAMAGE as error:
-        raise ArchiveError(f"{archive.name} is damaged, or compressed in an unknown way: {error}") from error
-    except OSError as error:
-        if error.errno is not None:  # an error of the file system; gzip and bz2 report damage without a number
-            raise
-        raise ArchiveError(f"{archive.name} is damaged: {error}") from error
-
-
-def _unpack(archive: Path, target: Path, inside: str, max_bytes: int, progress: bool) -> None:
     with _members(archive) as members:
         placed = [(member, _relative(member, inside, archive)) for member in members]
         chosen = [(member, target / path) for member, path in placed if path is not None]
@@ -73,25 +60,27 @@ def _unpack(archive: Path, target: Path, inside: str, max_bytes: int, progress: 
 
 @contextmanager
 def _members(archive: Path) -> Iterator[list[_Member]]:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            yield [
-                _Member(info.filename, info.file_size, _zip_fault(info), partial(zipped.open, info))
-                for info in zipped.infolist()
-                if not info.filename.endswith("/")  # ZipInfo.is_dir fails with an empty name
-            ]
-    else:
-        with tarfile.open(archive) as tarred:
-            yield [
-                _Member(
-                    info.name,
-                    info.size,
-                    None if info.isreg() else "is a link or a device, not a file",
-                    partial(tarred.extractfile, info),
-                )
-                for info in tarred.getmembers()
-                if not info.isdir()
-            ]
+    """Open an archive; damage that is found while its members are read in the block is an ArchiveError as well."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                # ZipInfo.is_dir fails with an empty name
+                files = [info for info in zipped.infolist() if not info.filename.endswith("/")]
+                yield [_Member(i.filename, i.file_size, _zip_fault(i), partial(zipped.open, i)) for i in files]
+        else:
+            with tarfile.open(archive) as tarred:
+                infos = [info for info in tarred.getmembers() if not info.isdir()]
+                yield [_Member(i.name, i.size, _tar_fault(i), partial(tarred.extractfile, i)) for i in infos]
+    except _DAMAGE as error:
+        raise ArchiveError(f"{archive.name} is damaged, or compressed in an unknown way: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # an error of the file system; gzip and bz2 report damage without a number
+            raise
+        raise ArchiveError(f"{archive.name} is damaged: {error}") from error
+
+
+def _tar_fault(info: tarfile.TarInfo) -> str | None:
+    return None if info.isreg() else "is a link or a device, not a file"
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:
