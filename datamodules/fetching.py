@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,8 +48,9 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None, progress: 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     failures = []
+    resume = partial(_download, part=part, progress=progress, wait_s=wait_s)
     for url in urls:
-        download = _copy_file if url.startswith("file:") else _ResumingDownload(part, progress, wait_s)
+        download = _copy_file if url.startswith("file:") else resume
         try:
             pooch.retrieve(url, checksum, fname=target.name, path=target.parent, downloader=download)
             return
@@ -78,58 +79,44 @@ def _copy_file(url: str, output_file: str, pooch: Any) -> None:
         raise OSError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class _ResumingDownload:
-    """pooch.HTTPDownloader to a separate file, resumed after each interruption.
+def _download(url: str, output_file: str, pooch: Any, *, part: Path, progress: bool, wait_s: float) -> None:
+    """Downloader that fills the partial file until it is complete, or `ATTEMPTS` in a row brought nothing new."""
+    _require_answer(url)
+    fruitless = 0
+    while True:
+        before = _size(part)
+        try:
+            _continue(url, part, progress)
+            break
+        except requests.HTTPError as error:
+            if getattr(error.response, "status_code", None) != requests.codes.range_not_satisfiable:
+                raise
+            # there are no further bytes: the file is complete, or wrong, which the checksum detects
+            break
+        except requests.RequestException:
+            fruitless = 0 if _size(part) > before else fruitless + 1
+            if fruitless == ATTEMPTS:
+                raise
+            time.sleep(wait_s * 2**fruitless)
+    shutil.move(part, output_file)
 
-    Args:
-        part: The partial file.
-        progress: Show a progress bar.
-        wait_s: Seconds before the first retry.
-    """
 
-    part: Path
-    progress: bool
-    wait_s: float
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
 
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Download until the file is complete, or until `ATTEMPTS` attempts in a row brought nothing new."""
-        _require_answer(url)
-        fruitless = 0
-        while True:
-            before = self._size()
-            try:
-                self._continue(url)
-                break
-            except requests.HTTPError as error:
-                if getattr(error.response, "status_code", None) != requests.codes.range_not_satisfiable:
-                    raise
-                # there are no further bytes: the file is complete, or wrong, which the checksum detects
-                break
-            except requests.RequestException:
-                fruitless = 0 if self._size() > before else fruitless + 1
-                if fruitless == ATTEMPTS:
-                    raise
-                time.sleep(self.wait_s * 2**fruitless)
-        shutil.move(self.part, output_file)
 
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
+def _continue(url: str, part: Path, progress: bool) -> None:
+    headers = {"Accept-Encoding": "identity"}
+    if size := _size(part):
+        headers["Range"] = f"bytes={size}-"
+    with part.open("ab") as file:
 
-    def _continue(self, url: str) -> None:
-        headers = {"Accept-Encoding": "identity"}
-        if size := self._size():
-            headers["Range"] = f"bytes={size}-"
-        with self.part.open("ab") as file:
+        def begin(response: requests.Response, **_: Any) -> None:
+            if response.status_code == requests.codes.ok:  # the whole file, not the requested range
+                file.truncate(0)
 
-            def begin(response: requests.Response, **_: Any) -> None:
-                if response.status_code == requests.codes.ok:  # the whole file, not the requested range
-                    file.truncate(0)
-
-            hooks = {"response": begin}
-            options = {"headers": headers, "hooks": hooks, "timeout": (ANSWER_S, READ_S)}
-            download = pooch.HTTPDownloader(progressbar=self.progress, chunk_size=CHUNK, **options)
-            download(url, file, None)
+        options = {"headers": headers, "hooks": {"response": begin}, "timeout": (ANSWER_S, READ_S)}
+        pooch.HTTPDownloader(progressbar=progress, chunk_size=CHUNK, **options)(url, file, None)
 
 
 def _require_answer(url: str) -> None:
