@@ -1,5 +1,6 @@
 """The YAML file that defines the classes of a user's own data set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def _parse(content: Any) -> ClassFile:
     return ClassFile(
         names,
         palette,
-        _labels(values, void) if kind == "index" else _colors(palette, void),
+        _labels("values", values, [_value(value) for value in void])
+        if kind == "index"
+        else _labels("colors", palette, [_color("void", color) for color in void]),
         _triple("mean", content.get("mean", IMAGENET_MEAN)),
         _triple("std", content.get("std", IMAGENET_STD)),
     )
@@ -101,25 +104,16 @@ def _class(index: int, entry: Any) -> tuple[str, Color, int]:
     return entry["name"], _color(entry["name"], entry.get("color")), _value(entry.get("value", index))
 
 
-def _labels(values: list[int], void: list[Any]) -> LabelTable:
-    void = [_value(value) for value in void]
-    if both := set(values) & set(void):
-        raise ValueError(f"values {sorted(both)} are both a class and void")
-    return LabelTable({value: index for index, value in enumerate(values)} | dict.fromkeys(void, IGNORE_INDEX))
+def _labels(what: str, classes: Sequence[Any], void: Sequence[Any]) -> LabelTable:
+    if both := sorted(set(classes) & set(void)):
+        raise ValueError(f"{what} {both} are both a class and void")
+    return LabelTable({key: index for index, key in enumerate(classes)} | dict.fromkeys(void, IGNORE_INDEX))
 
 
 def _value(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value <= 255:
         raise ValueError(f"values in index masks are whole numbers from 0 to 255, got {value!r}")
     return value
-
-
-def _colors(palette: list[Color], void: list[Any]) -> LabelTable:
-    mapping = {color: index for index, color in enumerate(palette)}
-    colors = [_color("void", color) for color in void]
-    if both := sorted(set(mapping) & set(colors)):
-        raise ValueError(f"colors {both} are both a class and void")
-    return LabelTable(mapping | dict.fromkeys(colors, IGNORE_INDEX))
 
 
 def _check_keys(what: str, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
