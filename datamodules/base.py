@@ -1,7 +1,7 @@
 """Base of all data modules: splits, loaders, augmentation, normalization and resumption."""
 
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ from beyondpixel.datamodules.normalization import NORMALIZATIONS, Batch, Normali
 from beyondpixel.datamodules.options import batch_size_of_process, check_options
 from beyondpixel.datamodules.resampling import Resampling, Size
 from beyondpixel.datamodules.sampling import EvaluationSampler, TrainingSampler
-from beyondpixel.datamodules.transforms import RandomScaleCrop, Resize, TrainingTransform
+from beyondpixel.datamodules.transforms import RandomScaleCrop, TrainingTransform, resize
 
 Color = tuple[int, int, int]
 
@@ -266,7 +266,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return folder / "skipped_files.txt" if self._process()[0] == 0 else None
 
     def _resized(self, dataset: SegmentationDataset) -> SegmentationDataset:
-        return dataset if self.image_size is None else MappedDataset(dataset, Resize(self.image_size, self.resampling))
+        if self.image_size is None:
+            return dataset
+        return MappedDataset(dataset, partial(resize, size=self.image_size, resampling=self.resampling))
 
     def _crop(self, dataset: SegmentationDataset) -> Size:
         if self.crop_size is not None:

@@ -29,11 +29,6 @@ class Rescale:
     rows: slice
     columns: slice
 
-    @classmethod
-    def whole(cls, size: Size) -> "Rescale":
-        """Rescale to `size` and keep everything."""
-        return cls(size, slice(0, size[0]), slice(0, size[1]))
-
     def image(self, image: Pixels, resampling: Resampling) -> Pixels:
         """Resample an image, uint8 (H, W, 3).
 
@@ -55,19 +50,19 @@ class Rescale:
         return scaled[self.rows, self.columns]
 
     def _antialiased(self, image: Pixels) -> Pixels:
-        rows = _source(image.shape[0], self.scaled[0], self.rows)
-        columns = _source(image.shape[1], self.scaled[1], self.columns)
-        source = np.require(image[rows.needed, columns.needed], requirements=("C", "W"))
+        rows, vertical, kept_rows = _source(image.shape[0], self.scaled[0], self.rows)
+        columns, horizontal, kept_columns = _source(image.shape[1], self.scaled[1], self.columns)
+        source = np.require(image[rows, columns], requirements=("C", "W"))
         # torch's fast path needs channels-last strides, which indexing with None would not give
         pixels = torch.from_numpy(source).unsqueeze(0).permute(0, 3, 1, 2)
         scaled = F.interpolate(
             pixels,
-            scale_factor=(rows.factor, columns.factor),
+            scale_factor=(vertical, horizontal),
             mode="bicubic",
             antialias=True,
             recompute_scale_factor=False,
         )
-        return scaled[0].permute(1, 2, 0).numpy()[rows.kept, columns.kept]
+        return scaled[0].permute(1, 2, 0).numpy()[kept_rows, kept_columns]
 
     def mask(self, mask: Pixels) -> Pixels:
         """Resample a mask, uint8 (H, W): the nearest pixel, exactly as Pillow's NEAREST."""
@@ -75,17 +70,12 @@ class Rescale:
         return np.asarray(scaled[self.rows, self.columns], dtype=np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The part of an axis that is needed, its scale factor, and what is kept of the rescaled part."""
+def _source(size: int, scaled: int, kept: slice) -> tuple[slice, float, slice]:
+    """Find the smallest part of an axis that gives `kept` exactly as the whole axis would.
 
-    needed: slice
-    factor: float
-    kept: slice
-
-
-def _source(size: int, scaled: int, kept: slice) -> _Source:
-    """Find the smallest part of an axis that gives `kept` exactly as the whole axis would."""
+    Returns:
+        That part, its scale factor, and what to keep of the rescaled part.
+    """
     support = 2 * max(1.0, size / scaled)  # source pixels at either side that a bicubic sample reaches
     stop = min(kept.stop, scaled)
     # sample points coincide with whole source pixels after every `period` steps, so the part may begin there
@@ -93,4 +83,4 @@ def _source(size: int, scaled: int, kept: slice) -> _Source:
     first = max(0, kept.start - math.ceil(support * scaled / size) - 1) // period * period
     needed = slice(first * size // scaled, min(size, math.ceil(stop * size / scaled + support) + 1))
     # slightly above the factor: torch rounds its product with the length down, which may be a whole number
-    return _Source(needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first))
+    return needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first)

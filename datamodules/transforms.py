@@ -5,8 +5,6 @@ Masks are resampled with nearest neighbor, and pixels outside of the image get t
 
 import os
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 # albumentations checks a server for its newest version on import unless this is set
@@ -146,31 +144,16 @@ class TrainingTransform:
         """Augment a sample, without modifying `sample`; the same seed gives the same pixels."""
         # set_random_seed would give every transform its own generator with the same seed, and so the same draws
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
-        arrays: Mapping[str, Pixels]
-        if sample.mask is None:
-            arrays = self._compose(image=sample.image)
-            return Sample(arrays["image"], None, sample.id)
-        arrays = self._compose(image=sample.image, mask=sample.mask)
-        return Sample(arrays["image"], arrays["mask"], sample.id)
+        masks = {} if sample.mask is None else {"mask": sample.mask}
+        arrays = self._compose(image=sample.image, **masks)
+        return Sample(arrays["image"], arrays.get("mask"), sample.id)
 
 
-@dataclass(frozen=True)
-class Resize:
-    """Resize to a fixed size.
-
-    Args:
-        size: Height and width.
-        resampling: How images are rescaled, see `Rescale.image`.
-    """
-
-    size: Size
-    resampling: Resampling
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Resize a sample, without modifying `sample`."""
-        rescale = Rescale.whole(self.size)
-        mask = None if sample.mask is None else rescale.mask(sample.mask)
-        return Sample(rescale.image(sample.image, self.resampling), mask, sample.id)
+def resize(sample: Sample, size: Size, resampling: Resampling) -> Sample:
+    """Resize a sample to (height, width), without modifying `sample`; for `resampling` see `Rescale.image`."""
+    rescale = Rescale(size, slice(0, size[0]), slice(0, size[1]))
+    mask = None if sample.mask is None else rescale.mask(sample.mask)
+    return Sample(rescale.image(sample.image, resampling), mask, sample.id)
 
 
 def largest_class_share(mask: Pixels) -> float:

@@ -20,7 +20,7 @@ from beyondpixel.datamodules.datasets.files import FileDataset, Pair
 from beyondpixel.datamodules.datasets.images import images_among
 from beyondpixel.datamodules.datasets.labels import LabelTable
 from beyondpixel.datamodules.loading import default_workers
-from beyondpixel.datamodules.transforms import Resize
+from beyondpixel.datamodules.transforms import resize
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.inference.outputs import PredictionFolder, shortened
 from beyondpixel.experiments.inference.probabilities import to_probs
@@ -154,7 +154,7 @@ def _predict_one(
     height, width = image.shape[:2]
     resized = image
     if data.image_size is not None:
-        resized = Resize(data.image_size, data.resampling)(Sample(image, None, name)).image
+        resized = resize(Sample(image, None, name), data.image_size, data.resampling).image
     colors = torch.from_numpy(resized).permute(2, 0, 1)[None].to(module.device)
     try:
         probs = to_probs(module.infer(data.normalize({"image": colors})["image"]))

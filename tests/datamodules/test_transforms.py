@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from beyondpixel.datamodules.datasets.base import Sample
-from beyondpixel.datamodules.transforms import RandomScaleCrop, Resize, TrainingTransform
+from beyondpixel.datamodules.transforms import RandomScaleCrop, TrainingTransform, resize
 
 FILL = (10, 20, 30)
 
@@ -103,7 +103,7 @@ def test_a_crop_is_part_of_the_whole_image_rescaled_by_pillow(scale: float, size
 def test_resizing_is_pillows(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)
     image, labels = photo(rng, 90, 120), rng.integers(0, 9, (90, 120), dtype=np.uint8)
-    out = Resize(size, "bicubic_antialias")(Sample(image, labels, ""))
+    out = resize(Sample(image, labels, ""), size, "bicubic_antialias")
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(out.image - expected).max() <= 1
     nearest = Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)
@@ -116,7 +116,7 @@ def test_real_photographs_are_resampled_as_by_pillow(shared: Path) -> None:
         image = np.asarray(Image.open(file))
         for scale in (0.5, 0.75, 1.25, 1.75):
             size = round(image.shape[0] * scale), round(image.shape[1] * scale)
-            out = Resize(size, "bicubic_antialias")(Sample(image, None, "")).image
+            out = resize(Sample(image, None, ""), size, "bicubic_antialias").image
             expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
             differences += np.bincount(np.abs(out.astype(int) - expected).ravel(), minlength=256)
     # the weights have 16 bits, not Pillow's 22
@@ -129,10 +129,10 @@ def test_linear_and_area_are_opencvs() -> None:
     image = photo(np.random.default_rng(5), 90, 120)
     sample = Sample(image, None, "")
     linear = cv2.resize(image, (80, 60), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(Resize((60, 80), "linear")(sample).image, linear)
+    np.testing.assert_array_equal(resize(sample, (60, 80), "linear").image, linear)
     # an area average at half size is the mean of 2x2 pixels
     means = image.astype(float).reshape(45, 2, 60, 2, 3).mean((1, 3))
-    assert np.abs(Resize((45, 60), "area_cubic")(sample).image - means).max() <= 0.51
+    assert np.abs(resize(sample, (45, 60), "area_cubic").image - means).max() <= 0.51
 
 
 def test_crops_that_show_one_class_are_drawn_again() -> None:
@@ -262,7 +262,7 @@ def test_a_mask_never_holds_a_new_label() -> None:
     seen = set()
     for seed in range(50):
         seen |= set(np.unique(training((48, 80), (0.4, 2.5), flip=True)(sample, seed).mask).tolist())
-    seen |= set(np.unique(Resize((23, 41), "linear")(sample).mask).tolist())
+    seen |= set(np.unique(resize(sample, (23, 41), "linear").mask).tolist())
     assert seen == {0, 19, 255}
 
 
