@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.base import SegmentationModule
 from beyondpixel.lightning_modules.networks import MCIBI
-from beyondpixel.lightning_modules.networks.context_network import check_choice
 from beyondpixel.lightning_modules.schedules import annealed_momentum
 from beyondpixel.losses.functional import cross_entropy
+from beyondpixel.losses.functional.arguments import check_choice
 
 
 class MCIBIModule(SegmentationModule):

@@ -5,6 +5,8 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from beyondpixel.losses.functional.arguments import check_choice
+
 
 def warmup_poly(
     iteration: int,
@@ -114,8 +116,7 @@ class WarmupPolyLR(LambdaLR):
             raise ValueError(f"lr must be above 0, got {lr}")
         if warmup_iters < 0:
             raise ValueError(f"warmup_iters must be 0 or more, got {warmup_iters}")
-        if decay_to not in ("zero", "min_lr"):
-            raise ValueError(f"decay_to must be 'zero' or 'min_lr', got {decay_to!r}")
+        check_choice("decay_to", decay_to, ("zero", "min_lr"))
         if max_iters <= warmup_iters:
             raise ValueError(
                 f"warmup_iters={warmup_iters} leaves none of the {max_iters} training iterations for the decay: "

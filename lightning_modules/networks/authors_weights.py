@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from beyondpixel.losses.functional.arguments import check_choice
+
 _ENCODER_AND_ASPP = (
     (r"^backbone\.", "encoder.model."),
     (r"^aspp\.aspp1\.", "decoder.aspp.branches.0."),
@@ -52,8 +54,7 @@ def convert_authors_state_dict(state: Mapping[str, Tensor], *, variant: Literal[
         >>> list(convert_authors_state_dict({"last_conv.bias": torch.zeros(21)}, variant="v3"))
         ['classifier.bias']
     """
-    if variant not in _HEAD:
-        raise ValueError(f"variant must be 'v3' or 'v3plus', got {variant!r}")
+    check_choice("variant", variant, _HEAD)
     converted = {}
     for name, tensor in state.items():
         ours = name.removeprefix("module.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from beyondpixel.lightning_modules.networks.layers import (
     initialize_head,
     set_norm_momentum,
 )
+from beyondpixel.losses.functional.arguments import check_choice
 
 ContextName = Literal["none", "ppm", "aspp", "ocr", "upernet", "upernet_aspp"]
 
@@ -173,9 +174,3 @@ class ContextNetwork(nn.Module):
             features = self.pyramid(maps[2:-1], features)
         logits: Tensor = self.head(features)
         return logits
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise a ValueError unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

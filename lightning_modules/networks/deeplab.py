@@ -9,6 +9,7 @@ from beyondpixel.lightning_modules.networks.alignment import check_images
 from beyondpixel.lightning_modules.networks.deeplab_decoders import CHANNELS, DECODERS
 from beyondpixel.lightning_modules.networks.encoders import ATROUS_RATES, build_encoder
 from beyondpixel.lightning_modules.networks.layers import initialize_head, set_norm_momentum
+from beyondpixel.losses.functional.arguments import check_choice
 
 
 class DeepLab(nn.Module):
@@ -65,10 +66,8 @@ class DeepLab(nn.Module):
         norm_momentum: float | None = None,
     ) -> None:
         super().__init__()
-        if decoder not in DECODERS:
-            raise ValueError(f"decoder must be 'paper' or 'smp', got {decoder!r}")
-        if variant not in DECODERS[decoder]:
-            raise ValueError(f"variant must be 'v3' or 'v3plus', got {variant!r}")
+        check_choice("decoder", decoder, DECODERS)
+        check_choice("variant", variant, DECODERS[decoder])
         if atrous_rates is not None and len(atrous_rates) != 3:
             raise ValueError(f"atrous_rates must be three numbers, got {list(atrous_rates)}")
         self.encoder, self.grid = build_encoder(

@@ -8,6 +8,7 @@ from torch import Tensor
 from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
 from beyondpixel.lightning_modules.networks.class_sums import class_sums
 from beyondpixel.lightning_modules.networks.random_pixels import keep_random_pixels
+from beyondpixel.losses.functional.arguments import check_choice
 
 Initialization = Literal["mean", "random_pixel", "random"]
 
@@ -71,9 +72,7 @@ class FeatureMemory(ClassMemory):
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, channels, slots)
-        if initialization not in get_args(Initialization):
-            names = ", ".join(map(repr, get_args(Initialization)))
-            raise ValueError(f"initialization: expected one of {names}, got {initialization!r}")
+        check_choice("initialization", initialization, get_args(Initialization))
         self.initialization = initialization
         generator = torch.Generator().manual_seed(seed)
         # on the CPU, as the generator is, whatever the default device
@@ -142,8 +141,7 @@ class FeatureMemory(ClassMemory):
         return f"{self.num_classes}, {self.channels}, slots={self.slots}, initialization={self.initialization!r}"
 
     def _check_strategy(self, strategy: str) -> None:
-        if strategy not in ("cosine", "mean"):
-            raise ValueError(f"strategy: expected 'cosine' or 'mean', got {strategy!r}")
+        check_choice("strategy", strategy, ("cosine", "mean"))
         if strategy == "mean" and self.slots > 1:
             raise ValueError(
                 f"strategy: expected 'cosine' as slots is {self.slots}, got 'mean'; plain means do not determine which "

@@ -12,15 +12,11 @@ from beyondpixel.lightning_modules.networks.aggregation import (
     aggregate_representations,
 )
 from beyondpixel.lightning_modules.networks.class_memory import check_count
-from beyondpixel.lightning_modules.networks.context_network import (
-    ContextName,
-    ContextNetwork,
-    NetworkOutputs,
-    check_choice,
-)
+from beyondpixel.lightning_modules.networks.context_network import ContextName, ContextNetwork, NetworkOutputs
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory, Initialization
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
+from beyondpixel.losses.functional.arguments import check_choice
 
 # MCIBI++'s repeated inference: weights of the network's own class logits and of the previous passes' predictions
 _OWN_WEIGHT, _PREVIOUS_WEIGHT = 2.0, 1.5

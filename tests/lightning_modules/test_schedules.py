@@ -101,7 +101,7 @@ def test_scheduler_resumes() -> None:
     [
         ({"lr": 0.0, "max_iters": 10}, "lr must be above 0"),
         ({"lr": 0.1, "max_iters": 10, "warmup_iters": -1}, "warmup_iters must be 0 or more, got -1"),
-        ({"lr": 0.1, "max_iters": 10, "decay_to": "min"}, "decay_to must be 'zero' or 'min_lr', got 'min'"),
+        ({"lr": 0.1, "max_iters": 10, "decay_to": "min"}, "decay_to: expected one of 'zero', 'min_lr', got 'min'"),
         ({"lr": 0.1, "max_iters": 10, "warmup_iters": 10}, "warmup_iters=10 leaves none of the 10 training iter"),
     ],
 )

@@ -51,7 +51,7 @@ def test_names_of_data_parallel() -> None:
     [
         ("decoder.conv1.weight", "v3", "state has 'decoder.conv1.weight', which the authors' 'v3' does not"),
         ("optimizer", "v3plus", "state has 'optimizer'"),
-        ("last_conv.bias", "v2", "variant must be 'v3' or 'v3plus', got 'v2'"),
+        ("last_conv.bias", "v2", "variant: expected one of 'v3', 'v3plus', got 'v2'"),
     ],
 )
 def test_other_names_are_refused(name: str, variant: Any, message: str) -> None:

@@ -106,9 +106,9 @@ def test_images_must_be_batches_of_three_channels(network: DeepLab, shape: tuple
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"decoder": "papers"}, "decoder must be 'paper' or 'smp', got 'papers'"),
+        ({"decoder": "papers"}, "decoder: expected one of 'paper', 'smp', got 'papers'"),
         ({"dilate_last_stage": False, "output_stride": 8}, "dilate_last_stage must be true with output_stride=8"),
-        ({"variant": "v2"}, "variant must be 'v3' or 'v3plus', got 'v2'"),
+        ({"variant": "v2"}, "variant: expected one of 'v3', 'v3plus', got 'v2'"),
         ({"output_stride": 4}, "output_stride must be 8 or 16, got 4"),
         ({"atrous_rates": (6, 12)}, r"atrous_rates must be three numbers, got \[6, 12\]"),
         ({"norm_momentum": 0.0}, r"norm_momentum must be in \(0, 1\], got 0.0"),

@@ -412,7 +412,7 @@ FEATURES, TARGET = torch.ones(1, 3, 2, 2), torch.zeros(1, 4, 4, dtype=torch.long
         ({"momentum": 1.01}, ValueError, r"momentum: expected a number from 0 .* to 1 .*, got 1.01"),
         ({"momentum": -0.1}, ValueError, r"momentum: .* got -0.1"),
         ({"momentum": math.nan}, ValueError, r"momentum: .* got nan"),
-        ({"strategy": "median"}, ValueError, r"strategy: expected 'cosine' or 'mean', got 'median'"),
+        ({"strategy": "median"}, ValueError, r"strategy: expected one of 'cosine', 'mean', got 'median'"),
         ({"strategy": "mean"}, ValueError, r"strategy: expected 'cosine' as slots is 2, got 'mean'; .* Set slots=1"),
         ({"features": FEATURES.long()}, TypeError, r"features: expected a floating-point tensor, got torch.int64"),
         (
