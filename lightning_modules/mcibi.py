@@ -1,13 +1,13 @@
 """MCIBI as a Lightning module: its losses and the updates of its memory."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.base import SegmentationModule
-from beyondpixel.lightning_modules.networks import MCIBI
+from beyondpixel.lightning_modules.networks import MCIBI, ClassificationHead, FeatureMemory
 from beyondpixel.lightning_modules.schedules import annealed_momentum
 from beyondpixel.losses.functional import cross_entropy
 from beyondpixel.losses.functional.arguments import check_choice
@@ -121,14 +121,15 @@ class MCIBIModule(SegmentationModule):
         """Update the memory if an optimizer step follows this batch; return what to log."""
         grid, ignore_index = self.network.grid, self.ignore_index
         self._pending_batches.append((features.detach(), grid.pad_target(target, ignore_index=ignore_index)))
-        momentum = self._current_momentum()
+        momentum, memory = self._current_momentum(), cast(FeatureMemory, self.network.memory)
         if self._optimizer_step_follows:
             features, labels = _concatenated(self._pending_batches, stride=grid.stride, ignore_index=ignore_index)
             self._pending_batches.clear()
-            self.network.update_memory(features, labels, momentum=momentum, ignore_index=ignore_index)
+            strategy = self.network.update_strategy
+            memory.update(features, labels, momentum=momentum, strategy=strategy, ignore_index=ignore_index)
         return {
             "memory_momentum": torch.tensor(momentum, device=self.device),
-            "memory_seen_classes": self.network.seen.any(dim=1).sum().float(),
+            "memory_seen_classes": memory.seen.any(dim=1).sum().float(),
         }
 
     def _current_momentum(self) -> float:
@@ -141,7 +142,8 @@ class MCIBIModule(SegmentationModule):
 
     def _consistency(self) -> Tensor:
         """Cross entropy of the last head on the representations of seen classes; 0 if there are none."""
-        logits, seen = self.network.classify_memory(), self.network.seen  # (KS, K), (K, S)
+        memory, head = cast(FeatureMemory, self.network.memory), cast(ClassificationHead, self.network.head)
+        logits, seen = head.classify_vectors(memory.representations().flatten(0, 1)), memory.seen  # (KS, K), (K, S)
         classes = torch.arange(self.num_classes, device=seen.device)[:, None].expand_as(seen)
         losses = F.cross_entropy(logits.float(), classes.flatten(), reduction="none") * seen.flatten()
         mean: Tensor = losses.sum() / seen.sum().clamp_min(1)

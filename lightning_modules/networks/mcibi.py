@@ -1,7 +1,7 @@
 """MCIBI and MCIBI++ on top of any context module."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -182,18 +182,3 @@ class MCIBI(ContextNetwork):
             # the authors' code divides by one less than the sum of the weights, which sharpens W
             passes.append(classify(weighted / (_OWN_WEIGHT + _PREVIOUS_WEIGHT - 1)))
         return NetworkOutputs(passes[-1], features, {**intermediate, **self.auxiliary(maps)})
-
-    def update_memory(self, features: Tensor, target: Tensor, *, momentum: float, ignore_index: int) -> None:
-        """Move the memory towards R (N, C, h, w) of a batch with labels (N, H, W); see the memory's `update`."""
-        memory = cast(FeatureMemory, self.memory)
-        memory.update(features, target, momentum=momentum, strategy=self.update_strategy, ignore_index=ignore_index)
-
-    @property
-    def seen(self) -> Tensor:
-        """(K, S) bool, which slots of the memory are filled."""
-        return cast(FeatureMemory, self.memory).seen
-
-    def classify_memory(self) -> Tensor:
-        """Compute the last head's logits (KS, K) of the memory's representations, as in evaluation; MCIBI only."""
-        memory, head = cast(FeatureMemory, self.memory), cast(ClassificationHead, self.head)
-        return head.classify_vectors(memory.representations().flatten(0, 1))

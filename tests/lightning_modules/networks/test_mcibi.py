@@ -197,7 +197,7 @@ def test_updated_memory_in_the_gradient() -> None:
         network.load_state_dict(start.state_dict())
         outputs = network.outputs(images)
         labels = network.grid.pad_target(target, ignore_index=255)
-        network.update_memory(outputs.features.detach(), labels, momentum=0.9, ignore_index=255)
+        network.memory.update(outputs.features.detach(), labels, momentum=0.9)
         F.cross_entropy(outputs.logits, target).backward()
         return network.memory.memory, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
