@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
-from beyondpixel.lightning_modules.networks.distributed import sum_over_processes
 
 # Weights of the cosine strategy. A pixel's 1 - cos below _ROUNDING is rounding error and counts as 0, stored as _ZERO:
 # negligible beside any nonzero weight, and where all weights are 0 it makes them equal, that is, the mean.
@@ -131,3 +131,36 @@ def _class_or_void(labels: Tensor, num_classes: int, ignore_index: int) -> Tenso
     labels = labels.long()
     void = (labels == ignore_index) | (labels < 0) | (labels >= num_classes)
     return labels.masked_fill(void, num_classes)
+
+
+def process_rank_and_count() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes; (0, 1) outside a distributed run.
+
+    Example:
+        >>> process_rank_and_count()
+        (0, 1)
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def sum_over_processes(*values: Tensor) -> tuple[Tensor, ...]:
+    """Sum each tensor over all processes in one collective call; every process gets the same bits.
+
+    Args:
+        values: tensors of one dtype and device, with the same shapes on every process; not modified.
+
+    Returns:
+        The sums, in the same order.
+
+    Example:
+        >>> sum_over_processes(torch.tensor([1.0, 2.0]), torch.tensor(3.0))
+        (tensor([1., 2.]), tensor(3.))
+    """
+    if process_rank_and_count()[1] == 1:
+        return values
+    flat = torch.cat([value.flatten() for value in values])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [value.numel() for value in values])
+    return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))
