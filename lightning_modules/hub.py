@@ -8,10 +8,10 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from huggingface_hub import PyTorchModelHubMixin, constants
 from pytorch_lightning import LightningModule
 
-from beyondpixel.lightning_modules.model_card import MODEL_CARD, card_values
 from beyondpixel.lightning_modules.networks.pretrained import hub_is_reachable, without_pretrained_weights
 
 CONFIG_FILE = "config.json"
@@ -19,6 +19,8 @@ WEIGHTS_FILE = "model.safetensors"
 # excluded from the weights, so that these load with any loss
 TRAINING_ONLY = ("loss.", "metrics.")
 DATA_ATTRIBUTES = ("dataset_name", "class_names", "palette", "mean", "std", "ignore_index", "image_size")
+# Jinja template, filled in by huggingface_hub
+MODEL_CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 INPUT = "float32 (N, 3, H, W), RGB in 0..1, normalized as (x - mean) / std; any height and width"
 
 
@@ -100,7 +102,17 @@ class HubModule(
 
     def generate_model_card(self, *args: Any, run: str | Path | None = None, **kwargs: Any) -> Any:
         """Generate the model card; see `save_pretrained`."""
-        values = card_values(type(self).__name__, dict(self.hparams), self.data_description, run)
+        data, classes = self.data_description, int(self.hparams["num_classes"])
+        names = data.get("class_names") or self.hparams.get("class_names") or list(map(str, range(classes)))
+        colors = [f"#{bytes(color).hex()}" for color in data.get("palette") or []] or [""] * classes
+        values = {
+            "class_name": type(self).__name__,
+            "num_classes": classes,
+            "dataset": data.get("dataset_name"),
+            "classes": list(zip(names, colors, strict=True)),
+            **{name: data.get(name) for name in ("input", "mean", "std")},
+            **({} if run is None else _run_values(Path(run))),
+        }
         return super().generate_model_card(*args, **{**values, **kwargs})
 
     def push_to_hub(
@@ -225,3 +237,21 @@ def _download(source: str, local_files_only: bool, **options: Any) -> Path:
 def _pop_card_options(options: dict[str, Any], run: str | Path | None) -> dict[str, Any]:
     """Return the options of the model card: the mixin's own, removed from `options`, and the run."""
     return {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
+
+
+def _run_values(run: Path) -> dict[str, Any]:
+    for name in ("config.yaml", "run.json", "summary.json"):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"run={run} has no {name}; expected the folder of a tested run")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    recipe = {key: config[key] for key in ("data", "model", "seed_everything") if key in config}
+    length = {key: config.get("trainer", {}).get(key) for key in ("max_steps", "max_epochs", "precision", "devices")}
+    scores = {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}
+    return {
+        "seed": record.get("seed"),
+        "commit": record.get("git_commit"),
+        "recipe": yaml.safe_dump({**recipe, "trainer": length}, sort_keys=False),
+        "scores": [(name, "none" if value is None else f"{value:.4g}") for name, value in scores.items()],
+    }
