@@ -9,11 +9,16 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerStatus
 
-from beyondpixel.datamodules.datasets.base import CachedDataset, MappedDataset, Sample, SegmentationDataset
+from beyondpixel.datamodules.datasets.base import (
+    CachedDataset,
+    MappedDataset,
+    Sample,
+    SegmentationDataset,
+    without_faults,
+)
 from beyondpixel.datamodules.datasets.errors import data_error
 from beyondpixel.datamodules.datasets.images import image_dataset
 from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX
-from beyondpixel.datamodules.datasets.skipping import without_faults
 from beyondpixel.datamodules.loading import (
     AugmentedDataset,
     Collate,

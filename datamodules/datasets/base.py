@@ -1,17 +1,19 @@
 """The interface of a split: a data set of raw images with their labels."""
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from beyondpixel.datamodules.datasets.errors import BadFileError
+from beyondpixel.datamodules.datasets.errors import BadFileError, data_error
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -141,3 +143,33 @@ def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
     """Read every sample and return the faults by index."""
     errors = read_all(dataset, lambda sample: None)
     return {index: str(error) for index, error in enumerate(errors) if error is not None}
+
+
+def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | None) -> SegmentationDataset:
+    """Read all samples once, and keep those that can be read.
+
+    Args:
+        dataset: A split with bad files.
+        name: The data set's name, for messages.
+        listing: File that lists the bad files, with a warning; None for neither (another process does it).
+
+    Raises:
+        DataError: No sample is left.
+    """
+    faults = find_faults(dataset)
+    if not faults:
+        return dataset
+    if listing is not None:
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("".join(f"{fault}\n" for fault in faults.values()), encoding="utf-8")
+        warnings.warn(
+            f"{name}: training without {len(faults)} of {len(dataset)} samples; {listing} lists them", stacklevel=2
+        )
+    if len(faults) == len(dataset):
+        raise data_error(
+            f"{name}: no training sample can be used",
+            list(faults.values()),
+            expected="at least some good files",
+            remedy=dataset.remedy,
+        )
+    return dataset.select([index for index in range(len(dataset)) if index not in faults])
