@@ -6,7 +6,7 @@ import PIL.Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from beyondpixel.lightning_modules.base import SegmentationModule
-from beyondpixel.lightning_modules.callbacks.drawing import log_images
+from beyondpixel.lightning_modules.callbacks.prediction_images import log_images
 from beyondpixel.lightning_modules.visualization import confusion_figure
 
 

@@ -14,8 +14,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from beyondpixel.lightning_modules.base import SegmentationModule
-from beyondpixel.lightning_modules.callbacks.drawing import data_attribute, log_images, palette_of
-from beyondpixel.lightning_modules.visualization import Image, Mask, denormalize, prediction_grid
+from beyondpixel.lightning_modules.visualization import (
+    Color,
+    Image,
+    Mask,
+    default_palette,
+    denormalize,
+    prediction_grid,
+)
 from beyondpixel.lightning_modules.visualization.sample_archive import write_samples
 
 Sample = dict[str, Tensor]  # image and mask, on the CPU
@@ -110,7 +116,7 @@ class PredictionImages(Callback):
                 self._test_files = {kept: self._test_files[kept] for kept in lowest}
 
     def _lowest(self, names: Iterable[str]) -> list[str]:
-        return sorted(names, key=_checksum)[: self.num_test_files]
+        return sorted(names, key=lambda name: zlib.crc32(name.encode()))[: self.num_test_files]
 
     def _save_files(self, trainer: Trainer, module: LightningModule) -> None:
         samples, self._test_files = self._test_files, {}
@@ -127,7 +133,7 @@ class PredictionImages(Callback):
         write_samples(
             Path(trainer.default_root_dir, "images", "test.zip"),
             {name: _with_prediction(sample, trainer, module) for name, sample in samples.items()},
-            palette_of(trainer, module),
+            _palette(trainer, module),
             ignore_index=module.ignore_index,
         )
 
@@ -137,7 +143,7 @@ class PredictionImages(Callback):
             return
         self._drawn_at_step = trainer.global_step
         images, targets, preds = zip(*[_with_prediction(sample, trainer, module) for sample in samples], strict=True)
-        names = [str(name) for name in data_attribute(trainer, "class_names") or module.class_names]
+        names = [str(name) for name in _data_attribute(trainer, "class_names") or module.class_names]
 
         path = Path(trainer.default_root_dir, "images", f"{stage}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +151,7 @@ class PredictionImages(Callback):
             images,
             targets,
             preds,
-            palette=palette_of(trainer, module),
+            palette=_palette(trainer, module),
             class_names=names,
             ignore_index=module.ignore_index,
             heading=f"{stage}, step {trainer.global_step}",
@@ -175,31 +181,33 @@ def _sample(batch: Any, index: int) -> Sample:
     return {key: batch[key][index].cpu() for key in ("image", "mask")}
 
 
-def _checksum(name: str) -> int:
-    return zlib.crc32(name.encode())
-
-
 def _with_prediction(sample: Sample, trainer: Trainer, module: SegmentationModule) -> tuple[Image, Mask, Mask]:
-    """Return image, target and prediction of a sample as arrays."""
-    image = sample["image"]
-    return _rgb(image, trainer), sample["mask"].numpy(), _predict(image, trainer, module)
-
-
-def _rgb(image: Tensor, trainer: Trainer) -> Image:
-    image = image.float()  # NumPy has no bfloat16
-    mean, std = data_attribute(trainer, "mean"), data_attribute(trainer, "std")
-    if mean is None or std is None:
-        low, high = float(image.min()), float(image.max())
-        mean, std = [-low / (high - low + 1e-6)] * 3, [1 / (high - low + 1e-6)] * 3
-    return denormalize(image.numpy(), mean, std)
-
-
-def _predict(image: Tensor, trainer: Trainer, module: SegmentationModule) -> NDArray[np.int64]:
-    """Predict one image in the trainer's precision, and restore the module's mode."""
+    """Return image, target and prediction as arrays; predicted in the trainer's precision, in evaluation mode."""
     was_training = module.training
     module.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
-        classes = module.infer(image[None].to(module.device)).argmax(dim=1)[0]
+        preds = module.infer(sample["image"][None].to(module.device)).argmax(dim=1)[0]
     module.train(was_training)
-    preds: NDArray[np.int64] = classes.cpu().numpy()
-    return preds
+    image = sample["image"].float()  # NumPy has no bfloat16
+    mean, std = _data_attribute(trainer, "mean"), _data_attribute(trainer, "std")
+    if mean is None or std is None:
+        low, high = float(image.min()), float(image.max())
+        mean, std = [-low / (high - low + 1e-6)] * 3, [1 / (high - low + 1e-6)] * 3
+    return denormalize(image.numpy(), mean, std), sample["mask"].numpy(), preds.cpu().numpy()
+
+
+def _data_attribute(trainer: Trainer, name: str) -> Any:
+    return getattr(getattr(trainer, "datamodule", None), name, None)
+
+
+def _palette(trainer: Trainer, module: SegmentationModule) -> list[Color]:
+    palette = _data_attribute(trainer, "palette") or default_palette(module.num_classes)
+    return [(int(red), int(green), int(blue)) for red, green, blue in palette]
+
+
+def log_images(trainer: Trainer, key: str, images: Sequence[Any], **options: Any) -> None:
+    """Log images with the loggers that support them, such as W&B's."""
+    for logger in trainer.loggers:
+        log_image = getattr(logger, "log_image", None)
+        if callable(log_image):
+            log_image(key, images, step=trainer.global_step, **options)
