@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock
-from beyondpixel.lightning_modules.networks.layers import conv_norm_relu
+from beyondpixel.lightning_modules.networks.layers import SelfAttentionBlock, conv_norm_relu
 
 
 def aggregate_representations(

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.networks.alignment import FeatureGrid
-from beyondpixel.lightning_modules.networks.attention import SelfAttentionBlock
-from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
+from beyondpixel.lightning_modules.networks.layers import ClassificationHead, SelfAttentionBlock, conv_norm_relu
 
 
 class PyramidPooling(nn.Module):

@@ -20,8 +20,6 @@ from beyondpixel.losses.functional.arguments import check_choice
 
 # MCIBI++'s repeated inference: weights of the network's own class logits and of the previous passes' predictions
 _OWN_WEIGHT, _PREVIOUS_WEIGHT = 2.0, 1.5
-# contexts that MCIBI++'s published configurations classify with a 3x3 convolution
-_CLASSIFIED_3X3 = ("aspp",)
 
 
 class MCIBI(ContextNetwork):
@@ -138,18 +136,14 @@ class MCIBI(ContextNetwork):
                 self.fusion = FusedContexts(self.channels, self.attention_channels)
         else:
             self.memory = StatisticsMemory(self.num_classes, self.channels)
-            self._build_statistics_decoder(context)
-
-    def _build_statistics_decoder(self, context: ContextName) -> None:
-        """Build MCIBI++'s heads and pyramid, with twice the channels if the image has its own context."""
-        if context == "none":
-            self.head = self.build_head(self.channels)
-            return
-        self.context_head = self.build_head(self.channels)
-        if self.pyramid is None:
-            self.head = self.build_head(2 * self.channels, kernel_size=3 if context in _CLASSIFIED_3X3 else 1)
-        else:
-            self.pyramid = self.build_pyramid(2 * self.channels)
+            if context != "none":
+                self.context_head = self.build_head(self.channels)
+            # twice the channels if the image has its own context; a 3x3 convolution on ASPP, as in the published configs
+            channels = self.channels if context == "none" else 2 * self.channels
+            if self.pyramid is None:
+                self.head = self.build_head(channels, kernel_size=3 if context == "aspp" else 1)
+            else:
+                self.pyramid = self.build_pyramid(channels)
 
     def decode(self, maps: Sequence[Tensor]) -> NetworkOutputs:
         """Map the encoder's maps, fine to coarse, to outputs at the size of the classified features."""
