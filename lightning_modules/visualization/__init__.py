@@ -14,8 +14,7 @@ from beyondpixel.lightning_modules.visualization.colors import (
     overlay,
 )
 from beyondpixel.lightning_modules.visualization.confusion import confusion_figure
-from beyondpixel.lightning_modules.visualization.crops import Crop, busiest_crop
-from beyondpixel.lightning_modules.visualization.grid import image_grid
+from beyondpixel.lightning_modules.visualization.grid import Crop, busiest_crop, image_grid
 from beyondpixel.lightning_modules.visualization.predictions import comparison_grid, prediction_grid
 
 __all__ = [

@@ -6,13 +6,12 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beyondpixel.lightning_modules.visualization.colors import VOID, Color, Image
-from beyondpixel.lightning_modules.visualization.crops import ENLARGEMENT, Crop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +22,38 @@ if TYPE_CHECKING:
 Legends = Mapping[str, Mapping[str, Color | None]]
 DPI = 72  # a point is a pixel
 INK, FAINT_INK, LINE = "#18181b", "#62626b", "#d0d0d6"
+ENLARGEMENT = 3  # of framed crops
 _SMALLEST, _LARGEST = 320, 800  # pixels of width: smaller images are enlarged, larger ones reduced
 _CHARACTER = 0.56  # mean width of a character in font sizes
+
+
+class Crop(NamedTuple):
+    """A rectangle of an image: its upper left corner and its size, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def busiest_crop(marked: NDArray[np.bool_]) -> Crop:
+    """Find the crop, a third as high and wide as the image, with the most marked pixels; the first of equal ones.
+
+    Args:
+        marked: (H, W).
+
+    Example:
+        >>> marked = np.zeros((9, 12), dtype=bool)
+        >>> marked[7, 10:] = True
+        >>> busiest_crop(marked)
+        Crop(top=5, left=8, height=3, width=4)
+    """
+    height, width = (max(1, length // ENLARGEMENT) for length in marked.shape)
+    # sums over all crops from an integral image
+    total = np.pad(marked.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    counts = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    top, left = np.unravel_index(counts.argmax(), counts.shape)
+    return Crop(int(top), int(left), height, width)
 
 
 def image_grid(

@@ -20,8 +20,7 @@ from beyondpixel.lightning_modules.visualization.colors import (
     difference_map,
     error_map,
 )
-from beyondpixel.lightning_modules.visualization.crops import Crop
-from beyondpixel.lightning_modules.visualization.grid import image_grid
+from beyondpixel.lightning_modules.visualization.grid import Crop, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
