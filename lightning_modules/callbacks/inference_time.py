@@ -56,11 +56,12 @@ class InferenceTime(Callback):
 
 
 def _seconds(module: SegmentationModule, images: Sequence[Tensor]) -> list[float]:
-    seconds = []
-    for before, image in zip([None, *images], images, strict=False):
-        changed = before is None or before.shape != image.shape
-        for _ in range((3 if before is None else 1) if changed else 0):
+    seconds: list[float] = []
+    shape = None
+    for image in images:
+        for _ in range(int(image.shape != shape) if seconds else 3):
             module.infer(image)
+        shape = image.shape
         _synchronize(image)
         start = time.perf_counter()
         module.infer(image)
