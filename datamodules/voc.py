@@ -75,22 +75,17 @@ class VOCDataModule(SegmentationDataModule):
 
     def load_split(self, split: str) -> FileDataset:
         """Read the split's list."""
-        if not Path(self.root).is_dir():
-            raise data_error(
-                f"There is no folder {self.root}", expected="the VOC2012 folder", remedy=self._remedy("train")
-            )
-        folder = find_voc(Path(self.root))
+        root = Path(self.root)
+        folder = find_voc(root)
         listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         masks = {"trainaug": "SegmentationClassAug", "test": None}.get(split, "SegmentationClass")
         remedy = self._remedy(split)
-        needed = (listing, folder / "JPEGImages", folder / (masks or ""))
-        absent = [str(path.relative_to(folder)) for path in needed if not path.exists()]
-        if absent:
+        if not listing.is_file():
             raise data_error(
-                f"VOC 2012 {split} is not complete in {folder}",
-                [f"{path} is missing" for path in absent],
+                f"VOC 2012 {split} is not complete in {folder}" if root.is_dir() else f"There is no folder {root}",
+                [f"{listing.relative_to(folder)} is missing"],
                 expected="the public VOC2012 layout: JPEGImages, SegmentationClass, ImageSets/Segmentation",
-                remedy=remedy,
+                remedy=remedy if root.is_dir() else self._remedy("train"),
             )
         # some published lists have paths of image and mask instead of ids
         ids = [Path(line.split()[0]).stem for line in read_list(listing, remedy=remedy, absolute=True)]
