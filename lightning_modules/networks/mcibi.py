@@ -138,7 +138,7 @@ class MCIBI(ContextNetwork):
             self.memory = StatisticsMemory(self.num_classes, self.channels)
             if context != "none":
                 self.context_head = self.build_head(self.channels)
-            # twice the channels if the image has its own context; a 3x3 convolution on ASPP, as in the published configs
+            # twice the channels if the image has its own context; 3x3 on ASPP, as in the published configurations
             channels = self.channels if context == "none" else 2 * self.channels
             if self.pyramid is None:
                 self.head = self.build_head(channels, kernel_size=3 if context == "aspp" else 1)
