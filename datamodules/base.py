@@ -177,7 +177,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def stored(self, split: str) -> SegmentationDataset:
         """Return a split's samples at the images' own sizes; without faulty training samples with `on_error="skip"`."""
         if split not in self._stored:
-            self._check_split(split)
+            if split not in self.splits:
+                raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
             dataset = self.load_split(split)
             if self.on_error == "skip" and split == self.train_split:
                 dataset = without_faults(dataset, name=self.dataset_name, listing=self._skip_list())
@@ -261,10 +262,6 @@ class SegmentationDataModule(LightningDataModule, ABC):
             # with 16-true and the like, Lightning converts float inputs before this, when they were still integers
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
-
-    def _check_split(self, split: str) -> None:
-        if split not in self.splits:
-            raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
 
     def _skip_list(self) -> Path | None:
         folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 Batch = dict[str, Any]
 Triple = tuple[float, float, float]
@@ -39,15 +38,12 @@ class Normalization:
 
     def __call__(self, batch: Batch) -> Batch:
         """Convert image uint8 (N, 3, H, W) to float32, mask uint8 (N, H, W) to int64; other entries are unchanged."""
-        normalized = dict(batch)
-        if batch["image"].dtype == torch.uint8:
-            normalized["image"] = self._image(batch["image"])
+        normalized, image = dict(batch), batch["image"]
+        if image.dtype == torch.uint8:
+            self._factor, self._shift = self._factor.to(image.device), self._shift.to(image.device)
+            # the loader stacks channels last, as images are decoded; models get the usual layout
+            floats = image.to(torch.float32, memory_format=torch.contiguous_format)
+            normalized["image"] = floats.mul_(self._factor).sub_(self._shift)
         if "mask" in batch:
             normalized["mask"] = batch["mask"].long()
         return normalized
-
-    def _image(self, image: Tensor) -> Tensor:
-        self._factor, self._shift = self._factor.to(image.device), self._shift.to(image.device)
-        # the loader stacks channels last, as images are decoded; models get the usual layout
-        floats = image.to(torch.float32, memory_format=torch.contiguous_format)
-        return floats.mul_(self._factor).sub_(self._shift)

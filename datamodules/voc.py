@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.errors import SubsetWarning, data_error
 from beyondpixel.datamodules.datasets.files import FileDataset, Pair
-from beyondpixel.datamodules.datasets.labels import LabelTable
+from beyondpixel.datamodules.datasets.labels import IGNORE_INDEX, LabelTable
 from beyondpixel.datamodules.datasets.listing import read_list
 from beyondpixel.datamodules.datasets.sbd import find_voc
 from beyondpixel.datamodules.options import check_choice
@@ -93,7 +93,7 @@ class VOCDataModule(SegmentationDataModule):
         pairs = [
             Pair(id, folder / "JPEGImages" / f"{id}.jpg", folder / masks / f"{id}.png" if masks else None) for id in ids
         ]
-        labels = LabelTable.identity(len(CLASSES))
+        labels = LabelTable({**{index: index for index in range(len(CLASSES))}, IGNORE_INDEX: IGNORE_INDEX})
         return FileDataset(pairs, labels, name=f"VOC 2012 {split} in {folder}", remedy=remedy)
 
     def _remedy(self, split: str) -> str:

@@ -77,7 +77,7 @@ class HubModule(
         datamodule = datamodule or getattr(self._trainer, "datamodule", None)
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = _pop_card_options(options, run)
+        card = {"run": run, **(options.pop("model_card_kwargs", None) or {})}
         Path(save_directory, "README.md").unlink(missing_ok=True)  # otherwise the mixin keeps an earlier model's card
         path: str | None = super().save_pretrained(save_directory, model_card_kwargs=card, **options)
         return path
@@ -138,7 +138,7 @@ class HubModule(
             )
         if datamodule is not None:
             self.describe_data(datamodule)
-        card = _pop_card_options(options, run)
+        card = {"run": run, **(options.pop("model_card_kwargs", None) or {})}
         commit = super().push_to_hub(repo_id, model_card_kwargs=card, **options)
         return str(commit)
 
@@ -227,11 +227,6 @@ def _download(source: str, local_files_only: bool, **options: Any) -> Path:
             "the network, HF_HUB_OFFLINE and the token, or give the folder that save_pretrained wrote"
         ) from error
     return Path(files[0]).parent
-
-
-def _pop_card_options(options: dict[str, Any], run: str | Path | None) -> dict[str, Any]:
-    """Return the options of the model card: the mixin's own, removed from `options`, and the run."""
-    return {**(options.pop("model_card_kwargs", None) or {}), **({} if run is None else {"run": run})}
 
 
 def _run_values(run: Path) -> dict[str, Any]:

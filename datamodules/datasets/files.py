@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +113,12 @@ class FileDataset(SegmentationDataset):
 
 def _pair_digest(pair: Pair) -> bytes:
     digest = hashlib.sha256(pair.id.encode())
-    for block in _sampled_bytes(pair.image):
-        digest.update(block)
+    with pair.image.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        for start in (0, max(0, size - FINGERPRINT_BYTES)):
+            file.seek(start)
+            digest.update(file.read(FINGERPRINT_BYTES))
     if pair.mask is not None:
         digest.update(pair.mask.read_bytes())
     return digest.digest()
-
-
-def _sampled_bytes(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        yield str(size).encode()
-        for start in (0, max(0, size - FINGERPRINT_BYTES)):
-            file.seek(start)
-            yield file.read(FINGERPRINT_BYTES)

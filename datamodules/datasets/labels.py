@@ -45,11 +45,6 @@ class LabelTable:
         for value, index in self.mapping.items():
             self._table[value if isinstance(value, int) else _code(*value)] = index
 
-    @classmethod
-    def identity(cls, num_classes: int) -> "LabelTable":
-        """Return a table for values that are class indices already, with 255 for no label."""
-        return cls({**{index: index for index in range(num_classes)}, IGNORE_INDEX: IGNORE_INDEX})
-
     def apply(self, mask: Pixels) -> Pixels:
         """Map a mask of uint8 values (H, W) or colors (H, W, 3) to class indices (H, W).
 

@@ -89,8 +89,11 @@ def image_grid(
         >>> figure = image_grid({"image": [gray], "target": [gray]}, legends={"Classes": {"road": (90, 60, 90)}})
         >>> figure.savefig("grid.png")  # doctest: +SKIP
     """
+    lengths = {title: len(images) for title, images in columns.items()}
+    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+        raise ValueError(f"columns must have the same number of images, at least one, got {lengths}")
     rows = []
-    for index in range(_number_of_rows(columns)):
+    for index in range(max(lengths.values())):
         texts = {title: column[index] for title, column in (captions or {}).items()}
         rows.append([_Tile(column[index], title in photos, texts.get(title)) for title, column in columns.items()])
         if crops:
@@ -103,13 +106,6 @@ def image_grid(
         for tile, ax in zip(tiles, row, strict=True):
             _draw(ax, tile, scale=page.scale, size=page.size)
     return page.figure
-
-
-def _number_of_rows(columns: Mapping[str, Sequence[Image]]) -> int:
-    lengths = {title: len(images) for title, images in columns.items()}
-    if len(set(lengths.values())) != 1 or not all(lengths.values()):
-        raise ValueError(f"columns must have the same number of images, at least one, got {lengths}")
-    return max(lengths.values())
 
 
 @dataclass
