@@ -12,14 +12,7 @@ from beyondpixel.datamodules.datasets.scenes import BACKGROUND, CLASSES, ScenePa
 
 
 class GeneratedScenes(SegmentationDataset):
-    """Scenes that are painted on access; scene `index` depends on (scene_seed, split, index) alone.
-
-    Args:
-        style: Settings that the scenes have in common.
-        split: The split's name.
-        length: Number of scenes.
-        scene_seed: The data set's seed.
-    """
+    """Scenes that are painted on access; scene `index` depends on (style, scene_seed, split, index) alone."""
 
     def __init__(self, style: SceneStyle, *, split: str, length: int, scene_seed: int) -> None:
         self.style = style

@@ -25,13 +25,8 @@ CROP_ATTEMPTS = 10
 class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
     """Rescale by a random factor, then crop at random; images smaller than the crop stay whole.
 
-    Args:
-        crop: Height and width of the crop.
-        scales: Lowest and highest factor.
-        scale_step: Factors are `scales[0]`, `scales[0] + scale_step`, ...; None draws them uniformly from the range.
-        resampling: How images are rescaled, see `Rescale.image`.
-        max_class_share: Draw up to 10 positions of the crop, until no class has this share or more of its labeled
-            pixels; None takes the first.
+    The arguments are options of `SegmentationDataModule`; factors are `scales[0]`, `scales[0] + scale_step`, ..., or
+    uniform in the range.
     """
 
     def __init__(
@@ -119,14 +114,7 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]  # albu
 
 
 class TrainingTransform:
-    """Random scale, crop, color and horizontal flip.
-
-    Args:
-        scale_crop: The random scale and crop, whose size is that of the output.
-        flip: Flip samples horizontally with probability 0.5.
-        fill: Color of the padding, RGB 0-255.
-        photometric: Distort the colors, see `PhotometricDistortion`.
-    """
+    """Random scale, crop, color and horizontal flip; small images are padded to the crop with `fill` and void."""
 
     def __init__(
         self, scale_crop: RandomScaleCrop, *, flip: bool, fill: tuple[int, ...], photometric: bool = False

@@ -146,12 +146,7 @@ def find_faults(dataset: SegmentationDataset) -> dict[int, str]:
 
 
 def without_faults(dataset: SegmentationDataset, *, name: str, listing: Path | None) -> SegmentationDataset:
-    """Read all samples once, and keep those that can be read.
-
-    Args:
-        dataset: A split with bad files.
-        name: The data set's name, for messages.
-        listing: File that lists the bad files, with a warning; None for neither (another process does it).
+    """Read all samples once, and keep those that can be read; warn of the others and list them in a file, if given.
 
     Raises:
         DataError: No sample is left.

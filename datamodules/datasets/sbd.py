@@ -11,7 +11,7 @@ from beyondpixel.datamodules.datasets.errors import data_error
 TRAINAUG = 10582
 
 
-def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True) -> int:
+def build_trainaug(sbd: Path, voc: Path, target: Path) -> None:
     """Write `SegmentationClassAug` and `ImageSets/Segmentation/trainaug.txt`.
 
     trainaug is every image that SBD or VOC's train split annotates, without VOC's val images. VOC's own masks, which
@@ -21,10 +21,6 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
         sbd: SBD's `dataset` folder, with `train.txt`, `val.txt` and `cls/*.mat`.
         voc: The VOC2012 folder.
         target: Destination folder of the two.
-        progress: Show a progress bar.
-
-    Returns:
-        The number of images.
 
     Raises:
         DataError: The union does not have the published 10,582 images, or images of it are missing from VOC.
@@ -48,7 +44,7 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
         )
     masks = target / "SegmentationClassAug"
     masks.mkdir(parents=True, exist_ok=True)
-    for name in track(names, "Building trainaug", disable=not progress):
+    for name in track(names, "Building trainaug"):
         if name in own:
             mask = np.asarray(Image.open(voc / "SegmentationClass" / f"{name}.png"))
         else:
@@ -57,7 +53,6 @@ def build_trainaug(sbd: Path, voc: Path, target: Path, *, progress: bool = True)
     listing = target / "ImageSets" / "Segmentation" / "trainaug.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    return len(names)
 
 
 def _names(listing: Path) -> set[str]:

@@ -50,12 +50,7 @@ class SceneStyle:
 
 
 class ScenePainter:
-    """Paints one scene.
-
-    Args:
-        style: Settings that the scene has in common with others.
-        rng: Random generator for everything else.
-    """
+    """Paints one scene; everything besides the style is drawn from the generator."""
 
     def __init__(self, style: SceneStyle, rng: np.random.Generator) -> None:
         self.style = style

@@ -91,18 +91,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_index: int) -> None:
-    """Check that label maps can be compared.
-
-    Args:
-        preds: (N, H, W) integer classes.
-        target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
-        num_classes: C.
-        ignore_index: label of void pixels.
-
-    Raises:
-        ValueError: if shapes differ, or a label of the target, or a predicted class at a pixel that is not void, is out
-            of range.
-    """
+    """Raise a ValueError if shapes differ, or if a label, or a class predicted where there is one, is out of range."""
     if preds.shape != target.shape:
         raise ValueError(
             f"preds and target must have one shape, (N, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}"
@@ -124,15 +113,7 @@ def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_inde
 
 
 def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
-    """Count the selected pixels of each class in each image.
-
-    Args:
-        labels: (N, H, W) integers, 0..C-1 where selected.
-        where: (N, H, W) bool.
-        num_classes: C.
-
-    Returns:
-        (N, C) int64.
+    """Count the selected pixels of each class in each image: (N, H, W) labels to (N, C) int64.
 
     Example:
         >>> labels = torch.tensor([[[0, 2, 2]], [[1, 0, 0]]])

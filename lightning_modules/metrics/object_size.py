@@ -116,11 +116,7 @@ def _overlaps(parts: Numbers, objects: Numbers, where: NDArray[np.bool_]) -> tup
 
 
 def components(labels: Labels, num_classes: int) -> tuple[Numbers, Labels, Labels]:
-    """Find the 8-connected components of equal labels.
-
-    Args:
-        labels: (H, W); labels from `num_classes` on are in no component.
-        num_classes: C.
+    """Find the 8-connected components of equal labels; labels from `num_classes` on are in none.
 
     Returns:
         (H, W) component number of each pixel, 0 for none; and class and area of each number (meaningless for 0).

@@ -70,16 +70,10 @@ def read_pretrained(name: str, weights: str) -> Mapping[str, Tensor] | None:
 
 
 def fill_encoder(encoder: nn.Module, published: Mapping[str, Tensor], *, name: str, weights: str) -> None:
-    """Load a state dict into an encoder; layers of the classifier are optional in it and ignored.
-
-    Args:
-        encoder: the encoder to fill.
-        published: names to tensors, as in torchvision, timm or SMP.
-        name: name of the encoder, for messages.
-        weights: source of the weights, for messages.
+    """Load a state dict with torchvision's, timm's or SMP's names; layers of the classifier are optional and ignored.
 
     Raises:
-        ValueError: if the weights do not match; the message lists the keys.
+        ValueError: if the weights do not match; the message has `name`, `weights` and the keys.
     """
     current = encoder.state_dict()
     targets = {_canonical(key): key for key in current}
