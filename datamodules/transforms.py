@@ -74,12 +74,9 @@ class RandomScaleCrop(A.DualTransform):  # type: ignore[misc]  # albumentations 
         return low + self.scale_step * int(self.random_generator.integers(steps + 1))
 
     def _draw_crop(self, scaled: Size) -> Rescale:
-        rows, columns = (self._draw_span(size, side) for size, side in zip(scaled, self.crop, strict=True))
-        return Rescale(scaled, rows, columns)
-
-    def _draw_span(self, size: int, side: int) -> slice:
-        start = int(self.random_generator.integers(max(0, size - side) + 1))
-        return slice(start, start + side)
+        draw = self.random_generator.integers
+        top, left = (int(draw(max(0, size - side) + 1)) for size, side in zip(scaled, self.crop, strict=True))
+        return Rescale(scaled, slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types

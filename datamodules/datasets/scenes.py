@@ -57,8 +57,8 @@ class ScenePainter:
         self.rng = rng
         self.height, self.width = style.size
         self.unit = self.height / 96
-        self.image: Pixels = np.zeros((self.height, self.width, 3), dtype=np.uint8)
-        self.labels: Pixels = np.zeros((self.height, self.width), dtype=np.uint8)
+        # RGB and the label, so that both are painted at once
+        self.canvas: Pixels = np.zeros((self.height, self.width, 4), dtype=np.uint8)
         self.horizon = self.height * rng.uniform(0.36, 0.52)
         self.vanishing = self.width * rng.uniform(0.25, 0.75)
 
@@ -68,14 +68,14 @@ class ScenePainter:
         self._buildings()
         self._ground()
         self._objects()
-        return self._photograph(), self.labels
+        return self._photograph(), np.ascontiguousarray(self.canvas[..., 3])
 
     def _sky(self) -> None:
         top, bottom = self._tint((96, 148, 210), 26), self._tint((196, 208, 222), 22)
         blend = np.linspace(0, 1, self.height, dtype=np.float32)[:, None, None]
         gradient = np.array(top, dtype=np.float32) * (1 - blend) + np.array(bottom, dtype=np.float32) * blend
-        self.image[:] = gradient.astype(np.uint8)
-        self.labels[:] = self.style.classes.index("sky")
+        self.canvas[..., :3] = gradient.astype(np.uint8)
+        self.canvas[..., 3] = self.style.classes.index("sky")
         for _ in range(self.rng.integers(0, 4)):
             center = (self._x(), self.rng.uniform(0, self.horizon * 0.8))
             radii = (self.rng.uniform(8, 26) * self.unit, self.rng.uniform(2, 5) * self.unit)
@@ -216,8 +216,7 @@ class ScenePainter:
             across = x / self.width
             y = start + (end - start) * across + sag * 4 * across * (1 - across) + strand * 6 * self.unit
             points = np.stack([x, y], axis=1).round().astype(np.int32)
-            for canvas, value in self._canvases("wire", dark):
-                cv2.polylines(canvas, [points], False, value, self._width(1.6 * self.unit))
+            cv2.polylines(self.canvas, [points], False, self._ink("wire", dark), self._width(1.6 * self.unit))
 
     def _photograph(self) -> Pixels:
         """Add texture, light, a shadow, the blur of a lens and the noise of a sensor."""
@@ -225,7 +224,7 @@ class ScenePainter:
         coarse_cells = (max(2, self.width // 5), max(2, self.height // 5))
         coarse = cv2.resize(self._noise(coarse_cells), size, interpolation=cv2.INTER_LINEAR)
         strengths = np.array([_TEXTURE.get(name, (3, 3)) for name in self.style.classes], dtype=np.float32)
-        coarse_strength, fine_strength = strengths[self.labels].transpose(2, 0, 1)
+        coarse_strength, fine_strength = strengths[self.canvas[..., 3]].transpose(2, 0, 1)
         texture = coarse * coarse_strength + self._noise(size) * fine_strength
 
         light = np.array(self.rng.uniform(0.75, 1.2)) + np.linspace(-1, 1, self.width) * self.rng.uniform(-0.2, 0.2)
@@ -241,7 +240,7 @@ class ScenePainter:
             ]
             cv2.fillConvexPoly(brightness, _pixels(shadow), 0.62)
 
-        lit = (self.image.astype(np.float32) + texture[..., None]) * brightness[..., None]
+        lit = (self.canvas[..., :3].astype(np.float32) + texture[..., None]) * brightness[..., None]
         lit = cv2.GaussianBlur(lit, (3, 3), 0.45 * self.unit)
         sensor = self._noise((self.width, self.height * 3)).reshape(self.height, self.width, 3)
         return np.asarray(np.clip(lit + sensor * self.rng.uniform(3, 9), 0, 255), dtype=np.uint8)
@@ -261,29 +260,26 @@ class ScenePainter:
         red, green, blue = np.clip(np.array(color) + shift, 0, 255).astype(int).tolist()
         return red, green, blue
 
-    def _canvases(self, name: str, color: Color) -> tuple[tuple[Pixels, Color], tuple[Pixels, int]]:
-        return (self.image, color), (self.labels, self.style.classes.index(name))
+    def _ink(self, name: str, color: Color) -> tuple[int, int, int, int]:
+        return *color, self.style.classes.index(name)
 
     def _polygon(self, name: str, points: Sequence[Point], color: Color) -> None:
-        for canvas, value in self._canvases(name, color):
-            cv2.fillPoly(canvas, [_pixels(points)], value)
+        cv2.fillPoly(self.canvas, [_pixels(points)], self._ink(name, color))
 
     def _box(self, name: str, corners: tuple[Point, Point], color: Color) -> None:
         (left, top), (right, bottom) = corners
         rows = slice(max(0, round(top)), max(0, round(bottom)))
         columns = slice(max(0, round(left)), max(0, round(right)))
-        self.image[rows, columns] = color
-        self.labels[rows, columns] = self.style.classes.index(name)
+        self.canvas[rows, columns] = self._ink(name, color)
 
     def _ellipse(self, name: str, center: Point, radii: Point, color: Color) -> None:
         x, y = round(center[0]), round(center[1])
-        for canvas, value in self._canvases(name, color):
-            cv2.ellipse(canvas, (x, y), (round(radii[0]), round(radii[1])), 0, 0, 360, value, cv2.FILLED)
+        axes = round(radii[0]), round(radii[1])
+        cv2.ellipse(self.canvas, (x, y), axes, 0, 0, 360, self._ink(name, color), cv2.FILLED)
 
     def _line(self, name: str, start: Point, end: Point, width: int, color: Color) -> None:
         first, last = _pixels([start, end]).tolist()
-        for canvas, value in self._canvases(name, color):
-            cv2.line(canvas, first, last, value, width)
+        cv2.line(self.canvas, first, last, self._ink(name, color), width)
 
 
 def _pixels(points: Sequence[Point]) -> NDArray[np.int32]:
