@@ -137,7 +137,6 @@ class SegmentationDataModule(LightningDataModule, ABC):
         check_options(self)
         if normalization != "dataset":
             self.mean, self.std = NORMALIZATIONS[normalization]
-        self._stored: dict[str, SegmentationDataset] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
 
     @property
@@ -176,16 +175,15 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def stored(self, split: str) -> SegmentationDataset:
         """Return a split's samples at the images' own sizes; without faulty training samples with `on_error="skip"`."""
-        if split not in self._stored:
-            if split not in self.splits:
-                raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
-            dataset = self.load_split(split)
-            if self.on_error == "skip" and split == self.train_split:
-                dataset = without_faults(dataset, name=self.dataset_name, listing=self._skip_list())
-            else:
-                dataset.require_files()
-            self._stored[split] = dataset
-        return self._stored[split]
+        if split not in self.splits:
+            raise ValueError(f"{self.dataset_name} has no split {split!r}; it has {', '.join(self.splits)}")
+        dataset = self.load_split(split)
+        if self.on_error == "skip" and split == self.train_split:
+            folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)
+            listing = folder / "skipped_files.txt" if self._process()[0] == 0 else None
+            return without_faults(dataset, name=self.dataset_name, listing=listing)
+        dataset.require_files()
+        return dataset
 
     def fingerprint(self, split: str) -> str:
         """Return a short hash of a split's content, which identifies the data of a run.
@@ -194,7 +192,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         all images (for generated scenes: their settings and the first scene). It does not depend on `root`, links,
         dates, or the processing of the files: class mapping, `image_size`, augmentation.
         """
-        return self.stored(split).fingerprint()
+        return self.dataset(split).fingerprint()
 
     def setup(self, stage: str | None = None) -> None:
         """Check the files that the stage needs, so that a missing one is reported before anything is computed."""
@@ -262,10 +260,6 @@ class SegmentationDataModule(LightningDataModule, ABC):
             # with 16-true and the like, Lightning converts float inputs before this, when they were still integers
             batch["image"] = self.trainer.precision_plugin.convert_input(batch["image"])
         return batch
-
-    def _skip_list(self) -> Path | None:
-        folder = Path() if self.trainer is None else Path(self.trainer.default_root_dir)
-        return folder / "skipped_files.txt" if self._process()[0] == 0 else None
 
     def _resized(self, dataset: SegmentationDataset) -> SegmentationDataset:
         if self.image_size is None:
