@@ -5,8 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from beyondpixel.lightning_modules.networks.class_means import class_means, process_rank_and_count, sum_over_processes
 from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
-from beyondpixel.lightning_modules.networks.class_sums import class_sums, process_rank_and_count, sum_over_processes
 from beyondpixel.losses.functional.arguments import check_choice
 
 Initialization = Literal["mean", "random_pixel", "random"]
@@ -20,7 +20,7 @@ class FeatureMemory(ClassMemory):
         M_c ← (1 − m) M_c + m Σ_i w_i r_i,    w_i = (1 − cos(r_i, M_c)) / Σ_j (1 − cos(r_j, M_c))
 
     (strategy "cosine"; with "mean", w_i is one over the number of pixels). As in the authors' code, r_i are features
-    upsampled bilinearly to the labels' size. They are never stored: see `class_sums`. All is computed in float64, with
+    upsampled bilinearly to the labels' size. They are never stored: see `class_means`. All is computed in float64, with
     or without autocast.
 
     *Initialization.* An empty slot is set as `initialization` says, whatever the momentum and the strategy: to the mean
@@ -120,8 +120,8 @@ class FeatureMemory(ClassMemory):
         if strategy == "cosine":
             # a row of zeros has the cosine 0 with everything: all pixels go to slot 0, with the weight 1
             reference = self.memory.double().masked_fill(filling[:, None, None], 0)
-        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index, reference=reference)
-        means, present = sums.mean(), sums.present()  # (K, S, C), (K, S)
+        # (K, S, C), (K, S)
+        means, present = class_means(features, target, self.num_classes, ignore_index=ignore_index, reference=reference)
 
         first_empty = (~self.seen).int().argmax(dim=1, keepdim=True)  # (K, 1)
         filled = torch.zeros_like(self.seen).scatter(1, first_empty, (filling & present[:, 0])[:, None])
@@ -129,7 +129,7 @@ class FeatureMemory(ClassMemory):
         if self.initialization == "random_pixel" and bool(filled.any()):
             draws = self._draws.to(filled.device).masked_fill(~filled, -1).amax(dim=1)
             kept = keep_random_pixels(target, draws, ignore_index=ignore_index)
-            initial = class_sums(features, kept, self.num_classes, ignore_index=ignore_index).mean()[:, 0]
+            initial = class_means(features, kept, self.num_classes, ignore_index=ignore_index)[0][:, 0]
         moved = (1 - momentum) * self.memory.double() + momentum * means
         memory = torch.where((present & ~filling[:, None])[..., None], moved.float(), self.memory)
         memory = torch.where(filled[..., None], initial[:, None].float(), memory)

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from beyondpixel.lightning_modules.networks.class_means import class_means
 from beyondpixel.lightning_modules.networks.class_memory import ClassMemory, check_count
-from beyondpixel.lightning_modules.networks.class_sums import class_sums
 
 
 class StatisticsMemory(ClassMemory):
@@ -90,9 +90,8 @@ class StatisticsMemory(ClassMemory):
                 "FeatureMemory offers 'cosine'"
             )
         self.check_batch(features, target, momentum)
-        sums = class_sums(features, target, self.num_classes, ignore_index=ignore_index)
-        present = sums.present()  # (K, 1)
-        std, mean = torch.std_mean(sums.mean()[:, 0], dim=1)
+        means, present = class_means(features, target, self.num_classes, ignore_index=ignore_index)  # (K, 1, C), (K, 1)
+        std, mean = torch.std_mean(means[:, 0], dim=1)
         moved = (1 - momentum) * self.memory.double() + momentum * torch.stack([mean, std], dim=1)
         self.write(torch.where(present, moved.float(), self.memory), self.seen | present, target, ignore_index)
 

@@ -1,7 +1,6 @@
-"""Class sums of upsampled features, computed without upsampling them."""
+"""Class means of upsampled features, computed without upsampling them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,33 +17,10 @@ _NORM_FLOOR = 1e-8  # as torch.nn.functional.cosine_similarity
 _CPU_BLOCK, _DEVICE_BLOCK = 2**17, 2**24
 
 
-@dataclass(frozen=True)
-class ClassSums:
-    """Weighted sums over the pixels of every class and slot, float64.
-
-    Attributes:
-        features: (K, S, C), Σ w · r with r the upsampled feature of a pixel.
-        weights: (K, S), Σ w.
-        pixels: (K, S), number of pixels.
-    """
-
-    features: Tensor
-    weights: Tensor
-    pixels: Tensor
-
-    def mean(self) -> Tensor:
-        """Return the weighted mean (K, S, C); 0 where there are no pixels."""
-        return self.features / torch.where(self.pixels > 0, self.weights, 1).unsqueeze(-1)
-
-    def present(self) -> Tensor:
-        """Return a mask (K, S) of those with pixels; all false if any feature is not finite."""
-        return (self.pixels > 0) & self.features.isfinite().all()
-
-
-def class_sums(
+def class_means(
     features: Tensor, target: Tensor, num_classes: int, *, ignore_index: int, reference: Tensor | None = None
-) -> ClassSums:
-    """Sum upsampled features over the pixels of each class, without upsampling them.
+) -> tuple[Tensor, Tensor]:
+    """Compute the weighted mean of upsampled features over the pixels of each class, without upsampling them.
 
     Bilinear upsampling is linear: r = Uf. So Σ_i w_i r_i = (Uᵀw)ᵀ f, the features times the weights pulled back through
     the transpose of the interpolation. The weights also need the cosine of r with a reference: r·M is the upsampled map
@@ -60,12 +36,14 @@ def class_sums(
             None: one slot, all weights 1.
 
     Returns:
-        Sums over the batches of all processes; every process must call this if torch.distributed is initialized.
+        (K, S, C) float64, Σ w · r / Σ w over the pixels of all processes, 0 where there are none; and a mask (K, S) of
+        those with pixels, all false if any feature is not finite. Every process must call this if torch.distributed is
+        initialized.
 
     Example:
-        >>> sums = class_sums(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 1, 255]]]), 2, ignore_index=255)
-        >>> sums.pixels.tolist(), sums.mean().tolist()
-        ([[2.0], [1.0]], [[[1.0, 1.0, 1.0]], [[1.0, 1.0, 1.0]]])
+        >>> means, present = class_means(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0, 255]]]), 2, ignore_index=255)
+        >>> means.tolist(), present.tolist()
+        ([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]], [[True], [False]])
     """
     _, channels, height, width = features.shape
     slots = 1 if reference is None else reference.shape[1]
@@ -88,11 +66,10 @@ def class_sums(
         weight_sums += shares.sum(1)
         pixels.index_add_(0, row.flatten(), sums.new_ones(()).expand(row.numel()))
     sums, weight_sums, pixels = sum_over_processes(sums, weight_sums, pixels)
-    return ClassSums(
-        sums.view(num_classes + 1, slots, channels)[:-1],
-        weight_sums.view(num_classes + 1, slots)[:-1],
-        pixels.view(num_classes + 1, slots)[:-1],
-    )
+    shape = (num_classes + 1, slots)
+    sums, weight_sums, pixels = sums.view(*shape, channels)[:-1], weight_sums.view(shape)[:-1], pixels.view(shape)[:-1]
+    means = sums / torch.where(pixels > 0, weight_sums, 1).unsqueeze(-1)
+    return means, (pixels > 0) & sums.isfinite().all()
 
 
 def _nearest_slot(image: Tensor, row: Tensor, units: Tensor, upsampling: BilinearUpsampling) -> tuple[Tensor, Tensor]:
