@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beyondpixel.losses.functional.arguments import check_positive_int
+
 
 class ClassMemory(nn.Module):
     """Base of memories with a state per class: buffers, input checks and storage of updates.
@@ -33,7 +35,7 @@ class ClassMemory(nn.Module):
     def __init__(self, num_classes: int, channels: int, slots: int = 1) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("channels", channels), ("slots", slots)):
-            check_count(name, value)
+            check_positive_int(name, value)
         self.num_classes, self.channels, self.slots = num_classes, channels, slots
         self.register_buffer("seen", torch.zeros(num_classes, slots, dtype=torch.bool))
 
@@ -104,9 +106,3 @@ def _check_target(target: Tensor, features: Tensor) -> None:
             f"target: expected labels of the shape ({features.shape[0]}, H, W), as features are "
             f"{tuple(features.shape)}, got {tuple(target.shape)}"
         )
-
-
-def check_count(name: str, value: int, at_least: int = 1) -> None:
-    """Raise a ValueError unless value is an integer of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name}: expected an integer of at least {at_least}, got {value!r}")

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from beyondpixel.lightning_modules.networks.alignment import check_images
-from beyondpixel.lightning_modules.networks.class_memory import check_count
 from beyondpixel.lightning_modules.networks.contexts import (
     ASPP,
     FeaturePyramid,
@@ -22,7 +21,7 @@ from beyondpixel.lightning_modules.networks.layers import (
     initialize_head,
     set_norm_momentum,
 )
-from beyondpixel.losses.functional.arguments import check_choice
+from beyondpixel.losses.functional.arguments import check_choice, check_positive_int
 
 ContextName = Literal["none", "ppm", "aspp", "ocr", "upernet", "upernet_aspp"]
 
@@ -88,8 +87,8 @@ class ContextNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("context", context, get_args(ContextName))
-        check_count("channels", channels)
-        check_count("attention_channels", attention_channels)
+        check_positive_int("channels", channels)
+        check_positive_int("attention_channels", attention_channels)
         if atrous_rates is not None and not (len(atrous_rates) > 0 and min(atrous_rates) > 0):
             raise ValueError(f"atrous_rates must be at least one positive number, got {list(atrous_rates)}")
         self.encoder, self.grid = build_encoder(encoder, output_stride=output_stride, weights=encoder_weights)

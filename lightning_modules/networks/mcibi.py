@@ -11,12 +11,11 @@ from beyondpixel.lightning_modules.networks.aggregation import (
     FusedContexts,
     aggregate_representations,
 )
-from beyondpixel.lightning_modules.networks.class_memory import check_count
 from beyondpixel.lightning_modules.networks.context_network import ContextName, ContextNetwork, NetworkOutputs
 from beyondpixel.lightning_modules.networks.feature_memory import FeatureMemory, Initialization
 from beyondpixel.lightning_modules.networks.layers import ClassificationHead, conv_norm_relu
 from beyondpixel.lightning_modules.networks.statistics_memory import StatisticsMemory
-from beyondpixel.losses.functional.arguments import check_choice
+from beyondpixel.losses.functional.arguments import check_choice, check_positive_int
 
 # MCIBI++'s repeated inference: weights of the network's own class logits and of the previous passes' predictions
 _OWN_WEIGHT, _PREVIOUS_WEIGHT = 2.0, 1.5
@@ -84,8 +83,8 @@ class MCIBI(ContextNetwork):
             ("memory_gradient", memory_gradient, ("read", "updated")),
         ):
             check_choice(name, value, choices)
-        check_count("slots", slots)
-        check_count("inference_passes", inference_passes)
+        check_positive_int("slots", slots)
+        check_positive_int("inference_passes", inference_passes)
         if slots > 1 and memory == "statistics":
             raise ValueError(f"slots must be 1 with memory='statistics' (two numbers per class), got {slots}")
         if slots > 1 and update_strategy == "mean":

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from beyondpixel.lightning_modules.networks.class_means import class_means
-from beyondpixel.lightning_modules.networks.class_memory import ClassMemory, check_count
+from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
+from beyondpixel.losses.functional.arguments import check_range
 
 
 class StatisticsMemory(ClassMemory):
@@ -48,7 +49,7 @@ class StatisticsMemory(ClassMemory):
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__(num_classes, channels)
-        check_count("channels", channels, at_least=2)
+        check_range("channels", channels, 2)
         # drawn on the CPU, whose generator gives the same numbers on every machine
         generators = [torch.Generator().manual_seed(k) for k in range(num_classes)]
         noise = [torch.randn(1, channels, generator=generator, device="cpu") for generator in generators]

@@ -418,8 +418,8 @@ def test_checkpoint_loads_without_the_weights_file(data: Any, trainer: Make, tmp
         ({"memory": "statistics", "consistency_from_epoch": 1}, "consistency_from_epoch must be null with memory="),
         ({"memory_gradient": "old"}, "memory_gradient: expected one of 'read', 'updated', got 'old'"),
         ({"memory": "statistics", "memory_gradient": "updated"}, "memory_gradient must be 'read' with memory="),
-        ({"channels": 0}, "channels: expected an integer of at least 1, got 0"),
-        ({"inference_passes": 0}, "inference_passes: expected an integer of at least 1, got 0"),
+        ({"channels": 0}, "channels: expected a positive integer, got 0"),
+        ({"inference_passes": 0}, "inference_passes: expected a positive integer, got 0"),
         ({"atrous_rates": []}, "atrous_rates must be at least one positive number"),
     ],
 )

@@ -392,9 +392,9 @@ def test_random_numbers_are_the_seeds_and_stay_without_momentum() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 0}, r"num_classes: expected an integer of at least 1, got 0"),
-        ({"channels": 2.5}, r"channels: expected an integer of at least 1, got 2.5"),
-        ({"slots": True}, r"slots: expected an integer of at least 1, got True"),
+        ({"num_classes": 0}, r"num_classes: expected a positive integer, got 0"),
+        ({"channels": 2.5}, r"channels: expected a positive integer, got 2.5"),
+        ({"slots": True}, r"slots: expected a positive integer, got True"),
         ({"initialization": "zeros"}, r"initialization: expected one of 'mean', 'random_pixel', 'random', got 'zeros'"),
     ],
 )

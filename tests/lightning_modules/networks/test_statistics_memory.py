@@ -95,8 +95,8 @@ def test_can_stand_where_a_feature_memory_stands(labeled_features: Make) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 0}, r"num_classes: expected an integer of at least 1, got 0"),
-        ({"channels": 1}, r"channels: expected an integer of at least 2, got 1"),
+        ({"num_classes": 0}, r"num_classes: expected a positive integer, got 0"),
+        ({"channels": 1}, r"channels: expected a number at least 2, got 1"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, int], message: str) -> None:
