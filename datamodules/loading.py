@@ -49,18 +49,15 @@ class AugmentedDataset(Dataset["Sample | str"]):
     def __getitem__(self, key: int | SampleKey) -> Sample | str:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         try:
-            return self._augmented(key)
+            sample = self.dataset[key.index]
+            if self.augment is not None:
+                seed = np.random.SeedSequence([self.seed, key.epoch, key.index]).generate_state(1)[0]
+                sample = self.augment(sample, int(seed))
         except DataError as error:
             return str(error)
         except Exception as error:
             error.add_note(f"This happened with sample {self.dataset.ids[key.index]!r}.")
             raise
-
-    def _augmented(self, key: SampleKey) -> Sample:
-        sample = self.dataset[key.index]
-        if self.augment is not None:
-            seed = np.random.SeedSequence([self.seed, key.epoch, key.index]).generate_state(1)[0]
-            sample = self.augment(sample, int(seed))
         if key.void and sample.mask is not None:
             return Sample(sample.image, np.full_like(sample.mask, IGNORE_INDEX), sample.id)
         return sample

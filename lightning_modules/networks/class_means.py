@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
 
@@ -48,12 +49,15 @@ def class_means(
     _, channels, height, width = features.shape
     slots = 1 if reference is None else reference.shape[1]
     upsampling = BilinearUpsampling((height, width), (target.shape[1], target.shape[2]), features.device)
-    units = None if reference is None else _unit_rows(reference)
+    units = None
+    if reference is not None:  # with norm 1, and zeros for the void pixels
+        units = F.pad(reference / reference.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR), (0, 0, 0, 0, 0, 1))
     rows = (num_classes + 1) * slots  # void pixels are the last class, which is dropped
     sums = torch.zeros(rows, channels, dtype=torch.float64, device=features.device)
     weight_sums, pixels = sums.new_zeros(rows), sums.new_zeros(rows)
-    for image, labels in zip(features, target, strict=True):
-        row = _class_or_void(labels, num_classes, ignore_index) * slots
+    for image, labels in zip(features, target.long(), strict=True):
+        void = (labels == ignore_index) | (labels < 0) | (labels >= num_classes)
+        row = labels.masked_fill(void, num_classes) * slots
         weights = None
         if units is not None:
             slot, cosine = _nearest_slot(image, row, units, upsampling)
@@ -95,19 +99,6 @@ def _channel_blocks(image: Tensor) -> Iterator[tuple[int, Tensor]]:
     step = max(size // (image.shape[1] * image.shape[2]), 1)
     for start in range(0, image.shape[0], step):
         yield start, image[start : start + step].to(torch.float64, memory_format=torch.contiguous_format)
-
-
-def _unit_rows(reference: Tensor) -> Tensor:
-    """Normalize rows to norm 1, and append a class of zeros for the void pixels."""
-    units = reference / reference.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
-    return torch.cat([units, units.new_zeros(1, *units.shape[1:])])
-
-
-def _class_or_void(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Labels as int64, with num_classes for void pixels."""
-    labels = labels.long()
-    void = (labels == ignore_index) | (labels < 0) | (labels >= num_classes)
-    return labels.masked_fill(void, num_classes)
 
 
 def process_rank_and_count() -> tuple[int, int]:
