@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from beyondpixel.lightning_modules.networks.bilinear import BilinearUpsampling
+from beyondpixel.lightning_modules.networks.distributed import sum_over_processes
 
 # Weights of the cosine strategy. A pixel's 1 - cos below _ROUNDING is rounding error and counts as 0, stored as _ZERO:
 # negligible beside any nonzero weight, and where all weights are 0 it makes them equal, that is, the mean.
@@ -99,36 +99,3 @@ def _channel_blocks(image: Tensor) -> Iterator[tuple[int, Tensor]]:
     step = max(size // (image.shape[1] * image.shape[2]), 1)
     for start in range(0, image.shape[0], step):
         yield start, image[start : start + step].to(torch.float64, memory_format=torch.contiguous_format)
-
-
-def process_rank_and_count() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes; (0, 1) outside a distributed run.
-
-    Example:
-        >>> process_rank_and_count()
-        (0, 1)
-    """
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def sum_over_processes(*values: Tensor) -> tuple[Tensor, ...]:
-    """Sum each tensor over all processes in one collective call; every process gets the same bits.
-
-    Args:
-        values: tensors of one dtype and device, with the same shapes on every process; not modified.
-
-    Returns:
-        The sums, in the same order.
-
-    Example:
-        >>> sum_over_processes(torch.tensor([1.0, 2.0]), torch.tensor(3.0))
-        (tensor([1., 2.]), tensor(3.))
-    """
-    if process_rank_and_count()[1] == 1:
-        return values
-    flat = torch.cat([value.flatten() for value in values])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [value.numel() for value in values])
-    return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))

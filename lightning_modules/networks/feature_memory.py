@@ -5,8 +5,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from beyondpixel.lightning_modules.networks.class_means import class_means, process_rank_and_count, sum_over_processes
+from beyondpixel.lightning_modules.networks.class_means import class_means
 from beyondpixel.lightning_modules.networks.class_memory import ClassMemory
+from beyondpixel.lightning_modules.networks.distributed import process_rank_and_count, sum_over_processes
 from beyondpixel.losses.functional.arguments import check_choice
 
 Initialization = Literal["mean", "random_pixel", "random"]
