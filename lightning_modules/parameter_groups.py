@@ -52,9 +52,14 @@ def parameter_groups(
         part = "encoder" if id(parameter) in of_encoder else rest
         groups[f"{part}/decay" if decayed or decay_norm_and_bias else f"{part}/no_decay"]["params"].append(parameter)
     if loss is not None:
-        shared = {id(parameter) for parameter in network.parameters()}
-        groups["loss"]["params"] = [parameter for parameter, _ in _trainable(loss) if id(parameter) not in shared]
+        groups["loss"]["params"] = _parameters_without(loss, network)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def _parameters_without(module: nn.Module, other: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters of a module that another one does not have."""
+    shared = {id(parameter) for parameter in other.parameters()}
+    return [parameter for parameter, _ in _trainable(module) if id(parameter) not in shared]
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

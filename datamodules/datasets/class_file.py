@@ -1,7 +1,8 @@
 """The YAML file that defines the classes of a user's own data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,9 @@ def _parse(content: Any) -> ClassFile:
     return ClassFile(
         names,
         palette,
-        _labels("values", values, [_value(value) for value in void])
+        _labels("values", values, map(_value, void))
         if kind == "index"
-        else _labels("colors", palette, [_color("void", color) for color in void]),
+        else _labels("colors", palette, map(partial(_color, "void"), void)),
         _triple("mean", content.get("mean", IMAGENET_MEAN)),
         _triple("std", content.get("std", IMAGENET_STD)),
     )
@@ -104,7 +105,8 @@ def _class(index: int, entry: Any) -> tuple[str, Color, int]:
     return entry["name"], _color(entry["name"], entry.get("color")), _value(entry.get("value", index))
 
 
-def _labels(what: str, classes: Sequence[Any], void: Sequence[Any]) -> LabelTable:
+def _labels(what: str, classes: Sequence[Any], void: Iterable[Any]) -> LabelTable:
+    void = list(void)
     if both := sorted(set(classes) & set(void)):
         raise ValueError(f"{what} {both} are both a class and void")
     return LabelTable({key: index for index, key in enumerate(classes)} | dict.fromkeys(void, IGNORE_INDEX))

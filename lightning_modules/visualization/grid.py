@@ -89,8 +89,8 @@ def image_grid(
         >>> figure = image_grid({"image": [gray], "target": [gray]}, legends={"Classes": {"road": (90, 60, 90)}})
         >>> figure.savefig("grid.png")  # doctest: +SKIP
     """
-    lengths = {title: len(images) for title, images in columns.items()}
-    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+    lengths = dict(zip(columns, map(len, columns.values()), strict=True))
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise ValueError(f"columns must have the same number of images, at least one, got {lengths}")
     rows = []
     for index in range(max(lengths.values())):
