@@ -54,7 +54,7 @@ class Unit:
 
 def is_loss(metric: str) -> bool:
     """Whether lower is better."""
-    return "loss" in metric
+    return "loss" in _words(metric)
 
 
 def best(means: pd.Series, metric: str) -> Any:
@@ -64,6 +64,10 @@ def best(means: pd.Series, metric: str) -> Any:
 
 def unit_of(metric: str) -> Unit:
     """The unit of a logged value, derived from its name."""
-    words = metric.rpartition("/")[2].split("_")
-    is_score = NOT_SCORES.isdisjoint(words) and not metric.startswith("lr")
+    is_score = NOT_SCORES.isdisjoint(_words(metric)) and not metric.startswith("lr")
     return Unit(100.0, " (%)", 2) if is_score else Unit(1.0, "", 3)
+
+
+def _words(metric: str) -> list[str]:
+    """The words of a score's name, without its stage and class."""
+    return metric.split("/")[:2][-1].split("_")

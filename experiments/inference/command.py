@@ -123,7 +123,7 @@ def export(
                 f"{len(CHECKED_SIZES)} sizes; input: {metadata['input']}"
             )
         else:
-            with output.open("wb") as file:  # torch's own errors of a wrong path do not name it
+            with replacing(output) as file:  # torch's own errors of a wrong path do not name it
                 torch.save({"state_dict": module.network.state_dict(), "metadata": metadata}, file)
             name = type(module).__name__
             print(f"{output}: load it with {name}(...).network.load_state_dict(torch.load(FILE)['state_dict'])")

@@ -123,6 +123,12 @@ def test_a_count_is_no_score() -> None:
     assert unit_of("lr-SGD/head/decay").number(0.01) == "0.010"
 
 
+def test_the_name_of_a_class_does_not_tell_what_is_measured() -> None:
+    means = pd.Series([0.5, 0.7], index=["a", "b"])
+    assert best(means, "test/IoU/loss") == best(means, "test/IoU/floss") == "b"
+    assert unit_of("test/IoU/images").number(0.5) == "50.00"
+
+
 def test_without_classes(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "ce", 1, 0.5)
     with pytest.raises(UserError, match="no run has logged a test/IoU/<class>: --per-class needs runs"):
