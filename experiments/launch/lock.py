@@ -80,8 +80,10 @@ class RunLock:
 
     def __exit__(self, *error: object) -> None:
         if os.getpid() == self._process:  # a forked child has no lock
-            self.file.write_text("", encoding="utf-8")
-            self._release()
+            try:
+                self.file.write_text("", encoding="utf-8")
+            finally:
+                self._release()
 
 
 def this_process() -> str:
