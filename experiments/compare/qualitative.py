@@ -58,7 +58,7 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
     samples = data.dataset(data.test_split)
     shown = [samples[samples.ids.index(name)] for name in chosen.index]
     targets = [np.asarray(sample.mask) for sample in shown]
-    tensors = [torch.from_numpy(sample.image).permute(2, 0, 1)[None] for sample in shown]
+    tensors = [torch.tensor(sample.image).permute(2, 0, 1)[None] for sample in shown]
     preds = [
         [model(own.normalize({"image": tensor})["image"]).argmax(1)[0].numpy() for tensor in tensors]
         for model, own in loaded

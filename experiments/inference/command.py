@@ -106,6 +106,7 @@ def export(
 
     from beyondpixel.experiments.inference.checkpoints import config_of, find_checkpoint, load_trained
     from beyondpixel.experiments.inference.export import CHECKED_SIZES, describe, write_onnx
+    from beyondpixel.experiments.run.folder import replacing
 
     if normalize and format != "onnx":
         raise UserError("--normalize is for --format onnx: a state dict holds weights alone, and no computation")

@@ -155,7 +155,7 @@ def _predict_one(
     resized = image
     if data.image_size is not None:
         resized = resize(Sample(image, None, name), data.image_size, data.resampling).image
-    colors = torch.from_numpy(resized).permute(2, 0, 1)[None].to(module.device)
+    colors = torch.tensor(resized).permute(2, 0, 1)[None].to(module.device)
     try:
         probs = to_probs(module.infer(data.normalize({"image": colors})["image"]))
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, the allocator's on a CPU
