@@ -23,7 +23,7 @@ from beyondpixel.datamodules.normalization import Batch, Normalization
 from beyondpixel.datamodules.sampling import SampleKey, TrainingSampler
 from beyondpixel.datamodules.transforms import TrainingTransform, pad
 
-EXIT_TIMEOUT_S = 1.0
+EXIT_TIMEOUT_S = 10.0  # on a busy machine, the end of a killed process with much memory takes seconds
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from beyondpixel.datamodules import CamVidDataModule, FolderDataModule, ShapesDataModule, VOCDataModule
+from beyondpixel.datamodules import CamVidDataModule, FolderDataModule, ShapesDataModule, VOCDataModule, loading
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.errors import DataError
 
@@ -114,6 +114,7 @@ def test_a_lost_connection_of_living_workers_is_told_as_it_is(monkeypatch: pytes
     def fetch(batches: Any, timeout: float) -> Any:
         raise ConnectionResetError("of a store that the images come from")
 
+    monkeypatch.setattr(loading, "EXIT_TIMEOUT_S", 0.5)
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", fetch)
     with pytest.raises(ConnectionResetError, match="of a store"):
         list(odd(monkeypatch, "none", num_workers=1).val_dataloader())
