@@ -79,7 +79,8 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         options: from `read_options`.
 
     Raises:
-        UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit.
+        UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit or number
+            of nodes.
     """
     sbatch, shared = _read_sbatch(options)
     requested = {**options, **shared}
@@ -115,6 +116,8 @@ def _read_sbatch(options: Mapping[str, Any]) -> tuple[dict[str, str | bool], dic
             raise UserError(f"--sbatch {word}: the launcher sets --{name} itself; omit it")
         if name in SHARED and options[name] is not None:
             raise UserError(f"--sbatch {word}: given as --{name} {options[name]} already")
+        if name == "nodes" and not value.isdecimal():
+            raise UserError(f"--sbatch {word}: expected a number of nodes, such as nodes=2")
         (shared if name in SHARED else sbatch)[name] = value if equals else True
     return sbatch, shared
 

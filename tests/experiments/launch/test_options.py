@@ -126,6 +126,7 @@ def test_a_job_that_finished_no_step_in_its_time_does_not_come_back(
         (["--executor", "slurm", "--time", "soon"], "--time soon: expected minutes, HOURS:MINUTES:SECONDS"),
         (["--executor", "slurm", "--sbatch", "=vision"], "--sbatch =vision: expected NAME=VALUE or NAME"),
         (["--executor", "slurm", "--sbatch", "array=1-3"], "--sbatch array=1-3: the launcher sets --array itself"),
+        (["--executor", "slurm", "--sbatch", "nodes=two"], "--sbatch nodes=two: expected a number of nodes"),
         (["--jobs", "0"], "--jobs 0: expected a number, 1 or more"),
         (["--gpus", "-1"], "--gpus -1: expected a number, 0 or more"),
     ],
