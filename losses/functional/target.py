@@ -146,20 +146,13 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
         target = target.to(torch.uint8)
     if target.ndim == 4:
         # valid values are replaced by 0, so that the extremes show invalid ones
-        wrong = target.masked_fill((target == 0) | (target == 1), 0)
+        extremes = _extremes(target.masked_fill((target == 0) | (target == 1), 0))
         compact = (target == 1).to(torch.int16)
     else:
-        if target.dtype != torch.int32:
-            target = target.long()  # in a narrow dtype, ignore_index would wrap around
-        void = target == ignore_index
-        wrong = target.masked_fill(void, 0)
-        compact = target.to(torch.int16).masked_fill_(void, -1)
+        compact, extremes = _compact_labels(target, ignore_index)
         if target.device.type != "cpu":
             compact.masked_fill_((target < 0) | (target >= num_classes), -1)
-    extremes = [_extremes(wrong)]
-    if probs is not None:
-        extremes.append(_extremes(probs))
-    values = torch.cat(extremes)
+    values = extremes if probs is None else torch.cat([extremes, _extremes(probs)])
     options = (target.ndim == 4, num_classes, ignore_index)
     if target.device.type == "cpu":
         _raise_if_wrong(values, options)
@@ -169,6 +162,22 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
         event.record(torch.accelerator.current_stream(target.device))
         _pending.append((host, event, options))
     return compact.contiguous()
+
+
+def _compact_labels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return labels as int16, -1 where void, and the extremes of those that are not void."""
+    limits = torch.iinfo(torch.int16)
+    if target.dtype != torch.int32:
+        target = target.long()  # in a narrow dtype, ignore_index would wrap around
+    if not limits.min <= ignore_index <= limits.max:
+        void = target == ignore_index
+        return target.to(torch.int16).masked_fill_(void, -1), _extremes(target.masked_fill(void, 0))
+    # int16 is a quarter of the memory; labels that do not fit wrap around, but are in the extremes of all
+    compact, of_all = target.to(torch.int16), _extremes(target)
+    void = compact == ignore_index
+    extremes = _extremes(compact.masked_fill(void, 0))
+    fit = of_all == of_all.clamp(limits.min, limits.max)
+    return compact.masked_fill_(void, -1), extremes.where(fit.all(), of_all.masked_fill(fit, 0))
 
 
 def _fake_check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:

@@ -287,6 +287,21 @@ def test_narrow_labels_are_not_void_by_their_range(make: Callable[..., Segmentat
             loss(logits, wrong)
 
 
+@pytest.mark.parametrize("label", [2**16, 2**16 + 255, -(2**16), 2**15, 2**40 + 1, -(2**63)])
+def test_labels_that_int16_cannot_hold_are_not_taken_for_others(
+    make: Callable[..., SegmentationLoss], batch: Batch, label: int
+) -> None:
+    logits, labels = batch()
+    labels[0, 0, 0] = label
+    with pytest.raises(ValueError, match=f"got the label {label:.0f}" if abs(label) < 2**53 else "got the label"):
+        make()(logits, labels)
+    loss = make()
+    loss.ignore_index = label
+    expected = make()
+    labels[labels == 255] = label
+    assert torch.equal(loss(logits, labels), expected(logits, torch.where(labels == label, 255, labels)))
+
+
 def test_compute_is_the_loss_of_all_batches_together(make: Callable[..., SegmentationLoss], batch: Batch) -> None:
     logits, labels = batch(4)
     labels[0] = 255

@@ -120,6 +120,30 @@ def test_cross_entropy_of_the_c_kernels_over_many_rows_is_that_of_float64(size: 
         torch.testing.assert_close(value, exact.sum(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_gradient_gets_the_memory_of_one_that_nobody_has_any_more(dtype: torch.dtype) -> None:
+    sides = (1, 2, 2048, 2050)
+    target = torch.zeros(1, *sides[2:], dtype=torch.int16)
+    one = torch.ones((), dtype=torch.float64)
+
+    def gradient(logit: float) -> torch.Tensor:
+        logits = torch.full(sides, logit, dtype=dtype)
+        nothing, indices = torch.empty(0), torch.empty(0, dtype=torch.int32)
+        return OPERATORS.bce_pool_backward(one, nothing, logits, target, indices, "none", 1, True, True, "c")
+
+    first, second = gradient(0.0), gradient(20.0)  # both are kept
+    view, address = first[0, 0, :2], first.data_ptr()
+    del first
+    third = gradient(-20.0)  # a part of the first one is still in use
+    for held, expected in ((view, -0.5), (second[:, 1], 1.0), (third[:, 1], 0.0)):
+        torch.testing.assert_close(held, torch.full_like(held, expected), atol=1e-6, rtol=0)
+    if dtype == torch.float32:
+        assert len({address, second.data_ptr(), third.data_ptr()}) == 3
+        last = third.data_ptr()
+        del third, held
+        assert gradient(0.0).data_ptr() == last
+
+
 def losses() -> dict[str, Any]:
     rmi = {f"rmi-{pooling}": RMILoss(3, pooling=pooling, downsampling_factor=2) for pooling in ("avg", "max", "interp")}
     return {"bce": BinaryCrossEntropyLoss(3), "rmi-stride": RMILoss(3, pooling="stride", downsampling_factor=2), **rmi}

@@ -1,6 +1,8 @@
 """The operators in C, for float32 and half-precision logits on a CPU."""
 
 import ctypes
+import mmap
+import sys
 from typing import Any
 
 import torch
@@ -8,6 +10,10 @@ from torch import Tensor
 
 from beyondpixel.losses.ops import plain
 from beyondpixel.losses.ops.c.library import load_library
+
+# from this size on, C libraries return memory to the operating system when it is released
+_REUSED_BYTES = 2**25
+_memory: list[mmap.mmap | bytes] = [b""]
 
 
 def bce_pool(
@@ -38,7 +44,7 @@ def bce_pool_backward(
 ) -> Tensor:
     """See `operators.bce_pool`."""
     logits, grad_pooled = preds.float().contiguous(), grad_pooled.contiguous()
-    grad = torch.empty_like(logits)
+    grad = _empty_gradient(logits.numel()).view(logits.shape)
     _call(
         "pool_backward",
         *(logits, target, indices, grad_pooled, grad, ctypes.c_float(float(grad_bce) if with_bce else 0.0)),
@@ -61,6 +67,19 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
     grad = torch.empty_like(probs)
     _call("regions_backward", weights, labels, probs, grad, *probs.flatten(0, 1).shape, region_size)
     return grad
+
+
+def _empty_gradient(size: int) -> Tensor:
+    """Return uninitialized float32 memory: that of the last gradient, if it had this size and nobody has it any more.
+
+    The operating system clears large new memory at its first use, which takes longer than computing the gradient.
+    """
+    if 4 * size < _REUSED_BYTES:
+        return torch.empty(size)
+    # a tensor refers to the memory that it is made from; the list and the argument of getrefcount do as well
+    if len(_memory[0]) != 4 * size or sys.getrefcount(_memory[0]) > 2:
+        _memory[0] = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(_memory[0], dtype=torch.float32)
 
 
 def _sizes(preds: Tensor, pooled: Tensor) -> tuple[int, ...]:

@@ -7,22 +7,19 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #define RESTRICT restrict
 /* so that constant arguments of a call are resolved at compile time */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* ---- threads: items are scheduled in groups of neighbors ---- */
+/* ---- threads ---- */
 
 typedef int (*work_fn)(int64_t item, void *context); /* returns 0, or 1 if there is not enough memory */
 
 /* OpenMP's threads are PyTorch's own (see library.py): others would compete with them, since idle ones spin */
-static int parallel(work_fn work, void *context, int64_t items, int64_t group, int64_t threads) {
+static int parallel(work_fn work, void *context, int64_t items, int64_t threads) {
     int failed = 0;
-#pragma omp parallel for schedule(dynamic, group) num_threads(threads) reduction(| : failed)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed)
     for (int64_t item = 0; item < items; item++) failed |= work(item, context);
     return failed;
 }
@@ -350,27 +347,7 @@ int pool_forward(
     int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, pooled, pooled_target, indices, totals, NULL, NULL, 0.0f,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    return parallel(forward_plane, &pool, images * classes, 1, threads);
-}
-
-/* New memory is allocated page by page at the first write, which takes as long as computing what is written. Where
- * Linux offers pages of 2 MiB, they are requested: 512 times fewer. A refused request has no effect. */
-#define LARGE_PAGE ((uintptr_t)1 << 21)
-
-static void ask_for_large_pages(float *memory, int64_t count) {
-#ifdef MADV_HUGEPAGE
-    uintptr_t start = ((uintptr_t)memory + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
-    uintptr_t stop = (uintptr_t)(memory + count) / LARGE_PAGE * LARGE_PAGE;
-    if (stop > start) (void)madvise((void *)start, stop - start, MADV_HUGEPAGE);
-#endif
-}
-
-/* planes of at least two pages, since two threads that first write to the same page would both clear it; fewer if
- * that would leave threads without work */
-static int64_t group_of_planes(int64_t planes, int64_t pixels, int64_t threads) {
-    int64_t of_pages = 2 * (int64_t)LARGE_PAGE / (int64_t)sizeof(float) / pixels + 1, fair = planes / (4 * threads);
-    int64_t group = of_pages < fair ? of_pages : fair;
-    return group > 0 ? group : 1;
+    return parallel(forward_plane, &pool, images * classes, threads);
 }
 
 int pool_backward(
@@ -379,9 +356,7 @@ int pool_backward(
     int64_t pooled_height, int64_t pooled_width, int64_t factor, int64_t threads) {
     pool_t pool = {logits, target, NULL, NULL, indices, NULL, grad_pooled, grad, grad_total,
                    multi_hot, classes, height, width, pooled_height, pooled_width, factor};
-    int64_t planes = images * classes;
-    ask_for_large_pages(grad, planes * height * width);
-    return parallel(backward_plane, &pool, planes, group_of_planes(planes, height * width, threads), threads);
+    return parallel(backward_plane, &pool, images * classes, threads);
 }
 
 /* ---- moments of regions: sums of lagged products ---- */
@@ -747,7 +722,7 @@ int regions_moments(
     int64_t side, int64_t threads) {
     regions_t regions = make_regions(labels, probs, height, width, side);
     regions.moments = moments;
-    return parallel(moments_of_plane, &regions, planes, 1, threads);
+    return parallel(moments_of_plane, &regions, planes, threads);
 }
 
 int regions_backward(
@@ -755,5 +730,5 @@ int regions_backward(
     int64_t width, int64_t side, int64_t threads) {
     regions_t regions = make_regions(labels, probs, height, width, side);
     regions.weights = weights, regions.grad = grad;
-    return parallel(moments_backward_of_plane, &regions, planes, 1, threads);
+    return parallel(moments_backward_of_plane, &regions, planes, threads);
 }
