@@ -2,18 +2,18 @@
 
 import ctypes
 import mmap
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from beyondpixel.losses.ops import plain
 from beyondpixel.losses.ops.c.library import load_library
 
 # from this size on, C libraries return memory to the operating system when it is released
 _REUSED_BYTES = 2**25
-_memory: list[mmap.mmap | bytes] = [b""]
+_last: list[Any] = [b"", None]  # memory of the last such gradient, and a reference to it that does not keep it alive
 
 
 def bce_pool(
@@ -76,10 +76,12 @@ def _empty_gradient(size: int) -> Tensor:
     """
     if 4 * size < _REUSED_BYTES:
         return torch.empty(size)
-    # a tensor refers to the memory that it is made from; the list and the argument of getrefcount do as well
-    if len(_memory[0]) != 4 * size or sys.getrefcount(_memory[0]) > 2:
-        _memory[0] = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(_memory[0], dtype=torch.float32)
+    memory, gradient = _last
+    if len(memory) != 4 * size or not gradient.expired():
+        memory = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    empty = torch.frombuffer(memory, dtype=torch.float32)
+    _last[:] = memory, StorageWeakRef(empty.untyped_storage())
+    return empty
 
 
 def _sizes(preds: Tensor, pooled: Tensor) -> tuple[int, ...]:
