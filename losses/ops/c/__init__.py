@@ -80,7 +80,7 @@ def _empty_gradient(size: int) -> Tensor:
     if len(memory) != 4 * size or not gradient.expired():
         memory = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     empty = torch.frombuffer(memory, dtype=torch.float32)
-    _last[:] = memory, StorageWeakRef(empty.untyped_storage())
+    _last[:] = memory, StorageWeakRef(empty.untyped_storage())  # type: ignore[no-untyped-call]
     return empty
 
 
