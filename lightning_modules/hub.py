@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, Self
@@ -131,7 +132,7 @@ class HubModule(
         Raises:
             ConnectionError: if the hub does not answer.
         """
-        if not hub_is_reachable():
+        if not _hub_answers():
             raise ConnectionError(
                 f"{repo_id}: the hub ({constants.ENDPOINT}) does not answer: check the network, HF_ENDPOINT and "
                 "HF_HUB_OFFLINE, or write a local folder with save_pretrained"
@@ -209,11 +210,15 @@ class HubModule(
             )
 
 
+def _hub_answers() -> bool:
+    return not constants.HF_HUB_OFFLINE and hub_is_reachable(int(time.monotonic() // 60))
+
+
 def _download(source: str, local_files_only: bool, **options: Any) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
-    offline = local_files_only or not hub_is_reachable()
+    offline = local_files_only or not _hub_answers()
     try:
         files = [
             hf_hub_download(source, name, local_files_only=offline, **options) for name in (CONFIG_FILE, WEIGHTS_FILE)

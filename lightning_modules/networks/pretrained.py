@@ -22,6 +22,8 @@ _CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.", "head_", "last_linear.", 
 _SHOWN_KEYS = 5
 _PROBE_SECONDS = 3
 
+# reasons of failed downloads, by the names of encoder and weights, and the minute
+_failures: dict[tuple[str, str, int], str] = {}
 _skipped: ContextVar[bool] = ContextVar("pretrained_weights_skipped", default=False)
 
 
@@ -149,33 +151,40 @@ def _name_on_hub(name: str, weights: str) -> str:
 
 
 def _fetch(donor_name: str, weights: str) -> Mapping[str, Tensor]:
-    """Return SMP's state dict of an encoder with these weights, from hub or cache."""
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
-    # if the hub is unreachable, its client is restricted to its cache; by default it retries five times and waits
-    huggingface_hub.constants.HF_HUB_OFFLINE = not hub_is_reachable()
+    """Return SMP's state dict of an encoder with these weights, from hub or cache; a failure is cached for a minute."""
+    minute = int(time.monotonic() // 60)
+    reason = _failures.get((donor_name, weights, minute))
+    if reason is None:
+        try:
+            with _offline_unless_reachable(minute):
+                donor = smp.encoders.get_encoder(
+                    donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
+                )
+            return donor.state_dict()  # type: ignore[no-any-return]
+        except Exception as error:  # the exception of a failed download depends on library, version and network
+            reason = _failures[donor_name, weights, minute] = type(error).__name__
+    raise ConnectionError(
+        f"encoder_weights={weights!r} of {donor_name.removeprefix('tu-')!r} could not be fetched ({reason}) and are "
+        "not in the hub's cache. Without a network, give a local file with --model.encoder_weights FILE; or copy the "
+        "cache of a machine that has them, set HF_HOME to it, and HF_HUB_OFFLINE=1 to skip asking the hub; or train "
+        "from scratch with --model.encoder_weights null"
+    )
+
+
+@contextmanager
+def _offline_unless_reachable(minute: int) -> Iterator[None]:
+    """Restrict the hub's client to its cache if the hub is unreachable; by default it retries five times and waits."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = before or not hub_is_reachable(minute)
     try:
-        donor = smp.encoders.get_encoder(
-            donor_name, weights=True if donor_name.startswith("tu-") else weights, output_stride=32
-        )
-    except Exception as error:  # the exception of a failed download depends on library, version and network
-        raise ConnectionError(
-            f"encoder_weights={weights!r} of {donor_name.removeprefix('tu-')!r} could not be fetched "
-            f"({type(error).__name__}) and are not in the hub's cache. Without a network, give a local file with "
-            "--model.encoder_weights FILE; or copy the cache of a machine that has them, set HF_HOME to it, and "
-            "HF_HUB_OFFLINE=1 to skip asking the hub; or train from scratch with --model.encoder_weights null"
-        ) from error
+        yield
     finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = offline
-    return donor.state_dict()  # type: ignore[no-any-return]
-
-
-def hub_is_reachable() -> bool:
-    """Return whether the hub may be asked (HF_HUB_OFFLINE) and answers within three seconds; asked once per minute."""
-    return not huggingface_hub.constants.HF_HUB_OFFLINE and _answers(int(time.monotonic() // 60))
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
 @functools.lru_cache(maxsize=1)
-def _answers(minute: int) -> bool:
+def hub_is_reachable(minute: int) -> bool:
+    """Return whether the hub answers within three seconds; checked once per minute."""
     answered = threading.Event()
 
     def request() -> None:

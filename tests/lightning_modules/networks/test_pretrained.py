@@ -153,7 +153,8 @@ def test_a_hub_that_does_not_answer_is_asked_once(
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.setattr(pretrained.time, "monotonic", lambda: 0.0)  # no new minute begins
         monkeypatch.setattr(pretrained, "_PROBE_SECONDS", 0.2)
-        pretrained._answers.cache_clear()
+        monkeypatch.setattr(pretrained, "_failures", {})
+        pretrained.hub_is_reachable.cache_clear()
         message = r"could not be fetched \(.*\).*encoder_weights FILE.*HF_HOME.*HF_HUB_OFFLINE.*encoder_weights null"
         for _ in range(3):
             with pytest.raises(ConnectionError, match=message):
@@ -162,7 +163,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(
         silent.accept()[0].close()
         with pytest.raises(TimeoutError):
             silent.accept()
-    pretrained._answers.cache_clear()
+    pretrained.hub_is_reachable.cache_clear()
     assert "etry" not in "".join(capfd.readouterr())
 
 
@@ -178,9 +179,9 @@ def test_a_hub_that_answers_is_reachable(monkeypatch: pytest.MonkeyPatch) -> Non
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        pretrained._answers.cache_clear()
-        assert pretrained.hub_is_reachable()
-    pretrained._answers.cache_clear()
+        pretrained.hub_is_reachable.cache_clear()
+        assert pretrained.hub_is_reachable(0)
+    pretrained.hub_is_reachable.cache_clear()
 
 
 LITE = ["tf_efficientnet_lite0", "tf_efficientnet_lite2"]
