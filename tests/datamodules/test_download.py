@@ -305,7 +305,7 @@ def test_install_moves_what_looks_complete_last(tmp_path: Path, monkeypatch: pyt
     moved: list[str] = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (moved.append(self.name), replace(self, to))[1])
-    install(source, target)
+    install(source, target, last=["train.txt"])
     assert moved == ["1.png", "z.png", "train.txt"]
     assert {path.name: path.read_text() for path in target.rglob("*") if path.is_file()} == {
         "1.png": "new",
