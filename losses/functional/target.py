@@ -149,6 +149,8 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
         extremes = _extremes(target.masked_fill((target == 0) | (target == 1), 0))
         compact = (target == 1).to(torch.int16)
     else:
+        if target.dtype != torch.int32:
+            target = target.long()  # in a narrow dtype, ignore_index would wrap around
         compact, extremes = _compact_labels(target, ignore_index)
         if target.device.type != "cpu":
             compact.masked_fill_((target < 0) | (target >= num_classes), -1)
@@ -165,10 +167,8 @@ def _check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore
 
 
 def _compact_labels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Return labels as int16, -1 where void, and the extremes of those that are not void."""
+    """Convert int32 or int64 labels to int16, -1 where void; return the extremes of those that are not void, too."""
     limits = torch.iinfo(torch.int16)
-    if target.dtype != torch.int32:
-        target = target.long()  # in a narrow dtype, ignore_index would wrap around
     if not limits.min <= ignore_index <= limits.max:
         void = target == ignore_index
         return target.to(torch.int16).masked_fill_(void, -1), _extremes(target.masked_fill(void, 0))
