@@ -15,7 +15,7 @@ from typing import Any
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.checksums import checksum, trained_checksum
 from beyondpixel.experiments.inference.checkpoints import read_checkpoint
-from beyondpixel.experiments.inference.inferers import parse_inferer
+from beyondpixel.experiments.inference.inferers import InfererOptions, parse_inferer
 from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import RunFolder
 from beyondpixel.experiments.run.processes import process_rank
@@ -60,19 +60,22 @@ def evaluate_checkpoint(
         shutil.rmtree(folder.path, ignore_errors=True)
     evaluate(stage, config, checkpoint, folder=folder, inferer=options)
     if slug and process_rank() == 0:  # written last, so that an interrupted evaluation does not count as complete
-        folder.record = _record_of(run, config, inferer, other)
+        words = " of ".join(filter(None, [inferer, other.name if other else None]))
+        folder.record = _record_of(run, config, options, words, other)
     return folder
 
 
-def _record_of(run: RunFolder, config: Mapping[str, Any], inferer: str | None, other: Path | None) -> dict[str, Any]:
-    axes = {} if inferer is None else parse_inferer(inferer).axes
+def _record_of(
+    run: RunFolder, config: Mapping[str, Any], options: InfererOptions | None, words: str, other: Path | None
+) -> dict[str, Any]:
+    axes = {} if options is None else options.axes
     return {
         **{key: value for key, value in run.record.items() if key in COPIED},
         "axes": axes_of(config, axes),
         "git_commit": git_commit(),
         "environment": describe_environment(),
         "evaluation": {
-            "words": " of ".join(filter(None, [inferer, other.name if other else None])),
+            "words": words,
             **axes,
             "checkpoint": trained_checksum(run) if other is None else checksum(other),
         },
