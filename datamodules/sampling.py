@@ -33,6 +33,13 @@ class TrainingSampler(DistributedSampler[Any]):
     Step t over all processes takes the same samples for any number of processes, as long as `batch_size * world_size`
     stays the same. Samples that do not fill a global batch are dropped in that epoch.
 
+    Args:
+        dataset: The data set to sample; only its length matters.
+        batch_size: Samples per step and process.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        seed: Seed of the orders.
+
     >>> sampler = TrainingSampler(range(5), batch_size=2, seed=1)
     >>> sampler.set_epoch(3)
     >>> [(key.epoch, key.index) for key in sampler]
@@ -65,8 +72,14 @@ class TrainingSampler(DistributedSampler[Any]):
 class EvaluationSampler(DistributedSampler[Any]):
     """Every sample once, in order.
 
-    With several processes, some get one sample fewer. `fill` gives these a void sample, where all must run the same
-    number of steps (validation inside a training run, in which DistributedDataParallel synchronizes in each step).
+    With several processes, some get one sample fewer. If all must run the same number of steps (validation inside a
+    training run, in which DistributedDataParallel synchronizes in each step), those with fewer get a void sample.
+
+    Args:
+        dataset: The data set to sample; only its length matters.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        fill: Whether to pad with void samples, so that all processes have the same number.
 
     >>> [list(EvaluationSampler(range(3), rank=rank, world_size=2, fill=False)) for rank in (0, 1)]
     [[SampleKey(index=0, epoch=0, void=False), SampleKey(index=2, epoch=0, void=False)], \
