@@ -112,7 +112,7 @@ def has_valid(target: Tensor) -> Tensor:
 def num_valid(target: Tensor) -> Tensor:
     """Count the pixels that are not void, float64 scalar, for a target from `read_target`."""
     if target.ndim == 3:
-        return (target >= 0).sum().double()
+        return (target + 1).count_nonzero().double()  # several times faster than the sum of a mask
     return target.new_full((), target[:, 0].numel(), dtype=torch.float64)
 
 
@@ -174,10 +174,11 @@ def _compact_labels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         return target.to(torch.int16).masked_fill_(void, -1), _extremes(target.masked_fill(void, 0))
     # int16 is a quarter of the memory; labels that do not fit wrap around, but are in the extremes of all
     compact, of_all = target.to(torch.int16), _extremes(target)
-    void = compact == ignore_index
-    extremes = _extremes(compact.masked_fill(void, 0))
+    labeled = compact.clone().ne_(ignore_index)  # 0 where void; arithmetic in int16 is several times faster than masks
+    compact *= labeled
+    extremes = _extremes(compact)
     fit = of_all == of_all.clamp(limits.min, limits.max)
-    return compact.masked_fill_(void, -1), extremes.where(fit.all(), of_all.masked_fill(fit, 0))
+    return compact.add_(labeled).sub_(1), extremes.where(fit.all(), of_all.masked_fill(fit, 0))
 
 
 def _fake_check_target(target: Tensor, probs: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
