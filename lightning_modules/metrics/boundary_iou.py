@@ -37,6 +37,7 @@ def boundary_pixel_counts(
         >>> boundary_pixel_counts(preds, target, num_classes=2).tolist()
         [[[15, 0]], [[17, 1]]]
     """
+    target = target.long()  # in a narrow dtype such as uint8, ignore_index may wrap around
     height, width = target.shape[-2:]
     distance = max(1, round(dilation * (height**2 + width**2) ** 0.5))
     valid = target != ignore_index

@@ -42,7 +42,7 @@ class MeanIoU(CountMetric):
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
         """Compute the confusion matrix of a batch."""
-        codes = target.long() * self.num_classes + preds
+        codes = target * self.num_classes + preds
         return count_codes(codes, target != self.ignore_index, self.counts.shape)
 
     def compute(self) -> dict[str, Tensor]:

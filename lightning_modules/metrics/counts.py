@@ -60,13 +60,14 @@ class CountMetric(Metric):
             target: (N, H, W) integer labels: 0..C-1 or `ignore_index`.
 
         Raises:
+            TypeError: if a tensor is not of integers.
             ValueError: if shapes differ or a label is out of range.
         """
-        check_labels(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        preds, target = checked_labels(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
         self.counts += self.count(preds, target).to(self.counts.device)
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Count a valid batch, int64."""
+        """Count a valid batch of int64 labels; the counts are int64, too."""
         raise NotImplementedError
 
     def named(self, name: str, per_class: Tensor) -> dict[str, Tensor]:
@@ -90,17 +91,33 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return numerator.double() / denominator.double()
 
 
-def check_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_index: int) -> None:
-    """Raise a ValueError if shapes differ, or if a label, or a class predicted where there is one, is out of range."""
+def checked_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Check a batch and return it as int64.
+
+    Args:
+        preds: (N, H, W) integer classes.
+        target: (N, H, W) integer labels.
+        num_classes: C.
+        ignore_index: label of void pixels.
+
+    Raises:
+        TypeError: if a tensor is not of integers.
+        ValueError: if shapes differ, or if a label, or a class predicted where there is one, is out of range.
+    """
+    for name, labels, remedy in (("preds", preds, "logits.argmax(dim=1)"), ("target", target, "target.long()")):
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"{name} must be integers (N, H, W), got {labels.dtype}; use {remedy}")
     if preds.shape != target.shape:
         raise ValueError(
             f"preds and target must have one shape, (N, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}"
         )
+    # compared in a narrow dtype such as uint8, num_classes and ignore_index could wrap around
+    preds, target = preds.long(), target.long()
     valid = target != ignore_index
     wrong = valid & ((target < 0) | (target >= num_classes))
     wrong_preds = valid & ((preds < 0) | (preds >= num_classes))
     if not (wrong | wrong_preds).any():  # the only synchronization with the device
-        return
+        return preds, target
     if wrong.any():
         raise ValueError(
             f"target has the labels {sorted(set(target[wrong].tolist()))}, expected 0..{num_classes - 1} or "

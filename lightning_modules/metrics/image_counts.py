@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
 from beyondpixel.lightning_modules.metrics.boundary_iou import boundary_pixel_counts
-from beyondpixel.lightning_modules.metrics.counts import check_labels, pixels_per_class
+from beyondpixel.lightning_modules.metrics.counts import checked_labels, pixels_per_class
 
 Counts = NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class PixelCountsPerImage(Metric):
             ValueError: if shapes differ or a label is out of range.
         """
         classes, void = self.num_classes, self.ignore_index
-        check_labels(preds, target, num_classes=classes, ignore_index=void)
+        preds, target = checked_labels(preds, target, num_classes=classes, ignore_index=void)
         valid = target != void
         counts = [
             pixels_per_class(target, valid & (preds == target), classes),

@@ -19,6 +19,7 @@ from beyondpixel.lightning_modules.metrics import (
     ObjectSizeIoU,
     PixelCountsPerImage,
     TrimapIoU,
+    boundary_pixel_counts,
     mean_over_classes,
 )
 
@@ -93,6 +94,46 @@ def test_each_metric_gives_the_same_alone_and_in_a_collection(label_maps: Make) 
         torch.testing.assert_close(together.pop(f"val/{name}"), value, rtol=0, atol=0, equal_nan=True)
     assert not alone
     assert not together
+
+
+@pytest.mark.parametrize("metric", [MeanIoU, BoundaryIoU, BoundaryF, TrimapIoU, ObjectSizeIoU])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.int8, torch.int32])
+def test_labels_of_every_integer_type_give_the_same(label_maps: Make, metric: Any, dtype: torch.dtype) -> None:
+    """300 and 256 are 44 and 0 in eight bits."""
+    preds, target = (torch.from_numpy(labels) for labels in label_maps(0, void=False))
+    if dtype == torch.bool:
+        preds, target = preds.clamp_max(1), target.clamp_max(1)
+    narrow, wide = (metric(300, ignore_index=256) for _ in range(2))
+    narrow.update(preds.to(dtype), target.to(dtype))
+    wide.update(preds, target)
+    assert torch.equal(narrow.counts, wide.counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_counts_of_each_image_are_the_same_for_labels_of_eight_bits(label_maps: Make, dtype: torch.dtype) -> None:
+    preds, target = label_maps(0, void=False)
+    metric = PixelCountsPerImage(5, ignore_index=256, boundaries=True)
+    metric.update(torch.from_numpy(preds).to(dtype), torch.from_numpy(target).to(dtype), ["a", "b"])
+    counts = metric.compute()
+    assert counts is not None
+    np.testing.assert_array_equal(counts.target, [np.bincount(image.ravel(), minlength=5) for image in target])
+    expected = boundary_pixel_counts(*map(torch.from_numpy, (preds, target)), num_classes=5)
+    for ours, theirs in zip((counts.boundary_intersection, counts.boundary_union), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    strips = boundary_pixel_counts(
+        *(torch.from_numpy(labels).to(dtype) for labels in (preds, target)), num_classes=5, ignore_index=256
+    )
+    assert torch.equal(strips, expected)
+
+
+@pytest.mark.parametrize("metric", [MeanIoU, BoundaryF, ObjectSizeIoU])
+def test_labels_that_are_not_integers_are_rejected(metric: Any) -> None:
+    """Some of these metrics would round probabilities down to class 0."""
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    with pytest.raises(TypeError, match=r"preds must be integers \(N, H, W\), got torch.float32; use logits.argmax"):
+        metric(2).update(labels.float(), labels)
+    with pytest.raises(TypeError, match=r"target must be integers \(N, H, W\), got torch.float64; use target.long"):
+        metric(2).update(labels, labels.double())
 
 
 def test_metrics_of_equal_counts_stay_apart_in_a_collection() -> None:
