@@ -65,8 +65,11 @@ class PixelCountsPerImage(Metric):
             ids: N names of the images.
 
         Raises:
-            ValueError: if shapes differ or a label is out of range.
+            TypeError: if preds or target are not of integers.
+            ValueError: if shapes differ, a label is out of range, or there are not N names.
         """
+        if isinstance(ids, str) or len(ids) != len(target):
+            raise ValueError(f"ids must be {len(target)} names, one for each image of target, got {ids!r}")
         classes, void = self.num_classes, self.ignore_index
         preds, target = checked_labels(preds, target, num_classes=classes, ignore_index=void)
         valid = target != void
@@ -80,6 +83,12 @@ class PixelCountsPerImage(Metric):
         self._counts.append(torch.stack(counts))
         self._ids += ids
 
+    def forward(self, preds: Tensor, target: Tensor, ids: Sequence[str]) -> ImageCounts | None:
+        """Add a batch, and return the counts of its images; None if it is empty or two have the same id."""
+        # the base's forward resets the metric in between and restores only states that are tensors
+        self.update(preds, target, ids)
+        return self._merged([(list(ids), self._counts[-1].cpu().numpy())])
+
     def compute(self) -> ImageCounts | None:
         """Return the counts of the whole set; None if there are no images or two have the same id.
 
@@ -92,6 +101,10 @@ class PixelCountsPerImage(Metric):
         if dist.is_available() and dist.is_initialized():
             shares = [own] * dist.get_world_size()
             dist.all_gather_object(shares, own)
+        return self._merged(shares)
+
+    def _merged(self, shares: Sequence[tuple[list[str], Counts]]) -> ImageCounts | None:
+        """Merge the processes' ids and (3 or 5, N, C) counts."""
         if any(len(set(ids)) < len(ids) for ids, _ in shares):
             rank_zero_warn("The pixel counts of each image are not kept, because two images have the same id.")
             return None

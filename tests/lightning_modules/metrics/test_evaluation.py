@@ -218,6 +218,31 @@ def test_without_boundaries_or_ids(label_maps: Make) -> None:
     assert counts.boundary_union is None
 
 
+def test_pixel_counts_keep_all_batches_if_the_metric_is_called(label_maps: Make) -> None:
+    """A call returns the counts of its batch, alone and in a collection, which call the metric's forward."""
+    metric = PixelCountsPerImage(5)
+    collection = MetricCollection([PixelCountsPerImage(5), MeanIoU(5)])
+    targets = []
+    for seed in range(3):
+        preds, target = map(torch.from_numpy, label_maps(seed))
+        names = [f"{seed}a", f"{seed}b"]
+        of_batch = [np.bincount(image.ravel(), minlength=256)[:5] for image in target.numpy()]
+        targets += of_batch
+        for counts in (metric(preds, target, names), collection(preds, target, ids=names)["PixelCountsPerImage"]):
+            assert counts.id == names
+            np.testing.assert_array_equal(counts.target, of_batch)
+    for counts in (metric.compute(), collection.compute()["PixelCountsPerImage"]):
+        assert counts.id == ["0a", "0b", "1a", "1b", "2a", "2b"]
+        np.testing.assert_array_equal(counts.target, targets)
+
+
+@pytest.mark.parametrize("ids", [["a"], ["a", "b", "c"], "ab"])
+def test_pixel_counts_need_a_name_for_each_image(label_maps: Make, ids: Any) -> None:
+    metric = PixelCountsPerImage(5)
+    with pytest.raises(ValueError, match="ids must be 2 names, one for each image of target, got"):
+        metric.update(*map(torch.from_numpy, label_maps(0)), ids)
+
+
 def test_pixel_counts_check_their_labels() -> None:
     with pytest.raises(ValueError, match=r"target has the labels \[7\], expected 0..1"):
         PixelCountsPerImage(2).update(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0, 7]]]), ["a"])
