@@ -64,7 +64,8 @@ class CountMetric(Metric):
             ValueError: if shapes differ or a label is out of range.
         """
         preds, target = checked_labels(preds, target, num_classes=self.num_classes, ignore_index=self.ignore_index)
-        self.counts += self.count(preds, target).to(self.counts.device)
+        # not in place, which fails for counts that were made in inference mode
+        self.counts = self.counts + self.count(preds, target).to(self.counts.device)
 
     def count(self, preds: Tensor, target: Tensor) -> Tensor:
         """Count a valid batch of int64 labels; the counts are int64, too."""
@@ -73,12 +74,6 @@ class CountMetric(Metric):
     def named(self, name: str, per_class: Tensor) -> dict[str, Tensor]:
         """Map `<name>/<class>` to each of (C,) values."""
         return {f"{name}/{label}": value for label, value in zip(self.class_names, per_class, strict=True)}
-
-    def reset(self) -> None:
-        """Set all counts to zero."""
-        # states that are reset within Lightning's inference mode could not be added to outside of it
-        with torch.inference_mode(False):
-            super().reset()
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

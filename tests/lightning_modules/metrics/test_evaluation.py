@@ -201,6 +201,18 @@ def test_reset_in_inference_mode_forgets_everything(label_maps: Make) -> None:
         torch.testing.assert_close(value, fresh.compute()[name], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("metric", [MeanIoU, BoundaryIoU, BoundaryF, TrimapIoU, ObjectSizeIoU])
+def test_counts_of_a_call_in_inference_mode_can_be_added_to_outside_of_it(label_maps: Make, metric: Any) -> None:
+    ours, expected = metric(5), metric(5)
+    batches = [[torch.from_numpy(labels) for labels in label_maps(seed)] for seed in range(2)]
+    for preds, target in batches:
+        expected.update(preds, target)
+    with torch.inference_mode():
+        ours(*batches[0])
+    ours.update(*batches[1])
+    assert torch.equal(ours.counts, expected.counts)
+
+
 def test_images_with_one_id_are_not_kept(label_maps: Make) -> None:
     with pytest.warns(UserWarning, match="two images have the same id"):
         assert _metrics([label_maps(0, images=1)] * 2, ["x", "x"]).image_counts() is None
