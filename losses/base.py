@@ -98,6 +98,7 @@ class SegmentationLoss(Metric):
         if self._progress.dtype != torch.float64:  # after `.bfloat16()` of a parent module
             self._progress = self._progress.double()
         self._progress.fill_(value)
+        self._computed = None  # the weights of the terms may depend on it
 
     @property
     def update_count(self) -> int:

@@ -65,6 +65,7 @@ class CombinedLoss(SegmentationLoss):
     def progress(self, value: float) -> None:
         for _, loss in self._named_losses():
             loss.progress = value
+        self._computed = None
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:
         """Return the loss of one batch, with a graph, and add the batch to the state of each loss."""

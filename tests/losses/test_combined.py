@@ -95,6 +95,19 @@ def test_progress_reaches_the_losses(batch: Batch) -> None:
     assert [part.progress for part in several.losses.values()] == [0.25] * 3
 
 
+def test_compute_has_the_progress_of_its_own_call(batch: Batch) -> None:
+    """torchmetrics returns the value of the call before, unless it is told that it is out of date."""
+    logits, labels = batch()
+    one, several = build_loss("affinity", num_classes=3), build_loss(["affinity", "lovasz"], num_classes=3)
+    for loss in (one, several):
+        loss(logits, labels)
+    for progress in (0.0, 0.5, 1.0):
+        one.progress = several.progress = progress
+        expected = one.terms["pixel"] + 20**-progress * one.terms["affinity"]
+        torch.testing.assert_close(one.compute(), expected)
+        torch.testing.assert_close(several.compute(), expected + several.terms["lovasz"])
+
+
 def test_batches_may_be_added_without_a_value(batch: Batch) -> None:
     logits, labels = batch(4)
     called, added = build_loss(SPEC, num_classes=3), build_loss(SPEC, num_classes=3)
