@@ -92,6 +92,12 @@ class CombinedLoss(SegmentationLoss):
         """Return the weighted sum of the losses' values of `compute()`."""
         return torch.stack([self.weights[name] * loss.compute() for name, loss in self._named_losses()]).sum()
 
+    def persistent(self, mode: bool = False) -> None:
+        """Set whether the state of each loss is part of `state_dict()`."""
+        super().persistent(mode)
+        for _, loss in self._named_losses():
+            loss.persistent(mode)
+
     def reset(self) -> None:
         """Reset the state of each loss."""
         super().reset()

@@ -108,6 +108,18 @@ def test_compute_has_the_progress_of_its_own_call(batch: Batch) -> None:
         torch.testing.assert_close(several.compute(), expected + several.terms["lovasz"])
 
 
+def test_state_is_saved_with_that_of_the_losses(batch: Batch) -> None:
+    saved, restored = build_loss(SPEC, num_classes=3), build_loss(SPEC, num_classes=3)
+    for loss in (saved, restored):
+        loss.persistent(True)
+    saved(*batch())
+    restored.load_state_dict(saved.state_dict())
+    assert restored.update_count == 1
+    torch.testing.assert_close(restored.compute(), saved.compute(), rtol=0, atol=0)
+    saved.persistent(False)
+    assert not saved.state_dict()
+
+
 def test_batches_may_be_added_without_a_value(batch: Batch) -> None:
     logits, labels = batch(4)
     called, added = build_loss(SPEC, num_classes=3), build_loss(SPEC, num_classes=3)
