@@ -83,4 +83,9 @@ def _source(size: int, scaled: int, kept: slice) -> tuple[slice, float, slice]:
     first = max(0, kept.start - math.ceil(support * scaled / size) - 1) // period * period
     needed = slice(first * size // scaled, min(size, math.ceil(stop * size / scaled + support) + 1))
     # slightly above the factor: torch rounds its product with the length down, which may be a whole number
-    return needed, scaled / size * (1 + 1e-9), slice(kept.start - first, stop - first)
+    factor = scaled / size * (1 + 1e-9)
+    length = needed.stop - needed.start
+    if int(length * factor) == length:
+        # torch leaves an axis as it is if its length stays the same, whatever the factor, so the part must be the whole
+        needed, first = slice(0, size), 0
+    return needed, factor, slice(kept.start - first, stop - first)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from beyondpixel.datamodules.datasets.base import Sample
+from beyondpixel.datamodules.resampling import Resampling
 from beyondpixel.datamodules.transforms import RandomScaleCrop, TrainingTransform, resize
 
 FILL = (10, 20, 30)
@@ -29,8 +30,9 @@ def training(
     flip: bool = False,
     share: float | None = None,
     photometric: bool = False,
+    resampling: Resampling = "bicubic_antialias",
 ) -> TrainingTransform:
-    scale_crop = RandomScaleCrop(crop, scales, step, "bicubic_antialias", share)
+    scale_crop = RandomScaleCrop(crop, scales, step, resampling, share)
     return TrainingTransform(scale_crop, flip=flip, fill=FILL, photometric=photometric)
 
 
@@ -81,7 +83,7 @@ def photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.75, 0.83, 1.25, 1.5, 1.75, 2.0])
+@pytest.mark.parametrize("scale", [0.5, 0.75, 0.83, 0.99, 1.01, 1.25, 1.5, 1.75, 2.0])
 @pytest.mark.parametrize("size", [(120, 160), (101, 151)])
 def test_a_crop_is_part_of_the_whole_image_rescaled_by_pillow(scale: float, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
@@ -97,6 +99,20 @@ def test_a_crop_is_part_of_the_whole_image_rescaled_by_pillow(scale: float, size
         ((top, left),) = np.argwhere((windows == out.mask).all((-1, -2)))
         difference = whole[top : top + crop, left : left + crop] - out.image.astype(int)
         assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("resampling", ["bicubic_antialias", "linear", "area_cubic"])
+@pytest.mark.parametrize("scales", [(0.3, 0.9), (0.97, 1.03), (1.2, 3.0)])
+def test_image_and_mask_stay_together(scales: tuple[float, float], resampling: Resampling) -> None:
+    """Both hold the number of the row, and then of the column: in the image it is interpolated, in the mask rounded."""
+    transform = training((64, 64), scales, flip=True, resampling=resampling)
+    for numbers in np.mgrid[:90, :120].astype(np.uint8):
+        sample = Sample(np.stack([2 * numbers] * 3, axis=-1), numbers, "")
+        for seed in range(60):
+            out = transform(sample, seed)
+            # the cubic filters overshoot at the image's edges
+            inner = (out.mask > 6) & (out.mask < numbers.max() - 6)
+            assert np.abs(out.image[..., 0][inner] / 2 - out.mask[inner]).max(initial=0) <= 0.5
 
 
 @pytest.mark.parametrize("size", [(45, 60), (60, 81), (180, 240), (131, 77), (90, 120)])
