@@ -15,6 +15,16 @@ from beyondpixel.datamodules.datasets.errors import BadFileError
 from beyondpixel.datamodules.datasets.labels import LabelTable
 
 ROTATED = range(2, 9)  # EXIF orientations; 1 is upright, 0 unknown
+# formats, and compressions of TIFF; the last three can be lossless, too, but whether a file is cannot be told
+_LOSSY = {
+    "JPEG": "a JPEG",
+    "MPO": "a JPEG",
+    "jpeg": "compressed as JPEG",
+    "tiff_jpeg": "compressed as JPEG",
+    "JPEG2000": "a JPEG 2000",
+    "AVIF": "an AVIF",
+    "webp": "compressed as WebP",
+}
 
 
 def read_image(path: Path, *, convert: bool = False) -> Pixels:
@@ -62,13 +72,21 @@ def read_mask(path: Path, labels: LabelTable) -> Pixels:
         uint8 (H, W), class indices and 255.
 
     Raises:
-        BadFileError: The file is damaged, lossily compressed, of the wrong kind, or holds an unknown value.
+        BadFileError: The file is damaged, of a format that may be lossy, of the wrong kind, or holds an unknown value.
     """
     with _opened(path) as image:
-        if image.format == "JPEG":
-            raise BadFileError(f"{path}: is a JPEG, which changes labels; masks need a lossless format such as PNG")
+        for form in (image.format, image.info.get("compression")):
+            if form in _LOSSY:
+                raise BadFileError(
+                    f"{path}: is {_LOSSY[form]}, which can change labels; masks need a lossless format such as PNG"
+                )
         if image.mode not in labels.modes:
             raise BadFileError(f"{path}: is {_kind(image)}, but {labels.kind} masks are needed")
+        if image.mode == "L" and _bits(image, path) < 8:
+            # Pillow spreads such values over 0 to 255, so that the highest label would become 255
+            raise BadFileError(
+                f"{path}: is {_bits(image, path)}-bit grayscale; store its labels in 8 bits or as a palette image"
+            )
         values = np.asarray(image if labels.kind == "index" else image.convert("RGB"), dtype=np.uint8)
     try:
         return labels.apply(values)
@@ -103,7 +121,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _bits(image: Image.Image, path: Path) -> int:
-    """Return the bits per channel in the file: Pillow reports 16-bit RGB as RGB, too, and drops the low byte."""
+    """Return the bits per channel in the file: to Pillow, 16-bit color is RGB as well, and 2-bit gray is L."""
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]  # the header's bit depth

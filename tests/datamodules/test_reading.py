@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,8 @@ import pytest
 from PIL import Image
 
 from beyondpixel.datamodules.datasets.errors import BadFileError
-from beyondpixel.datamodules.datasets.reading import read_image
+from beyondpixel.datamodules.datasets.labels import LabelTable
+from beyondpixel.datamodules.datasets.reading import read_image, read_mask
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -142,3 +145,50 @@ def test_an_image_above_pillows_limit_is_not_called_damaged(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 // 2 - 1)  # twice as many are an error
     with pytest.raises(BadFileError, match=r"photo.png: has more than about 178 million pixels.*cut .* into tiles"):
         read_image(tmp_path / "photo.png", convert=convert)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("mask.jp2", {"irreversible": True, "quality_mode": "rates", "quality_layers": [20]}, "a JPEG 2000"),
+        ("mask.tif", {"compression": "jpeg"}, "compressed as JPEG"),
+    ],
+)
+def test_masks_in_lossy_formats_are_refused(tmp_path: Path, name: str, options: dict[str, object], said: str) -> None:
+    mask, table = np.zeros((64, 64), dtype=np.uint8), LabelTable({label: label for label in range(20)})
+    mask[20:40, 10:50], mask[30:, 30:] = 3, 7
+    file = tmp_path / name
+    Image.fromarray(mask).save(file, **options)
+    changed = np.asarray(Image.open(file))
+    assert (changed != mask).any()
+    assert changed.max() < 20  # so the labels alone do not give it away
+    with pytest.raises(BadFileError, match=rf"{name}: is {said}, which can change labels; .* such as PNG"):
+        read_mask(file, table)
+    Image.fromarray(mask).save(tmp_path / "lossless.tif", compression="tiff_lzw")
+    np.testing.assert_array_equal(read_mask(tmp_path / "lossless.tif", table), mask)
+
+
+def write_png(file: Path, rows: list[list[int]], *, bits: int, palette: bytes = b"") -> None:
+    """Write a gray or palette PNG with few bits per pixel, which Pillow cannot write as gray."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = [np.packbits([int(bit) for value in row for bit in f"{value:0{bits}b}"]).tobytes() for row in rows]
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 3 if palette else 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + (chunk(b"PLTE", palette) if palette else b"")
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks + pixels + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_are_refused_and_palette_masks_read(tmp_path: Path, bits: int) -> None:
+    """Pillow reads their highest label as 255, which would be void."""
+    highest, file = (1 << bits) - 1, tmp_path / "mask.png"
+    rows, table = [[0, highest, 0], [highest, highest, 0]], LabelTable({0: 0, highest: 1, 255: 255})
+    write_png(file, rows, bits=bits)
+    assert np.asarray(Image.open(file)).tolist() == [[0, 255, 0], [255, 255, 0]]
+    with pytest.raises(BadFileError, match=f"mask.png: is {bits}-bit grayscale; store its labels in 8 bits"):
+        read_mask(file, table)
+    write_png(file, rows, bits=bits, palette=bytes(3 * (highest + 1)))
+    np.testing.assert_array_equal(read_mask(file, table), [[0, 1, 0], [1, 1, 0]])
