@@ -1,6 +1,7 @@
 """A user's own images and masks."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,7 +89,7 @@ class FolderDataModule(SegmentationDataModule):
         root = Path(self.root)
         listing = root / f"{split}.txt"
         images = self._listed(listing) if listing.is_file() else self._in_folder(split)
-        masks = _by_stem(root / self.masks)
+        masks = _by_stem(root / self.masks, (image.parent.relative_to(root / self.images) for image in images))
         pairs = []
         for image in images:
             name = image.relative_to(root / self.images).with_suffix("")
@@ -115,10 +116,10 @@ class FolderDataModule(SegmentationDataModule):
 
     def _listed(self, listing: Path) -> list[Path]:
         folder = Path(self.root) / self.images
-        by_stem = _by_stem(folder)
         names = read_list(listing, remedy=f"write one image name per line, relative to {folder}")
         if not names:
             raise self._no_split(listing.stem, f"{listing} is empty")
+        by_stem = _by_stem(folder, (Path(name).parent for name in names))
         images = [
             folder / name if (folder / name).is_file() else by_stem.get(Path(name), folder / name) for name in names
         ]
@@ -133,7 +134,7 @@ class FolderDataModule(SegmentationDataModule):
 
     def _in_folder(self, split: str) -> list[Path]:
         folder = Path(self.root) / self.images / split
-        images = sorted(_by_stem(folder).values()) if folder.is_dir() else []
+        images = sorted(_by_stem(folder, [Path()]).values())
         if not images:
             raise self._no_split(split, f"{folder} contains no images" if folder.is_dir() else f"there is no {folder}")
         return images
@@ -149,9 +150,13 @@ class FolderDataModule(SegmentationDataModule):
         )
 
 
-def _by_stem(folder: Path) -> dict[Path, Path]:
-    """Map relative paths without extension to the images in a folder and its subfolders."""
-    files = images_among(folder.rglob("*")) if folder.is_dir() else []
+def _by_stem(folder: Path, parts: Iterable[Path]) -> dict[Path, Path]:
+    """Map paths without extension, relative to `folder`, to the images in some of its subfolders, and below these.
+
+    Each subfolder is searched on its own, because a search of `folder` would not enter subfolders that are links.
+    """
+    searched = {folder / part for part in parts}
+    files = images_among({file for subfolder in searched if subfolder.is_dir() for file in subfolder.rglob("*")})
     by_stem = {path.relative_to(folder).with_suffix(""): path for path in files}
     if len(by_stem) < len(files):
         hidden = [path for path in files if by_stem[path.relative_to(folder).with_suffix("")] != path]

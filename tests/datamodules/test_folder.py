@@ -126,6 +126,27 @@ def test_mask_suffix(tmp_path: Path) -> None:
         FolderDataModule(str(tmp_path)).setup("validate")
 
 
+@pytest.mark.parametrize("splits", [True, False])
+def test_folders_may_be_links(tmp_path: Path, splits: bool) -> None:
+    """Also below the image and mask folders, and with masks of another extension than the usual PNG."""
+    root, elsewhere = tmp_path / "leaves", tmp_path / "elsewhere"
+    write(root)
+    for kind in ("images", "masks"):
+        (elsewhere / kind).mkdir(parents=True)
+        (root / kind / "train").rename(elsewhere / kind / "train")
+        (root / kind / "train").symlink_to(elsewhere / kind / "train")
+    for mask in (elsewhere / "masks" / "train").iterdir():
+        Image.open(mask).save(mask.with_suffix(".bmp"))
+        mask.unlink()
+    if not splits:
+        (root / "train.txt").write_text("train/train2\ntrain/train0.jpg\n")
+    dataset = FolderDataModule(str(root)).dataset("train")
+    assert dataset.ids == [f"train/train{index}" for index in ((0, 1, 2) if splits else (2, 0))]
+    for pair in dataset.pairs:
+        expected = np.asarray(Image.open(elsewhere / "masks" / f"{pair.id}.bmp"))
+        np.testing.assert_array_equal(dataset[dataset.ids.index(pair.id)].mask, expected)
+
+
 def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     write(tmp_path, count=12)
     expected = spoil_everything(tmp_path)
