@@ -51,6 +51,7 @@ AXIS_OF_KEY = {
     "model.consistency_from_epoch": "consistency",
     "model.class_path": "model",
     "model.variant": "model",
+    "model.optimizer.lr": "lr",
     "data.class_path": "dataset",
     **{f"data.{axis}": axis for axis in DATA_AXES},
     **{f"trainer.{axis}": axis for axis in TRAINER_AXES},
@@ -93,23 +94,21 @@ def _content(record: Mapping[str, Any], confusion: NDArray[Any] | None) -> Facts
 
 
 def _settings(config: Mapping[str, Any]) -> Facts:
-    """Config keys by dotted name; `WHOLE_KEYS` without the learning rate, which is an axis."""
+    """Config keys by dotted name; the learning rate, which is an axis, apart from the rest of `WHOLE_KEYS`."""
     model = config.get("model", {}).get("init_args", {})
     settings = {
         ".".join(key for key in keys if key != "init_args"): value
         for keys, value in leaves(config)
         if not {*keys} & {*WHOLE_KEYS}
     }
-    settings |= {f"model.{key}": _without_lr(model.get(key)) for key in WHOLE_KEYS}
+    for key in WHOLE_KEYS:
+        chosen = model.get(key)
+        arguments = dict((chosen.get("init_args") if isinstance(chosen, Mapping) else None) or {})
+        if "lr" in arguments:
+            settings[f"model.{key}.lr"] = arguments.pop("lr")
+            chosen = {**chosen, "init_args": arguments}
+        settings[f"model.{key}"] = chosen
     return {name: value for name, value in settings.items() if name.startswith(PARTS)}
-
-
-def _without_lr(chosen: Any) -> Any:
-    """Config of an optimizer or schedule without the learning rate, which is an axis."""
-    arguments = chosen.get("init_args") if isinstance(chosen, Mapping) else None
-    if not isinstance(arguments, Mapping):
-        return chosen
-    return {**chosen, "init_args": {key: value for key, value in arguments.items() if key != "lr"}}
 
 
 def is_uncommitted(commit: str | None) -> bool:

@@ -186,3 +186,16 @@ def test_a_mixed_row_that_also_differs_from_the_baseline_is_listed_once(tmp_path
     make_run(tmp_path, "rmi", 1, 0.5)
     make_run(tmp_path, "rmi", 2, 0.5, commit="def")
     assert listed(tmp_path)["rmi"] == ("commit abc and def instead of abc",)
+
+
+@pytest.mark.parametrize("optimizer", [None, ADAMW], ids=["the module's SGD", "AdamW"])
+def test_seeds_of_one_row_with_several_learning_rates(
+    tmp_path: Path, make_run: MakeRun, optimizer: dict[str, Any] | None
+) -> None:
+    for row, seed, lr in (("ce", 1, 0.1), ("rmi", 1, 0.1), ("rmi", 2, 0.2)):
+        own = {} if optimizer is None else {"optimizer": {**optimizer, "init_args": {"lr": lr}}}
+        arguments = {**CONFIG["model"]["init_args"], "lr": lr if optimizer is None else None, **own}  # type: ignore[index]
+        config = {**CONFIG, "model": {**CONFIG["model"], "init_args": arguments}}  # type: ignore[dict-item]
+        make_run(tmp_path, row, seed, 0.5, config=config, axes={"lr": lr, "optimizer": optimizer and "adamw"})
+    name = "model.lr" if optimizer is None else "model.optimizer.lr"
+    assert listed(tmp_path) == {"ce": (), "rmi": (f"{name} 0.1 and 0.2 instead of 0.1",)}
