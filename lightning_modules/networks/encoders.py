@@ -117,6 +117,7 @@ def build_encoder(
 
 def _build_dilated(resolved: str, output_stride: int) -> tuple[Any, FeatureGrid]:
     encoder: Any = smp.encoders.get_encoder(resolved, weights=None, output_stride=output_stride)
+    _pad_symmetrically(encoder)
     if (resolved, output_stride) not in _grids:
         _grids[resolved, output_stride] = probe_grid(encoder, output_stride)
     for layers in _UNUSED_LAYERS:
@@ -124,6 +125,18 @@ def _build_dilated(resolved: str, output_stride: int) -> tuple[Any, FeatureGrid]
             for layer in layers:  # DDP rejects trainable parameters without gradient
                 getattr(encoder, layer).requires_grad_(False)
     return encoder, _grids[resolved, output_stride]
+
+
+def _pad_symmetrically(encoder: nn.Module) -> None:
+    """Give SMP's EfficientNets the padding that TensorFlow, where they are from, uses at sizes that fit the grid.
+
+    It pads odd sizes by the same on both sides, and even ones by one more at the end. SMP computes the padding for the
+    size of the pretraining and uses it for all, which shifts the features by up to 15 pixels at stride 16.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and isinstance(getattr(module, "static_padding", None), nn.ZeroPad2d):
+            vertical, horizontal = (side // 2 for side in module.kernel_size)
+            module.static_padding = nn.ZeroPad2d((horizontal, horizontal, vertical, vertical))
 
 
 def _remove_dilation(encoder: nn.Module) -> None:

@@ -56,7 +56,7 @@ def _centre_of_view(encoder: nn.Module, size: int, index: int) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnet101s", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet101s", "mobilenet_v2", "efficientnet-b0", "efficientnet-b1"])
 def test_features_of_strided_convolutions_are_centered_align_corners(name: str) -> None:
     encoder, grid = build_encoder(name, output_stride=16)
     assert grid.align_corners
