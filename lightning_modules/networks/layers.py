@@ -95,7 +95,7 @@ class SelfAttentionBlock(nn.Module):
         gathered = F.scaled_dot_product_attention(
             _tokens(self.query(queries)), _tokens(self.key(source)), _tokens(self.value(source))
         )  # (N, 1, HW, d)
-        maps = gathered.squeeze(1).transpose(1, 2).reshape(len(queries), -1, *queries.shape[-2:])
+        maps = gathered.squeeze(1).transpose(1, 2).reshape(len(queries), gathered.shape[-1], *queries.shape[-2:])
         out: Tensor = self.out(maps)
         return out
 

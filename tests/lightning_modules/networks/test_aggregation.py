@@ -157,6 +157,11 @@ def test_attention_is_the_explicit_matrix(training: bool) -> None:
         torch.testing.assert_close(mine, other)
 
 
+def test_attention_of_no_image_is_empty() -> None:
+    block = SelfAttentionBlock(6, attention_channels=4).eval()
+    assert block(torch.zeros(0, 6, 3, 4), torch.zeros(0, 6, 2, 5)).shape == (0, 6, 3, 4)
+
+
 class LargestTensor(TorchDispatchMode):
     """The number of elements in the largest tensor that any operation makes."""
 
