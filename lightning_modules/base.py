@@ -210,6 +210,12 @@ class SegmentationModule(HubModule):
         logits: Tensor = self(images) if self.inferer is None else self.inferer(images, self)
         return logits
 
+    def on_fit_start(self) -> None:  # noqa: D102
+        # from_pretrained returns it in evaluation mode, which Lightning would keep: no batch statistics, dropout or
+        # auxiliary losses. Parts that are in evaluation mode within a module that is not stay so
+        if not self.training:
+            self.train()
+
     def on_train_start(self) -> None:  # noqa: D102
         self._max_iters = self._training_iterations()
 

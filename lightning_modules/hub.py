@@ -156,6 +156,8 @@ class HubModule(
     ) -> Self:
         """Load a saved module, in evaluation mode, on the CPU.
 
+        `Trainer.fit` switches a `SegmentationModule` to training mode; in a loop of your own, call `train()`.
+
         Args:
             source: a local folder, or a repository of the hub (`user/name`).
             revision: branch, tag or commit of the repository.

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from beyondpixel.lightning_modules import DeepLabModule, SegmentationModule
+from beyondpixel.lightning_modules import DeepLabModule, MCIBIModule, SegmentationModule
 
 
 class Pixelwise(SegmentationModule):
@@ -49,6 +49,25 @@ def test_a_deeplab_there_and_back(tmp_path: Path) -> None:
     other = DeepLabModule.from_pretrained(tmp_path / "new" / "folder", loss="ce", lr=0.5)
     assert (type(other.loss).__name__, other.hparams["lr"]) == ("CrossEntropyLoss", 0.5)
     assert torch.equal(logits(other), logits(module))
+
+
+def test_a_loaded_module_trains_like_a_new_one(data: Any, trainer: Any, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"encoder": "resnet18", "channels": 16, "attention_channels": 8}
+    MCIBIModule(3, **arguments).save_pretrained(tmp_path)
+    loaded = MCIBIModule.from_pretrained(tmp_path, lr=0.001)
+    norms = [module for module in loaded.network.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    fit = trainer(max_steps=1)
+    fit.fit(loaded, data)
+    assert {"train/loss_auxiliary", "train/loss_context"} <= fit.callback_metrics.keys()
+    assert {int(norm.num_batches_tracked) for norm in norms} == {1}
+
+
+def test_a_part_that_is_frozen_in_evaluation_mode_stays_so(data: Any, trainer: Any, tiny_module: Any) -> None:
+    module = tiny_module()
+    module.network.encoder.eval()
+    before = module.network.encoder[1].running_mean.clone()
+    trainer(max_steps=1).fit(module, data)
+    assert torch.equal(module.network.encoder[1].running_mean, before)
 
 
 def test_a_compiled_network_is_saved_as_the_one_it_was_made_of(tmp_path: Path) -> None:
