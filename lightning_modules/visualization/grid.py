@@ -126,7 +126,8 @@ def _draw(axes: Axes, tile: _Tile, *, scale: float, size: float) -> None:
     from matplotlib.patches import Rectangle
 
     smooth = tile.is_photo and scale != 1
-    axes.imshow(tile.image, interpolation="lanczos" if smooth else "nearest", aspect="auto")
+    axes.imshow(tile.image, interpolation="lanczos" if smooth else "nearest")
+    axes.set_anchor("NW")  # columns are as wide as the widest image; others keep their shape
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(LINE)
     if tile.frame is not None:

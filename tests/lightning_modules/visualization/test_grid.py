@@ -142,6 +142,16 @@ def test_small_images_are_enlarged_by_whole_factors_and_very_large_ones_reduced(
         assert expected[1] - 2 <= width <= expected[1]
 
 
+def test_images_of_different_widths_keep_their_shape() -> None:
+    wide, narrow = _gray(100, 300), np.full((300, 100, 3), 91, dtype=np.uint8)
+    shown = _saved(image_grid({"target": [wide, narrow]}))
+    for color, (height, width) in ((90, (200, 600)), (91, (600, 200))):
+        found = _extent(shown, color)
+        # without the frame's line around it
+        assert height - 2 <= found[0] <= height
+        assert width - 2 <= found[1] <= width
+
+
 @pytest.mark.parametrize("columns", [{}, {"image": []}, {"image": [_gray()], "target": []}])
 def test_columns_must_match(columns: dict[str, list[Pixels]]) -> None:
     with pytest.raises(ValueError, match="columns must have the same number of images, at least one, got"):
