@@ -162,7 +162,8 @@ def _draw(data: SegmentationDataModule, splits: Sequence[str], count: int, file:
     """Draw some samples of each split that has any, with their masks."""
     from beyondpixel.lightning_modules.visualization import class_colors, colorize, image_grid, overlay
 
-    samples = [sample for split in splits for sample in _spread_samples(data.load_split(split), count)]
+    drawn = {split: _spread_samples(data.load_split(split), count) for split in splits}
+    samples = [sample for chosen in drawn.values() for sample in chosen]
     if not samples:
         return
     images = [sample.image for sample in samples]
@@ -175,6 +176,8 @@ def _draw(data: SegmentationDataModule, splits: Sequence[str], count: int, file:
     }
     legend = class_colors(masks, data.palette, data.class_names, data.ignore_index)
     file.parent.mkdir(parents=True, exist_ok=True)
-    heading = f"{data.dataset_name}: {count} samples of each of {', '.join(splits)}"
+    heading = f"{data.dataset_name}: samples of " + ", ".join(
+        f"{name} ({len(chosen)})" for name, chosen in drawn.items()
+    )
     image_grid(columns, legends={"Classes": legend}, heading=heading, photos=("image", "mask over it")).savefig(file)
     print(f"Samples are written to {file}")

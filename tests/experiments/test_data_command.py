@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from beyondpixel.datamodules import FolderDataModule, download
@@ -39,6 +40,21 @@ def test_check_counts_and_draws(leaves: Path, capsys: pytest.CaptureFixture[str]
     assert said.endswith("Folder: no fault found\n")
     with Image.open(tmp_path / "grid.png") as grid:
         assert min(grid.size) > 300
+
+
+def test_the_grids_heading_counts_what_is_drawn(
+    leaves: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headings = []
+    saved = Figure.savefig
+
+    def savefig(figure: Figure, file: Path) -> None:
+        headings.append(figure.texts[0].get_text())
+        saved(figure, file)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    main(["data", "check", "folder", "--root", str(leaves), "--grid", str(leaves / "grid.png"), "--samples", "2"])
+    assert headings == ["Folder: samples of train (2), val (1), test (1)"]
 
 
 def test_check_lists_all_faults_and_fails(leaves: Path, capsys: pytest.CaptureFixture[str]) -> None:
