@@ -25,20 +25,21 @@ def check_options(data: "SegmentationDataModule") -> None:
         ValueError: An option is invalid; the message has its name, the expected and the given value.
     """
     for name in ("batch_size", "eval_batch_size"):
-        _require(getattr(data, name) >= 1, name, "at least 1", getattr(data, name))
+        require(getattr(data, name) >= 1, name, "at least 1", getattr(data, name))
     for name, choices in _CHOICES.items():
         check_choice(name, getattr(data, name), choices)
-    _require(data.timeout > 0, "timeout", "a positive number of seconds", data.timeout)
+    require(data.timeout > 0, "timeout", "a positive number of seconds", data.timeout)
+    require(data.seed >= 0, "seed", "at least 0", data.seed)
     workers = data.num_workers
-    _require(workers is None or workers >= 0, "num_workers", "at least 0, or None to choose", workers)
+    require(workers is None or workers >= 0, "num_workers", "at least 0, or None to choose", workers)
     low, high = data.scales
-    _require(0 < low <= high, "scales", "the lowest and the highest factor, both positive", data.scales)
+    require(0 < low <= high, "scales", "the lowest and the highest factor, both positive", data.scales)
     step, share = data.scale_step, data.crop_max_class_share
-    _require(step is None or step > 0, "scale_step", "positive, or None for any factor in scales", step)
-    _require(share is None or 0 < share <= 1, "crop_max_class_share", "above 0 and at most 1, or None", share)
+    require(step is None or step > 0, "scale_step", "positive, or None for any factor in scales", step)
+    require(share is None or 0 < share <= 1, "crop_max_class_share", "above 0 and at most 1, or None", share)
     for name in ("crop_size", "image_size"):
         size = getattr(data, name)
-        _require(size is None or min(size) >= 1, name, "positive", size)
+        require(size is None or min(size) >= 1, name, "positive", size)
     _check_crop(data)
 
 
@@ -76,9 +77,10 @@ def batch_size_of_process(batch_size: int, processes: int) -> int:
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise a ValueError that lists the choices unless value is one of them."""
-    _require(value in choices, name, f"one of {', '.join(map(repr, choices))}", value)
+    require(value in choices, name, f"one of {', '.join(map(repr, choices))}", value)
 
 
-def _require(holds: bool, name: str, expected: str, got: Any) -> None:
+def require(holds: bool, name: str, expected: str, got: Any) -> None:
+    """Raise a ValueError with an option's name, the expected and the given value unless the condition holds."""
     if not holds:
         raise ValueError(f"{name} must be {expected}, got {got!r}")

@@ -9,6 +9,7 @@ import numpy as np
 from beyondpixel.datamodules.base import SegmentationDataModule
 from beyondpixel.datamodules.datasets.base import Sample, SegmentationDataset
 from beyondpixel.datamodules.datasets.scenes import BACKGROUND, CLASSES, ScenePainter, SceneStyle
+from beyondpixel.datamodules.options import require
 
 
 class GeneratedScenes(SegmentationDataset):
@@ -80,7 +81,7 @@ class ShapesDataModule(SegmentationDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size,
-            crop_size=crop_size or image_size,
+            crop_size=image_size if crop_size is None else crop_size,
             scales=scales,
             eval_batch_size=eval_batch_size,
             cache=cache,
@@ -94,12 +95,14 @@ class ShapesDataModule(SegmentationDataModule):
                 f"classes must be some of {', '.join(CLASSES)}, with {', '.join(BACKGROUND)} among them; "
                 + (f"unknown: {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}")
             )
-        if thickness <= 0:
-            raise ValueError(f"thickness must be positive, got {thickness}")
+        require(thickness > 0, "thickness", "positive", thickness)
+        require(scene_seed >= 0, "scene_seed", "at least 0", scene_seed)
         self.palette = [CLASSES[name] for name in self.class_names]
         self.thickness = thickness
         self.scene_seed = scene_seed
         self._lengths = {"train": num_train, "val": num_val, "test": num_test}
+        for split, length in self._lengths.items():
+            require(length >= 1, f"num_{split}", "at least 1", length)
 
     def load_split(self, split: str) -> GeneratedScenes:
         """Return the scenes of a split."""

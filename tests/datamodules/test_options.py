@@ -54,6 +54,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(batch_s
         ({"timeout": 0}, "timeout must be a positive number of seconds, got 0"),
         ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, or None to choose, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"scale_step": -1}, "scale_step must be positive"),
         ({"image_size": (180, 240)}, r"crop_size \(479, 479\) is larger than every image: .* at most \(225, 300\)"),
     ],

@@ -77,6 +77,12 @@ def test_bad_settings() -> None:
         ShapesDataModule(classes=["sky", "building"])
     with pytest.raises(ValueError, match="thickness must be positive"):
         ShapesDataModule(thickness=0)
+    with pytest.raises(ValueError, match="scene_seed must be at least 0, got -1"):
+        ShapesDataModule(scene_seed=-1)
+    with pytest.raises(ValueError, match="num_val must be at least 1, got 0"):
+        ShapesDataModule(num_val=0)
+    with pytest.raises(ValueError, match=r"crop_size must be positive, got \(0, 0\)"):
+        ShapesDataModule(crop_size=0)
     with pytest.raises(ValueError, match="has 4 images, fewer than one batch of 8"):
         ShapesDataModule(num_train=4).train_dataloader()
 
