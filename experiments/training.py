@@ -142,7 +142,7 @@ def _training_callbacks(folder: RunFolder, seed: int) -> list[Callback]:
         StopAtOnce(folder),
         StepSeeds(seed),
         FiniteGuard(),
-        ModelCheckpoint(
+        _BestCheckpoint(
             folder.last_checkpoint.parent,
             "best",
             monitor="val/mIoU",
@@ -196,6 +196,17 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
+
+
+class _BestCheckpoint(ModelCheckpoint):
+    """Lightning's callback, which forgets the best score of a run whose folder was moved, and replaces its `best`."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        score, file = state_dict["best_model_score"], f"{self.dirpath}/best.ckpt"
+        if score is not None and Path(file).is_file():  # a run that starts from another run's checkpoint has none yet
+            here = {"dirpath": self.dirpath, "best_model_path": file, "kth_best_model_path": file}
+            state_dict = {**state_dict, **here, "best_k_models": {file: score}}
+        super().load_state_dict(state_dict)
 
 
 class _StepProgressBar(RichProgressBar):

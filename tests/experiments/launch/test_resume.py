@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -145,3 +146,28 @@ def test_a_run_stopped_in_its_test_is_only_tested_again(
     folder.update_state(status=status)
     run_job(folder.path)
     assert outcome(folder) == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_run_that_is_moved_and_resumed_keeps_its_best_checkpoint(
+    forks: ModuleType, tmp_path: Path, tiny: dict[str, Any], quiet: Callable[..., dict[str, str]]
+) -> None:
+    """The score of `best` is changed to one that no later validation reaches."""
+    quiet(WANDB_MODE="disabled")
+    run = forks.prepare(tmp_path / "run", longer(tiny), 1)
+    process = forks.start(run)
+    while process.is_alive() and forks.steps_of(run) < 9:
+        time.sleep(0.01)
+    forks.kill(process)
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    (state,) = (state for state in checkpoint["callbacks"].values() if "best_model_score" in state)
+    state["best_model_score"] = state["kth_value"] = torch.tensor(1.0)
+    state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1.0))
+    torch.save(checkpoint, run.last_checkpoint)
+    moved = RunFolder(run.path.rename(tmp_path / "moved"))
+    best = moved.path / "checkpoints" / "best.ckpt"
+    before = best.read_bytes()
+
+    forks.finish(moved)
+    assert torch.load(moved.last_checkpoint, weights_only=True)["global_step"] == 20
+    assert best.read_bytes() == before
