@@ -91,7 +91,7 @@ def make_parser(**settings: Any) -> LightningArgumentParser:
 
 
 def _add_data(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--seed_everything", type=bool | int)
+    parser.add_argument("--seed_everything", type=int)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     parser.link_arguments("seed_everything", "data.init_args.seed")
 

@@ -105,12 +105,18 @@ def _invalid_values(values: Mapping[str, Any]) -> Errors:
     if steps > 0 and warmup is not None and warmup >= steps:
         text = f"expected fewer iterations than trainer.max_steps, {steps}, got {warmup}; lower it, or train longer"
         errors.append((("model", "init_args", "warmup_iters"), text))
-    if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or (isinstance(seed, int) and not 0 <= seed <= MAX_SEED):
         errors.append((("seed_everything",), f"expected an integer from 0 to {MAX_SEED}, got {seed!r}"))
     for key in ("limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch"):
         value = trainer.get(key)
         if isinstance(value, int | float) and value <= 0:
             errors.append((("trainer", key), f"expected more than 0, got {value}; leave the key out for its default"))
+    for key, wrong in (("enable_checkpointing", False), ("barebones", True)):
+        if trainer.get(key) is wrong:
+            text = (
+                f"expected {not wrong}, got {wrong}: a run writes checkpoints and metrics to its folder; leave it out"
+            )
+            errors.append((("trainer", key), text))
     return errors
 
 

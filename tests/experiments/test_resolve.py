@@ -120,16 +120,24 @@ def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
         ({"trainer.limit_train_batches": 0}, "trainer.limit_train_batches: expected more than 0, got 0; leave the key"),
         ({"trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches: expected more than 0, got 0"),
         ({"trainer.check_val_every_n_epoch": -1}, "trainer.check_val_every_n_epoch: expected more than 0, got -1"),
+        (
+            {"trainer.enable_checkpointing": False},
+            "trainer.enable_checkpointing: expected True, got False: a run writes",
+        ),
+        ({"trainer.barebones": True}, "trainer.barebones: expected False, got True: a run writes checkpoints"),
     ],
 )
-def test_a_training_without_steps_is_an_error(place: Path, overrides: dict[str, object], message: str) -> None:
+def test_a_training_without_steps_or_checkpoints_is_an_error(
+    place: Path, overrides: dict[str, object], message: str
+) -> None:
     (error,) = errors_of(ROW, place, overrides)
     assert error.startswith(f"command line: {message}")
 
 
-def test_a_seed_out_of_range_is_an_error() -> None:
-    _, errors = complete({"seed_everything": -1})
-    assert errors == [(("seed_everything",), "expected an integer from 0 to 4294967295, got -1")]
+@pytest.mark.parametrize("seed", [-1, True])
+def test_a_seed_out_of_range_is_an_error(seed: int) -> None:
+    _, errors = complete({"seed_everything": seed})
+    assert errors == [(("seed_everything",), f"expected an integer from 0 to 4294967295, got {seed}")]
     with pytest.raises(UserError, match="--seeds -1: expected integers from 0 to 4294967295"):
         plan_runs(["demo/ce"], seeds=[1, -1], output=Path("outputs"), overrides={})
 
