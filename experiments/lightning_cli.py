@@ -19,7 +19,7 @@ from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import make_parser
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.inference.checkpoints import find_checkpoint
+from beyondpixel.experiments.inference.checkpoints import find_checkpoint, read_checkpoint
 from beyondpixel.experiments.inference.inferers import EXPECTED
 from beyondpixel.experiments.launch.lock import RunLock
 from beyondpixel.experiments.merge import MergedConfig
@@ -56,6 +56,11 @@ def fit(arguments: Sequence[str]) -> None:
             print(f"Resuming {resume}; this run started from --ckpt_path, and --overwrite starts from it again")
         elif options.ckpt_path is not None:
             resume = find_checkpoint(options.ckpt_path, _last_config(peek(arguments)[0]))
+            if "optimizer_states" not in read_checkpoint(resume):
+                raise UserError(
+                    f"--ckpt_path: {resume} holds weights alone, as `launch --keep weights` leaves them; expected a "
+                    "checkpoint with the optimizer's state: choose another one, or train its run with --keep resume"
+                )
             if options.overwrite and resume.resolve().is_relative_to(folder.path.resolve()):
                 raise UserError(
                     f"--ckpt_path: {resume} is in {folder.path}, which --overwrite empties; "

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
@@ -63,6 +64,7 @@ def train(
     with without_pretrained_weights() if resume else nullcontext():
         built = build_all(config)
     if overwrite and process_rank() == 0:  # the other processes start when the new config is already there
+        _make_trainer(built, callbacks=[], loggers=False)  # an error in its arguments must not cost the earlier run
         folder.clear()
     record = identify(folder, config, resumed=resume is not None)
     trainer = _make_trainer(
@@ -183,7 +185,10 @@ def _make_trainer(built: Built, *, callbacks: list[Callback], loggers: Any, **ar
     # srun sets.
     if "SLURM_JOB_ID" in os.environ and single_task and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(LightningEnvironment())
-    return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+    try:
+        return Trainer(**{**given, **arguments}, callbacks=[*own, *callbacks], logger=loggers, plugins=plugins)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 class _AtomicCheckpointIO(TorchCheckpointIO):

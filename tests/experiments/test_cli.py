@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -360,6 +361,28 @@ def test_a_run_that_went_on_from_another_is_resumed_by_the_same_command(
             ]
         )
     assert stopped.last_checkpoint.exists()
+
+
+def test_what_cannot_be_trained_is_said_before_an_earlier_run_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = ["--data.batch_size=2", "--trainer.accelerator=cpu", "--model.warmup_iters=0", "--data.num_workers=0"]
+    common = ["fit", *small, *quick, "--model.encoder=tu-test_resnet", "--trainer.max_steps=2"]
+    run = RunFolder(tmp_path / "run")
+    main([*common, f"--trainer.default_root_dir={run.path}"])
+    before = {file: file.read_bytes() for file in run.path.rglob("*.*")}
+    with pytest.raises(SystemExit, match="^beyondpixel: trainer: You selected an invalid strategy name"):
+        main([*common, f"--trainer.default_root_dir={run.path}", "--overwrite", "--trainer.strategy=foo"])
+    assert {file: file.read_bytes() for file in run.path.rglob("*.*")} == before
+
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    del checkpoint["optimizer_states"]  # as launch --keep weights
+    torch.save(checkpoint, tmp_path / "weights.ckpt")
+    with pytest.raises(SystemExit, match=r"^beyondpixel: --ckpt_path: .*weights.ckpt holds weights alone"):
+        main([*common, f"--trainer.default_root_dir={tmp_path / 'new'}", f"--ckpt_path={tmp_path / 'weights.ckpt'}"])
+    assert not (tmp_path / "new" / "config.yaml").exists()
 
 
 class StopAtStep6(StepSeeds):
