@@ -10,7 +10,8 @@ from typing import Any
 from beyondpixel.experiments.axes import axes_of
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.resolve import MAX_SEED, resolve
-from beyondpixel.experiments.run.folder import RunFolder
+from beyondpixel.experiments.resume import differences
+from beyondpixel.experiments.run.folder import RunFolder, Status
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs
 
 
@@ -35,12 +36,31 @@ class Run:
         """`table/row seed<k>`."""
         return f"{self.spec.name} seed{self.seed}"
 
+    def check_config(self, status: Status, config: Mapping[str, Any]) -> None:
+        """Check that the folder, which has this status and config, holds no run of another config.
+
+        Raises:
+            UserError: naming the keys that differ, if a run that is finished or has a checkpoint is there.
+        """
+        there = status.is_finished or self.folder.has_checkpoint
+        changed = differences(config, self.config) if there else []
+        if changed:
+            raise UserError(
+                f"{self.folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another "
+                f"config ({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another "
+                "--output"
+            )
+
     def prepare(self, **more: Any) -> None:
         """Write config and record for the process that will execute the run.
 
         Args:
             more: additional entries of the record.
+
+        Raises:
+            UserError: if the folder holds a run of another config.
         """
+        self.check_config(self.folder.status, self.folder.config)
         self.folder.config = self.config
         self.folder.record = {
             **self.folder.record,

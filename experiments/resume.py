@@ -30,8 +30,7 @@ def checkpoint_to_resume(folder: RunFolder, config: Mapping[str, Any]) -> Path |
             f"{folder.path} holds a finished run, which is kept; "
             "add --overwrite to replace it, or choose another folder with --trainer.default_root_dir"
         )
-    there = any(file.exists() for file in (folder.last_checkpoint, folder.previous_checkpoint))
-    changed = differences(folder.config, config) if there else []
+    changed = differences(folder.config, config) if folder.has_checkpoint else []
     if changed:
         raise UserError(
             f"{folder.path} holds an unfinished run of another config ({'; '.join(changed[:5])}); "

@@ -14,7 +14,6 @@ from beyondpixel.experiments.inference.evaluate_run import missing_evaluations
 from beyondpixel.experiments.launch.lock import HeldError, RunLock, holder_of
 from beyondpixel.experiments.launch.queue import Queue
 from beyondpixel.experiments.plan import Run
-from beyondpixel.experiments.resume import differences
 from beyondpixel.experiments.run.folder import DamagedRunError, RunFolder, Status
 
 Kind = Literal["keep", "leave", "failed", "damaged", "start", "resume", "replace"]
@@ -91,30 +90,19 @@ def choose_action(run: Run, queue: Queue, *, overwrite: bool = False, retry_fail
 def _continue(run: Run, status: Status, state: dict[str, Any], config: dict[str, Any]) -> Action:
     """Choose what is missing of a run that may continue: the training, its test, evaluations or nothing."""
     folder = run.folder
-    has_checkpoint = folder.last_checkpoint.exists() or folder.previous_checkpoint.exists()
-    if status.is_finished or has_checkpoint:
-        _require_same_config(run, status, config)
+    run.check_config(status, config)
     if status is Status.DONE:
         missing = ", ".join(missing_evaluations(folder, run.spec.evaluations))
         if not missing:
             return Action("keep", status, state)
-        if not has_checkpoint:
+        if not folder.has_checkpoint:
             return Action("keep", f"{status}, but without {missing}: its checkpoint was not kept", state)
         return Action("resume", f"with {missing}", state)
     if status is Status.TRAINED:
         return Action("resume", "with its test", state)
-    if has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
+    if folder.has_checkpoint:  # the last checkpoint may be of an earlier step, if the run was killed
         return Action("resume", f"a run that had reached step {state.get('step', 0)}", state)
     return Action("start", "", state)
-
-
-def _require_same_config(run: Run, status: Status, config: dict[str, Any]) -> None:
-    changed = differences(config, run.config)
-    if changed:
-        raise UserError(
-            f"{run.folder.path} holds {'a finished' if status.is_finished else 'an unfinished'} run of another config "
-            f"({'; '.join(changed[:5])}), which is kept; add --overwrite to replace it, or choose another --output"
-        )
 
 
 def record_failures(plan: Sequence[tuple[Run, Action]]) -> list[str]:

@@ -126,6 +126,11 @@ class RunFolder:
         return self.path / f"{stage}_images.npz"
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume the run from, damaged or not."""
+        return self.last_checkpoint.exists() or self.previous_checkpoint.exists()
+
+    @property
     def config(self) -> dict[str, Any]:
         """The resolved config, empty if the run was never started."""
         if not self.config_file.exists():

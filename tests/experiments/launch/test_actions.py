@@ -56,6 +56,20 @@ def test_what_is_done_with_a_run_that_is_there(
     assert other == Action("start", seen={"status": "new"})
 
 
+@pytest.mark.parametrize(("status", "what"), [("done", "a finished"), ("stopped", "an unfinished")])
+def test_a_folder_with_a_run_of_another_config_is_not_prepared(
+    runs_of: Callable[..., list[Run]], status: str, what: str
+) -> None:
+    """As a script does for another scheduler, whose job would resume it, or show its scores with the other config."""
+    (run,) = runs_of(1)
+    leave_behind(run, status=status)
+    (longer,) = runs_of(1, **{"trainer.max_steps": 9})
+    with pytest.raises(UserError, match=f"holds {what} run of another config \\(trainer.max_steps was 8 and is 9\\)"):
+        longer.prepare()
+    assert run.folder.config["trainer"]["max_steps"] == run.folder.record["axes"]["max_steps"] == 8
+    run.prepare()
+
+
 def test_a_run_that_goes_on_is_left_alone(runs_of: Callable[..., list[Run]]) -> None:
     (run,) = runs_of(1)
     with RunLock(run.folder.lock_file):
