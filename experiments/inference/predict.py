@@ -58,7 +58,7 @@ def find_images(locations: Sequence[Path], *, output: Path, names_file: Path | N
             ImageSets/Segmentation/test.txt); only these images are taken, in this order.
 
     Raises:
-        UserError: if a location does not exist or holds no image, or a listed image is missing.
+        UserError: if a location does not exist, holds no image or is the output folder, or a listed image is missing.
     """
     images: list[Pair] = []
     for location in locations:
@@ -70,9 +70,17 @@ def find_images(locations: Sequence[Path], *, output: Path, names_file: Path | N
 
 
 def _in_folder(folder: Path, output: Path) -> list[Pair]:
-    own = set() if output.resolve() == folder.resolve() else {output.resolve()}
+    searched, own = folder.resolve(), output.resolve()
+    if own == searched:
+        raise UserError(
+            f"--output: {output} is the folder of the images, in which predictions would overwrite images, or be taken "
+            "for images the next time: choose another folder"
+        )
+    skipped = own.is_relative_to(searched)
     files = [
-        file for file in images_among(folder.rglob("*")) if file.is_file() and own.isdisjoint(file.resolve().parents)
+        file
+        for file in images_among(folder.rglob("*"))
+        if file.is_file() and not (skipped and file.resolve().is_relative_to(own))
     ]
     if not files:
         raise UserError(f"--images: the folder {folder} holds no images")

@@ -201,13 +201,21 @@ def test_one_image_too_large_for_the_memory_is_listed(
 
 
 def test_predictions_inside_the_folder_of_images(any_size: RunFolder, photos: Path) -> None:
-    before = {file: file.read_bytes() for file in photos.rglob("*.png")}
-    with pytest.raises(SystemExit, match=r"--output: predictions would overwrite the images .*a.png"):
+    before = {file: file.read_bytes() for file in photos.rglob("*.*")}
+    with pytest.raises(
+        SystemExit, match=r"--output: .* is the folder of the images, in which predictions would overwr"
+    ):
         predict(any_size, photos, photos)
-    assert {file: file.read_bytes() for file in photos.rglob("*.png")} == before
+    assert {file: file.read_bytes() for file in photos.rglob("*.*")} == before
     for _ in range(2):  # the second time, predictions are no images
         predict(any_size, photos, photos / "out")
     assert sorted(file.stem for file in (photos / "out").rglob("*.png")) == ["a", "b", "c", "d"]
+
+
+def test_predictions_in_a_folder_that_contains_the_folder_of_images(any_size: RunFolder, photos: Path) -> None:
+    for _ in range(2):
+        predict(any_size, photos, photos.parent)
+    assert all((photos.parent / f"{name}.png").is_file() for name in SIZES)
 
 
 def test_archive_for_vocs_server(
