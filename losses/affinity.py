@@ -150,6 +150,10 @@ class AdaptiveAffinityFieldLoss(_DecayingAffinityLoss):
         return super()._batch_terms(preds, target)
 
     def _class_weights(self) -> tuple[Tensor, Tensor]:
-        # same values, negated gradient
-        edge, same = ((2 * logits.detach() - logits).softmax(1) for logits in (self.edge_logits, self.same_logits))
-        return edge, same
+        return self._softmax(self.edge_logits), self._softmax(self.same_logits)
+
+    @staticmethod
+    def _softmax(logits: Tensor) -> Tensor:
+        # in half precision, the weights of a class would not add up to 1
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (2 * logits.detach() - logits).softmax(1)  # same values, negated gradient

@@ -382,6 +382,15 @@ def test_progress_keeps_its_digits_in_a_module_of_half_precision() -> None:
     assert loss.progress == 0.999
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_learned_weights_of_half_precision_are_computed_in_full(batch: Batch, dtype: torch.dtype) -> None:
+    """A precision of `bf16-true` converts the parameters; those of zero, all weights a third, lose nothing by it."""
+    logits, labels = batch(height=40, width=50)
+    loss = build_loss("adaptive_affinity", num_classes=3, stride=2)
+    expected = loss(logits, labels)
+    torch.testing.assert_close(loss.to(dtype)(logits, labels), expected, rtol=1e-6, atol=0)
+
+
 def test_multi_hot_of_a_class_that_is_ruled_out_is_the_same_as_labels() -> None:
     logits = torch.tensor([0.0, -torch.inf]).view(1, 2, 1, 1)
     multi_hot = torch.tensor([1, 0]).view(1, 2, 1, 1)
