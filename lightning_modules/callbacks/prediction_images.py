@@ -183,11 +183,12 @@ def _sample(batch: Any, index: int) -> Sample:
 
 def _with_prediction(sample: Sample, trainer: Trainer, module: SegmentationModule) -> tuple[Image, Mask, Mask]:
     """Return image, target and prediction as arrays; predicted in the trainer's precision, in evaluation mode."""
-    was_training = module.training
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         preds = module.infer(sample["image"][None].to(module.device)).argmax(dim=1)[0]
-    module.train(was_training)
+    for part, mode in modes.items():  # module.train() would also change parts that are frozen in evaluation mode
+        part.training = mode
     image = sample["image"].float()  # NumPy has no bfloat16
     mean, std = _data_attribute(trainer, "mean"), _data_attribute(trainer, "std")
     if mean is None or std is None:

@@ -65,6 +65,15 @@ def test_more_times_than_validations(data: Any, tiny_module: Make, trainer: Make
     assert [call["step"] for call in logger.images] == [2, 4]  # and the end once
 
 
+def test_a_drawing_after_the_last_step_leaves_frozen_parts_frozen(data: Any, tiny_module: Make, trainer: Make) -> None:
+    logger, module = ImageLogger(), tiny_module()
+    module.network.encoder.eval()
+    trainer(max_epochs=2, max_steps=3, logger=logger, callbacks=[PredictionImages(times=1)]).fit(module, data)
+    assert [call["step"] for call in logger.images] == [3]  # in training mode; the only validation is at step 2
+    assert module.network.training
+    assert not any(part.training for part in module.network.encoder.modules())
+
+
 def test_without_validation_test_is_drawn(data: Any, tiny_module: Make, trainer: Make, tmp_path: Path) -> None:
     run = trainer(callbacks=[PredictionImages()], limit_val_batches=0)
     run.fit(tiny_module(), data)
