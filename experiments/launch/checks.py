@@ -72,9 +72,9 @@ def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str]
     errors = _errors(runs, lambda run: [run.config["data"], _processes(run)], _check_data)
     sizes: dict[str, int] = {}
     for group in _groups(runs, _network_of):
-        found, size = _check_networks(group)
+        found, weights, buffers = _check_networks(group)
         errors += found
-        sizes |= dict.fromkeys((run.spec.name for run in group), size)
+        sizes |= {run.spec.name: weights * _values_per_weight(run) + buffers for run in group}
     errors += _errors(fresh, lambda run: list(map(_arguments(run).get, ("encoder", "encoder_weights"))), _check_weights)
     errors += _errors(runs, lambda run: run.spec.evaluations, lambda run: [*map(parse_inferer, run.spec.evaluations)])
     first_runs: dict[str, Run] = {}
@@ -142,12 +142,12 @@ def _check_data(run: Run) -> None:
         data.setup(stage)
 
 
-def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
-    """Errors of runs with one network and of their losses, and the bytes of a checkpoint."""
+def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int, int]:
+    """Errors of runs with one network and of their losses, and the bytes of its weights and of its buffers."""
     try:
         module = _build_without_weights(runs[0].config)
     except (UserError, ValueError) as error:
-        return [(runs[0], str(error))], 0
+        return [(runs[0], str(error))], 0, 0
     errors: list[tuple[Run, str]] = []
     if isinstance(module, SegmentationModule):
         errors = _errors(
@@ -155,7 +155,12 @@ def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int]:
         )
     weights = sum(value.numel() * value.element_size() for value in module.parameters())
     buffers = sum(value.numel() * value.element_size() for value in module.buffers())
-    return errors, 2 * weights + buffers  # each weight has a momentum buffer
+    return errors, weights, buffers
+
+
+def _values_per_weight(run: Run) -> int:
+    """Values in a checkpoint for each weight: itself and SGD's momentum, or the two moments of another optimizer."""
+    return 2 if _arguments(run).get("optimizer") is None else 3
 
 
 def _build_without_weights(config: Mapping[str, Any]) -> LightningModule:

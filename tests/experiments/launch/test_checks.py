@@ -100,9 +100,12 @@ def test_too_little_space_is_told_with_numbers(place: Path, monkeypatch: pytest.
     assert f"about {expected:.1f} GB" in str(told.value)
 
 
-def test_the_plan_says_how_many_bytes_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dry_run(place, overrides=RESNET18)
-    expected = 4 * (4 * 2 * 12.33e6 * 4 + 50e6) / 1e9
+@pytest.mark.parametrize(("optimizer", "values"), [(None, 2), ("AdamW", 3)])  # its checkpoints have two moments
+def test_the_plan_says_how_many_bytes_it_takes(
+    place: Path, capsys: pytest.CaptureFixture[str], optimizer: str | None, values: int
+) -> None:
+    dry_run(place, overrides={**RESNET18, "model.optimizer": optimizer})
+    expected = 4 * (4 * values * 12.33e6 * 4 + 50e6) / 1e9
     assert f"4 of 4 runs to do, which take up to {expected:.1f} GB of " in capsys.readouterr().out
 
 
