@@ -79,19 +79,22 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         options: from `read_options`.
 
     Raises:
-        UserError: for an option that is given twice or set by the launcher itself, or an invalid time limit or number
-            of nodes.
+        UserError: for an option that is given twice or set by the launcher itself, an invalid time limit or number of
+            nodes, or a warning that is not before the limit.
     """
     sbatch, shared = _read_sbatch(options)
     requested = {**options, **shared}
     gpus = 1 if requested["gpus"] is None else requested["gpus"]
     minutes = read_time_limit(str(requested["time"] or DEFAULT_TIME))
+    warning = requested["time_warning"] or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6))
+    if warning >= minutes * 60:  # SLURM would warn the run as soon as it begins
+        raise UserError(f"--time-warning {warning}: expected fewer seconds than the limit has, {minutes * 60}")
     parameters = {
         "nodes": int(requested["nodes"] or 1),
         "ntasks_per_node": max(1, gpus),
         "gpus_per_node": gpus if gpus and sbatch.keys().isdisjoint(GPU_OPTIONS) else None,
         "time": minutes,
-        "signal_delay_s": requested["time_warning"] or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6)),
+        "signal_delay_s": warning,
         "partition": requested["partition"],
         "cpus_per_task": requested["cpus"],
         "mem": requested["mem"],

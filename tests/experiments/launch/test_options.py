@@ -71,6 +71,8 @@ def test_what_sbatch_is_asked_for() -> None:
     assert "requeue" not in asked(sbatch=["no-requeue"])["additional_parameters"]
     assert asked(time="1")["signal_delay_s"] == 15
     assert asked(time_warning=600)["signal_delay_s"] == 600
+    with pytest.raises(UserError, match="--time-warning 600: expected fewer seconds than the limit has, 600"):
+        asked(time="10", time_warning=600)
 
 
 def test_a_file_for_a_cluster_whose_options_the_command_line_wins_over(tmp_path: Path) -> None:
