@@ -12,6 +12,7 @@ from beyondpixel.experiments.compare.frame import read_runs
 from beyondpixel.experiments.compare.report import write_report
 from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.publish import publish
 
 MakeRun = Callable[..., Any]
 CONFIG = {
@@ -199,3 +200,12 @@ def test_seeds_of_one_row_with_several_learning_rates(
         make_run(tmp_path, row, seed, 0.5, config=config, axes={"lr": lr, "optimizer": optimizer and "adamw"})
     name = "model.lr" if optimizer is None else "model.optimizer.lr"
     assert listed(tmp_path) == {"ce": (), "rmi": (f"{name} 0.1 and 0.2 instead of 0.1",)}
+
+
+def test_a_seed_that_was_trained_in_two_folders(tmp_path: Path, make_run: MakeRun) -> None:
+    for folder, row, seed in (("a", "ce", 1), ("a", "ce", 2), ("a", "rmi", 1), ("b", "rmi", 1)):
+        make_run(tmp_path / folder, row, seed, 0.5)
+    assert listed(tmp_path) == {"ce": (), "rmi": ("seed 1 in 2 runs of the row",)}
+    with pytest.raises(UserError, match="t/rmi: seed 1 in 2 runs of the row"):
+        publish([tmp_path], results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
