@@ -14,6 +14,7 @@ The folder depends on the spec and the seed alone, so a rerun and a resume find 
         evaluations/      one folder per additional test of the trained model, such as crf-5
         checkpoints/      last.ckpt, best.ckpt
         images/           predictions on a few fixed images; test.zip contains some as single files
+        skipped_files.txt training files that `on_error: skip` left out, if any
         log.txt           output of a launched run
         lock              held while the run is active
         wandb/            W&B's own files
@@ -239,7 +240,7 @@ class RunFolder:
         for pattern in (
             *("config.yaml", "run.json", "changes.diff", "state.json", "metrics.jsonl", "summary.json", "log.txt"),
             *("confusion.npz", "*_images.npz", "checkpoints/*.ckpt", "checkpoints/.*.part"),
-            *("images/*.png", "images/test.zip"),
+            *("images/*.png", "images/test.zip", "skipped_files.txt"),
         ):
             for file in self.path.glob(pattern):
                 file.unlink()

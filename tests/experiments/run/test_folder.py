@@ -92,13 +92,15 @@ def test_an_unfinished_run_of_another_config_is_not_mixed_up(tmp_path: Path) -> 
 def test_a_finished_run_is_kept_unless_overwritten(tmp_path: Path, status: Status) -> None:
     run = unfinished(tmp_path)
     run.update_state(status=status)
-    mine = tmp_path / "my_notes.txt"
+    mine, skipped = tmp_path / "my_notes.txt", tmp_path / "skipped_files.txt"
     mine.write_text("not the run's")
+    skipped.write_text("masks/train/a.png: is not an image\n")  # which may be repaired before the next run
     with pytest.raises(UserError, match="holds a finished run, which is kept; add --overwrite"):
         checkpoint_to_resume(run, CONFIG)
     run.clear()
     assert run.state == {"status": "new"}
     assert not run.last_checkpoint.exists()
+    assert not skipped.exists()
     assert mine.exists()
 
 
