@@ -116,6 +116,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"{path}: has more than about 178 million pixels, Pillow's limit; cut image and mask into tiles"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, such as a missing permission
+            raise BadFileError(f"{path}: cannot be read ({error.strerror})") from error
         # Pillow reports damage by any of these: OSError in JPEG data, SyntaxError in PNG chunks
         raise BadFileError(f"{path}: is damaged ({error})") from error
 

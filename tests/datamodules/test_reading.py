@@ -1,5 +1,6 @@
 """What image files are read as, and which are refused; JPEGs are decoded by another library, to the same pixels."""
 
+import errno
 import itertools
 import random
 import struct
@@ -166,6 +167,18 @@ def test_masks_in_lossy_formats_are_refused(tmp_path: Path, name: str, options: 
         read_mask(file, table)
     Image.fromarray(mask).save(tmp_path / "lossless.tif", compression="tiff_lzw")
     np.testing.assert_array_equal(read_mask(tmp_path / "lossless.tif", table), mask)
+
+
+def test_an_error_of_the_system_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "photo.png"
+    photo(8, 9).save(file)
+
+    def refuse(path: Path) -> Image.Image:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(BadFileError, match=r"photo.png: cannot be read \(Permission denied\)$"):
+        read_image(file)
 
 
 def write_png(file: Path, rows: list[list[int]], *, bits: int, palette: bytes = b"") -> None:
