@@ -21,7 +21,7 @@ class MergedConfig:
 
     Mappings are merged and everything else is replaced, as with several `--config` files of LightningCLI. In addition,
     where a mapping's `class_path` or `name` changes, its other keys are dropped, since they are arguments of another
-    class.
+    class. Arguments can be added to a loss that is given by its name alone.
 
     Attributes:
         values: the merged config.
@@ -67,13 +67,20 @@ class MergedConfig:
             keys = (*above, str(key))
             if isinstance(value, Mapping):
                 if not isinstance(here.get(key), dict):
-                    self._forget(keys)
-                    here[key] = {}
+                    self._make_mapping(here, key, keys)
                 self._add(here[key], value, keys, source)
             else:
                 self._forget(keys)
                 here[key] = copy.deepcopy(value)
                 self.sources[keys] = source
+
+    def _make_mapping(self, here: dict[str, Any], key: str, keys: Keys) -> None:
+        """Replace a value by a mapping: empty, or the name of a loss that is given by its name alone."""
+        former, source = here.get(key), self.sources.get(keys, "")
+        self._forget(keys)
+        here[key] = {}
+        if key == "loss" and isinstance(former, str):
+            self._add(here[key], {"name": former}, keys, source)
 
     def _forget(self, keys: Keys) -> None:
         for path in [path for path in self.sources if path[: len(keys)] == keys]:

@@ -13,6 +13,7 @@ from beyondpixel.experiments import spec
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.grid import expand_grid
 from beyondpixel.experiments.merge import MergedConfig
+from beyondpixel.experiments.resolve import resolve
 from beyondpixel.experiments.spec import RunSpec, SpecError, load_specs, parse_overrides
 from beyondpixel.experiments.yaml_files import read_value
 
@@ -51,6 +52,7 @@ def test_later_sources_win() -> None:
     }
     assert merged({"a": {"x": 1}}, {"a": {}}) == {"a": {"x": 1}}
     assert merged({"loss": "ce"}, {"loss": {"name": "rmi"}}) == {"loss": {"name": "rmi"}}
+    assert merged({"loss": "rmi"}, {"loss": {"region_size": 5}}) == {"loss": {"name": "rmi", "region_size": 5}}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,17 @@ def test_another_class_or_loss_drops_the_arguments_of_the_first(
     assert config.values["model"]["init_args"] == result
     region = ("model", "init_args", "loss", "region_size")
     assert region not in config.sources
+
+
+def test_arguments_of_a_loss_that_is_given_by_name() -> None:
+    """`launch demo/ce --model.loss rmi --model.loss.region_size 5`; each value keeps its source."""
+    words = ["--model.loss", "rmi", "--model.loss.region_size", "5"]
+    (found,) = load_specs(["demo/ce"], parse_overrides(words)[0])
+    loss = resolve(found)["model"]["init_args"]["loss"]
+    assert (loss["name"], loss["region_size"], loss["pooling"]) == ("rmi", 5, "avg")
+    (found,) = load_specs(["demo/bce"], parse_overrides(["--model.loss.backend", "eager"])[0])
+    name = ("model", "init_args", "loss", "name")
+    assert (found.merged.sources[name], found.merged.sources[(*name[:-1], "backend")]) == ("row", "command line")
 
 
 @pytest.mark.parametrize(
