@@ -68,8 +68,9 @@ def fit(arguments: Sequence[str]) -> None:
                 )
         with full_disk_as_user_error(folder.path):
             train(folder, resolved, resume=resume, overwrite=options.overwrite, test=False)
-    checkpoint = shlex.quote(str(folder.last_checkpoint))
-    print(f"Run folder: {folder.path}\nTest it with: beyondpixel test --ckpt_path {checkpoint}")
+    print(f"Run folder: {folder.path}")
+    if folder.last_checkpoint.exists():  # not with fast_dev_run
+        print(f"Test it with: beyondpixel test --ckpt_path {shlex.quote(str(folder.last_checkpoint))}")
 
 
 def score(arguments: Sequence[str]) -> None:

@@ -125,8 +125,9 @@ class RunRecorder(Callback):
                 self.folder.update_state(status=status, step=trainer.global_step, error=error)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the state to trained, but not yet tested."""
+        """Set the state to trained, but not yet tested; with fast_dev_run to new, since there is no checkpoint."""
         if trainer.is_global_zero:
             if self._metrics_size is not None:  # already trained, but killed during its test, which logs again
                 self.folder.cut_metrics(self._metrics_size)
-            self.folder.update_state(status=Status.TRAINED, step=trainer.global_step)
+            status = Status.NEW if trainer.fast_dev_run else Status.TRAINED  # type: ignore[attr-defined]
+            self.folder.update_state(status=status, step=trainer.global_step)

@@ -363,6 +363,21 @@ def test_a_run_that_went_on_from_another_is_resumed_by_the_same_command(
     assert stopped.last_checkpoint.exists()
 
 
+def test_a_trial_of_one_step_leaves_the_folder_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    small = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2", "--data.image_size=[48, 64]"]
+    quick = ["--data.batch_size=2", "--trainer.accelerator=cpu", "--model.warmup_iters=0", "--data.num_workers=0"]
+    run = RunFolder(tmp_path / "run")
+    words = ["fit", *small, *quick, "--model.encoder=tu-test_resnet", f"--trainer.default_root_dir={run.path}"]
+    main([*words, "--trainer.fast_dev_run=true"])
+    assert "Test it with" not in capsys.readouterr().out
+    main([*words, "--trainer.max_steps=2"])
+    assert "Test it with: beyondpixel test --ckpt_path" in capsys.readouterr().out
+    assert (run.status, run.state["step"], run.last_checkpoint.is_file()) == ("trained", 2, True)
+
+
 def test_what_cannot_be_trained_is_said_before_an_earlier_run_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
