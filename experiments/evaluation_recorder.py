@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.trainer.states import TrainerFn
 
 from beyondpixel.experiments.bootstrap import mean_interval, resampled_scores
 from beyondpixel.experiments.image_counts import ImageCounts
@@ -14,8 +13,8 @@ from beyondpixel.experiments.inference.inferers import Chain
 from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.lightning_modules import SegmentationModule
 
-# the first part of the names of the scores that an evaluation logs
-STAGES: dict[TrainerFn | None, str] = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}
+# the images of a command or of Lightning's `TrainerFn`, which are the first part of the names of its scores
+STAGES: dict[str | None, str] = {"validate": "val", "test": "test"}
 
 
 class EvaluationRecorder(Callback):

@@ -19,6 +19,7 @@ from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.build import make_parser
 from beyondpixel.experiments.disk_space import full_disk_as_user_error
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.evaluation_recorder import STAGES
 from beyondpixel.experiments.inference.checkpoints import find_checkpoint, read_checkpoint
 from beyondpixel.experiments.inference.inferers import EXPECTED
 from beyondpixel.experiments.launch.lock import RunLock
@@ -31,8 +32,6 @@ from beyondpixel.experiments.spec import parse_overrides
 from beyondpixel.experiments.yaml_files import read_value, read_yaml
 
 DEFAULT_FOLDER = "outputs/fit"
-# the images of a stage, and the first part of the names of its scores
-EVALUATED = {"validate": "val", "test": "test"}
 DEFAULTS = {
     "seed_everything": DEFAULT_SEED,
     "trainer.max_steps": 300,
@@ -91,7 +90,7 @@ def score(arguments: Sequence[str]) -> None:
         words = [f"--config={own_config}", *words]
     resolved, options = read_command_line(name, words)
     folder = evaluate_checkpoint(name, checkpoint, resolved, inferer=options.inferer)
-    print(f"Scored {checkpoint} on the {EVALUATED[name]} images" + (f"; see {folder.path}" if folder else ""))
+    print(f"Scored {checkpoint} on the {STAGES[name]} images" + (f"; see {folder.path}" if folder else ""))
 
 
 def _last_config(given: argparse.Namespace) -> Path | None:

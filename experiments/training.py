@@ -24,12 +24,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.build import Built, build_all
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.experiments.evaluation_recorder import EvaluationRecorder
+from beyondpixel.experiments.evaluation_recorder import STAGES, EvaluationRecorder
 from beyondpixel.experiments.finite_guard import FiniteGuard
 from beyondpixel.experiments.inference.checkpoints import check_fits
 from beyondpixel.experiments.inference.inferers import InfererOptions
 from beyondpixel.experiments.last_checkpoint import LastCheckpoint
-from beyondpixel.experiments.lightning_cli import EVALUATED, quiet_lightning
+from beyondpixel.experiments.lightning_cli import quiet_lightning
 from beyondpixel.experiments.recorder import RunRecorder, identify
 from beyondpixel.experiments.run.folder import RunFolder, replacing
 from beyondpixel.experiments.run.processes import process_rank
@@ -123,7 +123,7 @@ def evaluate(
     with as_user_error(DataError):
         getattr(trainer, stage)(module, datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
     if process_rank() == 0:
-        print(_scores_text(EVALUATED[stage], trainer.callback_metrics))
+        print(_scores_text(STAGES[stage], trainer.callback_metrics))
     return trainer
 
 
