@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -11,7 +11,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
-from beyondpixel.datamodules.datasets.errors import DataError
 from beyondpixel.experiments.allowed_imports import check_imports
 from beyondpixel.experiments.errors import UserError
 
@@ -64,13 +63,26 @@ def build_data(config: Mapping[str, Any]) -> LightningDataModule:
 def _instantiate(parser: LightningArgumentParser, config: Mapping[str, Any], parts: Sequence[str]) -> Namespace:
     check_imports(config)
     try:
-        objects: Namespace = parser.instantiate(parser.parse_object({part: config[part] for part in parts}))
-    except DataError as error:
-        raise UserError(str(error)) from error
-    # FileNotFoundError and ConnectionError are OSErrors
-    except (ArgumentError, ValueError, TypeError, OSError) as error:
-        raise UserError(str(_first_cause(error))) from error
+        parsed = parser.parse_object({part: config[part] for part in parts})
+        objects: Namespace = parser.instantiate(parsed, instantiators=[(_construct, object, True)])
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(str(_constructors_error(error) or error)) from error
     return objects
+
+
+def _construct(of: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Create an object, with the errors of its constructor as UserErrors."""
+    try:
+        return of(*args, **kwargs)
+    except (ValueError, TypeError, OSError) as error:  # FileNotFoundError and ConnectionError are OSErrors
+        raise UserError(str(error)) from error
+
+
+def _constructors_error(error: BaseException | None) -> UserError | None:
+    """The error from `_construct` among the causes of a parser's error, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 @cache
@@ -115,10 +127,3 @@ def put_integers_first(parser: ArgumentParser) -> None:
         types = get_args(getattr(argument, "_typehint", None))
         if get_origin(getattr(argument, "_typehint", None)) in (Union, UnionType) and {int, float} <= set(types):
             argument._typehint = Union[tuple(sorted(types, key=lambda one: one is not int))]  # noqa: UP007
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """The constructor's own exception, which the parser wraps in others."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

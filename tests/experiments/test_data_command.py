@@ -71,6 +71,16 @@ def test_check_lists_all_faults_and_fails(leaves: Path, capsys: pytest.CaptureFi
     assert "is 6x5, but its image 0.png is 6x4 (width x height)" in said
 
 
+def test_a_bad_class_file_is_named_with_an_example(leaves: Path) -> None:
+    """Its error is raised from another one, and the parser wraps it in a third."""
+    (leaves / "classes.yaml").write_text("masks: index\nclasses: []\n")
+    message = (
+        r"The class file \S*leaves/classes.yaml cannot be used:\s+has no list of classes\s+.*for example:\s+masks:"
+    )
+    with pytest.raises(SystemExit, match=message):
+        main(["data", "check", "folder", "--root", str(leaves)])
+
+
 def test_mean_and_std_go_into_the_class_file_as_they_are_printed(
     leaves: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
