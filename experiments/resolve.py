@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.accelerators import AcceleratorRegistry
+from pytorch_lightning.strategies import StrategyRegistry
 
 import beyondpixel.datamodules
 import beyondpixel.lightning_modules
@@ -107,6 +109,11 @@ def _invalid_values(values: Mapping[str, Any]) -> Errors:
         errors.append((("model", "init_args", "warmup_iters"), text))
     if isinstance(seed, bool) or (isinstance(seed, int) and not 0 <= seed <= MAX_SEED):
         errors.append((("seed_everything",), f"expected an integer from 0 to {MAX_SEED}, got {seed!r}"))
+    return [*errors, *_invalid_trainer_values(trainer)]
+
+
+def _invalid_trainer_values(trainer: Mapping[str, Any]) -> Errors:
+    errors: Errors = []
     for key in ("limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch"):
         value = trainer.get(key)
         if isinstance(value, int | float) and value <= 0:
@@ -117,6 +124,13 @@ def _invalid_values(values: Mapping[str, Any]) -> Errors:
                 f"expected {not wrong}, got {wrong}: a run writes checkpoints and metrics to its folder; leave it out"
             )
             errors.append((("trainer", key), text))
+    for key, names in (
+        ("strategy", StrategyRegistry.available_strategies()),
+        ("accelerator", ["gpu", *AcceleratorRegistry.available_accelerators()]),
+    ):
+        value, known = trainer.get(key), ["auto", *names]
+        if isinstance(value, str) and value not in known:
+            errors.append((("trainer", key), f"expected a name, got {value!r}; {suggestion(value, known)}"))
     return errors
 
 

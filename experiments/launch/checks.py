@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningModule, Trainer
 
 from beyondpixel.datamodules.options import batch_size_of_process
 from beyondpixel.experiments.build import build_all, build_data
@@ -30,6 +33,8 @@ BYTES_BESIDE_CHECKPOINTS = 50 * 10**6
 CHECKPOINTS = 4
 # arguments that do not change the network: runs that differ in these alone need only one to be built
 TRAINING_ARGUMENTS = frozenset(inspect.signature(SegmentationModule.__init__).parameters)
+# arguments of the trainer that need the machine of the run, or objects
+UNCHECKED_ARGUMENTS = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "callbacks", "logger")
 
 
 def check_output(output: Path) -> list[str]:
@@ -57,7 +62,7 @@ def check_devices(runs: Sequence[Run], gpus: int | None) -> list[str]:
 
 
 def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str], dict[str, int]]:
-    """Check the data of each row, and build its network and its loss, each distinct one once.
+    """Check the data of each row, and build its network, its loss and a trainer, each distinct one once.
 
     Networks are built on the meta device, without memory for their weights. Pretrained weights are downloaded now,
     because the node that launches has a network connection and compute nodes may have none.
@@ -70,6 +75,7 @@ def check_parts(runs: Sequence[Run], *, fresh: Sequence[Run]) -> tuple[list[str]
         Errors, one sentence for each distinct one, and the bytes of a checkpoint, by the row's name.
     """
     errors = _errors(runs, lambda run: [run.config["data"], _processes(run)], _check_data)
+    errors += _errors(runs, _trainer_of, _check_trainer)
     sizes: dict[str, int] = {}
     for group in _groups(runs, _network_of):
         found, weights, buffers = _check_networks(group)
@@ -140,6 +146,22 @@ def _check_data(run: Run) -> None:
         batch_size_of_process(batch_size, processes)
     for stage in ("fit", "test"):
         data.setup(stage)
+
+
+def _trainer_of(run: Run) -> dict[str, Any]:
+    arguments = {key: value for key, value in run.config["trainer"].items() if key not in UNCHECKED_ARGUMENTS}
+    return {**arguments, "default_root_dir": None, "profiler": None}
+
+
+def _check_trainer(run: Run) -> None:
+    messages = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    messages.disabled = True  # such as whether this machine has GPUs
+    try:
+        Trainer(**_trainer_of(run), accelerator="cpu", logger=False, plugins=[LightningEnvironment()])
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+    finally:
+        messages.disabled = False
 
 
 def _check_networks(runs: Sequence[Run]) -> tuple[list[tuple[Run, str]], int, int]:

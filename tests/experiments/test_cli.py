@@ -388,8 +388,8 @@ def test_what_cannot_be_trained_is_said_before_an_earlier_run_is_replaced(
     run = RunFolder(tmp_path / "run")
     main([*common, f"--trainer.default_root_dir={run.path}"])
     before = {file: file.read_bytes() for file in run.path.rglob("*.*")}
-    with pytest.raises(SystemExit, match="^beyondpixel: trainer: You selected an invalid strategy name"):
-        main([*common, f"--trainer.default_root_dir={run.path}", "--overwrite", "--trainer.strategy=foo"])
+    with pytest.raises(SystemExit, match=r"^beyondpixel: trainer: .* 1\.5 for val_check_interval"):
+        main([*common, f"--trainer.default_root_dir={run.path}", "--overwrite", "--trainer.val_check_interval=1.5"])
     assert {file: file.read_bytes() for file in run.path.rglob("*.*")} == before
 
     checkpoint = torch.load(run.last_checkpoint, weights_only=True)

@@ -125,11 +125,11 @@ def test_an_error_in_the_row(place: Path, line: str, message: str) -> None:
             "trainer.enable_checkpointing: expected True, got False: a run writes",
         ),
         ({"trainer.barebones": True}, "trainer.barebones: expected False, got True: a run writes checkpoints"),
+        ({"trainer.strategy": "fspd"}, "trainer.strategy: expected a name, got 'fspd'; did you mean fsdp"),
+        ({"trainer.accelerator": "cuba"}, "trainer.accelerator: expected a name, got 'cuba'; did you mean cuda"),
     ],
 )
-def test_a_training_without_steps_or_checkpoints_is_an_error(
-    place: Path, overrides: dict[str, object], message: str
-) -> None:
+def test_a_training_that_cannot_start_is_an_error(place: Path, overrides: dict[str, object], message: str) -> None:
     (error,) = errors_of(ROW, place, overrides)
     assert error.startswith(f"command line: {message}")
 
