@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from beyondpixel.datamodules import download
 from beyondpixel.datamodules.datasets.errors import BadFileError, DataError
 from beyondpixel.datamodules.fetching import DownloadError
 from beyondpixel.datamodules.unpacking import ArchiveError
+from beyondpixel.experiments.console import make_console
 from beyondpixel.experiments.errors import UserError, as_user_error
 from beyondpixel.experiments.picture_files import check_ending
 
@@ -76,7 +76,7 @@ def check_data(
 
     data = _build(name, root, overrides or {})
     reports = check(data)
-    console = Console()
+    console = make_console()
     for split in reports:
         console.print(_summary(data.dataset_name, split), soft_wrap=True)  # paths can be copied in one piece
         if split.classes:

@@ -8,11 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from beyondpixel.experiments.axes import loss_label
+from beyondpixel.experiments.console import make_console
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.merge import Keys, leaves
 from beyondpixel.experiments.spec import RUNS, RunSpec, load_specs
@@ -36,7 +36,7 @@ def specs(tables: list[str] = [], *, resolved: bool = False, overrides: Mapping[
             raise UserError(f"--resolved: expected one row, such as {found[0].name}, got {len(found)} rows")
         print(resolved_text(found[0]), end="")
         return
-    console = Console()
+    console = make_console()
     by_table: dict[str, list[RunSpec]] = {}
     for spec in found:
         by_table.setdefault(spec.table, []).append(spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from beyondpixel.experiments.compare.rows import Comparison
 
 Format = Literal["table", "md", "csv", "latex"]
-FILE_WIDTH = 200
 
 
 def compare(
@@ -65,6 +63,7 @@ def compare(
 
     from beyondpixel.experiments.compare.frame import read_runs
     from beyondpixel.experiments.compare.rows import compare_runs
+    from beyondpixel.experiments.console import make_console
 
     comparison = compare_runs(read_runs(folders), metric, baseline=baseline, also=also)
     if strict:
@@ -74,7 +73,7 @@ def compare(
         output.write_text(as_text(comparison, format, per_class=per_class), encoding="utf-8")
         print(f"Table written to {output}")
     else:
-        sys.stdout.write(as_text(comparison, format, per_class=per_class, console=_console()))
+        sys.stdout.write(as_text(comparison, format, per_class=per_class, console=make_console()))
     for file in _save_plots(comparison, plot, trimap):
         print(f"Plot saved as {file}")
     if grid is not None:
@@ -122,6 +121,7 @@ def as_text(
     from rich.console import Console
 
     from beyondpixel.experiments.compare import tables
+    from beyondpixel.experiments.console import FILE_WIDTH
 
     if format == "csv":
         return tables.as_csv(comparison, per_class=per_class)
@@ -133,11 +133,3 @@ def as_text(
     write = tables.as_markdown if format == "md" else tables.as_latex
     shown = [tables.main_table(comparison), *([tables.class_table(comparison)] if per_class else [])]
     return "\n".join(map(write, shown))
-
-
-def _console() -> Console:
-    """Console of standard output; a pipe without COLUMNS has `FILE_WIDTH`."""
-    from rich.console import Console
-
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if has_width else FILE_WIDTH)

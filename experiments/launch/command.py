@@ -91,9 +91,9 @@ def launch(
     if as_wandb_sweep is not None:
         _write_sweep(as_wandb_sweep, specs, options, seeds=seeds, output=output, keep=keep, overrides=changes)
         return
-    from rich.console import Console
+    from beyondpixel.experiments.console import make_console
 
-    console = Console()
+    console = make_console()
     with console.status("Checking the specs ..."):
         # what follows imports torch, which takes seconds
         from beyondpixel.experiments.launch.actions import record_failures
@@ -225,9 +225,11 @@ def _check(work: Plan, output: Path, gpus_per_run: int | None, errors: Sequence[
 
 def _show(plan: Plan, title: str, console: Console) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("run", "seed", "action", "folder", title=title)
+    # in a narrow terminal a cell has several lines, and nothing is cut off
+    columns = [Column(name, overflow="fold") for name in ("run", "seed", "action", "folder")]
+    table = Table(*columns, title=title)
     for run, action in plan:
         table.add_row(run.spec.name, str(run.seed), escape(str(action)), str(run.folder.path))
     console.print(table)

@@ -102,6 +102,22 @@ def test_too_little_space_is_told_with_numbers(place: Path, monkeypatch: pytest.
     assert f"about {expected:.1f} GB" in str(told.value)
 
 
+@pytest.mark.parametrize("columns", [None, 60])
+def test_the_plan_is_not_cut_off(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int | None
+) -> None:
+    """In a pipe each run has one line, in a narrow terminal several; the run's folder is the last column."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(place)
+    launch([str(place / "tiny")], seeds=[1, 2], output=Path("o" * 70), dry_run=True)
+    lines = [line.split("│")[4].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    folders = [f"{'o' * 70}/tiny/{row}/seed{seed}" for row in ("ce", "rmi") for seed in (1, 2)]
+    assert "".join(lines) == "".join(folders)
+    assert (len(lines) == len(folders)) == (columns is None)
+
+
 @pytest.mark.parametrize(("optimizer", "values"), [(None, 2), ("AdamW", 3)])  # its checkpoints have two moments
 def test_the_plan_says_how_many_bytes_it_takes(
     place: Path, capsys: pytest.CaptureFixture[str], optimizer: str | None, values: int
