@@ -68,6 +68,7 @@ def test_the_first_process_alone_clears_a_folder(
     run.config = {"seed_everything": 1}
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(training, "build_all", lambda config: None)
+    monkeypatch.setattr(training, "_make_trainer", lambda built, **arguments: None)
     monkeypatch.setattr(training, "identify", arrive)
     with pytest.raises(Stopped):
         training.train(run, {"seed_everything": 1}, resume=None, overwrite=True)
