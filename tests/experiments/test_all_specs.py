@@ -116,7 +116,7 @@ def test_what_is_given_is_what_is_resolved(spec: RunSpec) -> None:
 def test_resolved_stored_and_built_are_the_same(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instantiated = []
 
-    def instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
+    def instantiate(parser: LightningArgumentParser, config: Namespace, **_: Any) -> Namespace:
         instantiated.append(yaml.safe_load(parser.dump(config, skip_validation=True, skip_unset=False)))
         return Namespace(model=None, data=None, trainer={})
 
