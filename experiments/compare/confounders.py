@@ -125,8 +125,11 @@ def confounders(runs: Lines, baseline: Lines) -> list[str]:
     """
     found = ["uncommitted changes in the code"] if any(is_uncommitted(run["commit"]) for run in runs) else []
     differences = _unexplained(runs, baseline) if runs and baseline else {}
-    mixed = {name: values for name, values in _values(runs).items() if len(values) > 1 and name not in differences}
-    found += [f"{name} {_listed(values)} within the row" for name, values in mixed.items()]
+    found += [
+        f"{name} {_listed(values)} within the row"
+        for name, values in _values(runs).items()
+        if len(values) > 1 and name not in differences
+    ]
     seeds = Counter(run["seed"] for run in runs)  # the same training again would pass for another seed's
     found += [f"seed {seed} in {number} runs of the row" for seed, number in seeds.items() if number > 1]
     return found + [_difference(name, *change) for name, change in differences.items()]

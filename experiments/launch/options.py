@@ -86,15 +86,12 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     requested = {**options, **shared}
     gpus = 1 if requested["gpus"] is None else requested["gpus"]
     minutes = read_time_limit(str(requested["time"] or DEFAULT_TIME))
-    warning = requested["time_warning"] or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6))
-    if warning >= minutes * 60:  # SLURM would warn the run as soon as it begins
-        raise UserError(f"--time-warning {warning}: expected fewer seconds than the limit has, {minutes * 60}")
     parameters = {
         "nodes": int(requested["nodes"] or 1),
         "ntasks_per_node": max(1, gpus),
         "gpus_per_node": gpus if gpus and sbatch.keys().isdisjoint(GPU_OPTIONS) else None,
         "time": minutes,
-        "signal_delay_s": warning,
+        "signal_delay_s": _seconds_of_warning(requested["time_warning"], minutes),
         "partition": requested["partition"],
         "cpus_per_task": requested["cpus"],
         "mem": requested["mem"],
@@ -104,6 +101,13 @@ def submission_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         "additional_parameters": sbatch if "no-requeue" in sbatch else {"requeue": True, **sbatch},
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _seconds_of_warning(given: int | None, minutes: int) -> int:
+    seconds = given or min(MAX_WARNING_S, max(MIN_WARNING_S, minutes * 6))
+    if seconds >= minutes * 60:  # SLURM would warn the run as soon as it begins
+        raise UserError(f"--time-warning {seconds}: expected fewer seconds than the limit has, {minutes * 60}")
+    return seconds
 
 
 def _read_sbatch(options: Mapping[str, Any]) -> tuple[dict[str, str | bool], dict[str, str | bool]]:
