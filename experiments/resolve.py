@@ -185,7 +185,8 @@ def _complete_loss(loss: Any, above: Keys, errors: Errors) -> Any:
     arguments = dict(settings)
     name = arguments.pop("name", None)
     if not isinstance(name, str) or name not in LOSSES:
-        got = f"no name beside {', '.join(map(str, arguments))}" if name is None else repr(name)
+        beside = f" beside {', '.join(map(str, arguments))}" if arguments else ""
+        got = f"no name{beside}" if name is None else repr(name)
         keys = above if isinstance(loss, str) or name is None else (*above, "name")
         errors.append((keys, f"expected the name of a loss, got {got}; {suggestion(str(name), LOSSES)}"))
         return loss

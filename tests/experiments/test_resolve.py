@@ -134,6 +134,15 @@ def test_a_training_that_cannot_start_is_an_error(place: Path, overrides: dict[s
     assert error.startswith(f"command line: {message}")
 
 
+@pytest.mark.parametrize(
+    ("loss", "got"), [({}, "got no name; expected one of"), ({"region_size": 5}, "got no name beside region_size; exp")]
+)
+def test_a_loss_without_a_name_is_an_error(loss: dict[str, int], got: str) -> None:
+    _, errors = complete({"model": {"init_args": {"loss": loss}}})
+    assert [keys for keys, _ in errors] == [("model", "init_args", "loss")]
+    assert got in errors[0][1]
+
+
 @pytest.mark.parametrize("seed", [-1, True])
 def test_a_seed_out_of_range_is_an_error(seed: int) -> None:
     _, errors = complete({"seed_everything": seed})
