@@ -34,7 +34,9 @@ class Queue:
 
     def living(self, number: str | None) -> str | None:
         """Description of the pending or running job with this number, such as `12_3` for an array element."""
-        state, reason = self._jobs.get(number or "", ("", ""))
+        if number is None:  # on this machine: a local launch does not wait for SLURM
+            return None
+        state, reason = self._jobs.get(number, ("", ""))
         if not state or state in ENDED:
             return None
         text = f"SLURM job {number}"

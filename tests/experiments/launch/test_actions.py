@@ -193,6 +193,23 @@ def fake_programs(folder: Path, **answers: str) -> str:
     return f"{folder}:/usr/bin:/bin"
 
 
+def test_slurm_is_asked_about_its_jobs_alone_and_once(
+    runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local launch on a machine with SLURM does not wait for a controller that does not answer."""
+    monkeypatch.setenv("PATH", fake_programs(place / "bin", squeue=""))
+    asked = place / "asked"
+    (place / "bin" / "squeue").write_text(f"#!/bin/sh\necho asked >> {asked}\n")
+    new, stopped, *queued = runs_of(1, 2, 3, 4)
+    leave_behind(stopped, status="stopped")
+    choose_actions([new, stopped])
+    assert not asked.exists()
+    for run in queued:
+        leave_behind(run, status="queued", job=f"7_{run.seed}")
+    choose_actions([new, stopped, *queued])
+    assert asked.read_text() == "asked\n"
+
+
 def test_jobs_that_died_are_called_failed_and_held_ones_are_named(
     runs_of: Callable[..., list[Run]], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
