@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ DEFAULTS = {
     "trainer.default_root_dir": DEFAULT_FOLDER,
     "trainer.log_every_n_steps": 10,
 }
+LOSS_OPTION = re.compile(r"--model\.(init_args\.)?loss(=|\.|$)")
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -181,5 +184,21 @@ def _merge_config_files(words: Sequence[str]) -> tuple[MergedConfig, list[str]]:
     for part in DEFAULT_CLASSES:
         if getattr(given, part) is not None:
             merged.set(f"{part}.class_path", getattr(given, part), source="command line")
+    of_loss, rest = _split_loss_options(rest)
+    for key, value in parse_overrides(of_loss)[0].items():
+        merged.set(key, value, source="command line")
     checkpoint = [] if given.ckpt_path is None else [f"--ckpt_path={given.ckpt_path}"]
     return merged, [*checkpoint, *rest]
+
+
+def _split_loss_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the loss's options, since LightningCLI does not add arguments to a loss that is given by name."""
+    of_loss: list[str] = []
+    others: list[str] = []
+    following = iter(words)
+    for word in following:
+        if LOSS_OPTION.match(word):
+            of_loss += [word, *itertools.islice(following, 0 if "=" in word else 1)]
+        else:
+            others.append(word)
+    return of_loss, others

@@ -140,10 +140,23 @@ def test_a_config_file_that_names_two_other_classes(tmp_path: Path, monkeypatch:
     assert config["data"]["init_args"]["image_size"] is None
 
 
-def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = resolved(["--model.loss={name: rmi, region_size: 5}"], monkeypatch)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.loss={name: rmi, region_size: 5}"],
+        ["--model.loss=rmi", "--model.loss.region_size=5"],
+        ["--model.loss", "rmi", "--model.loss.region_size", "5"],
+        ["--model.init_args.loss.name=rmi", "--model.init_args.loss.region_size=5"],
+        ["--config={model: {init_args: {loss: {name: rmi, pooling: max}}}}", "--model.loss.region_size=5"],
+        ["--config={model: {init_args: {loss: {name: ce}}}}", "--model.loss=rmi", "--model.loss.region_size=5"],
+    ],
+)
+def test_a_loss_with_its_arguments(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved([*words, "--model.lr=0.5"], monkeypatch)
     loss = config["model"]["init_args"]["loss"]
     assert (loss["name"], loss["region_size"], loss["downsampling_factor"]) == ("rmi", 5, 4)
+    assert loss["pooling"] == ("max" if "max" in words[0] else "avg")
+    assert config["model"]["init_args"]["lr"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,8 @@ def test_a_loss_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "--model.loss={name: rmi, regon_size: 3}",
             "model.init_args.loss.regon_size: unknown key; did you mean region",
         ),
+        ("--model.loss.region_size=3", "model.init_args.loss: expected the name of a loss, got no name beside region"),
+        ("--model.loss", "--model.loss has no value: expected --model.loss VALUE"),
         ("--model=DeepLabModul", "model.class_path: no class 'DeepLabModul'"),
         ("--config={model: DeepLabModul}", "model.class_path: no class 'DeepLabModul'"),
         ("--modle.lr=3", "unknown argument --modle.lr=3: config keys are given as --data.KEY, --model.KEY"),
