@@ -11,7 +11,7 @@ class CrossEntropyLoss(SegmentationLoss):
     """Softmax cross entropy, the mean over the valid pixels; see `functional.cross_entropy`.
 
     Args:
-        num_classes: C.
+        num_classes: C, at least 2; see `BinaryCrossEntropyLoss` for one.
         with_logits: whether preds are logits (True) or probabilities that sum to 1 over the classes (False).
         ignore_index: label of void pixels.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyondpixel.losses.base import SegmentationLoss, Term
-from beyondpixel.losses.functional.arguments import is_finite
+from beyondpixel.losses.functional.arguments import check_softmax_classes, is_finite
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
 from beyondpixel.losses.functional.target import num_valid, resize_target, without_void_gradient
 
@@ -43,6 +43,7 @@ class PyramidLoss(SegmentationLoss):
             raise ValueError(f"scales: expected numbers above 0 and up to 1, got {scales}")
         parts = {"pixel": len(scales)}
         super().__init__(num_classes, ignore_index=ignore_index, term_names=tuple(parts), parts=parts)
+        check_softmax_classes(num_classes)
         self.scales = scales
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:

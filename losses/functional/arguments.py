@@ -18,6 +18,15 @@ def check_positive_int(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
+def check_softmax_classes(num_classes: int) -> None:
+    """Raise a ValueError for one class: its softmax is always 1, so the loss is 0 and has no gradient."""
+    if num_classes == 1:
+        raise ValueError(
+            "num_classes: expected at least 2 for a softmax, which is 1 for a single class, got 1; use "
+            "BinaryCrossEntropyLoss ('bce'), or 'bce' as pixel_loss"
+        )
+
+
 def check_range(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise a ValueError unless value is a finite number and low <= value <= high."""
     if not (is_finite(value) and low <= value <= high):  # type: ignore[operator]
