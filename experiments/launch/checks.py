@@ -154,6 +154,10 @@ def _trainer_of(run: Run) -> dict[str, Any]:
 
 
 def _check_trainer(run: Run) -> None:
+    if run.config["trainer"].get("fast_dev_run"):
+        raise UserError(
+            "trainer.fast_dev_run: leaves no checkpoint to test and compare; use --dry-run, or `beyondpixel fit`"
+        )
     messages = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     messages.disabled = True  # such as whether this machine has GPUs
     try:

@@ -40,6 +40,7 @@ def write(place: Path, name: str, config: dict[str, Any], **changes: dict[str, A
         ({"model": {"encoder": "resnet19"}}, "unknown encoder 'resnet19'"),
         ({"model": {"encoder_weights": "imagenett"}}, "unknown encoder_weights='imagenett'"),
         ({"trainer": {"max_stepps": 3}}, "max_stepps"),
+        ({"trainer": {"fast_dev_run": True}}, r"trainer.fast_dev_run: leaves no checkpoint .* use --dry-run"),
         ({"trainer": {"val_check_interval": 1.5}}, r"trainer: .*1\.5 for val_check_interval"),
         ({"trainer": {"gradient_clip_algorithm": "max"}}, "trainer: .*gradient_clip_algorithm.*'value', 'norm'"),
         ({"trainer": {"devices": 3}}, r"batch_size 4 is not divisible by 3 processes.*--data.batch_size 3 or 6"),
