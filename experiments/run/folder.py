@@ -285,6 +285,8 @@ def _with_nan(content: dict[str, Any]) -> dict[str, float]:
 def find_runs(*folders: str | Path) -> list[RunFolder]:
     """Find all trained runs at or below some folders, each once, without evaluations, in the natural order of paths.
 
+    Linked folders are searched as well, such as a table on another disk.
+
     Raises:
         UserError: if a folder does not exist, or one below it cannot be read.
 
@@ -298,10 +300,21 @@ def find_runs(*folders: str | Path) -> list[RunFolder]:
         raise UserError(f"no such folder: {', '.join(missing)}; expected one that `beyondpixel launch` wrote to")
     runs: dict[Path, RunFolder] = {}
     for folder in folders:
-        below = (Path(path) for path, _, names in os.walk(folder, onerror=_raise_unreadable) if "run.json" in names)
-        found = sorted((path for path in below if path.parent.name != "evaluations"), key=natural_order)
+        found = sorted((path for path in _run_folders(folder) if path.parent.name != "evaluations"), key=natural_order)
         runs |= {path.resolve(): RunFolder(path) for path in found}
     return list(runs.values())
+
+
+def _run_folders(folder: str | Path) -> Iterator[Path]:
+    visited: set[str] = set()
+    for path, below, names in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
+        real_path = os.path.realpath(path)
+        if real_path in visited:  # through a link, which may lead upwards
+            below.clear()
+        visited.add(real_path)
+        below.sort(key=lambda name: os.path.islink(os.path.join(path, name)))  # noqa: PTH114, PTH118
+        if "run.json" in names:
+            yield Path(path)
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -69,6 +69,17 @@ def test_runs_are_found_below_a_folder_and_counted_as_people_do(tmp_path: Path) 
     assert [run.record["name"] for run in find_runs(tmp_path)] == ["t/a/seed1", "t/a/seed2", "t/a/seed10", "t/b/seed1"]
 
 
+def test_runs_in_linked_folders_are_found_once(tmp_path: Path) -> None:
+    """Tables are often on another disk; a link may also lead upwards, or to a run that is there anyway."""
+    for path in ("here/a/seed1", "disk/b/seed1"):
+        RunFolder(tmp_path / path).record = {"name": path}
+    (tmp_path / "here" / "b").symlink_to(tmp_path / "disk" / "b")
+    (tmp_path / "here" / "a" / "up").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "c").symlink_to(tmp_path / "here" / "a")
+    found = [run.path.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path / "here")]
+    assert sorted(found) == ["here/a/seed1", "here/b/seed1"]
+
+
 def test_a_fresh_folder_starts_from_nothing(tmp_path: Path) -> None:
     assert checkpoint_to_resume(RunFolder(tmp_path), CONFIG) is None
 
