@@ -114,11 +114,10 @@ def difference_interval(baseline: Sequence[Scores], row: Sequence[Scores], *, sa
         >>> difference_interval([resampled_scores(worse)], [resampled_scores(better)])
         (0.25, 0.25)
     """
-    generator = np.random.default_rng([SEED, 1])
     if same_trainings:
-        pairs = zip(row, baseline, strict=True)
-        return percentile_interval(_row_mean([ours - base for ours, base in pairs], generator))
-    return percentile_interval(_row_mean(row, generator) - _row_mean(baseline, generator))
+        return mean_interval([ours - base for ours, base in zip(row, baseline, strict=True)])
+    ours, base = mean_scores([row, baseline])
+    return percentile_interval(ours - base)
 
 
 def _row_mean(runs: Sequence[Scores], generator: np.random.Generator) -> Scores:
