@@ -28,7 +28,7 @@ def axes(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 def test_features() -> None:
-    found = axes("MCIBIModule", context="ppm", slots=2, refinement=False, consistency_from_epoch=1, loss="rmi")
+    found = axes("MCIBIModule", context="ppm", slots=2, refinement=False, consistency_from_epoch=0, loss="rmi")
     assert (found["model"], found["memory"], found["context"], found["loss"]) == (
         "mcibi_pspnet",
         "features",
@@ -55,7 +55,10 @@ def test_statistics() -> None:
     assert applying == {"refinement", "momentum_rule", "memory_momentum", "aggregation"}
 
 
-@pytest.mark.parametrize(("context", "name"), [("none", "fcn"), ("ocr", "ocrnet"), ("upernet", "upernet")])
+@pytest.mark.parametrize(
+    ("context", "name"),
+    [("none", "fcn"), ("ocr", "ocrnet"), ("upernet", "upernet"), ("upernet_aspp", "upernet")],
+)
 def test_without_a_memory_it_is_the_plain_network(context: str, name: str) -> None:
     found = axes("MCIBIModule", memory=None, context=context)
     assert (found["model"], found["memory"], found["context"]) == (name, None, context)
@@ -75,11 +78,36 @@ def test_the_learning_rate_is_that_of_the_optimizer_that_runs() -> None:
 
 
 def test_a_module_may_call_something_else_its_optimizer() -> None:
-    config = {
+    config: dict[str, Any] = {
         "model": {"class_path": "a.Model", "init_args": {"optimizer": "adam", "lr": 0.1}},
         "data": {"class_path": "b"},
     }
     assert axes_of(config)["lr"] == 0.1
+    config["model"]["init_args"] = {"optimizer": {"class_path": "a.Adam"}, "lr": 0.1}  # unused
+    assert axes_of(config)["lr"] is None
+
+
+def test_a_module_of_ones_own_with_a_memory_of_its_own_keeps_its_name() -> None:
+    model = {"class_path": "a.OwnModule", "init_args": {"context": "ppm", "memory": "queue"}}
+    assert axes_of({"model": model, "data": {"class_path": "b"}})["model"] == "own_pspnet"
+
+
+def test_each_part_of_the_config_has_its_axes() -> None:
+    parts: dict[str, dict[str, Any]] = {
+        "model": {"encoder": "resnet50", "output_stride": 8, "atrous_rates": [1, 2, 3], "dropout": 0.3},
+        "data": {"batch_size": 8, "crop_size": 64, "image_size": [48, 96]},
+        "trainer": {"max_steps": 9, "max_epochs": 7, "precision": "bf16-mixed"},
+    }
+    evaluation = {"memory_rows": "exchanged", "tta": "flip", "window": "65 overlap=0.25", "postprocess": "crf:5"}
+    config = {
+        "model": {"class_path": "a.Model", "init_args": parts["model"]},
+        "data": {"class_path": "b.ShapesDataModule", "init_args": parts["data"]},
+        "trainer": parts["trainer"],
+        "seed_everything": 3,
+    }
+    found = {axis: value for axis, value in axes_of(config, evaluation).items() if value is not None}
+    expected = {**parts["model"], **parts["data"], **parts["trainer"], **evaluation}
+    assert found == {"model": "model", "dataset": "shapes", **expected, "seed": 3}
 
 
 @pytest.mark.parametrize(
@@ -114,5 +142,5 @@ def test_every_argument_of_rmi_has_its_axis() -> None:
 
 
 def test_a_sum_of_losses_is_named_by_its_parts() -> None:
-    found = axes("DeepLabModule", loss=[{"name": "ce"}, {"name": "rmi", "weight": 0.5, "region_size": 5}])
-    assert (found["loss"], found["region_size"], found["df"]) == ("ce + 0.5 rmi", 5, 4)
+    found = axes("DeepLabModule", loss=[{"name": "ce"}, {"name": "rmi", "weight": 0.25, "region_size": 5}])
+    assert (found["loss"], found["region_size"], found["df"]) == ("ce + 0.25 rmi", 5, 4)
