@@ -136,8 +136,8 @@ def iou_per_class(intersection: NDArray[np.generic], union: NDArray[np.generic])
     """Intersection over union of summed counts, (..., C) in 0..1; NaN for a class without a union.
 
     Example:
-        >>> iou_per_class(np.array([1, 0, 3]), np.array([2, 0, 4]))
-        array([0.5 ,  nan, 0.75])
+        >>> iou_per_class(np.array([1, 0, 1]), np.array([4, 0, 1]))
+        array([0.25,  nan, 1.  ])
     """
     iou: NDArray[np.float64] = np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union != 0)
     return iou
