@@ -100,7 +100,7 @@ def checked_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_in
         ValueError: if shapes differ, or if a label, or a class predicted where there is one, is out of range.
     """
     for name, labels, remedy in (("preds", preds, "logits.argmax(dim=1)"), ("target", target, "target.long()")):
-        if labels.is_floating_point() or labels.is_complex():
+        if labels.is_floating_point():
             raise TypeError(f"{name} must be integers (N, H, W), got {labels.dtype}; use {remedy}")
     if preds.shape != target.shape:
         raise ValueError(
@@ -134,7 +134,7 @@ def pixels_per_class(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
     """
     images = len(labels)
     offsets = num_classes * torch.arange(images, device=labels.device)[:, None, None]
-    return count_codes(labels.long() + offsets, where, (images, num_classes))
+    return count_codes(labels + offsets, where, (images, num_classes))
 
 
 def count_codes(codes: Tensor, where: Tensor, shape: tuple[int, ...]) -> Tensor:

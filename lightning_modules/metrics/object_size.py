@@ -87,7 +87,7 @@ def _add_image(
     found, true, wrong = counts
     objects, classes, areas = components(target, num_classes)
     parts, part_classes, part_areas = components(preds, num_classes)
-    right = (preds == target) & (objects > 0)
+    right = preds == target
 
     sizes = np.digitize(areas, bounds)
     np.add.at(true, (sizes[1:], classes[1:]), areas[1:])

@@ -90,6 +90,18 @@ def test_an_edge_to_void_is_an_edge_in_both() -> None:
     assert _per_class(metric) == [0, pytest.approx(2 / (2 / 1 + 1 / 1))]
 
 
+def test_by_default_the_tolerance_is_the_papers() -> None:
+    """0.75 % of 500 pixels are 3.75: a boundary 3 pixels off is found, one 4 pixels off is not."""
+    target = torch.zeros(1, 300, 400, dtype=torch.long)
+    target[..., 200:] = 1
+    for shift, score in ((3, 1.0), (4, 0.0)):
+        metric = BoundaryF(2)
+        preds = torch.zeros_like(target)
+        preds[..., 200 + shift :] = 1
+        metric.update(preds, target)
+        assert _per_class(metric) == [score, score]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -61,10 +61,11 @@ def test_equals_numpy_over_the_whole_set() -> None:
 
 
 def test_a_class_that_is_only_predicted_lowers_the_mean() -> None:
-    metric = MeanIoU(3)
+    metric = MeanIoU(3, class_names=["sky", "car", "bus"])
     metric.update(torch.tensor([[[0, 0, 1, 2]]]), torch.tensor([[[0, 0, 1, 1]]]))
+    metric.confusion_matrix().zero_()  # a copy
     values = metric.compute()
-    # IoU 1, 1/2 and 0/1
+    assert [values[f"IoU/{name}"].item() for name in ("sky", "car", "bus")] == [1, 0.5, 0]
     assert values["mIoU"].item() == pytest.approx(0.5)
     assert values["mean_accuracy"].item() == pytest.approx(0.75)
 
@@ -84,14 +85,14 @@ def test_no_counted_pixel_gives_nan() -> None:
 
 def test_an_unknown_label_is_refused() -> None:
     metric = MeanIoU(2)
-    with pytest.raises(ValueError, match=r"labels \[-1, 7\], expected 0..1 or ignore_index=255"):
-        metric.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 7, 255, -1]]]))
+    with pytest.raises(ValueError, match=r"labels \[-1, 2\], expected 0..1 or ignore_index=255"):
+        metric.update(torch.zeros(1, 1, 4, dtype=torch.long), torch.tensor([[[0, 2, 255, -1]]]))
 
 
 def test_an_unknown_prediction_is_refused_where_it_counts() -> None:
     metric, target = MeanIoU(3), torch.tensor([[[0, 1, 255]]])
     metric.update(torch.tensor([[[0, 1, 7]]]), target)
-    for wrong in (5, -1, 255):
+    for wrong in (3, -1, 255):
         with pytest.raises(ValueError, match=rf"preds have the classes \[{wrong}\] where the target is labeled"):
             metric.update(torch.tensor([[[wrong, 1, 0]]]), target)
     assert metric.compute()["mIoU"] == 1
@@ -114,7 +115,11 @@ def test_shapes_must_agree() -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["a"], r"class_names must hold num_classes=2 names, got 1"), (["a", "a"], r"class_names must be distinct")],
+    [
+        (["a"], r"class_names must hold num_classes=2 names, got 1"),
+        (["a", "b", "c"], r"class_names must hold num_classes=2 names, got 3"),
+        (["a", "a"], r"class_names must be distinct"),
+    ],
 )
 def test_names_must_fit(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

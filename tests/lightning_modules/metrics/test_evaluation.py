@@ -126,6 +126,16 @@ def test_counts_of_each_image_are_the_same_for_labels_of_eight_bits(label_maps: 
     assert torch.equal(strips, expected)
 
 
+def test_another_void_label_gives_the_same(label_maps: Make) -> None:
+    preds, target = map(torch.from_numpy, label_maps(0))
+    usual, other = EvaluationMetrics(5, boundaries=True), EvaluationMetrics(5, ignore_index=9, boundaries=True)
+    usual.update(preds, target, ["x", "y"])
+    other.update(preds, target.masked_fill(target == 255, 9), ["x", "y"])
+    torch.testing.assert_close(other.compute(), usual.compute(), rtol=0, atol=0, equal_nan=True)
+    for ours, theirs in zip(other.image_counts() or (), usual.image_counts() or (), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("metric", [MeanIoU, BoundaryF, ObjectSizeIoU])
 def test_labels_that_are_not_integers_are_rejected(metric: Any) -> None:
     """Some of these metrics would round probabilities down to class 0."""

@@ -84,6 +84,22 @@ def test_wrong_pixels_count_for_the_object_that_their_component_covers() -> None
     assert wrong == [3, 6, 0]
 
 
+@pytest.mark.parametrize(("of_large", "size"), [(3, "small"), (4, "medium"), (5, "medium")])
+def test_a_component_belongs_to_the_object_that_it_covers_most_of(of_large: int, size: str) -> None:
+    """It covers all 4 pixels of a small car, 3 to 5 of a large one's 40, and 6 of the road."""
+    target = np.zeros((1, 12, 30), dtype=np.int64)
+    target[0, 2:4, 2:4] = 1
+    target[0, 2:6, 10:20] = 1
+    preds = np.zeros_like(target)
+    preds[0, 2:4, 2:4] = 1
+    preds[0, 2, 4 : 10 + of_large] = 1
+    for step in (1, -1):  # the small one first, and the large one
+        metric = ObjectSizeIoU(2, bounds=(10, 1000))
+        metric.update(*(torch.from_numpy(labels[..., ::step].copy()) for labels in (preds, target)))
+        _, _, wrong = metric.counts[:, :, 1].tolist()
+        assert wrong == ([6, 0, 0] if size == "small" else [0, 6, 0])
+
+
 def test_cocos_bounds() -> None:
     """Squares of 31, 32, 95 and 96 pixels: small below 32², large from 96² on."""
     target = torch.zeros(1, 100, 300, dtype=torch.long)
