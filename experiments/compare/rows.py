@@ -196,11 +196,11 @@ def _resample(line: dict[str, Any], metric: str) -> tuple[frozenset[str], Scores
     name = score.removeprefix("IoU/")
     file = line["run"].images_file(stage)
     has_counts = score == "mIoU" or (score.startswith("IoU/") and name in line["classes"])
-    if not has_counts or math.isnan(line[metric]) or not file.exists():
+    if not has_counts or not file.exists():
         return None
     counts = ImageCounts.load(file)
     index = None if score == "mIoU" else line["classes"].index(name)
     own = counts.mean_iou() if index is None else float(counts.iou_per_class()[index])
-    if not abs(own - line[metric]) <= SCORE_TOLERANCE or not len(counts):  # NaN is rejected, too
+    if not abs(own - line[metric]) <= SCORE_TOLERANCE:  # NaN, such as of no images, is rejected, too
         return None
     return frozenset(counts.id.tolist()), resampled_scores(counts, class_index=index)

@@ -74,6 +74,19 @@ def test_a_damaged_evaluation_leaves_its_training(folder: Path, make_run: Callab
     assert "crf-5" in comparison.damaged[0]
 
 
+def test_an_evaluation_is_no_baseline_even_if_its_training_is_damaged(
+    folder: Path, make_run: Callable[..., Any]
+) -> None:
+    for seed in (1, 2):
+        run = make_run(folder, "ce", seed, 0.5, evaluations={"crf:5": 0.51})
+        run.images_file("test").write_bytes(b"")
+        np.savez(run.confusion_file, matrix=np.eye(3), class_names=["sky", "tree", "car"])
+    rows = compare_runs(read_runs([folder]), "test/mIoU").rows.set_index("row")
+    assert "ce" not in rows.index
+    assert not rows["is_baseline"].any()
+    assert rows["difference"].isna().all()
+
+
 def test_named_once_over_several_tables(folder: Path, make_run: Callable[..., Any]) -> None:
     make_run(folder, "ce", 1, 0.4, table="u")
     (folder / "t" / "rmi" / "seed1" / "summary.json").write_text("")

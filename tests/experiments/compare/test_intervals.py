@@ -79,19 +79,30 @@ def test_evaluations_share_the_seeds_of_their_training(tmp_path: Path, make_run:
     assert interval(compared(tmp_path, row="ce + crf:1")) == pytest.approx((0.005, 0.005))
 
 
-@pytest.mark.parametrize("case", ["file missing", "other images", "another evaluation", "another figure"])
-def test_no_interval(tmp_path: Path, make_run: Callable[..., Any], case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "metric"),
+    [
+        ("file missing", "test/mIoU"),
+        ("other images", "test/mIoU"),
+        ("no images", "test/mIoU"),
+        ("another evaluation", "test/mIoU"),
+        ("another figure", "test/accuracy"),
+        ("no validation images", "val/mIoU"),
+        ("no names of classes", "test/IoU/tree"),
+    ],
+)
+def test_no_interval(tmp_path: Path, make_run: Callable[..., Any], case: str, metric: str) -> None:
     counts = random_counts(1)
-    make_run(tmp_path, "ce", 1, counts.mean_iou(), counts=_arrays(counts), figures={"test/accuracy": 0.5})
+    score = counts.mean_iou()
+    figures = {"test/accuracy": 0.5, "val/mIoU": score, "test/IoU/tree": counts.iou_per_class()[1]}
+    make_run(tmp_path, "ce", 1, score, counts=_arrays(counts), figures=figures)
     ids = [f"x{name}" for name in counts.id] if case == "other images" else None
-    run = make_run(
-        tmp_path, "rmi", 1, counts.mean_iou(), counts=_arrays(counts), ids=ids, figures={"test/accuracy": 0.6}
-    )
+    tested = tuple(array[:0] for array in _arrays(counts)) if case == "no images" else _arrays(counts)
+    run = make_run(tmp_path, "rmi", 1, score, counts=tested, ids=ids, figures=figures)
     if case == "file missing":
         (run.path / "test_images.npz").unlink()
     if case == "another evaluation":
-        run.summary = {"test/mIoU": counts.mean_iou() + 0.001}
-    metric = "test/accuracy" if case == "another figure" else "test/mIoU"
+        run.summary = {"test/mIoU": score + 0.001}
     row = compared(tmp_path, metric)
     assert not math.isnan(row["difference"])
     assert math.isnan(row["difference_low"])
