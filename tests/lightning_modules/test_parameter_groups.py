@@ -12,7 +12,8 @@ def network() -> DeepLab:
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group(network: DeepLab) -> None:
-    groups = parameter_groups(network, head_lr_multiplier=10)
+    groups = parameter_groups(network)
+    assert {group["lr"] for group in groups} == {1}
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(parameter) for parameter in network.parameters()}
@@ -48,8 +49,8 @@ def test_frozen_parameters_are_left_out_and_shared_ones_counted_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
     second.weight = first.weight
     first.bias.requires_grad_(False)
-    (group,) = parameter_groups(nn.Sequential(first, second))
-    assert group["name"] == "network/decay"
+    (group,) = parameter_groups(nn.Sequential(first, second), head_lr_multiplier=10)
+    assert (group["name"], group["lr"]) == ("network/decay", 1)
     assert [id(parameter) for parameter in group["params"]] == [id(first.weight)]
 
 
@@ -61,7 +62,9 @@ def test_layers_that_are_neither_convolution_nor_linear_do_not_decay() -> None:
 
 
 def test_a_loss_with_parameters_trains_at_the_base_rate_without_decay() -> None:
-    network, loss = nn.Conv2d(3, 2, 1), nn.ParameterList([nn.Parameter(torch.zeros(2, 3))])
+    network = nn.ModuleDict({"encoder": nn.Conv2d(3, 4, 1), "head": nn.Conv2d(4, 2, 1)})
+    own = nn.Parameter(torch.zeros(2, 3))
+    loss = nn.ParameterList([own, network["head"].weight])  # which the network trains already
     groups = parameter_groups(network, head_lr_multiplier=10, loss=loss)
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups][-1] == ("loss", 1, 0)
-    assert groups[-1]["params"][0] is loss[0]
+    assert [id(parameter) for parameter in groups[-1]["params"]] == [id(own)]
