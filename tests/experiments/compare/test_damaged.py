@@ -31,7 +31,8 @@ def folder(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
         for seed in (1, 2):
             counts = (np.full((4, 3), hits), np.full((4, 3), hits), target)
             config = {"data": {"init_args": {"root": "/data"}}}
-            run = make_run(tmp_path, row, seed, hits / 10, counts=counts, config=config)
+            evaluations = {"crf:5": 0.61} if (row, seed) == ("rmi", 1) else None  # of a damaged run they are left out, too
+            run = make_run(tmp_path, row, seed, hits / 10, counts=counts, config=config, evaluations=evaluations)
             np.savez(run.confusion_file, matrix=np.eye(3), class_names=["sky", "tree", "car"])
     return tmp_path
 
@@ -39,13 +40,13 @@ def folder(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
 def test_a_copy_of_a_run_counts_once(folder: Path) -> None:
     for run in find_runs(folder):
         run.record = {**run.record, "wandb_id": f"{run.record['row']}{run.record['seed']}"}
-    original = folder / "t" / "bce" / "seed1"
-    shutil.copytree(original, folder / "t" / "bce" / "seed1_copy")
+    original = folder / "t" / "rmi" / "seed1"
+    copy = original.with_name("seed1_copy")
+    shutil.copytree(original, copy)
     runs = read_runs([folder])
-    assert list(runs.frame["row"]).count("bce") == 2
-    assert runs.damaged == [
-        f"{folder / 't' / 'bce' / 'seed1_copy'}: a copy of the run {original}, which would count twice"
-    ]
+    assert runs.frame["row"].tolist().count("rmi") == 2
+    assert runs.frame["row"].tolist().count("rmi + crf:5") == 1
+    assert runs.damaged == [f"{copy}: a copy of the run {original}, which would count twice"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

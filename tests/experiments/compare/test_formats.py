@@ -93,7 +93,8 @@ def test_classes_of_each_table_differ_from_their_own_baseline(folder: Path, make
     assert cells.iloc[0].tolist() == ["sky", "85.00 ± 7.07", "90.00 ± 7.07 (+5.00)", "50.00", "60.00 (+10.00)"]
 
 
-def test_classes_in_every_format(folder: Path) -> None:
+def test_classes_in_every_format(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "late", 1, None)
     rows = compared(folder)
     assert "| sky | 85.00 ± 7.07 | 90.00 ± 7.07 (+5.00) |" in as_text(rows, "md", per_class=True)
     assert r"sky & 85.00 $\pm$ 7.07 &" in as_text(rows, "latex", per_class=True)

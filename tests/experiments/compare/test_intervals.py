@@ -63,6 +63,10 @@ def test_what_was_drawn_is_said(tmp_path: Path, make_run: Callable[..., Any]) ->
     assert "With one seed on a side (rmi) only images are drawn on that side: the interval speaks of this one" in text
     text = as_text(compare_runs(read_runs([tmp_path]), "test/mIoU", baseline="rmi"), "md")
     assert "With one seed on a side (bce, ce) only images are drawn on that side" in text
+    for row, seed in (("ce", 1), ("rmi", 2)):
+        counts = random_counts(seed, images=5)
+        make_run(tmp_path, row, 1, counts.mean_iou(), table="u", counts=_arrays(counts))
+    assert "and 5 or 12 test images, " in as_text(compare_runs(read_runs([tmp_path]), "test/mIoU"), "md")
 
 
 def test_evaluations_share_the_seeds_of_their_training(tmp_path: Path, make_run: Callable[..., Any]) -> None:

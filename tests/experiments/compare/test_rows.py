@@ -19,7 +19,7 @@ from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.run.folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
-SCORES = {"ce": [0.40, 0.42], "bce": [0.38, 0.39], "rmi": [0.44, 0.45, 0.46]}
+SCORES = {"ce": [0.40, 0.42], "bce": [0.38, 0.39], "rmi": [0.44, 0.44, 0.47]}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_mean_spread_and_difference(folder: Path) -> None:
     assert rows["ce"]["mean"] == pytest.approx(0.41)
     assert rows["ce"]["std"] == pytest.approx(0.0141421356)  # (0.42 - 0.40) / sqrt(2)
     assert (math.isnan(rows["ce"]["difference"]), rows["ce"]["unfinished"]) == (True, 1)
-    assert rows["rmi"]["std"] == pytest.approx(0.01)
+    assert rows["rmi"]["std"] == pytest.approx(0.0173205081)  # sqrt((1² + 1² + 2²) / 2) / 100
     assert rows["rmi"]["difference"] == pytest.approx(0.04)
     assert rows["bce"]["difference"] == pytest.approx(-0.025)
 
@@ -60,23 +60,23 @@ def test_markdown_shows_percent_and_only_axes_that_differ(folder: Path) -> None:
     assert (
         lines[0] == "| row | loss | test/mIoU (%) | range | n | Δ baseline | 95 % interval | published (%) | images/s |"
     )
-    assert "| rmi | rmi | 45.00 ± 1.00 | 44.00 … 46.00 | 3 | +4.00 | – | 61.11 | 20.0 |" in lines
+    assert "| rmi | rmi | 45.00 ± 1.73 | 44.00 … 47.00 | 3 | +4.00 | – | 61.11 | 20.0 |" in lines
     assert "| ce | ce | 41.00 ± 1.41 | 40.00 … 42.00 | 2 (+1 unfinished) | – | – | – | 15.0 |" in lines
 
 
 def test_further_figures_have_a_column_each(tmp_path: Path, make_run: MakeRun) -> None:
-    for seed, (fine, seconds) in enumerate([(0.30, 0.010), (0.34, 0.030)], start=1):
+    for seed, (fine, seconds) in enumerate([(0.30, 0.010), (0.34, 0.030), (0.35, 0.080)], start=1):
         figures = {"test/boundary_F": fine, "test/seconds_per_image": seconds}
         make_run(tmp_path, "ce", seed, 0.4, figures=figures)
     make_run(tmp_path, "rmi", 1, 0.5, figures={"test/boundary_F": 0.4})
     further = ["test/boundary_F", "test/seconds_per_image"]
     comparison = compared(tmp_path, also=further)
     cells = main_table(comparison).cells[["boundary_F (%)", "seconds_per_image"]].to_numpy().tolist()
-    # (34 - 30) / sqrt(2) and (0.030 - 0.010) / sqrt(2)
-    assert cells == [["32.00 ± 2.83", "0.020 ± 0.014"], ["40.00", "–"]]
+    # sqrt((3² + 1² + 2²) / 2) and sqrt((0.03² + 0.01² + 0.04²) / 2)
+    assert cells == [["33.00 ± 2.65", "0.040 ± 0.036"], ["40.00", "–"]]
     lines = list(csv.DictReader(io.StringIO(as_csv(comparison))))
-    assert [line["test/boundary_F"] for line in lines] == ["0.3", "0.34", "0.4"]
-    assert [line["test/seconds_per_image"] for line in lines] == ["0.01", "0.03", ""]
+    assert [line["test/boundary_F"] for line in lines] == ["0.3", "0.34", "0.35", "0.4"]
+    assert [line["test/seconds_per_image"] for line in lines] == ["0.01", "0.03", "0.08", ""]
     with pytest.raises(UserError, match="no run has a test/boundary_G yet; available scores: test/boundary_F, test/m"):
         compared(tmp_path, also=["test/boundary_F", "test/boundary_G"])
 
@@ -94,8 +94,6 @@ MCIBI = {"memory": "features", "refinement": True, "slots": 1, "consistency": Fa
         ({"ce": {}, "mcibi": {"loss": "ce", **MCIBI}}, ["model", "memory"]),
         ({"plain": {"loss": "ce"}, "mcibi": MCIBI, "two": {**MCIBI, "slots": 2}}, ["model", "memory", "slots"]),
         ({"mcibi": MCIBI, "consistent": {**MCIBI, "consistency": True}}, ["consistency"]),
-        # what a row is evaluated with is in its name
-        ({"ce": {}, "ce + crf:5": {"loss": "ce", "postprocess": "crf:5"}}, []),
         # in the order of axes.py whatever order the runs have them in; those of a user's own, last
         ({"ce": {"own": 1}, "late": {"lr": 0.2, "context": "ppm", "loss": "ce", "own": 2}}, ["context", "lr", "own"]),
     ],
@@ -115,10 +113,12 @@ def test_one_seed_has_no_spread(tmp_path: Path, make_run: MakeRun) -> None:
 
 
 def test_csv_has_a_line_for_every_run(folder: Path) -> None:
-    lines = list(csv.DictReader(io.StringIO(as_csv(compared(folder)))))
+    text = as_csv(compared(folder))
+    columns, lines = text.splitlines()[0].split(","), list(csv.DictReader(io.StringIO(text)))
+    assert len(columns) == len(set(columns))  # the seed is no axis
     assert len(lines) == 8
     rmi = [line for line in lines if line["row"] == "rmi"]
-    assert [line["test/mIoU"] for line in rmi] == ["0.44", "0.45", "0.46"]
+    assert [line["test/mIoU"] for line in rmi] == ["0.44", "0.44", "0.47"]
     assert {line["df"] for line in rmi} == {"4"}
     assert [line["status"] for line in lines if line["test/mIoU"] == ""] == ["running"]
 
@@ -129,11 +129,12 @@ def test_each_table_has_its_own_baseline(folder: Path, make_run: MakeRun) -> Non
     rows = {(row["table"], row["row"]): row for row in compared(folder).rows.to_dict("records")}
     assert rows["u", "rmi"]["difference"] == pytest.approx(-0.1)
     assert rows["t", "rmi"]["difference"] == pytest.approx(0.04)
+    assert [list(rows)[index] for index in main_table(compared(folder)).best] == [("t", "rmi"), ("u", "ce")]
 
 
 def test_table_in_a_file(folder: Path, tmp_path: Path) -> None:
     compare([folder], format="table", output=tmp_path / "new" / "table.txt")
-    assert "45.00 ± 1.00" in (tmp_path / "new" / "table.txt").read_text()
+    assert "45.00 ± 1.73" in (tmp_path / "new" / "table.txt").read_text()
 
 
 def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
@@ -142,11 +143,13 @@ def test_a_narrow_terminal_keeps_the_scores_on_one_line(folder: Path) -> None:
         width: as_text(comparison, per_class=False, console=Console(width=width, file=io.StringIO()))
         for width in (80, 160)
     }
-    assert all("45.00 ± 1.00" in text for text in shown.values())
+    assert all("45.00 ± 1.73" in text for text in shown.values())
     assert all(len(line) <= width for width, text in shown.items() for line in text.splitlines())
     assert "…" not in shown[80]
     assert "loss" in shown[160]
     assert "loss" not in shown[80]
+    narrow = main_table(comparison, narrow=True).cells
+    assert list(narrow) == ["row", "test/mIoU (%)", "n", "Δ baseline", "95 % interval", "published (%)"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,8 @@ def test_the_baseline_comes_first_and_tables_stay_together(folder: Path, make_ru
 def test_published_numbers_of_another_metric_are_not_shown(folder: Path, make_run: MakeRun) -> None:
     make_run(folder, "ce", 1, 0.4, published=58.5)
     assert by_name(folder)["rmi"]["published_difference"] == pytest.approx(2.61)
+    published = main_table(compared(folder)).cells.set_index("row")["published (%)"]
+    assert published.to_dict() == {"ce": "58.50", "bce": "–", "rmi": "61.11 (+2.61)"}
     assert math.isnan(by_name(folder, metric="train/images_per_s")["rmi"]["published"])
 
 
@@ -215,6 +220,13 @@ def test_a_baseline_of_another_table(folder: Path, make_run: MakeRun) -> None:
     assert rows["t", "ce"]["is_baseline"]
 
 
+def test_a_table_without_the_named_baseline_has_no_differences(folder: Path, make_run: MakeRun) -> None:
+    make_run(folder, "only", 1, 0.5, table="u", axes={"loss": "rmi"})
+    rows = {(row["table"], row["row"]): row for row in compared(folder, baseline="bce").rows.to_dict("records")}
+    assert rows["t", "rmi"]["difference"] == pytest.approx(0.065)
+    assert math.isnan(rows["u", "only"]["difference"])
+
+
 def test_evaluations_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
     for seed, score in ((1, 0.40), (2, 0.44)):
         crf = {"crf:10": score + 0.01, "crf:5": score + 0.02}
@@ -226,6 +238,7 @@ def test_evaluations_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) ->
     assert rows["ce + crf:5"]["mean"] == pytest.approx(0.44)
     assert rows["ce + crf:5"]["difference"] == pytest.approx(0.02)
     assert (rows["ce + crf:5"]["postprocess"], rows["ce"]["postprocess"]) == ("crf:5", None)
+    assert "postprocess" not in main_table(compared(tmp_path)).cells  # it is in the row's name
     assert (rows["ce + crf:5"]["published"], rows["ce + crf:5"]["published_difference"]) == (59.0, 0.5)
     assert math.isnan(rows["ce + crf:10"]["published"])
 
