@@ -39,6 +39,7 @@ def make_run(
         "git_commit": commit,
         "data": {"fingerprint": "f00d", "batch_size": 8},
         "environment": {"python": "3.12.1", "packages": PACKAGES, "accelerators": [], "device": "Some CPU (R) 9"},
+        "files": ["/home/me/row.yaml"],
     }
     run.config = {"seed_everything": seed, "data": {"init_args": {"root": "/home/me/CamVid"}}}
     run.update_state(status="done", step=100)
@@ -49,7 +50,7 @@ def make_run(
     predicted = np.full((3, 1), hits)
     ImageCounts(np.array(["a", "b", "c"]), predicted, predicted, np.full((3, 1), 100)).save(run.images_file("test"))
     save_confusion(run, hits)
-    run.summary = {"test/mIoU": hits / 100, "test/boundary_F": 0.3, "train/peak_memory_mb": 321.0}
+    run.summary = {"test/mIoU": hits / 100, "test/boundary_F": 0.3, "val/mIoU": 0.35, "train/peak_memory_mb": 321.0}
     run.last_checkpoint.parent.mkdir()
     torch.save({"weight": torch.full((2,), hits)}, run.last_checkpoint)
     (run.path / "log.txt").write_text("secret")
@@ -89,6 +90,7 @@ def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[4]["seconds"] == "50.0"  # of the training
     assert [first[name] for name in ("steps", "seconds", "peak_memory_mb")] == ["100", "50.0", "321.0"]
     assert [first[name] for name in ("commit", "data_fingerprint", "published_percent")] == ["abc", "f00d", "58.5"]
+    assert (first["val/mIoU"], first["test/boundary_F"]) == ("0.35", "0.3")
     assert (float(first["row_low"]), float(first["row_high"])) == pytest.approx((0.40, 0.44))
     files = {file.name for file in folder.rglob("*") if file.is_file()}
     assert files == {
@@ -103,7 +105,8 @@ def test_what_is_written(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     }
     with np.load(folder / "rmi" / "seed2" / "evaluations" / "crf-5" / "confusion.npz") as saved:
         assert saved["matrix"].tolist() == [[50, 50], [0, 200]]
-    assert RunFolder(folder / "ce" / "seed1").config["data"]["init_args"]["root"] == "CamVid"
+    copy = RunFolder(folder / "ce" / "seed1")
+    assert (copy.config["data"]["init_args"]["root"], copy.record["files"]) == ("CamVid", ["row.yaml"])
 
 
 def test_steps_over_several_batches_took_as_many_images(outputs: Path, tmp_path: Path) -> None:
@@ -134,8 +137,10 @@ def test_what_is_refused_unless_a_reason_is_named(
     outputs: Path, tmp_path: Path, commit: str | None, message: str
 ) -> None:
     make_run(outputs, "bce", 1, 41, commit=commit)
-    with pytest.raises(UserError, match=message):
-        publish([outputs], results=tmp_path / "results")
+    for allow in (None, ""):
+        with pytest.raises(UserError, match=message) as told:
+            publish([outputs], results=tmp_path / "results", allow=allow)
+        assert str(told.value).count("uncommitted") == message.count("uncommitted")  # told once
     assert not (tmp_path / "results").exists()
     (folder,) = publish([outputs], results=tmp_path / "results", allow="a docstring alone")
     assert {line["allowed"] for line in csv.DictReader((folder / "runs.csv").open())} == {"a docstring alone"}
@@ -152,10 +157,12 @@ def test_damaged_runs_are_refused_and_unfinished_ones_left_out(outputs: Path, tm
 
 
 def test_runs_that_wait_are_left_out(outputs: Path, tmp_path: Path) -> None:
-    run = RunFolder(outputs / "t" / "bce" / "seed1")
-    run.record = {"table": "t", "row": "bce", "seed": 1, "axes": {"loss": "bce"}}
-    run.config = {"model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
+    for table in ("t", "u"):
+        run = RunFolder(outputs / table / "bce" / "seed1")
+        run.record = {"table": table, "row": "bce", "seed": 1, "axes": {"loss": "bce"}}
+        run.config = {"model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
     (folder,) = publish([outputs], results=tmp_path / "results")
+    assert folder.parent.name == "t"
     assert not (folder / "bce").exists()
 
 
