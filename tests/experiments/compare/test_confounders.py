@@ -67,12 +67,16 @@ def confounders_of(folder: Path, make_run: MakeRun, **run: Any) -> tuple[str, ..
         ({"step": 90}, ("steps 90 instead of 100",)),
         ({"step": 90, "axes": {"lr": 0.2}}, ("steps 90 instead of 100", "lr 0.2 instead of 0.1")),
         ({"step": 200, "axes": {"max_steps": 200}}, ("max_steps 200 instead of 100",)),
+        (
+            {"step": 200, "axes": {"max_steps": 200}, "commit": "def"},
+            ("commit def instead of abc", "max_steps 200 instead of 100"),
+        ),
+        ({"step": 50, "axes": {"batch_size": 16}}, ("batch_size 16 instead of none",)),
         ({"axes": {"dataset": "voc"}}, ("data set voc instead of camvid",)),
         ({"axes": {"lr": 0.2}, "config": changed(model__lr=0.2)}, ("lr 0.2 instead of 0.1",)),
         ({"config": changed(model__weight_decay=5e-4)}, ("model.weight_decay 0.0005 instead of 0.0001",)),
         ({"config": changed(trainer__accumulate_grad_batches=2)}, ("trainer.accumulate_grad_batches 2 instead of 1",)),
         ({"config": changed(data__scales=[1.0])}, ("data.scales [1.0] instead of [0.5, 2.0]",)),
-        ({"config": changed(trainer__default_root_dir="b", data__num_workers=9)}, ()),
         # the keys of the loss belong to the row's loss; an axis of the model tells its own key
         ({"config": changed(model__loss={"name": "rmi", "backend": "compiled"})}, ()),
         ({"axes": {"memory": 3}, "config": changed(model__slots=3)}, ()),
@@ -94,6 +98,16 @@ def test_what_is_a_confounder(
     tmp_path: Path, make_run: MakeRun, run: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     assert confounders_of(tmp_path, make_run, **run) == expected
+
+
+def test_logging_and_speed_are_no_confounders(tmp_path: Path, make_run: MakeRun) -> None:
+    keys = [f"data__{key}" for key in ("num_workers", "cache", "predict_path", "timeout")]
+    keys += [f"trainer__{key}" for key in ("default_root_dir", "logger", "callbacks", "profiler", "barebones")]
+    keys += [f"trainer__enable_{key}" for key in ("progress_bar", "model_summary", "checkpointing")]
+    keys += [f"trainer__{key}" for key in ("accelerator", "log_every_n_steps", "num_sanity_val_steps")]
+    for row, value in (("ce", "one"), ("rmi", "another")):
+        make_run(tmp_path, row, 1, 0.5, config=changed(**dict.fromkeys(keys, value)))
+    assert listed(tmp_path)["rmi"] == ()
 
 
 def test_another_python_or_other_hardware(tmp_path: Path, make_run: MakeRun) -> None:
@@ -125,6 +139,8 @@ def test_seeds_of_one_row_that_differ(tmp_path: Path, make_run: MakeRun) -> None
     make_run(tmp_path, "ce", 1, 0.5)
     make_run(tmp_path, "ce", 2, 0.5, commit="def")
     assert listed(tmp_path) == {"ce": ("commit abc and def within the row",)}
+    make_run(tmp_path, "ce", 2, 0.5, commit="abc-dirty")
+    assert listed(tmp_path) == {"ce": ("uncommitted changes in the code",)}
 
 
 def test_content_of_the_data_decides_and_not_its_folder(tmp_path: Path, make_run: MakeRun) -> None:
@@ -146,6 +162,7 @@ def test_the_same_fingerprint_elsewhere_is_said_and_no_confounder(tmp_path: Path
     assert "rmi: data.root /rmi instead of /ce, with the same training data f00d" in text
     make_run(tmp_path, "rmi", 1, 0.5, config=CONFIG, fingerprint="bad")
     assert listed(tmp_path)["rmi"] == ("training data bad instead of f00d",)
+    assert "with the same" not in as_text(compare_runs(read_runs([tmp_path]), "test/mIoU"), "md")
 
 
 def test_an_evaluation_differs_in_its_post_processing_alone(tmp_path: Path, make_run: MakeRun) -> None:

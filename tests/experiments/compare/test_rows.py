@@ -274,8 +274,10 @@ def test_no_row_is_the_best_in_speed(folder: Path) -> None:
 def test_the_best_crf_of_each_row_is_named(tmp_path: Path, make_run: MakeRun) -> None:
     for seed, score in ((1, 0.40), (2, 0.44)):
         crf = {"crf:1": score + 0.01, "crf:5": score + 0.02, "crf:10": score - 0.2 + 0.1 * seed}
-        make_run(tmp_path, "ce", seed, score, evaluations=crf)
-        make_run(tmp_path, "rmi", seed, score, evaluations={"crf:5": 0.3})
+        make_run(tmp_path, "ce", seed, score, evaluations={**crf, "crf:2": math.nan})
+        run = make_run(tmp_path, "rmi", seed, score, evaluations={"crf:5": 0.3, "tta:flip+crf:1": 0.31})
+        flipped = RunFolder(run.path / "evaluations" / "tta-flip+crf-1")
+        flipped.record = {"evaluation": {**flipped.record["evaluation"], "tta": "flip", "postprocess": "crf:1"}}
     notes = [note for note in main_table(compared(tmp_path)).notes if note.startswith("Best CRF")]
     assert notes == [
         "Best CRF of ce: crf:5 (44.00), of crf:1, crf:5, crf:10; chosen on the images that it is scored on, as in the "
