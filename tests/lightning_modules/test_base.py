@@ -371,6 +371,20 @@ class TestOptimizer:
         with pytest.raises(ValueError, match="monitors val/mIoU, which should increase: set mode='max'"):
             trainer().fit(tiny_module(lr_scheduler=falling), data)
 
+    def test_a_plateau_may_monitor_something_else(self, tiny_module: Make) -> None:
+        class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
+            monitor = "val/loss"
+
+        configured = tiny_module(lr_scheduler=Plateau).configure_optimizers()
+        assert configured["lr_scheduler"]["monitor"] == "val/loss"
+
+    def test_a_loss_with_parameters_is_trained(self, data: Any, tiny_module: Make, trainer: Make) -> None:
+        loss, run = nn.CrossEntropyLoss(ignore_index=255), trainer(max_steps=1)
+        loss.scale = nn.Parameter(torch.ones(1))
+        run.fit(tiny_module(loss=loss), data)
+        group = run.optimizers[0].param_groups[-1]
+        assert (group["name"], group["params"]) == ("loss", [loss.scale])
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -379,6 +393,7 @@ class TestOptimizer:
         ({"class_names": ["a", "b"]}, "class_names must hold num_classes=3 names, got 2"),
         ({"boundary_metrics": ["train"]}, r"boundary_metrics must list 'val', 'test', both or none, got \['train'\]"),
         ({"lr": -1.0}, "lr must be a number of at least 0, got -1.0"),
+        ({"lr": math.inf}, "lr must be a number of at least 0, got inf"),
         ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
         ({"boundary_metrics": "test"}, "boundary_metrics must list 'val', 'test', both or none, got 'test'"),
     ],
