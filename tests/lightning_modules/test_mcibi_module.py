@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 
 from beyondpixel.lightning_modules import MCIBIModule
@@ -78,6 +79,11 @@ def test_losses_and_what_is_logged(data: Any, trainer: Make) -> None:
     # evaluated is the prediction's loss, so that runs with and without memory can be compared
     assert {name for name in tested if "loss" in name} == {"test/loss", "test/loss_pixel", "test/loss_rmi"}
     assert not [name for name in tested if "memory" in name]
+
+
+def test_an_auxiliary_head_without_weight_is_not_built() -> None:
+    assert "auxiliary_head" in dict(make().network.named_children())
+    assert "auxiliary_head" not in dict(make(auxiliary_weight=0.0).network.named_children())
 
 
 def test_heads_are_supervised_by_cross_entropy_at_full_size(data: Any, trainer: Make) -> None:
@@ -151,7 +157,12 @@ class TestMemory:
         module, recorder = make(memory_momentum_rule="constant", memory_momentum=0.7), Recorder()
         features: list[Tensor] = []
         module.network.class_head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
+        update, with_graph = module.network.memory.update, []
+        module.network.memory.update = lambda maps, *rest, **options: (
+            with_graph.append(maps.requires_grad) or update(maps, *rest, **options)
+        )
         trainer(accumulate_grad_batches=2, callbacks=[recorder], limit_val_batches=0).fit(module, data)
+        assert with_graph == [False, False]  # batches that wait would hold theirs
         expected = FeatureMemory(3, 12)
         grid = module.network.grid
         labels = [grid.pad_target(batch["mask"], ignore_index=255) for batch in data.train_dataloader()]
@@ -330,6 +341,19 @@ def test_void_batches_change_nothing_and_stay_finite(data: Any, trainer: Make) -
     assert recorder.steps[-1]["train/memory_seen_classes"] == 0
     assert recorder.steps[-1]["train/loss"] == 0
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+def test_another_void_label_trains_the_same(data: Any, trainer: Make) -> None:
+    found = []
+    for ignore_index in (255, 7):
+        torch.manual_seed(0)
+        samples = data.samples("train")
+        for sample in samples:
+            sample["mask"][sample["mask"] == 255] = ignore_index
+        module, recorder = make(ignore_index=ignore_index, consistency_from_epoch=0), Recorder()
+        trainer(callbacks=[recorder], limit_val_batches=0).fit(module, DataLoader(samples, batch_size=2))
+        found.append((recorder.steps, recorder.memories))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
 def test_bf16_mixed_precision(data: Any, trainer: Make) -> None:
