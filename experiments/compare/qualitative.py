@@ -64,7 +64,7 @@ def draw_runs(first: RunFolder, second: RunFolder, output: Path, *, titles: tupl
         for model, own in loaded
     ]
     crops = [
-        busiest_crop(((ours == target) != (theirs == target)) & (target != data.ignore_index))
+        busiest_crop((ours == target) != (theirs == target))  # nowhere in void, which neither predicts
         for ours, theirs, target in zip(*preds, targets, strict=True)
     ]
     captions = [[f"{rule} {100 * score:.1f}" for score in chosen[side]] for side in (0, 1)]

@@ -31,7 +31,9 @@ def folder(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
         for seed in (1, 2):
             counts = (np.full((4, 3), hits), np.full((4, 3), hits), target)
             config = {"data": {"init_args": {"root": "/data"}}}
-            evaluations = {"crf:5": 0.61} if (row, seed) == ("rmi", 1) else None  # of a damaged run they are left out, too
+            evaluations = (
+                {"crf:5": 0.61} if (row, seed) == ("rmi", 1) else None
+            )  # of a damaged run they are left out, too
             run = make_run(tmp_path, row, seed, hits / 10, counts=counts, config=config, evaluations=evaluations)
             np.savez(run.confusion_file, matrix=np.eye(3), class_names=["sky", "tree", "car"])
     return tmp_path

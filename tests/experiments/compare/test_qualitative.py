@@ -17,7 +17,7 @@ from beyondpixel.experiments.compare.rows import compare_runs
 from beyondpixel.experiments.errors import UserError
 from beyondpixel.experiments.image_counts import ImageCounts
 from beyondpixel.experiments.run.folder import RunFolder
-from beyondpixel.lightning_modules.visualization import comparison_grid
+from beyondpixel.lightning_modules.visualization import busiest_crop, comparison_grid
 
 
 def recorded(
@@ -121,6 +121,9 @@ def test_the_grid_shows_these_images_and_says_by_which_rule(
     assert shown["captions"][1] == [f"boundary IoU {10 * hits[index]}.0" for index in order]
     points = ", ".join(f"{10 * (hits[index] - 5):+}.0" for index in order)
     assert f"furthest behind, of {number}, by boundary IoU of the image: {points} points" in shown["heading"]
+    # the first is right about class 1 alone and the second about class 2
+    differing = [np.isin(samples[name].mask, (1, 2)) for name in names]
+    assert shown["crops"] == [busiest_crop(mask) for mask in differing]
     for index, name in enumerate(names):
         np.testing.assert_array_equal(shown["images"][index], samples[name].image)
         np.testing.assert_array_equal(shown["targets"][index], samples[name].mask)
