@@ -167,7 +167,7 @@ def keep_random_pixels(target: Tensor, draws: Tensor, *, ignore_index: int) -> T
     """
     rank, processes = process_rank_and_count()
     shares = draws.tolist()
-    wanted = [k for k, share in enumerate(shares) if share >= 0 and k != ignore_index]
+    wanted = [k for k, share in enumerate(shares) if share >= 0]
     positions = {k: (target == k).flatten().nonzero()[:, 0] for k in wanted}
     counts = torch.zeros(processes, len(shares), dtype=torch.int64, device=target.device)
     for k in wanted:

@@ -144,6 +144,8 @@ def test_it_stays_float32_in_half_precision(build: Make, dtype: torch.dtype, lab
             memory.update((scale * features).to(dtype), target, momentum=1e-3, strategy="mean")
     assert {buffer.dtype for buffer in half[0].buffers()} == {torch.float32, torch.bool}
     assert torch.equal(half[0].memory, single.memory)
+    kept = single.memory.clone()
+    assert torch.equal(single.to(dtype).memory, kept)
     assert half[0].to("meta").memory.device.type == "meta"
     assert single.double().memory.dtype == torch.float64
 
@@ -223,11 +225,13 @@ def test_equal_weights_where_all_pixels_match() -> None:
     torch.testing.assert_close(memory.memory, torch.tensor([[[5.5, 22 / 3]]]))
 
 
-def test_weights_by_hand() -> None:
-    memory = filled(FeatureMemory(1, 2), torch.tensor([[[1.0, 0.0]]]))
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_weights_by_hand(scale: float) -> None:
+    memory = filled(FeatureMemory(1, 2), scale * torch.tensor([[[1.0, 0.0]]]))
     # cosines 1, 0 and -1: weights 0, 1/3 and 2/3
-    memory.update(constant([5.0, 0.0], [0.0, 3.0], [-6.0, 0.0]), torch.zeros(1, 1, 3, dtype=torch.long), momentum=0.5)
-    torch.testing.assert_close(memory.memory, torch.tensor([[[0.5 - 2.0, 0.5]]]))
+    features = scale * constant([5.0, 0.0], [0.0, 3.0], [-6.0, 0.0])
+    memory.update(features, torch.zeros(1, 1, 3, dtype=torch.long), momentum=0.5)
+    torch.testing.assert_close(memory.memory / scale, torch.tensor([[[0.5 - 2.0, 0.5]]]))
 
 
 def test_slots_fill_one_a_batch_and_then_attract_the_nearest() -> None:
@@ -421,6 +425,7 @@ FEATURES, TARGET = torch.ones(1, 3, 2, 2), torch.zeros(1, 4, 4, dtype=torch.long
             r"features: expected the shape \(N, 3, h, w\).* got \(1, 2, 2, 2\)",
         ),
         ({"features": FEATURES[0]}, ValueError, r"features: expected the shape"),
+        ({"features": FEATURES[..., :0]}, ValueError, r"features: expected the shape .* got \(1, 3, 2, 0\)"),
         ({"target": TARGET.float()}, TypeError, r"target: expected integer labels .* got torch.float32"),
         ({"target": TARGET[0]}, ValueError, r"target: expected labels of the shape \(1, H, W\).* got \(4, 4\)"),
         ({"target": TARGET.repeat(2, 1, 1)}, ValueError, r"target: expected labels .* got \(2, 4, 4\)"),
