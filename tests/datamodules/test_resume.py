@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from beyondpixel.datamodules import ShapesDataModule
+from beyondpixel.datamodules.loading import AugmentedDataset
+from beyondpixel.datamodules.sampling import EvaluationSampler, SampleKey, TrainingSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytorch_lightning.utilities.warnings.PossibleUserWarning")
 
@@ -86,6 +88,24 @@ def test_epochs_differ_in_order_and_in_augmentation() -> None:
     assert list(first) != list(second)
     assert set(first) == set(second)
     assert not set(first.values()) & set(second.values())
+
+
+def test_a_step_takes_the_same_samples_for_any_number_of_processes() -> None:
+    def steps(world_size: int) -> list[list[int]]:
+        size = 6 // world_size
+        options = {"batch_size": size, "world_size": world_size, "seed": 3}
+        orders = [[key.index for key in TrainingSampler(range(20), rank=rank, **options)] for rank in range(world_size)]
+        return [sorted(index for order in orders for index in order[at : at + size]) for at in range(0, 3 * size, size)]
+
+    assert len({index for step in steps(1) for index in step}) == 18
+    assert steps(1) == steps(2) == steps(3)
+
+
+def test_a_sample_that_fills_up_an_evaluation_has_no_labels() -> None:
+    keys = list(EvaluationSampler(range(3), rank=1, world_size=2))
+    assert keys == [SampleKey(1), SampleKey(0, void=True)]
+    dataset = AugmentedDataset(shapes().dataset("val"))
+    assert [bool((dataset[key].mask != 255).any()) for key in keys] == [True, False]
 
 
 def test_another_seed_has_another_order_and_other_augmentation() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beyondpixel.datamodules.datasets.base import Sample
 from beyondpixel.datamodules.resampling import Resampling
-from beyondpixel.datamodules.transforms import RandomScaleCrop, TrainingTransform, resize
+from beyondpixel.datamodules.transforms import RandomScaleCrop, TrainingTransform, largest_class_share, resize
 
 FILL = (10, 20, 30)
 
@@ -146,9 +146,16 @@ def test_linear_and_area_are_opencvs() -> None:
     sample = Sample(image, None, "")
     linear = cv2.resize(image, (80, 60), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(resize(sample, (60, 80), "linear").image, linear)
+    for size in ((135, 180), (80, 200)):  # more pixels than before, though fewer rows
+        cubic = cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
+        np.testing.assert_array_equal(resize(sample, size, "area_cubic").image, cubic)
     # an area average at half size is the mean of 2x2 pixels
     means = image.astype(float).reshape(45, 2, 60, 2, 3).mean((1, 3))
     assert np.abs(resize(sample, (45, 60), "area_cubic").image - means).max() <= 0.51
+
+
+def test_a_crop_without_labels_shows_no_second_class() -> None:
+    assert largest_class_share(np.full((2, 3), 255, dtype=np.uint8)) == 1
 
 
 def test_crops_that_show_one_class_are_drawn_again() -> None:
@@ -209,7 +216,8 @@ def test_photometric_distortion_of_colors_leaves_mask_and_padding_alone() -> Non
         hues.append((hue - expected_hue + 0.5) % 1 - 0.5)
         saturations.append(saturation / expected_saturation)
     # up to 18 of 180 steps of hue, either way, for half of the images
-    assert 0.08 < np.max(np.abs(hues)) < 0.115
+    assert 0.08 < np.max(hues) < 0.115
+    assert -0.115 < np.min(hues) < -0.08
     assert 0.4 < np.mean(np.abs(hues) < 0.008) < 0.65
     assert 0.25 < min(saturations) < 0.6
     assert 1.3 < max(saturations) < 2.1
