@@ -38,6 +38,7 @@ def test_words_to_options_in_any_order() -> None:
         ("crf:1", "crf-1"),
         ("tta:flip", "tta-flip"),
         ("tta:scales=0.5", "tta-scales-0.5"),
+        ("tta:scales=1", "tta-scales-1"),
         ("window:513", "window-513-overlap-0.333"),
         ("tta:flip+crf:10", "tta-flip-crf-10"),
         ("tta:flip+memory:exchanged", "memory-rows-exchanged-tta-flip"),
@@ -102,6 +103,7 @@ def test_logits_of_probabilities_are_finite_even_at_zero() -> None:
         ("memory", "inferer 'memory': expected memory:exchanged, got 'nothing'"),
         ("memory:lost", "inferer 'memory:lost': expected memory:exchanged, got 'lost'"),
         ("crf:0", "inferer 'crf:0': expected crf:STEPS with 1 to 9999 steps, such as crf:5, got '0'"),
+        ("crf:10000", "expected crf:STEPS with 1 to 9999 steps, such as crf:5, got '10000'"),
         ("crf:1e3", "expected crf:STEPS with 1 to 9999 steps, such as crf:5, got '1e3'"),
     ],
 )

@@ -22,6 +22,10 @@ def test_crops_cover_overlap_and_stay_inside(length: int, window: int, overlap: 
         assert end - following >= min(overlap * window, window - 1) - 1e-6
 
 
+def test_a_stride_is_not_rounded_down_for_a_rounding_error() -> None:
+    assert SlidingWindow(100, overlap=0.9).starts(120) == [0, 10, 20]  # 100 * (1 - 0.9) is 9.999999999999998
+
+
 class Position(nn.Module):
     """Logits whose softmax tells each pixel's distance to the crop's top border: another value in each crop."""
 
@@ -42,7 +46,7 @@ class Position(nn.Module):
 
 def test_average_against_a_sum_pixel_by_pixel() -> None:
     images = torch.randn(2, 3, 21, 34)
-    result = SlidingWindow(12, overlap=0.5)(images, Position()).softmax(1)
+    result = SlidingWindow(12, overlap=0.5)(images, Position()).exp()
     tops, lefts = [0, 6, 9], [0, 6, 12, 18, 22]  # strides of 6, the last moved back to the border
     for y, x in [(0, 0), (5, 7), (6, 11), (10, 20), (11, 13), (20, 33), (17, 22), (9, 12)]:
         over = [(top, left) for top in tops for left in lefts if top <= y < top + 12 and left <= x < left + 12]
