@@ -165,10 +165,11 @@ def test_an_evaluation_that_fails_leaves_a_trained_run(
     (action,) = choose_actions([run])
     assert (action.kind, action.reason) == ("failed", "--crf: no such package")
     record_failures([(run, action)])
+    run.folder.update_state(job="99999_1", job_log="99999_1.err")
     (action,) = choose_actions([run], retry_failed=True)
     assert action.kind == "resume"
     take(run, action)
-    assert run.folder.state["error"] is None
+    assert [run.folder.state[name] for name in ("error", "job", "job_log")] == [None] * 3
 
 
 def test_a_run_that_somebody_else_has_begun_since_is_not_taken(runs_of: Callable[..., list[Run]]) -> None:
@@ -182,6 +183,10 @@ def test_a_run_that_somebody_else_has_begun_since_is_not_taken(runs_of: Callable
     with pytest.raises(HeldError):
         take(run, again)
     assert run.folder.state["status"] == "done"
+    (again,) = choose_actions([run], overwrite=True)
+    run.folder.update_state(step=9)
+    with pytest.raises(HeldError):
+        take(run, again)
 
 
 def fake_programs(folder: Path, **answers: str) -> str:
@@ -244,9 +249,12 @@ def test_jobs_that_died_are_called_failed_and_held_ones_are_named(
         "queued, SLURM job 7_5, pending: Priority",
         "queued, SLURM job 7_6, running",
     ]
+    assert [action.kind for action in choose_actions(runs, overwrite=True)[3:6]] == ["leave"] * 3
+    runs[6].folder.update_state(status="done")  # by another launch, meanwhile
     assert record_failures(list(zip(runs, actions, strict=True)))[0].startswith("3 runs failed in an earlier launch")
-    assert runs[2].folder.state["status"] == "failed"
-    assert runs[2].folder.state["error"] == actions[2].reason
+    for run, action in ((runs[0], actions[0]), (runs[2], actions[2])):
+        assert (run.folder.state["status"], run.folder.state["error"]) == ("failed", action.reason)
+    assert runs[6].folder.state["status"] == "done"
 
 
 def test_a_queued_run_is_compared_as_one_without_scores(runs_of: Callable[..., list[Run]]) -> None:
