@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from beyondpixel.losses.base import SegmentationLoss, Term
 from beyondpixel.losses.functional.affinity import AffinityPairs
-from beyondpixel.losses.functional.arguments import check_positive_int, check_range
+from beyondpixel.losses.functional.arguments import check_positive_int, check_range, check_softmax_classes
 
 
 class _DecayingAffinityLoss(SegmentationLoss):
@@ -21,6 +21,7 @@ class _DecayingAffinityLoss(SegmentationLoss):
         decay: float,
         ignore_index: int,
     ) -> None:
+        check_softmax_classes(num_classes)
         check_range("decay", decay, 1, float("inf"))
         super().__init__(
             num_classes,

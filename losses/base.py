@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from beyondpixel.losses.functional.arguments import check_choice, check_positive_int, check_softmax_classes
+from beyondpixel.losses.functional.arguments import check_choice, check_positive_int
 from beyondpixel.losses.functional.cross_entropy import cross_entropy_sum
 from beyondpixel.losses.functional.target import num_valid, raise_pending, read_target, without_autocast
 from beyondpixel.losses.ops.operators import bce_pool
@@ -69,8 +69,6 @@ class SegmentationLoss(Metric):
     ) -> None:
         check_positive_int("num_classes", num_classes)
         check_choice("pixel_loss", pixel_loss, PIXEL_LOSSES)
-        if pixel_loss == "ce":
-            check_softmax_classes(num_classes)
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
             raise ValueError(f"ignore_index: expected an integer label, got {ignore_index!r}")
         super().__init__()

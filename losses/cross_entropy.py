@@ -3,7 +3,7 @@
 from typing import Literal
 
 from beyondpixel.losses.base import SegmentationLoss
-from beyondpixel.losses.functional.arguments import check_choice
+from beyondpixel.losses.functional.arguments import check_choice, check_softmax_classes
 from beyondpixel.losses.functional.cross_entropy import REDUCTIONS
 
 
@@ -22,6 +22,7 @@ class CrossEntropyLoss(SegmentationLoss):
     """
 
     def __init__(self, num_classes: int, *, with_logits: bool = True, ignore_index: int = 255) -> None:
+        check_softmax_classes(num_classes)
         super().__init__(num_classes, pixel_loss="ce", with_logits=with_logits, ignore_index=ignore_index)
 
 

@@ -38,12 +38,12 @@ class PyramidLoss(SegmentationLoss):
     def __init__(
         self, num_classes: int, *, scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0), ignore_index: int = 255
     ) -> None:
+        check_softmax_classes(num_classes)
         scales = tuple(scales) if isinstance(scales, Iterable) else (scales,)
         if not scales or not all(is_finite(scale) and 0 < scale <= 1 for scale in scales):
             raise ValueError(f"scales: expected numbers above 0 and up to 1, got {scales}")
         parts = {"pixel": len(scales)}
         super().__init__(num_classes, ignore_index=ignore_index, term_names=tuple(parts), parts=parts)
-        check_softmax_classes(num_classes)
         self.scales = scales
 
     def _batch_terms(self, preds: Tensor, target: Tensor) -> dict[str, Term]:

@@ -23,7 +23,7 @@ def check_softmax_classes(num_classes: int) -> None:
     if num_classes == 1:
         raise ValueError(
             "num_classes: expected at least 2 for a softmax, which is 1 for a single class, got 1; use "
-            "BinaryCrossEntropyLoss ('bce'), or 'bce' as pixel_loss"
+            "BinaryCrossEntropyLoss ('bce')"
         )
 
 
