@@ -100,7 +100,7 @@ PROMISES = (
     Promise(
         "one sentence with file and bytes, no part left, the same command finishes",
         "a full disk",
-        "a tmpfs of half, one and a half and two and a half checkpoints; three of a few kilobytes for pictures and for "
+        "a tmpfs of half, one and a half and two and a half checkpoints; three of a few kilobytes for images and for "
         "W&B's files; a full one below one of two runs",
         (f"{LAUNCH}/test_full_disk.py", f"{LAUNCH}/test_local.py", "-k", "full_disk or disk_that"),
     ),
@@ -142,14 +142,14 @@ PROMISES = (
     ),
     Promise(
         "no module is imported that the user has not allowed",
-        "a spec that names a strange class",
+        "a spec that names a class of another module",
         "a module on the path that leaves a file when it is imported",
         (f"{EXPERIMENTS}/test_allowed_imports.py",),
     ),
     Promise(
         "planned in less than 60 CPU seconds and 1.5 GB",
         "5,000 runs of one grid",
-        "`beyondpixel launch --dry-run` as a process, whose CPU time and peak memory the system tells",
+        "`beyondpixel launch --dry-run` as a process, whose CPU time and peak memory are measured",
         (f"{LAUNCH}/test_many_runs.py",),
     ),
 )
@@ -203,7 +203,7 @@ def _tried(cases: Sequence[ET.Element], tried: Sequence[ET.Element]) -> str:
     counts = [int(text) for text in said if text.isdigit()]
     words = [*(text for text in said if not text.isdigit()), *([f"{sum(counts):,} in all"] if counts else [])]
     more = f", {len(cases) - len(tried)} not possible here" if len(cases) > len(tried) else ""
-    return f"{len(tried)} tests" + (f" ({'; '.join(words)})" if words else "") + more
+    return f"{len(tried)} test{'s' * (len(tried) != 1)}" + (f" ({'; '.join(words)})" if words else "") + more
 
 
 def page_of(outcomes: Mapping[str, Outcome], *, minutes: float | None) -> str:
