@@ -134,7 +134,7 @@ def read_command_line(command: str, words: Sequence[str]) -> tuple[dict[str, Any
     parser.add_argument("-c", "--config", action="config", help="a YAML file with keys of the config")
     parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to score, or to start from")
     if command == "fit":
-        parser.add_argument("--overwrite", action="store_true", help="replace a finished run")
+        parser.add_argument("--overwrite", action="store_true", help="replace the run in trainer.default_root_dir")
     else:
         parser.add_argument("--inferer", type=str | None, help=f"how images are predicted: {EXPECTED}")
     if any(word in ("-h", "--help") for word in words):
