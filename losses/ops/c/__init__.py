@@ -70,7 +70,7 @@ def region_moments_backward(weights: Tensor, labels: Tensor, probs: Tensor, regi
 
 
 def _empty_gradient(size: int) -> Tensor:
-    """Return uninitialized float32 memory: that of the last gradient, if it had this size and nobody has it any more.
+    """Return uninitialized float32 memory: that of the last gradient if it had this size and is unused.
 
     The operating system clears large new memory at its first use, which takes longer than computing the gradient.
     """
