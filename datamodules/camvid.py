@@ -113,11 +113,11 @@ class CamVidDataModule(SegmentationDataModule):
                 remedy=self._remedy,
             )
         lines = [line.split() for line in read_list(listing, remedy=self._remedy, absolute=True)]
-        strange = [" ".join(paths) for paths in lines if len(paths) != 2]
-        if strange:
+        invalid = [" ".join(paths) for paths in lines if len(paths) != 2]
+        if invalid:
             raise data_error(
                 f"{listing} has invalid lines",
-                strange,
+                invalid,
                 expected="an image and its mask on each line",
                 remedy=self._remedy,
             )

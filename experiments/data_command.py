@@ -17,7 +17,7 @@ from beyondpixel.datamodules.fetching import DownloadError
 from beyondpixel.datamodules.unpacking import ArchiveError
 from beyondpixel.experiments.console import make_console
 from beyondpixel.experiments.errors import UserError, as_user_error
-from beyondpixel.experiments.picture_files import check_ending
+from beyondpixel.experiments.image_files import check_extension
 
 if TYPE_CHECKING:
     from beyondpixel.datamodules import SegmentationDataModule
@@ -71,7 +71,7 @@ def check_data(
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, got {samples}")
-    check_ending("--grid", grid)
+    check_extension("--grid", grid)
     from beyondpixel.datamodules.checks import check
 
     data = _build(name, root, overrides or {})

@@ -27,11 +27,11 @@ def read_list(listing: Path, *, remedy: str, absolute: bool = False) -> list[str
             remedy=remedy,
         ) from None
     lines = [line for line in lines if line]
-    strange = [repr(line[:100]) for line in lines if not all(_stays_inside(name, absolute) for name in line.split())]
-    if strange:
+    invalid = [repr(line[:100]) for line in lines if not all(_stays_inside(name, absolute) for name in line.split())]
+    if invalid:
         raise data_error(
             f"{listing} has names that cannot be used",
-            strange,
+            invalid,
             expected="names of files below the data set's folder" + (", or their paths" if absolute else ""),
             remedy=remedy,
         )

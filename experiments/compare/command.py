@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beyondpixel.experiments.errors import UserError
-from beyondpixel.experiments.picture_files import check_ending
+from beyondpixel.experiments.image_files import check_extension
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +59,7 @@ def compare(
         UserError: if a folder, row or score does not exist, and with `strict` if rows are confounded.
     """
     for option, file in (("--plot", plot), ("--trimap", trimap), ("--grid", grid)):
-        check_ending(option, file)
+        check_extension(option, file)
 
     from beyondpixel.experiments.compare.frame import read_runs
     from beyondpixel.experiments.compare.rows import compare_runs
