@@ -101,7 +101,7 @@ def _overview(tables: Mapping[str, Sequence[RunSpec]]) -> Table:
     overview = Table.grid(padding=(0, 2))
     for name, rows in tables.items():
         values = [spec.reference["value"] for spec in rows if "value" in spec.reference]
-        facts = [f"{len(rows)} rows", ", ".join(differing_keys(rows))]
+        facts = [f"{len(rows)} row{'s' * (len(rows) != 1)}", ", ".join(differing_keys(rows))]
         if values:
             facts.append(f"published {' … '.join(f'{end:.2f}' for end in sorted({min(values), max(values)}))}")
         what = header_of(rows[0].file).get("Table", "").removeprefix("none; ")

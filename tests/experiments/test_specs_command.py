@@ -28,6 +28,7 @@ def test_all_tables_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert facts == "10 rows; downsampling_factor, region_size; published 78.06 … 78.71"
     assert lines[start + 1].strip() == "Table 3(b) (PASCAL VOC 2012 val, DeepLabv3)"
     assert lines[names.index("demo")].rstrip().endswith(" 3 rows; loss")  # nothing published
+    assert lines[names.index("released")].rstrip().endswith(" 1 row")
 
 
 def test_rows_with_differences_and_published_scores(
