@@ -148,9 +148,11 @@ def test_the_text_of_a_resolved_row_reads_back(capsys: pytest.CaptureFixture[str
     )
 
 
-def test_the_examples_of_the_readme(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml.*?\n(.*?)```", (RUNS.parent / "README.md").read_text(), flags=re.DOTALL)
-    for name, text in zip(("row", "evaluations", "grid", "affinity"), blocks, strict=True):
+def test_the_examples_of_the_readme_and_the_tutorial(tmp_path: Path) -> None:
+    pages = (RUNS.parent / "README.md", RUNS.parents[1] / "docs" / "tutorials" / "slurm_grid.md")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    blocks = re.findall(r"```yaml.*?\n(.*?)```", text, flags=re.DOTALL)
+    for name, text in zip(("row", "evaluations", "grid", "affinity", "cluster"), blocks, strict=True):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.yaml").write_text(text)
     (row,) = load_specs([tmp_path / "row"])
