@@ -106,7 +106,7 @@ class SegmentationModule(HubModule):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be 2 or more (background counts as a class), got {num_classes}")
-        if not set(boundary_metrics) <= {"val", "test"}:
+        if isinstance(boundary_metrics, str) or not set(boundary_metrics) <= {"val", "test"}:
             raise ValueError(f"boundary_metrics must list 'val', 'test', both or none, got {boundary_metrics!r}")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not 0 <= value < math.inf:

@@ -100,7 +100,7 @@ def checked_labels(preds: Tensor, target: Tensor, *, num_classes: int, ignore_in
         ValueError: if shapes differ, or if a label, or a class predicted where there is one, is out of range.
     """
     for name, labels, remedy in (("preds", preds, "logits.argmax(dim=1)"), ("target", target, "target.long()")):
-        if labels.is_floating_point():
+        if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"{name} must be integers (N, H, W), got {labels.dtype}; use {remedy}")
     if preds.shape != target.shape:
         raise ValueError(

@@ -396,6 +396,7 @@ class TestOptimizer:
         ({"lr": math.inf}, "lr must be a number of at least 0, got inf"),
         ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
         ({"boundary_metrics": "test"}, "boundary_metrics must list 'val', 'test', both or none, got 'test'"),
+        ({"boundary_metrics": ""}, "boundary_metrics must list 'val', 'test', both or none, got ''"),
     ],
 )
 def test_bad_arguments(tiny_module: Make, arguments: dict[str, Any], message: str) -> None:

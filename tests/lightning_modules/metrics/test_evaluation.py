@@ -144,6 +144,8 @@ def test_labels_that_are_not_integers_are_rejected(metric: Any) -> None:
         metric(2).update(labels.float(), labels)
     with pytest.raises(TypeError, match=r"target must be integers \(N, H, W\), got torch.float64; use target.long"):
         metric(2).update(labels, labels.double())
+    with pytest.raises(TypeError, match=r"preds must be integers \(N, H, W\), got torch.complex64"):
+        metric(2).update(labels.to(torch.complex64), labels)
 
 
 def test_metrics_of_equal_counts_stay_apart_in_a_collection() -> None:
