@@ -41,7 +41,7 @@ class SegmentationModule(HubModule):
         ignore_index: label of pixels that are excluded from loss and metrics.
         class_names: C distinct names for the logged IoU; the class numbers if None.
         loss: a name ("ce", "bce", "rmi", ...), a dict with `name` and arguments
-            (`{"name": "rmi", "region_size": 3}`), a list of such dicts, each with a `weight`, to be summed, or a
+            (`{"name": "rmi", "region_size": 3}`), a list of these to be summed, whose dicts may have a `weight`, or a
             module `loss(logits, target) -> scalar`.
         lr: learning rate of the encoder.
         momentum: momentum of SGD.
@@ -87,7 +87,7 @@ class SegmentationModule(HubModule):
         *,
         ignore_index: int = 255,
         class_names: list[str] | None = None,
-        loss: str | dict[str, Any] | list[dict[str, Any]] | nn.Module = "ce",
+        loss: str | dict[str, Any] | list[str | dict[str, Any]] | nn.Module = "ce",
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -139,7 +139,7 @@ class SegmentationModule(HubModule):
             return loss
         if not isinstance(loss, str | Mapping | list | tuple) or not loss:
             raise ValueError(
-                "loss must be a name, a dict with 'name' and arguments, a list of such dicts, or a module, got "
+                "loss must be a name, a dict with 'name' and arguments, a list of these, or a module, got "
                 f"{loss!r}. A checkpoint trained with a loss module contains None: pass the module to "
                 "load_from_checkpoint(path, loss=...)"
             )

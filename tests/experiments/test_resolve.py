@@ -10,6 +10,7 @@ import pytest
 
 from beyondpixel.experiments import spec
 from beyondpixel.experiments.errors import UserError
+from beyondpixel.experiments.lightning_cli import read_command_line
 from beyondpixel.experiments.plan import plan_runs
 from beyondpixel.experiments.resolve import complete, resolve
 from beyondpixel.experiments.run.folder import RunFolder
@@ -227,6 +228,15 @@ def test_an_argument_that_a_class_requires_is_no_fault_of_the_others() -> None:
 def test_arguments_are_keys_and_values() -> None:
     _, errors = complete({"data": {"class_path": "ShapesDataModule", "init_args": [None]}})
     assert errors == [(("data", "init_args"), "expected keys and values, got [None]")]
+
+
+def test_a_list_of_losses_contains_names_and_mappings() -> None:
+    loss = ["ce", {"name": "lovasz", "weight": 0.5}]
+    of_a_spec, errors = complete({"model": {"init_args": {"loss": loss}}})
+    assert errors == []
+    assert [entry["name"] for entry in of_a_spec["model"]["init_args"]["loss"]] == ["ce", "lovasz"]
+    of_a_command, _ = read_command_line("fit", [f"--model.loss={loss}"])
+    assert of_a_command["model"]["init_args"]["loss"] == of_a_spec["model"]["init_args"]["loss"]
 
 
 def test_defaults_of_a_class_within_a_value_are_resolved() -> None:

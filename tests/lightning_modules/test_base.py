@@ -235,9 +235,7 @@ class TestLoss:
 
     @pytest.mark.parametrize("loss", [3, None, []])
     def test_neither_name_nor_module(self, tiny_module: Make, loss: Any) -> None:
-        with pytest.raises(
-            ValueError, match="loss must be a name, a dict with 'name' and arguments, a list of such dicts"
-        ):
+        with pytest.raises(ValueError, match="loss must be a name, a dict with 'name' and arguments, a list of these"):
             tiny_module(loss=loss)
 
     def test_arguments_without_a_name(self, tiny_module: Make) -> None:
